@@ -1,1 +1,30 @@
-//! The lab.
+//! A lab for black-box tests: each case runs in namespaces of its own, with a *host*, an *uplink* and an *internet*
+//! behind it, and never touches the machine's network.
+//!
+//! A test is a `#[test]` whose body is one [`case`] (or [`packets`], which runs it with bridge netfilter off and then
+//! on). The test binary starts itself again inside new namespaces, so that it works the same under `cargo nextest`
+//! and `cargo test`. When the case ends its PID 1 ends, and the kernel takes everything back.
+
+mod case;
+mod net;
+mod process;
+mod pty;
+mod rootfs;
+mod snapshot;
+pub mod strace;
+pub mod sys;
+
+pub use case::{binary, case, init_binary, is_root, packets, skip};
+pub use net::{Lab, Netns, Watch};
+pub use process::{DEADLINE, Outcome, Running, collect, wait_for_end};
+pub use pty::Terminal;
+pub use snapshot::Snapshot;
+
+/// Runs a witness (`ip`, `nft`...) and gives what it prints; panics with its complaint if it fails.
+pub fn sh(command: &str) -> String {
+    let mut shell = std::process::Command::new("/bin/sh");
+    shell.args(["-c", command]);
+    let outcome = collect(shell, DEADLINE);
+    assert_eq!(outcome.code, 0, "witness {command:?} failed: {outcome}");
+    outcome.out()
+}

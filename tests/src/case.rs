@@ -1,0 +1,136 @@
+//! One case, one set of namespaces: the test binary starts itself again inside them.
+
+use std::env;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::net::Lab;
+use crate::process::collect;
+use crate::sys::{self, IdMaps};
+
+const INSIDE: &str = "HAWSER_TEST_CASE";
+const BRIDGE_NF: &str = "HAWSER_TEST_BRIDGE_NF";
+/// Longer than any case takes on two busy cores.
+const CASE_DEADLINE: Duration = Duration::from_secs(300);
+
+/// Runs `body` in a lab of its own. `body` must be the closure of the one `case` call in a `#[test]`.
+pub fn case<F: FnOnce(&mut Lab)>(body: F) {
+    run(body, &["1"]);
+}
+
+/// Like [`case`], twice: with `bridge-nf-call-{iptables,ip6tables,arptables}` at 0, and at 1. For every test of packets
+/// between containers: a stock Debian has 0, a kernel with br_netfilter built in starts each namespace with 1.
+pub fn packets<F: FnOnce(&mut Lab)>(body: F) {
+    run(body, &["0", "1"]);
+}
+
+fn run<F: FnOnce(&mut Lab)>(body: F, bridge_nf: &[&str]) {
+    let name = test_name::<F>();
+    if env::var(INSIDE).is_ok_and(|inside| inside == name) {
+        let value = env::var(BRIDGE_NF).expect("set by the outer half of this case");
+        body(&mut Lab::new(&value));
+        return;
+    }
+    for value in bridge_nf {
+        run_inside(&name, value);
+    }
+}
+
+/// The name of the `#[test]` as libtest knows it, from the type of its closure: `file::test::{{closure}}`.
+fn test_name<F>() -> String {
+    let full = std::any::type_name::<F>();
+    let mut parts = full
+        .split("::")
+        .skip(1)
+        .take_while(|part| *part != "{{closure}}");
+    let mut name = parts
+        .next()
+        .expect("a closure inside a function")
+        .to_owned();
+    for part in parts {
+        name.push_str("::");
+        name.push_str(part);
+    }
+    name
+}
+
+fn run_inside(name: &str, bridge_nf: &str) {
+    let mut command = Command::new(env::current_exe().expect("path of the test binary"));
+    command.args([
+        "--exact",
+        name,
+        "--nocapture",
+        "--include-ignored",
+        "--test-threads=1",
+    ]);
+    command
+        .env(INSIDE, name)
+        .env(BRIDGE_NF, bridge_nf)
+        .env("RUST_BACKTRACE", "0");
+    command.stdin(Stdio::null());
+    let maps = (!is_root()).then(|| IdMaps {
+        uid: format!("0 {} 1", nix::unistd::getuid()),
+        gid: format!("0 {} 1", nix::unistd::getgid()),
+    });
+    sys::isolate(&mut command, maps);
+    let outcome = collect(command, CASE_DEADLINE);
+    assert_eq!(
+        outcome.code,
+        0,
+        "case {name} (bridge-nf-call at {bridge_nf}):\n{}{}",
+        outcome.out(),
+        outcome.err()
+    );
+}
+
+/// Whether the tests were started by root (inside a case this is still true for a mapped root: see [`Lab::real_root`]).
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Says that a test cannot run here, and why: a failure under `MUST_WORK=1`, else a line on stderr and in
+/// `target/tests-skipped.txt`, which outlives runners that hide what a passing test prints.
+pub fn skip(reason: &str) {
+    assert!(
+        env::var("MUST_WORK").as_deref() != Ok("1"),
+        "cannot run here, and MUST_WORK=1: {reason}"
+    );
+    let name = env::var(INSIDE).unwrap_or_default();
+    let line = format!("skipped: {name}: {reason}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
+    let exe = env::current_exe().expect("path of the test binary");
+    let target = exe.ancestors().nth(3).expect("target/PROFILE/deps/TEST");
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(target.join("tests-skipped.txt"));
+    file.and_then(|mut file| file.write_all(line.as_bytes()))
+        .expect("write down what is skipped");
+}
+
+/// The host-helper under test.
+pub fn binary() -> PathBuf {
+    find("HOST_HELPER", "host-helper")
+}
+
+/// The init under test.
+pub fn init_binary() -> PathBuf {
+    find("INIT_BIN", "init")
+}
+
+fn find(variable: &str, name: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the workspace");
+    let path =
+        env::var_os(variable).map_or_else(|| root.join("target/release").join(name), PathBuf::from);
+    assert!(
+        path.is_file(),
+        "{} is missing: run `make build` first, or set {variable}",
+        path.display()
+    );
+    path
+}

@@ -1,0 +1,302 @@
+//! Processes with deadlines: what they print, how they end. Waiting is by poll on descriptors.
+
+use std::fmt;
+use std::io::{Read, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::sys;
+
+/// Long enough for anything a test starts, short enough to fail before a human gives up.
+pub const DEADLINE: Duration = Duration::from_secs(15);
+
+/// How a process ended and what it said.
+pub struct Outcome {
+    /// The exit code; minus the signal's number when a signal ended the process itself.
+    pub code: i32,
+    /// Standard output, whole.
+    pub stdout: Vec<u8>,
+    /// Standard error, whole.
+    pub stderr: Vec<u8>,
+    /// From start to end.
+    pub elapsed: Duration,
+}
+
+impl Outcome {
+    /// Standard output as text.
+    pub fn out(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Standard error as text.
+    pub fn err(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    /// Panics with the whole outcome unless the code is `code`.
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "exit code: {self}");
+        self
+    }
+
+    /// Exit code 0 and nothing on stderr; gives stdout without the last newline.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert!(
+            self.code == 0 && self.stderr.is_empty(),
+            "wanted exit 0 and a silent stderr: {self}"
+        );
+        self.out().trim_end_matches('\n').to_owned()
+    }
+
+    /// What every refusal must be: exit 125, nothing on stdout, one line on stderr that starts with the program's name
+    /// and holds each of `words`.
+    #[track_caller]
+    pub fn refused(self, words: &[&str]) {
+        assert_eq!(self.code, 125, "wanted a refusal: {self}");
+        assert!(
+            self.stdout.is_empty(),
+            "a refusal prints nothing on stdout: {self}"
+        );
+        let text = self.err();
+        assert!(
+            text.starts_with("host-helper: "),
+            "the line starts with the program's name: {self}"
+        );
+        assert!(
+            text.ends_with('\n') && text.lines().count() == 1,
+            "a refusal is one line: {self}"
+        );
+        assert!(!text.trim_end().ends_with('.'), "no full stop: {self}");
+        for word in words {
+            assert!(text.contains(word), "the line should name {word:?}: {self}");
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { code, elapsed, .. } = self;
+        write!(
+            f,
+            "code {code} after {elapsed:?}\n--- stdout\n{}\n--- stderr\n{}",
+            self.out(),
+            self.err()
+        )
+    }
+}
+
+/// Runs `command` to its end, and until both of its outputs are closed. Panics after `deadline`, with what was said.
+pub fn collect(mut command: Command, deadline: Duration) -> Outcome {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    Running::spawn(command).end_within(deadline)
+}
+
+/// A started process with its three pipes. Dropping it kills it.
+pub struct Running {
+    child: Child,
+    pidfd: OwnedFd,
+    /// Its standard input, when that is a pipe; drop it to send an end of file.
+    pub stdin: Option<ChildStdin>,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    started: Instant,
+    status: Option<ExitStatus>,
+}
+
+impl Running {
+    /// Starts `command` with stdout and stderr as they were set.
+    pub fn spawn(mut command: Command) -> Self {
+        let started = Instant::now();
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+        let pid = i32::try_from(child.id()).expect("a process id");
+        let pidfd = sys::pidfd(pid).expect("pidfd of our own child");
+        let stdin = child.stdin.take();
+        Self {
+            child,
+            pidfd,
+            stdin,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            started,
+            status: None,
+        }
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a process id")
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        sys::pidfd_signal(&self.pidfd, signal).expect("signal our own child");
+    }
+
+    /// Reads stdout until it holds `word`; gives all that was read since the last call.
+    #[track_caller]
+    pub fn until(&mut self, word: &str) -> String {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let text = String::from_utf8_lossy(&self.stdout).into_owned();
+            if let Some(at) = text.find(word) {
+                let rest = text[at + word.len()..].to_owned().into_bytes();
+                let line = rest
+                    .iter()
+                    .position(|byte| *byte == b'\n')
+                    .map_or(rest.len(), |newline| newline + 1);
+                self.stdout = rest[line..].to_vec();
+                return text;
+            }
+            assert!(
+                self.pump(end),
+                "waited for {word:?} on stdout of {}: {text}",
+                self.describe()
+            );
+        }
+    }
+
+    /// Reads stderr until it holds `word`.
+    #[track_caller]
+    pub fn until_stderr(&mut self, word: &str) {
+        let end = Instant::now() + DEADLINE;
+        while !String::from_utf8_lossy(&self.stderr).contains(word) {
+            assert!(
+                self.pump(end),
+                "waited for {word:?} on stderr of {}",
+                self.describe()
+            );
+        }
+    }
+
+    /// Writes to its standard input.
+    pub fn say(&mut self, text: &str) {
+        let stdin = self.stdin.as_mut().expect("stdin is a pipe");
+        stdin
+            .write_all(text.as_bytes())
+            .and_then(|()| stdin.flush())
+            .expect("write to the command");
+    }
+
+    /// Closes stdin and waits for the end and the last byte of both outputs.
+    #[track_caller]
+    pub fn end(self) -> Outcome {
+        self.end_within(DEADLINE)
+    }
+
+    /// The same with a deadline of its own.
+    #[track_caller]
+    pub fn end_within(mut self, deadline: Duration) -> Outcome {
+        self.stdin = None;
+        let end = Instant::now() + deadline;
+        while self.pump(end) {}
+        assert!(
+            self.is_over(),
+            "no end within {deadline:?}: {}",
+            self.describe()
+        );
+        let status = self.reap();
+        let code = status
+            .code()
+            .unwrap_or_else(|| -status.signal().expect("a code or a signal"));
+        let (stdout, stderr) = (
+            std::mem::take(&mut self.stdout),
+            std::mem::take(&mut self.stderr),
+        );
+        Outcome {
+            code,
+            stdout,
+            stderr,
+            elapsed: self.started.elapsed(),
+        }
+    }
+
+    /// Whether the process ended and closed its outputs.
+    fn is_over(&mut self) -> bool {
+        self.child.stdout.is_none()
+            && self.child.stderr.is_none()
+            && is_readable(self.pidfd.as_fd())
+    }
+
+    fn describe(&self) -> String {
+        let (out, err) = (
+            String::from_utf8_lossy(&self.stdout),
+            String::from_utf8_lossy(&self.stderr),
+        );
+        format!(
+            "pid {}, so far stdout {out:?} stderr {err:?}",
+            self.child.id()
+        )
+    }
+
+    /// Waits for one event. False at the deadline, and when there is nothing left to wait for.
+    fn pump(&mut self, end: Instant) -> bool {
+        if self.is_over() {
+            return false;
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        let (out, err) = (self.child.stdout.as_ref(), self.child.stderr.as_ref());
+        let mut fds = vec![];
+        fds.extend(out.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
+        fds.extend(err.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
+        if fds.is_empty() {
+            fds.push(PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN));
+        }
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        if poll(&mut fds, timeout).unwrap_or(0) == 0 {
+            return false;
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+        let mut ready = ready.into_iter();
+        if self.child.stdout.is_some() && ready.next() == Some(true) {
+            read_some(&mut self.child.stdout, &mut self.stdout);
+        }
+        if self.child.stderr.is_some() && ready.next() == Some(true) {
+            read_some(&mut self.child.stderr, &mut self.stderr);
+        }
+        true
+    }
+
+    fn reap(&mut self) -> ExitStatus {
+        *self
+            .status
+            .get_or_insert_with(|| self.child.wait().expect("wait for our own child"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.status.is_none() {
+            let _ = sys::pidfd_signal(&self.pidfd, libc::SIGKILL);
+            self.reap();
+        }
+    }
+}
+
+fn read_some<R: Read>(pipe: &mut Option<R>, into: &mut Vec<u8>) {
+    let mut buffer = [0; 65536];
+    match pipe.as_mut().map_or(Ok(0), |pipe| pipe.read(&mut buffer)) {
+        Ok(0) | Err(_) => *pipe = None,
+        Ok(length) => into.extend_from_slice(&buffer[..length]),
+    }
+}
+
+fn is_readable(fd: BorrowedFd) -> bool {
+    poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO).unwrap_or(0) > 0
+}
+
+/// Waits until process `pid`, whoever's it is, has ended.
+#[track_caller]
+pub fn wait_for_end(pid: i32) {
+    let Ok(fd) = sys::pidfd(pid) else { return };
+    let timeout = PollTimeout::try_from(DEADLINE).unwrap_or(PollTimeout::MAX);
+    let ready = poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], timeout).unwrap_or(0);
+    assert!(ready > 0, "process {pid} is still there after {DEADLINE:?}");
+}

@@ -1,0 +1,86 @@
+//! What there is on the host, to hold a moment against a later one.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use crate::net::Watch;
+use crate::process::wait_for_end;
+use crate::sh;
+
+/// Links, addresses, routes, rules, mounts, files and global sysctls of the host.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    links: BTreeSet<String>,
+    routes: String,
+    ruleset: String,
+    mounts: String,
+    files: BTreeSet<String>,
+    forwarding: String,
+    processes: BTreeSet<i32>,
+}
+
+impl Snapshot {
+    /// What there is now.
+    pub fn take() -> Self {
+        let mut files = BTreeSet::new();
+        walk(Path::new("/run"), &mut files);
+        walk(Path::new("/tmp"), &mut files);
+        Self {
+            links: links(),
+            routes: sh("ip route show; ip rule show"),
+            ruleset: sh("nft list ruleset"),
+            mounts: fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo"),
+            files,
+            forwarding: fs::read_to_string("/proc/sys/net/ipv4/ip_forward")
+                .expect("read ip_forward"),
+            processes: processes(),
+        }
+    }
+
+    /// Panics unless everything is again as it was, waiting for links and processes that are still on their way out.
+    #[track_caller]
+    pub fn assert_back(&self) {
+        for pid in processes().difference(&self.processes) {
+            wait_for_end(*pid);
+        }
+        let watch = Watch::new();
+        watch.until(|| links() == self.links);
+        let now = Self::take();
+        assert_eq!(now.links, self.links, "links are not as before");
+        assert_eq!(now.routes, self.routes, "routes are not as before");
+        assert_eq!(now.ruleset, self.ruleset, "rules are not as before");
+        assert_eq!(now.mounts, self.mounts, "mounts are not as before");
+        let left: Vec<_> = now.files.symmetric_difference(&self.files).collect();
+        assert!(left.is_empty(), "files are not as before: {left:?}");
+        assert_eq!(
+            now.forwarding, self.forwarding,
+            "ip_forward is not as before"
+        );
+    }
+}
+
+/// Names and what does not change by itself of all links: flags and states of a bridge follow its ports.
+fn links() -> BTreeSet<String> {
+    let text = sh("ip -o link show");
+    text.lines()
+        .map(|line| line.split(": ").nth(1).unwrap_or(line).to_owned())
+        .collect()
+}
+
+fn processes() -> BTreeSet<i32> {
+    let entries = fs::read_dir("/proc").expect("list /proc");
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+fn walk(directory: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        found.insert(path.to_string_lossy().into_owned());
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) && path != Path::new("/run/netns") {
+            walk(&path, found);
+        }
+    }
+}

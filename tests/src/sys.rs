@@ -1,0 +1,229 @@
+//! The only file of this package with `unsafe`: new namespaces for a case, another network namespace for a command,
+//! descriptors of processes, and what a terminal needs.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// What is written to `uid_map` and `gid_map` of a case that is not run by root.
+#[derive(Clone)]
+pub struct IdMaps {
+    /// One line: `0 UID 1`.
+    pub uid: String,
+    /// One line: `0 GID 1`.
+    pub gid: String,
+}
+
+/// Makes `command` start in namespaces of its own, under a PID 1 that reaps orphans. When the command ends, PID 1
+/// ends, and the kernel takes every process, mount and link of the case away.
+pub fn isolate(command: &mut Command, maps: Option<IdMaps>) {
+    // SAFETY: the closure calls nothing but system calls: no allocation, no lock, so it may run between fork and exec
+    // of a process with threads.
+    unsafe {
+        command.pre_exec(move || enter(maps.as_ref()));
+    }
+}
+
+/// Makes `command` start in the network namespace behind `netns`, which must stay open until it is spawned.
+pub fn in_netns(command: &mut Command, netns: &OwnedFd) {
+    let fd = netns.as_raw_fd();
+    // SAFETY: setns is one system call; `fd` is open for as long as the caller keeps `netns`.
+    unsafe {
+        command.pre_exec(move || check(libc::setns(fd, libc::CLONE_NEWNET)).map(drop));
+    }
+}
+
+/// Makes `command` keep `fd` open as descriptor `number`.
+pub fn pass_fd(command: &mut Command, fd: &OwnedFd, number: RawFd) {
+    let fd = fd.as_raw_fd();
+    // SAFETY: dup2 and fcntl are system calls; `fd` is open for as long as the caller keeps it. A dup2 onto itself
+    // leaves close-on-exec set, hence the fcntl.
+    unsafe {
+        command.pre_exec(move || {
+            check(libc::dup2(fd, number))?;
+            check(libc::fcntl(number, libc::F_SETFD, 0)).map(drop)
+        });
+    }
+}
+
+/// Makes `command` the leader of a session whose controlling terminal is its standard input.
+pub fn with_terminal(command: &mut Command) {
+    // SAFETY: setsid and ioctl are system calls; TIOCSCTTY takes an integer.
+    unsafe {
+        command.pre_exec(|| {
+            check(libc::setsid())?;
+            check(libc::ioctl(0, libc::TIOCSCTTY, 0)).map(drop)
+        });
+    }
+}
+
+/// Limits the number of descriptors that `command` may open.
+pub fn with_rlimit(command: &mut Command, resource: u32, value: u64) {
+    // SAFETY: setrlimit is a system call that reads the struct during the call.
+    unsafe {
+        command.pre_exec(move || {
+            let limit = libc::rlimit {
+                rlim_cur: value,
+                rlim_max: value,
+            };
+            check(libc::setrlimit(resource, &limit)).map(drop)
+        });
+    }
+}
+
+/// Makes `command` start as another user, without supplementary groups, and without CAP_SETGID's last traces.
+pub fn as_user(command: &mut Command, id: u32) {
+    // SAFETY: three system calls, all of them allowed between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            check(libc::setgroups(0, std::ptr::null()))?;
+            check(libc::setgid(id))?;
+            check(libc::setuid(id)).map(drop)
+        });
+    }
+}
+
+/// A descriptor of process `pid` that becomes readable when it has ended; an error when there is none.
+pub fn pidfd(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two integers and gives a new descriptor.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sends `signal` to the process behind `pidfd`, and to no other.
+pub fn pidfd_signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
+    let none = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a null siginfo is allowed: the kernel fills one in.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            none,
+            0,
+        )
+    };
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Sets the size of a terminal; the kernel sends SIGWINCH to its foreground process group.
+pub fn set_window(terminal: BorrowedFd, rows: u16, columns: u16) -> io::Result<()> {
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: TIOCSWINSZ reads a winsize, which lives until the call returns.
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &size) }).map(drop)
+}
+
+fn check(result: i32) -> io::Result<i32> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// The forks of `isolate`: A (the caller's child) waits for B, B is PID 1 and reaps, C returns to be the command.
+fn enter(maps: Option<&IdMaps>) -> io::Result<()> {
+    let user = if maps.is_some() {
+        libc::CLONE_NEWUSER
+    } else {
+        0
+    };
+    let others = libc::CLONE_NEWNET
+        | libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS;
+    // SAFETY: system calls without memory arguments; after fork there is one thread, which makes system calls only.
+    unsafe {
+        check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+        check(libc::unshare(user | others))?;
+        if let Some(maps) = maps {
+            write(c"/proc/self/setgroups", b"deny")?;
+            write(c"/proc/self/uid_map", maps.uid.as_bytes())?;
+            write(c"/proc/self/gid_map", maps.gid.as_bytes())?;
+        }
+        let first = check(libc::fork())?;
+        if first != 0 {
+            wait_and_exit(first);
+        }
+        check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+        mount(c"none", c"/", None, libc::MS_REC | libc::MS_PRIVATE)?;
+        mount(
+            c"proc",
+            c"/proc",
+            Some(c"proc"),
+            libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC,
+        )?;
+        let command = check(libc::fork())?;
+        if command != 0 {
+            wait_and_exit(command);
+        }
+    }
+    Ok(())
+}
+
+/// Waits for all children until `last` has ended, then ends as it did. Closes the pipe by which `Command::spawn` waits
+/// for the exec, or it would wait for us.
+fn wait_and_exit(last: i32) -> ! {
+    // SAFETY: close_range, waitpid and _exit are system calls; `status` outlives the call that fills it.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0);
+        loop {
+            let mut status = 0;
+            let pid = libc::waitpid(-1, &mut status, 0);
+            if pid == last {
+                let signal = 128 + libc::WTERMSIG(status);
+                libc::_exit(if libc::WIFEXITED(status) {
+                    libc::WEXITSTATUS(status)
+                } else {
+                    signal
+                });
+            }
+            if pid < 0 && io::Error::last_os_error().raw_os_error() != Some(libc::EINTR) {
+                libc::_exit(1);
+            }
+        }
+    }
+}
+
+fn write(path: &CStr, bytes: &[u8]) -> io::Result<()> {
+    // SAFETY: `path` ends with a zero byte, `bytes` has the length that is given, the descriptor is closed once.
+    unsafe {
+        let fd = check(libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC))?;
+        let done = libc::write(fd, bytes.as_ptr().cast(), bytes.len());
+        let error = io::Error::last_os_error();
+        libc::close(fd);
+        if done < 0 { Err(error) } else { Ok(()) }
+    }
+}
+
+fn mount(source: &CStr, target: &CStr, kind: Option<&CStr>, flags: u64) -> io::Result<()> {
+    let kind = kind.map_or(std::ptr::null(), CStr::as_ptr);
+    // SAFETY: all strings end with a zero byte, and null is allowed for the kind and the data.
+    check(unsafe {
+        libc::mount(
+            source.as_ptr(),
+            target.as_ptr(),
+            kind,
+            flags,
+            std::ptr::null(),
+        )
+    })
+    .map(drop)
+}
