@@ -1,4 +1,8 @@
 //! What `init` and `host-helper` must agree on, without `std` and without allocation.
 #![no_std]
 
+pub mod address;
+pub mod capability;
+pub mod errno;
 pub mod netlink;
+pub mod protocol;

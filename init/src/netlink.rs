@@ -35,7 +35,12 @@ pub struct Nest(usize);
 impl<'a> Writer<'a> {
     /// An empty batch in `buffer`.
     pub fn new(buffer: &'a mut [u8]) -> Self {
-        Writer { buffer, len: 0, message: 0, overflow: false }
+        Writer {
+            buffer,
+            len: 0,
+            message: 0,
+            overflow: false,
+        }
     }
 
     /// Starts a message; `header` is the family's own header (`struct ifinfomsg`, ...).
@@ -47,6 +52,19 @@ impl<'a> Writer<'a> {
         self.put(&sequence.to_ne_bytes());
         self.put(&0u32.to_ne_bytes());
         self.bytes(header);
+    }
+
+    /// Asks for an acknowledgement of the message that was begun last: one for a whole batch is enough, since the
+    /// kernel goes through it in order and answers each message that fails.
+    pub fn ask_acknowledgement(&mut self) {
+        let at = self.message + 6;
+        if let Some(flags) = self
+            .buffer
+            .get(..self.len)
+            .and_then(|batch| read_u16(batch, at))
+        {
+            self.patch(at, &(flags | libc::NLM_F_ACK as u16).to_ne_bytes());
+        }
     }
 
     /// Ends the message that was begun last: its length is now known.
@@ -103,7 +121,12 @@ impl<'a> Writer<'a> {
 
     /// The finished batch, or `None` when the buffer was too small.
     pub fn finish(self) -> Option<&'a [u8]> {
-        let Writer { buffer, len, overflow, .. } = self;
+        let Writer {
+            buffer,
+            len,
+            overflow,
+            ..
+        } = self;
         if overflow { None } else { buffer.get(..len) }
     }
 

@@ -1,0 +1,590 @@
+//! The kernel, and the only file with `unsafe`: system calls as functions that take and give Rust's own types.
+//!
+//! All go through `syscall(2)`: musl's own wrappers bring cancellation points, and for setresuid a broadcast to all
+//! threads, that a program of one thread has no use for; they cost 3 KB.
+
+use core::ffi::{CStr, c_char, c_int, c_long};
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use hawser::protocol::LIMIT;
+
+// The libc crate without its default features names no library to link (it leaves that to std).
+#[link(name = "c")]
+unsafe extern "C" {
+    static environ: *const *const c_char;
+}
+
+/// An errno as the kernel gave it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+/// A file descriptor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Fd(pub i32);
+
+/// Standard input.
+pub const STDIN: Fd = Fd(0);
+/// Standard output.
+pub const STDOUT: Fd = Fd(1);
+/// Standard error.
+pub const STDERR: Fd = Fd(2);
+
+/// The memory that init works in. It is zero pages until it is written to.
+pub struct Buffers {
+    /// The config message and, behind it, `go`.
+    pub message: [u8; LIMIT + 64],
+    /// Requests to the kernel, and the text of files: the longest message makes 92 KiB of requests (18 bytes of text, `route ::/0 onlink` and
+    /// its newline, make 76).
+    pub batch: [u8; 128 * 1024],
+    /// What the kernel answers.
+    pub reply: [u8; 8 * 1024],
+    /// A dump of what the kernel has.
+    pub dump: [u8; 32 * 1024],
+    /// A path to execute, an error's sentence.
+    pub text: [u8; 4096],
+}
+
+static TAKEN: AtomicBool = AtomicBool::new(false);
+static mut BUFFERS: Buffers = Buffers {
+    message: [0; LIMIT + 64],
+    batch: [0; 128 * 1024],
+    reply: [0; 8 * 1024],
+    dump: [0; 32 * 1024],
+    text: [0; 4096],
+};
+
+/// The buffers, once.
+pub fn take_buffers() -> Option<&'static mut Buffers> {
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return None;
+    }
+    // SAFETY: TAKEN lets only the first call come here, so this is the only reference there ever is.
+    Some(unsafe { &mut *&raw mut BUFFERS })
+}
+
+/// What the program was called with: a list of C strings that ends with a null pointer, from some word on.
+#[derive(Clone, Copy)]
+pub struct Arguments(*const *const c_char);
+
+impl Arguments {
+    /// The first word.
+    pub fn first(&self) -> Option<&'static CStr> {
+        // SAFETY: the pointer comes from `main` (or is one further for each word before the null pointer), the
+        // strings live as long as the process.
+        unsafe {
+            if (*self.0).is_null() {
+                None
+            } else {
+                Some(CStr::from_ptr(*self.0))
+            }
+        }
+    }
+
+    /// Takes the first word off.
+    pub fn take(&mut self) -> Option<&'static CStr> {
+        let word = self.first()?;
+        // SAFETY: the entry is not the null pointer that ends the list, so there is one behind it.
+        self.0 = unsafe { self.0.add(1) };
+        Some(word)
+    }
+}
+
+/// The value of an environment variable.
+pub fn variable(name: &str) -> Option<&'static [u8]> {
+    // SAFETY: the C runtime has set `environ` before `main`, and nothing here changes it.
+    let mut variables = Arguments(unsafe { environ });
+    while let Some(variable) = variables.take() {
+        let value = variable.to_bytes().strip_prefix(name.as_bytes());
+        if let Some(value) = value.and_then(|rest| rest.strip_prefix(b"=")) {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// Where the C runtime hands over.
+#[unsafe(no_mangle)]
+extern "C" fn main(_count: c_int, words: *const *const c_char) -> c_int {
+    c_int::from(crate::run(Arguments(words)))
+}
+
+#[cfg(all(target_env = "musl", panic = "abort"))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    exit(125)
+}
+
+/// Ends the process.
+pub fn exit(code: u8) -> ! {
+    // SAFETY: exit_group takes a number and does not come back.
+    unsafe {
+        libc::syscall(libc::SYS_exit_group, c_long::from(code));
+    }
+    loop {}
+}
+
+/// One system call.
+///
+/// # Safety
+/// The arguments must be what the call documents; memory that it writes to must be exclusively ours.
+#[inline(never)]
+unsafe fn call(
+    number: c_long,
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+    e: usize,
+) -> Result<usize, Errno> {
+    // SAFETY: handed on to the caller; `__errno_location` points to this thread's errno.
+    unsafe {
+        let result = libc::syscall(number, a, b, c, d, e);
+        if result == -1 {
+            Err(Errno(*libc::__errno_location()))
+        } else {
+            Ok(result as usize)
+        }
+    }
+}
+
+/// A system call that touches no memory of ours.
+fn call_by_value(
+    number: c_long,
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+    e: usize,
+) -> Result<usize, Errno> {
+    // SAFETY: every caller passes numbers only, and none of these calls reads or writes memory by them.
+    unsafe { call(number, a, b, c, d, e) }
+}
+
+fn retry<T>(mut attempt: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    loop {
+        match attempt() {
+            Err(Errno(libc::EINTR)) => {}
+            result => return result,
+        }
+    }
+}
+
+/// Reads what there is, at most what fits; 0 is the end.
+pub fn read(fd: Fd, buffer: &mut [u8]) -> Result<usize, Errno> {
+    // SAFETY: the kernel writes at most `len` bytes to the buffer, which is exclusively ours.
+    retry(|| unsafe {
+        call(
+            libc::SYS_read,
+            fd.0 as usize,
+            buffer.as_mut_ptr() as usize,
+            buffer.len(),
+            0,
+            0,
+        )
+    })
+}
+
+/// Writes all of it.
+pub fn write_all(fd: Fd, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        // SAFETY: the kernel reads `len` bytes of the buffer.
+        let written = retry(|| unsafe {
+            call(
+                libc::SYS_write,
+                fd.0 as usize,
+                bytes.as_ptr() as usize,
+                bytes.len(),
+                0,
+                0,
+            )
+        })?;
+        bytes = bytes.get(written..).unwrap_or(&[]);
+    }
+    Ok(())
+}
+
+/// Opens for reading.
+pub fn open_read(path: &CStr) -> Result<Fd, Errno> {
+    open(path, libc::O_RDONLY)
+}
+
+/// Opens for writing, creates what is missing, and truncates nothing: that would flush the old blocks to disk.
+pub fn open_write(path: &CStr) -> Result<Fd, Errno> {
+    open(path, libc::O_WRONLY | libc::O_CREAT)
+}
+
+fn open(path: &CStr, flags: c_int) -> Result<Fd, Errno> {
+    let flags = (flags | libc::O_CLOEXEC | libc::O_NOCTTY) as usize;
+    // SAFETY: the path is a C string.
+    let fd = retry(|| unsafe {
+        call(
+            libc::SYS_openat,
+            libc::AT_FDCWD as usize,
+            path.as_ptr() as usize,
+            flags,
+            0o644,
+            0,
+        )
+    })?;
+    Ok(Fd(fd as i32))
+}
+
+/// Closes; there is nothing to be done about an error.
+pub fn close(fd: Fd) {
+    let _ = call_by_value(libc::SYS_close, fd.0 as usize, 0, 0, 0, 0);
+}
+
+/// The size of a file, and the position at its start; 0 for what has no size.
+pub fn size_and_rewind(fd: Fd) -> usize {
+    let size = call_by_value(
+        libc::SYS_lseek,
+        fd.0 as usize,
+        0,
+        libc::SEEK_END as usize,
+        0,
+        0,
+    )
+    .unwrap_or(0);
+    let _ = call_by_value(
+        libc::SYS_lseek,
+        fd.0 as usize,
+        0,
+        libc::SEEK_SET as usize,
+        0,
+        0,
+    );
+    size
+}
+
+/// Cuts a file.
+pub fn truncate(fd: Fd, len: usize) -> Result<(), Errno> {
+    call_by_value(libc::SYS_ftruncate, fd.0 as usize, len, 0, 0, 0).map(drop)
+}
+
+/// The descriptor is closed when the command is executed.
+pub fn set_close_on_exec(fd: Fd) -> Result<(), Errno> {
+    call_by_value(
+        libc::SYS_fcntl,
+        fd.0 as usize,
+        libc::F_SETFD as usize,
+        libc::FD_CLOEXEC as usize,
+        0,
+        0,
+    )
+    .map(drop)
+}
+
+/// True when nobody has the other end any more.
+pub fn has_hung_up(fd: Fd) -> Result<bool, Errno> {
+    let mut entry = libc::pollfd {
+        fd: fd.0,
+        events: 0,
+        revents: 0,
+    };
+    let now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: one pollfd, which the kernel writes to, and one timespec; no signal mask.
+    retry(|| unsafe {
+        call(
+            libc::SYS_ppoll,
+            &raw mut entry as usize,
+            1,
+            &raw const now as usize,
+            0,
+            0,
+        )
+    })?;
+    Ok(entry.revents & libc::POLLHUP != 0)
+}
+
+/// A socket for rtnetlink whose errors come with the kernel's sentence, and without a copy of the request.
+pub fn open_rtnetlink() -> Result<Fd, Errno> {
+    let kind = (libc::SOCK_RAW | libc::SOCK_CLOEXEC) as usize;
+    let fd = call_by_value(
+        libc::SYS_socket,
+        libc::AF_NETLINK as usize,
+        kind,
+        libc::NETLINK_ROUTE as usize,
+        0,
+        0,
+    )?;
+    for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK] {
+        let on: c_int = 1;
+        let value = &raw const on as usize;
+        // SAFETY: the value is an int, its size is said. A refusal costs the sentence only.
+        let _ = unsafe {
+            call(
+                libc::SYS_setsockopt,
+                fd,
+                libc::SOL_NETLINK as usize,
+                option as usize,
+                value,
+                size_of::<c_int>(),
+            )
+        };
+    }
+    Ok(Fd(fd as i32))
+}
+
+/// One datagram, if there is one.
+pub fn receive_now(fd: Fd, buffer: &mut [u8]) -> Result<usize, Errno> {
+    receive_with(fd, buffer, libc::MSG_DONTWAIT as usize)
+}
+
+/// The next datagram.
+pub fn receive(fd: Fd, buffer: &mut [u8]) -> Result<usize, Errno> {
+    receive_with(fd, buffer, 0)
+}
+
+fn receive_with(fd: Fd, buffer: &mut [u8], flags: usize) -> Result<usize, Errno> {
+    let len = buffer.len();
+    // SAFETY: the kernel writes at most `len` bytes to the buffer; no address is asked for.
+    retry(|| unsafe {
+        call(
+            libc::SYS_recvfrom,
+            fd.0 as usize,
+            buffer.as_mut_ptr() as usize,
+            len,
+            flags,
+            0,
+        )
+    })
+}
+
+/// The number of the interface with this name.
+pub fn link_index(socket: Fd, name: &str) -> Result<u32, Errno> {
+    /// `struct ifreq` as `SIOCGIFINDEX` uses it (netdevice(7)): 16 bytes of name, a union of 24.
+    #[repr(C)]
+    struct Request {
+        name: [u8; 16],
+        index: c_int,
+        rest: [u8; 20],
+    }
+    let mut request = Request {
+        name: [0; 16],
+        index: 0,
+        rest: [0; 20],
+    };
+    // The last byte stays zero: a longer name is cut off, and then there is no such link.
+    for (to, from) in request.name.iter_mut().zip(name.bytes().take(15)) {
+        *to = from;
+    }
+    // SAFETY: the request has the size and the layout of `struct ifreq`, the kernel writes to it.
+    unsafe {
+        call(
+            libc::SYS_ioctl,
+            socket.0 as usize,
+            libc::SIOCGIFINDEX as usize,
+            &raw mut request as usize,
+            0,
+            0,
+        )
+    }?;
+    Ok(request.index as u32)
+}
+
+/// The host name of this UTS namespace.
+pub fn set_hostname(name: &str) -> Result<(), Errno> {
+    // SAFETY: the kernel reads `len` bytes.
+    unsafe {
+        call(
+            libc::SYS_sethostname,
+            name.as_ptr() as usize,
+            name.len(),
+            0,
+            0,
+            0,
+        )
+    }
+    .map(drop)
+}
+
+/// The working directory.
+pub fn change_directory(path: &CStr) -> Result<(), Errno> {
+    // SAFETY: the path is a C string.
+    unsafe { call(libc::SYS_chdir, path.as_ptr() as usize, 0, 0, 0, 0) }.map(drop)
+}
+
+/// `prctl(2)` with numbers.
+pub fn control(option: c_int, a: usize, b: usize) -> Result<usize, Errno> {
+    call_by_value(libc::SYS_prctl, option as usize, a, b, 0, 0)
+}
+
+/// How many supplementary groups there are.
+pub fn count_groups() -> Result<usize, Errno> {
+    call_by_value(libc::SYS_getgroups, 0, 0, 0, 0, 0)
+}
+
+/// The supplementary groups.
+pub fn set_groups(groups: &[u32]) -> Result<(), Errno> {
+    // SAFETY: the kernel reads as many numbers as it is told.
+    unsafe {
+        call(
+            libc::SYS_setgroups,
+            groups.len(),
+            groups.as_ptr() as usize,
+            0,
+            0,
+            0,
+        )
+    }
+    .map(drop)
+}
+
+/// Real, effective and saved group.
+pub fn set_group(gid: u32) -> Result<(), Errno> {
+    let gid = gid as usize;
+    call_by_value(libc::SYS_setresgid, gid, gid, gid, 0, 0).map(drop)
+}
+
+/// Real, effective and saved user. Clears the parent-death signal.
+pub fn set_user(uid: u32) -> Result<(), Errno> {
+    let uid = uid as usize;
+    call_by_value(libc::SYS_setresuid, uid, uid, uid, 0, 0).map(drop)
+}
+
+/// The effective user.
+pub fn effective_user() -> u32 {
+    call_by_value(libc::SYS_geteuid, 0, 0, 0, 0, 0).unwrap_or(0) as u32
+}
+
+/// Capability sets, 64 bits each.
+pub struct Capabilities {
+    /// What the process can use.
+    pub effective: u64,
+    /// What it can make effective.
+    pub permitted: u64,
+    /// What can become ambient.
+    pub inheritable: u64,
+}
+
+// _LINUX_CAPABILITY_VERSION_3 of linux/capability.h: two blocks of 32 bits.
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+
+/// `capget(2)` of this process.
+pub fn capabilities() -> Result<Capabilities, Errno> {
+    let mut blocks = [0u32; 6];
+    // SAFETY: a header of two words, and the two blocks of three words that version 3 writes.
+    unsafe { capability_call(libc::SYS_capget, &mut blocks) }?;
+    let [
+        effective,
+        permitted,
+        inheritable,
+        effective_high,
+        permitted_high,
+        inheritable_high,
+    ] = blocks;
+    let join = |low, high| u64::from(low) | u64::from(high) << 32;
+    Ok(Capabilities {
+        effective: join(effective, effective_high),
+        permitted: join(permitted, permitted_high),
+        inheritable: join(inheritable, inheritable_high),
+    })
+}
+
+/// `capset(2)` of this process.
+pub fn set_capabilities(sets: &Capabilities) -> Result<(), Errno> {
+    let Capabilities {
+        effective,
+        permitted,
+        inheritable,
+    } = *sets;
+    let high = |set: u64| (set >> 32) as u32;
+    let mut blocks = [
+        effective as u32,
+        permitted as u32,
+        inheritable as u32,
+        high(effective),
+        high(permitted),
+        high(inheritable),
+    ];
+    // SAFETY: a header of two words, and the two blocks of three words that version 3 reads.
+    unsafe { capability_call(libc::SYS_capset, &mut blocks) }
+}
+
+/// # Safety
+/// `number` is capget or capset.
+unsafe fn capability_call(number: c_long, blocks: &mut [u32; 6]) -> Result<(), Errno> {
+    let mut header = [CAPABILITY_VERSION, 0];
+    // SAFETY: the caller names a call that takes a header of two words and, for this version, six words of data.
+    unsafe {
+        call(
+            number,
+            &raw mut header as usize,
+            blocks.as_mut_ptr() as usize,
+            0,
+            0,
+            0,
+        )
+    }
+    .map(drop)
+}
+
+/// What the kernel calls `struct kernel_sigaction`: 8 bytes of mask at its end, and at most 32 bytes in all.
+type SignalAction = [usize; 4];
+const MASK_BYTES: usize = 8;
+
+/// A write to a pipe that nobody reads gives an error instead of a signal.
+pub fn ignore_broken_pipes() {
+    set_action(libc::SIGPIPE, libc::SIG_IGN);
+}
+
+/// No signal is blocked or ignored any more: what a command expects.
+pub fn reset_signals() {
+    for signal in 1..=64 {
+        set_action(signal, libc::SIG_DFL);
+    }
+    let none = 0u64;
+    let (how, mask) = (libc::SIG_SETMASK as usize, &raw const none as usize);
+    // SAFETY: the mask has the 8 bytes that are said.
+    let _ = unsafe { call(libc::SYS_rt_sigprocmask, how, mask, 0, MASK_BYTES, 0) };
+}
+
+fn set_action(signal: c_int, handler: libc::sighandler_t) {
+    let action: SignalAction = [handler, 0, 0, 0];
+    // SAFETY: a kernel_sigaction without handler code, flags or mask. KILL and STOP are refused, which is right.
+    let _ = unsafe {
+        call(
+            libc::SYS_rt_sigaction,
+            signal as usize,
+            &raw const action as usize,
+            0,
+            MASK_BYTES,
+            0,
+        )
+    };
+}
+
+/// Becomes another program; comes back only with an error.
+pub fn execute(path: &CStr, arguments: Arguments) -> Errno {
+    // SAFETY: the path is a C string, both lists end with a null pointer.
+    let result = unsafe {
+        call(
+            libc::SYS_execve,
+            path.as_ptr() as usize,
+            arguments.0 as usize,
+            environ as usize,
+            0,
+            0,
+        )
+    };
+    result.err().unwrap_or(Errno(0))
+}
+
+/// True when something has this name.
+pub fn exists(path: &CStr) -> bool {
+    // SAFETY: the path is a C string.
+    let result = unsafe {
+        call(
+            libc::SYS_faccessat,
+            libc::AT_FDCWD as usize,
+            path.as_ptr() as usize,
+            0,
+            0,
+            0,
+        )
+    };
+    result.is_ok()
+}
