@@ -1,34 +1,86 @@
-# Two static musl programs: target/release/host-helper and target/release/init.
-# What is missing is installed first (.ci/need, with sudo where needed) and named with its reason.
+# Builds, tests and installs two static musl programs, host-helper and init.
+# What is missing is installed first, and named with its reason (.ci/need and .ci/cargo; with sudo where not root).
 
 TARGET ?= $(shell uname -m)-unknown-linux-musl
 PREFIX ?= /usr/local
-OUT := $(or $(CARGO_TARGET_DIR),target)
+# Of `make run`.
+CMD ?=
+
+OUT := $(abspath $(or $(CARGO_TARGET_DIR),target))
 BIN := $(OUT)/release
+ROOTFS := $(OUT)/rootfs
+MAN8 := $(wildcard docs/*.8)
+DOC := $(DESTDIR)$(PREFIX)/share/doc/hawser
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# nextest where it is: a process per test, all of them in parallel.
+RUNNER = $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test --lib --bins --tests)
+# Bytes: init is copied into every image.
 INIT_MAX := 24576
+
 export TARGET
-# host-helper/build.rs takes this one instead of building init a second time.
-export HAWSER_INIT := $(abspath $(OUT)/$(TARGET)/init/init)
+# host-helper/build.rs takes this init instead of building one.
+export HAWSER_INIT := $(OUT)/$(TARGET)/init/init
 
 .PHONY: help build run test check install uninstall clean
 
 help:
-	@echo 'make build      $(BIN)/host-helper and $(BIN)/init, static musl programs'
-	@echo 'make run        a container on the default network that shows it; CMD=/bin/sh for a shell in one'
+	@echo 'make build      both programs, static, in target/release'
+	@echo 'make run        a container on the default network that shows it; CMD=/bin/sh gives a shell in one'
 	@echo 'make test       all tests'
-	@echo 'make check      format, lints, licences and advisories of the dependencies'
-	@echo 'make install    into PREFIX=$(PREFIX), below DESTDIR'
+	@echo 'make check      format, lints; licences, sources and advisories of the dependencies'
+	@echo 'make install    into PREFIX ($(PREFIX)) below DESTDIR'
 	@echo 'make uninstall  takes that back'
-	@echo 'make clean      removes $(OUT)'
+	@echo 'make clean      removes target'
 
 build:
-	.ci/cargo static-core build --locked --package init --bin init --profile init
-	.ci/check-static $(HAWSER_INIT) $(INIT_MAX)
-	.ci/cargo static-std build --locked --package host-helper --release
-	.ci/check-static $(OUT)/$(TARGET)/release/host-helper
-	install -D $(HAWSER_INIT) $(BIN)/init
-	install -D $(OUT)/$(TARGET)/release/host-helper $(BIN)/host-helper
+	@.ci/cargo static-core build --locked --package init --bin init --profile init
+	@.ci/cargo static-std build --locked --package host-helper --release
+	@.ci/check-static $(HAWSER_INIT) $(INIT_MAX)
+	@.ci/check-static $(OUT)/$(TARGET)/release/host-helper
+	@install -D $(HAWSER_INIT) $(BIN)/init
+	@install -D $(OUT)/$(TARGET)/release/host-helper $(BIN)/host-helper
+
+$(ROOTFS): .ci/rootfs
+	@.ci/rootfs $@
+
+run: build $(ROOTFS)
+	$(SUDO) $(BIN)/host-helper run $(if $(CMD),,--verbose) --rootfs $(ROOTFS) -- $(or $(CMD),show-network)
+
+# Tests find the programs by HOST_HELPER and INIT_BIN, and what they skipped is in tests-skipped.txt.
+test: export HOST_HELPER := $(BIN)/host-helper
+test: export INIT_BIN := $(BIN)/init
+test: export MUST_WORK ?= $(if $(filter true,$(CI)),1)
+test: build
+	@.ci/need /bin/busybox busybox-static "the tests' root filesystem, and the servers of their network"
+	@.ci/need dnsmasq dnsmasq-base "the tests' DNS server"
+	@.ci/need ip iproute2 "the tests' witness of links, addresses and routes"
+	@.ci/need nft nftables "the tests' witness of the firewall"
+	@.ci/need strace strace "the tests' witness of system calls"
+	@rm -f $(OUT)/tests-skipped.txt
+	@.ci/cargo native test --workspace --locked --doc --quiet
+	@.ci/cargo native $(RUNNER) --no-fail-fast --workspace --locked
+	@! cat $(OUT)/tests-skipped.txt 2>/dev/null || echo 'not all tests ran: see above'
+
+check:
+	@.ci/cargo lint fmt --all --check
+	@.ci/cargo static-core build --locked --package init --bin init --profile init
+	@.ci/cargo lint clippy --workspace --all-targets --locked -- --deny warnings
+	@.ci/check-dependencies $(OUT)/tools
+
+# Not `build`: under sudo this only copies.
+$(BIN)/host-helper $(BIN)/init:
+	@$(MAKE) build
+
+install: $(BIN)/host-helper $(BIN)/init
+	install -D $(BIN)/host-helper $(DESTDIR)$(PREFIX)/bin/host-helper
+	install -D $(BIN)/init $(DESTDIR)$(PREFIX)/libexec/hawser/init
+	install -D -m 644 -t $(DOC) LICENSE-APACHE LICENSE-MIT README.md
+	$(if $(MAN8),install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man8 $(MAN8))
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/host-helper
+	rm -rf $(DESTDIR)$(PREFIX)/libexec/hawser $(DOC)
+	$(if $(MAN8),rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/man/man8/,$(notdir $(MAN8))))
 
 clean:
 	rm -rf $(OUT)
