@@ -154,8 +154,8 @@ impl Lab {
             "--no-resolv",
             "--no-hosts",
             "--bind-interfaces",
-            "--user=root",
-            "--group=root",
+            "--user=",
+            "--group=",
         ]);
         dns.args([
             "--listen-address=198.51.100.53",

@@ -48,6 +48,21 @@ pub fn pass_fd(command: &mut Command, fd: &OwnedFd, number: RawFd) {
     }
 }
 
+/// Moves descriptors in `command` to lower numbers, after every [`pass_fd`].
+pub fn renumber(command: &mut Command, moves: &[(RawFd, RawFd)]) {
+    let moves = moves.to_vec();
+    // SAFETY: dup2 and close are system calls; the vector was allocated before the fork and is only read.
+    unsafe {
+        command.pre_exec(move || {
+            for (from, to) in &moves {
+                check(libc::dup2(*from, *to))?;
+                libc::close(*from);
+            }
+            Ok(())
+        });
+    }
+}
+
 /// Makes `command` the leader of a session whose controlling terminal is its standard input.
 pub fn with_terminal(command: &mut Command) {
     // SAFETY: setsid and ioctl are system calls; TIOCSCTTY takes an integer.

@@ -1,0 +1,272 @@
+//! `run -d` and what looks after such containers: ls, inspect, logs, wait, rm.
+
+use lab::{Lab, Snapshot, case, packets, sh, wait_for_end};
+
+fn detach(lab: &Lab, options: &[&str], script: &str) -> String {
+    lab.run_sh(&[&["-d"], options].concat(), script).ok()
+}
+
+#[test]
+fn it_prints_the_name_and_returns() {
+    case(|lab| {
+        assert_eq!(detach(lab, &["--name", "web"], "sleep 1000"), "web");
+        let name = detach(lab, &[], "sleep 1000");
+        assert!(
+            !name.is_empty() && !name.contains(char::is_whitespace),
+            "{name:?}"
+        );
+        assert_eq!(lab.list().len(), 2);
+        assert_eq!(lab.listed("web")["status"], "running");
+        assert_eq!(lab.listed(&name)["status"], "running");
+    });
+}
+
+#[test]
+fn wait_gives_the_code() {
+    case(|lab| {
+        detach(lab, &["--name", "seven"], "exit 7");
+        assert_eq!(lab.hawser(&["wait", "seven"]).ok(), "7");
+        assert_eq!(
+            lab.hawser(&["wait", "seven"]).ok(),
+            "7",
+            "as often as asked"
+        );
+        detach(lab, &["--name", "slow"], "sleep 1000");
+        let waiting = lab::Running::spawn(lab.command(&["wait", "slow"]));
+        let pidfd = lab::sys::pidfd(lab.pid_of("slow")).expect("the command");
+        lab::sys::pidfd_signal(&pidfd, libc::SIGKILL).expect("kill it");
+        assert_eq!(waiting.end().ok(), "137");
+        lab.hawser(&["wait", "nobody"]).refused(&["nobody"]);
+    });
+}
+
+#[test]
+fn logs_show_both_outputs_and_every_byte() {
+    case(|lab| {
+        detach(
+            lab,
+            &["--name", "web"],
+            "echo out; echo err >&2; printf 'a\\000\\377b'; exit 3",
+        );
+        assert_eq!(lab.hawser(&["wait", "web"]).ok(), "3");
+        let logs = lab.hawser(&["logs", "web"]).exits(0);
+        assert_eq!(logs.stdout, b"out\nerr\na\0\xffb", "{logs}");
+        lab.hawser(&["logs", "nobody"]).refused(&["nobody"]);
+    });
+}
+
+#[test]
+fn an_ended_one_is_forgotten_by_rm() {
+    case(|lab| {
+        lab.run(&[], &["true"]).ok();
+        let before = Snapshot::take();
+        detach(lab, &["--name", "web"], "echo hello");
+        assert_eq!(lab.hawser(&["wait", "web"]).ok(), "0");
+        lab.hawser(&["rm", "web"]).ok();
+        before.assert_back();
+        lab.hawser(&["logs", "web"]).refused(&["web"]);
+        lab.hawser(&["rm", "web"]).refused(&["web"]);
+        assert_eq!(
+            detach(lab, &["--name", "web"], "true"),
+            "web",
+            "and the name is free"
+        );
+    });
+}
+
+#[test]
+fn a_living_one_is_not_removed() {
+    case(|lab| {
+        detach(lab, &["--name", "web"], "sleep 1000");
+        lab.hawser(&["rm", "web"]).refused(&["web"]);
+        assert_eq!(lab.listed("web")["status"], "running");
+        lab.run(&["-d", "--name", "web"], &["true"])
+            .refused(&["web"]);
+    });
+}
+
+#[test]
+fn a_name_of_an_ended_one_can_be_used_again() {
+    case(|lab| {
+        for code in ["4", "5"] {
+            detach(lab, &["--name", "web"], &format!("exit {code}"));
+            assert_eq!(lab.hawser(&["wait", "web"]).ok(), code);
+        }
+    });
+}
+
+#[test]
+fn a_start_that_fails_is_told_at_once() {
+    case(|lab| {
+        lab.run(&[], &["true"]).ok();
+        let before = Snapshot::take();
+        lab.run(&["-d"], &["/no/such/command"]).exits(127);
+        lab.run(&["-d"], &["/etc"]).exits(126);
+        lab.run(&["-d", "--ip", "10.99.0.1"], &["true"]).exits(125);
+        before.assert_back();
+    });
+}
+
+#[test]
+fn it_has_the_whole_network() {
+    packets(|lab| {
+        lab.serve();
+        detach(
+            lab,
+            &["--name", "web"],
+            "wget -q -O - http://web.example.test/",
+        );
+        assert_eq!(lab.hawser(&["wait", "web"]).ok(), "0");
+        assert_eq!(lab.hawser(&["logs", "web"]).ok(), "hello from the internet");
+    });
+}
+
+#[test]
+fn its_supervisor_is_gone_from_our_terminal_and_session() {
+    case(|lab| {
+        detach(lab, &["--name", "web"], "readlink /proc/1/fd/0; sleep 1000");
+        let pid = lab.pid_of("web");
+        let supervisor = parent(pid);
+        let stat = std::fs::read_to_string(format!("/proc/{supervisor}/stat")).expect("its stat");
+        let session: i32 = stat
+            .rsplit(") ")
+            .next()
+            .and_then(|rest| rest.split(' ').nth(3)?.parse().ok())
+            .expect("its session");
+        assert_ne!(
+            session,
+            nix::unistd::getsid(None).expect("our session").as_raw(),
+            "a session of its own"
+        );
+        for fd in 0..3 {
+            let target =
+                std::fs::read_link(format!("/proc/{supervisor}/fd/{fd}")).unwrap_or_default();
+            assert!(
+                !target.to_string_lossy().contains("pipe"),
+                "descriptor {fd} of the supervisor is our pipe"
+            );
+        }
+        assert_eq!(
+            std::fs::read_link(format!("/proc/{supervisor}/cwd"))
+                .expect("its directory")
+                .to_string_lossy(),
+            "/"
+        );
+    });
+}
+
+#[test]
+fn the_supervisors_death_ends_it_and_the_other_way_round() {
+    case(|lab| {
+        lab.run(&[], &["true"]).ok();
+        detach(lab, &["--name", "web"], "sleep 1000");
+        let pid = lab.pid_of("web");
+        let supervisor = parent(pid);
+        let pidfd = lab::sys::pidfd(supervisor).expect("the supervisor");
+        lab::sys::pidfd_signal(&pidfd, libc::SIGKILL).expect("kill it");
+        wait_for_end(pid);
+        detach(lab, &["--name", "web"], "sleep 1000");
+        let pid = lab.pid_of("web");
+        let supervisor = parent(pid);
+        let pidfd = lab::sys::pidfd(pid).expect("the command");
+        lab::sys::pidfd_signal(&pidfd, libc::SIGKILL).expect("kill it");
+        wait_for_end(supervisor);
+        assert_eq!(lab.hawser(&["wait", "web"]).ok(), "137");
+    });
+}
+
+#[test]
+fn ls_is_a_table_and_json() {
+    case(|lab| {
+        assert_eq!(lab.list().len(), 0, "an empty array before the first start");
+        detach(lab, &["--name", "web", "--ip", "172.19.0.9"], "sleep 1000");
+        let _lonely = lab.start_idle(&["--name", "lonely", "--network", "none"]);
+        let table = lab.hawser(&["ls"]).ok();
+        let mut lines = table
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(
+            lines.next().expect("a head"),
+            ["NAME", "ADDRESS", "NETWORK", "VETH", "PID", "STATUS"]
+        );
+        let web = lines
+            .find(|line| line[0] == "web")
+            .expect("web in the table");
+        assert_eq!(web.len(), 6, "{table}");
+        assert!(
+            web[1].starts_with("172.19.0.9")
+                && web[2] == "hawser0"
+                && web[3] == "hwac130009"
+                && web[5] == "running",
+            "{table}"
+        );
+        let row = lab.listed("web");
+        for key in ["name", "address", "network", "veth", "pid", "status"] {
+            assert!(!row[key].is_null(), "{key} in {row}");
+        }
+        assert_eq!(row["pid"].to_string(), web[4]);
+        assert_eq!(
+            std::fs::read_to_string(format!("/proc/{}/comm", row["pid"]))
+                .expect("its name")
+                .trim(),
+            "sh"
+        );
+        assert_eq!(
+            lab.listed("lonely")["status"],
+            "running",
+            "also without a veth"
+        );
+    });
+}
+
+#[test]
+fn inspect_tells_all_of_it() {
+    case(|lab| {
+        detach(
+            lab,
+            &["--name", "web", "--ip", "172.19.0.9", "--hostname", "box"],
+            "sleep 1000",
+        );
+        let text = lab.hawser(&["inspect", "web"]).ok();
+        let all: serde_json::Value = serde_json::from_str(&text).expect("inspect prints JSON");
+        assert!(all.is_object(), "{text}");
+        assert_eq!(all["name"], "web");
+        assert_eq!(all["pid"], lab.listed("web")["pid"]);
+        for word in [
+            "172.19.0.9",
+            "hawser0",
+            "hwac130009",
+            "172.19.0.1",
+            "02:00:ac:13:00:09",
+            "box",
+            "sleep 1000",
+            "rootfs",
+        ] {
+            assert!(text.contains(word), "inspect should hold {word}: {text}");
+        }
+        lab.hawser(&["inspect", "nobody"]).refused(&["nobody"]);
+    });
+}
+
+#[test]
+fn a_link_of_somebody_else_is_no_container() {
+    case(|lab| {
+        sh("ip link add hwac130009 type veth peer name other");
+        assert_eq!(lab.list().len(), 0);
+        lab.run(&["--ip", "172.19.0.9"], &["true"])
+            .refused(&["172.19.0.9"]);
+        assert!(
+            sh("ip -o link").contains("hwac130009"),
+            "and it is not touched"
+        );
+    });
+}
+
+fn parent(pid: i32) -> i32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:"))
+        .expect("its parent");
+    line.trim().parse().expect("a process id")
+}

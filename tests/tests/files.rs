@@ -1,0 +1,243 @@
+//! The container's files: binds, tmpfs, read-only, working directory.
+
+use std::fs;
+
+use lab::{Snapshot, case};
+
+#[test]
+fn a_bind_is_seen_and_written_through() {
+    case(|lab| {
+        let source = lab.dir.join("data");
+        fs::create_dir(&source).expect("a directory");
+        fs::write(source.join("in"), "from the host").expect("a file");
+        let bind = format!("{}:/srv", source.display());
+        assert_eq!(
+            lab.run_sh(&["-v", &bind], "cat /srv/in; echo back > /srv/out")
+                .ok(),
+            "from the host"
+        );
+        assert_eq!(
+            fs::read_to_string(source.join("out")).expect("written inside"),
+            "back\n"
+        );
+        assert_eq!(
+            fs::read_dir(lab.rootfs.join("srv")).expect("list").count(),
+            0,
+            "and not into the root filesystem"
+        );
+    });
+}
+
+#[test]
+fn a_read_only_bind_cannot_be_written() {
+    case(|lab| {
+        let source = lab.dir.join("data");
+        fs::create_dir(&source).expect("a directory");
+        let bind = format!("{}:/srv:ro", source.display());
+        let outcome = lab.run_sh(&["-v", &bind], "touch /srv/new").exits(1);
+        assert!(outcome.err().contains("Read-only"), "{outcome}");
+    });
+}
+
+#[test]
+fn a_file_is_bound_and_its_target_made() {
+    case(|lab| {
+        let source = lab.dir.join("settings");
+        fs::write(&source, "answer=42\n").expect("a file");
+        fs::write(lab.rootfs.join("etc/settings"), "").expect("a target");
+        let bind = format!("{}:/etc/settings", source.display());
+        assert_eq!(
+            lab.run(&["-v", &bind], &["cat", "/etc/settings"]).ok(),
+            "answer=42"
+        );
+        let bind = format!("{}:/opt/app/settings:ro", source.display());
+        assert_eq!(
+            lab.run(&["-v", &bind], &["cat", "/opt/app/settings"]).ok(),
+            "answer=42"
+        );
+    });
+}
+
+#[test]
+fn binds_and_tmpfs_can_be_many_and_stack() {
+    case(|lab| {
+        for name in ["a", "b"] {
+            fs::create_dir(lab.dir.join(name)).expect("a directory");
+            fs::write(lab.dir.join(name).join("name"), name).expect("a file");
+        }
+        let (a, b) = (
+            format!("{}:/srv", lab.dir.join("a").display()),
+            format!("{}:/home:ro", lab.dir.join("b").display()),
+        );
+        let seen = lab
+            .run_sh(
+                &["-v", &a, "-v", &b, "--tmpfs", "/tmp", "--tmpfs", "/run"],
+                "cat /srv/name /home/name; grep -c ' /tmp tmpfs\\| /run tmpfs' /proc/mounts",
+            )
+            .ok();
+        assert_eq!(seen, "ab2");
+    });
+}
+
+#[test]
+fn bad_binds_are_refused() {
+    case(|lab| {
+        lab.run(&[], &["true"]).ok();
+        let before = Snapshot::take();
+        lab.run(&["-v", "/no/such/source:/srv"], &["true"])
+            .refused(&["/no/such/source"]);
+        lab.run(&["-v", "/run"], &["true"]).refused(&["/run"]);
+        lab.run(&["-v", "/run:srv"], &["true"]).refused(&["srv"]);
+        lab.run(&["-v", "/run:/srv:rw,maybe"], &["true"])
+            .refused(&["maybe"]);
+        lab.run(&["--tmpfs", "srv"], &["true"]).refused(&["srv"]);
+        before.assert_back();
+    });
+}
+
+#[test]
+fn targets_are_resolved_inside_the_root() {
+    case(|lab| {
+        let (source, outside) = (lab.dir.join("data"), lab.dir.join("outside"));
+        fs::create_dir(&source).expect("a directory");
+        fs::create_dir(&outside).expect("a directory");
+        fs::write(source.join("mark"), "bound").expect("a file");
+        std::os::unix::fs::symlink(&outside, lab.rootfs.join("link")).expect("a link");
+        std::os::unix::fs::symlink("../../../../../run/lab/outside", lab.rootfs.join("srv/up"))
+            .expect("a link");
+        for target in ["/link/new", "/srv/up/new", "/../../run/lab/outside/newer"] {
+            let bind = format!("{}:{target}", source.display());
+            let _ = lab.run_sh(&["-v", &bind], "true");
+            let _ = lab.run_sh(&["--tmpfs", target], "true");
+            assert_eq!(
+                fs::read_dir(&outside).expect("list").count(),
+                0,
+                "{target}: made outside of the root"
+            );
+        }
+    });
+}
+
+#[test]
+fn read_only_is_read_only_but_for_what_is_mounted() {
+    case(|lab| {
+        let data = lab.dir.join("data");
+        fs::create_dir(&data).expect("a directory");
+        let bind = format!("{}:/srv", data.display());
+        let options = ["--read-only", "-v", &bind, "--tmpfs", "/tmp"];
+        let script = "touch /x 2>&1; touch /etc/x 2>&1; touch /srv/a /tmp/a /dev/shm/a && cat /etc/resolv.conf | grep -c nameserver";
+        let outcome = lab.run_sh(&options, script).exits(0);
+        assert_eq!(outcome.out().matches("Read-only").count(), 2, "{outcome}");
+        assert!(outcome.out().ends_with("1\n"), "{outcome}");
+        assert!(!lab.rootfs.join("x").exists());
+    });
+}
+
+#[test]
+fn without_read_only_the_root_filesystem_is_written() {
+    case(|lab| {
+        lab.run(&[], &["touch", "/home/kept"]).ok();
+        assert!(lab.rootfs.join("home/kept").exists());
+    });
+}
+
+#[test]
+fn the_working_directory_is_the_one_asked_for() {
+    case(|lab| {
+        assert_eq!(lab.run(&[], &["pwd"]).ok(), "/");
+        assert_eq!(lab.run(&["-w", "/srv"], &["pwd"]).ok(), "/srv");
+        lab.run(&["-w", "/no/such/place"], &["true"]).exits(125);
+        std::fs::write(lab.rootfs.join("srv/tool"), "#!/bin/sh\necho relative\n")
+            .expect("a script");
+        lab::sh(&format!("chmod 755 {}/srv/tool", lab.rootfs.display()));
+        assert_eq!(lab.run(&["-w", "/srv"], &["./tool"]).ok(), "relative");
+    });
+}
+
+#[test]
+fn a_relative_root_filesystem_and_one_behind_a_link_work() {
+    case(|lab| {
+        std::os::unix::fs::symlink("rootfs", lab.dir.join("link")).expect("a link");
+        for path in [
+            "rootfs",
+            "./rootfs",
+            "link",
+            "/run/lab/link",
+            "/run/lab/../lab/rootfs/",
+        ] {
+            assert_eq!(
+                lab.hawser(&["run", "--rootfs", path, "--", "echo", "here"])
+                    .ok(),
+                "here",
+                "{path}"
+            );
+        }
+    });
+}
+
+#[test]
+fn two_runs_share_one_root_filesystem() {
+    case(|lab| {
+        let mut one = lab.start(
+            &["--hostname", "one", "--dns", "192.0.2.1"],
+            &[
+                "sh",
+                "-c",
+                "echo up; read x; cat /etc/resolv.conf; hostname",
+            ],
+        );
+        one.until("up");
+        let two = lab
+            .run_sh(
+                &["--hostname", "two", "--dns", "192.0.2.2"],
+                "cat /etc/resolv.conf; hostname",
+            )
+            .ok();
+        assert!(
+            two.contains("192.0.2.2") && !two.contains("192.0.2.1\n") && two.ends_with("two"),
+            "{two}"
+        );
+        one.say("\n");
+        let one = one.end().exits(0).out();
+        assert!(
+            one.contains("192.0.2.1") && !one.contains("192.0.2.2") && one.ends_with("one\n"),
+            "{one}"
+        );
+        assert_eq!(
+            fs::read_to_string(lab.rootfs.join("etc/resolv.conf")).unwrap_or_default(),
+            "",
+            "the shared file stays empty"
+        );
+    });
+}
+
+#[test]
+fn the_hosts_mounts_are_not_seen() {
+    case(|lab| {
+        let mounts = lab.run(&[], &["cat", "/proc/self/mounts"]).ok();
+        let targets: Vec<_> = mounts
+            .lines()
+            .filter_map(|line| line.split(' ').nth(1))
+            .collect();
+        assert_eq!(
+            targets.iter().filter(|target| **target == "/").count(),
+            1,
+            "one root: {mounts}"
+        );
+        for target in targets {
+            let expected = [
+                "/",
+                "/proc",
+                "/sys",
+                "/dev",
+                "/etc/resolv.conf",
+                "/etc/hosts",
+                "/etc/hostname",
+            ];
+            let below = ["/proc/", "/sys/", "/dev/"];
+            let known =
+                expected.contains(&target) || below.iter().any(|prefix| target.starts_with(prefix));
+            assert!(known, "{target} in the container: {mounts}");
+        }
+    });
+}

@@ -1,0 +1,228 @@
+//! Who and where the command is: environment, user, host name, name.
+
+use std::collections::BTreeMap;
+
+use lab::{DEADLINE, Lab, case, collect, sh};
+
+fn environment(lab: &Lab, options: &[&str]) -> BTreeMap<String, String> {
+    let mut command = lab.run_command(options, &["env"]);
+    command
+        .env("SECRET", "of the host")
+        .env("TERM", "vt220")
+        .env("LD_PRELOAD", "")
+        .env("HOSTNAME", "outside");
+    let text = collect(command, DEADLINE).ok();
+    text.lines()
+        .map(|line| line.split_once('=').expect("K=V"))
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .collect()
+}
+
+#[test]
+fn the_environment_starts_clean() {
+    case(|lab| {
+        let environment = environment(lab, &["--hostname", "box"]);
+        assert_eq!(
+            environment.keys().collect::<Vec<_>>(),
+            ["HOME", "HOSTNAME", "PATH", "TERM"],
+            "{environment:?}"
+        );
+        assert_eq!(environment["HOME"], "/root");
+        assert_eq!(environment["HOSTNAME"], "box");
+        assert_eq!(
+            environment["PATH"],
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        );
+        assert!(!environment["TERM"].is_empty());
+    });
+}
+
+#[test]
+fn variables_are_added_and_replaced() {
+    case(|lab| {
+        let environment = environment(
+            lab,
+            &[
+                "-e",
+                "A=b=c",
+                "-e",
+                "EMPTY=",
+                "-e",
+                "TERM=dumb",
+                "-e",
+                "A=d",
+            ],
+        );
+        assert_eq!(environment["A"], "d", "the last one wins");
+        assert_eq!(environment["EMPTY"], "");
+        assert_eq!(environment["TERM"], "dumb");
+        assert_eq!(environment.len(), 6, "{environment:?}");
+        lab.run(&["-e", "=b"], &["true"]).refused(&["=b"]);
+    });
+}
+
+#[test]
+fn users_by_number_and_by_name() {
+    case(|lab| {
+        assert_eq!(
+            lab.run(&[], &["id"]).ok(),
+            "uid=0(root) gid=0(root) groups=0(root)"
+        );
+        assert_eq!(lab.run(&["-u", "root"], &["id", "-u"]).ok(), "0");
+        if !lab.real_root {
+            return lab::skip("another user id needs real root");
+        }
+        for (user, wanted) in [
+            ("1000", "uid=1000(worker) gid=1000(worker)"),
+            ("1000:1000", "uid=1000(worker) gid=1000(worker)"),
+            ("worker", "uid=1000(worker) gid=1000(worker)"),
+            ("1000:27", "uid=1000(worker) gid=27(wheel)"),
+            ("4711:4712", "uid=4711 gid=4712"),
+        ] {
+            let seen = lab.run(&["-u", user], &["id"]).ok();
+            assert!(seen.starts_with(wanted), "-u {user}: {seen}");
+            assert!(
+                !seen.contains("(root)"),
+                "no group of root's is left: {seen}"
+            );
+        }
+        let seen = lab.run(&["-u", "worker"], &["id"]).ok();
+        assert!(
+            seen.contains("27(wheel)"),
+            "its groups of the container's /etc/group: {seen}"
+        );
+        assert_eq!(environment(lab, &["-u", "worker"])["HOME"], "/home");
+    });
+}
+
+#[test]
+fn unknown_users_are_refused() {
+    case(|lab| {
+        lab.run(&["-u", "stranger"], &["true"])
+            .refused(&["stranger"]);
+        lab.run(&["-u", "daemon"], &["true"]).refused(&["daemon"]);
+        lab.run(&["-u", "1000:x:y"], &["true"])
+            .refused(&["1000:x:y"]);
+        lab.run(&["-u", "99999999999"], &["true"])
+            .refused(&["99999999999"]);
+        std::fs::remove_file(lab.rootfs.join("etc/passwd")).expect("unlink");
+        lab.run(&["-u", "worker"], &["true"]).refused(&["worker"]);
+        lab.run(&["-u", "0"], &["true"]).ok();
+    });
+}
+
+#[test]
+fn the_host_name_is_the_containers_own() {
+    case(|lab| {
+        let outside = sh("cat /proc/sys/kernel/hostname");
+        assert_eq!(
+            lab.run(&["--hostname", "box.example.test"], &["hostname"])
+                .ok(),
+            "box.example.test"
+        );
+        assert_eq!(
+            lab.run(&["--name", "web"], &["hostname"]).ok(),
+            "web",
+            "else it is the name"
+        );
+        assert_eq!(sh("cat /proc/sys/kernel/hostname"), outside);
+        lab.run(&["--hostname", &"x".repeat(65)], &["true"])
+            .exits(125);
+    });
+}
+
+#[test]
+fn the_containers_own_name_resolves() {
+    case(|lab| {
+        let hosts = lab
+            .run(
+                &["--hostname", "box", "--ip", "172.19.0.9"],
+                &["cat", "/etc/hosts"],
+            )
+            .ok();
+        assert!(
+            hosts
+                .lines()
+                .any(|line| line.split_whitespace().collect::<Vec<_>>() == ["172.19.0.9", "box"]),
+            "{hosts}"
+        );
+        assert!(
+            hosts
+                .lines()
+                .any(|line| line.starts_with("127.0.0.1") && line.contains("localhost")),
+            "{hosts}"
+        );
+        assert!(
+            hosts
+                .lines()
+                .any(|line| line.starts_with("::1") && line.contains("localhost")),
+            "{hosts}"
+        );
+        lab.run_sh(
+            &["--hostname", "box"],
+            "ping -c 1 -W 2 box && ping -c 1 -W 2 localhost",
+        )
+        .ok();
+    });
+}
+
+#[test]
+fn a_name_is_leased_while_its_container_lives() {
+    case(|lab| {
+        let running = lab.start_idle(&["--name", "web", "--ip", "172.19.0.9"]);
+        let pid = lab.pid_of("web").to_string();
+        lab.run(&["--name", "web"], &["true"])
+            .refused(&["web", &pid]);
+        lab.run(&["--name", "web", "--network", "none"], &["true"])
+            .refused(&["web", &pid]);
+        running.end().exits(0);
+        lab.run(&["--name", "web"], &["true"]).ok();
+    });
+}
+
+#[test]
+fn every_container_has_a_name() {
+    case(|lab| {
+        let _one = lab.start_idle(&[]);
+        let _two = lab.start_idle(&[]);
+        let all = lab.list();
+        assert_eq!(all.len(), 2);
+        let (one, two) = (
+            all[0]["name"].as_str().unwrap_or_default(),
+            all[1]["name"].as_str().unwrap_or_default(),
+        );
+        assert!(!one.is_empty() && !two.is_empty() && one != two, "{all:?}");
+    });
+}
+
+#[test]
+fn bad_names_are_refused() {
+    case(|lab| {
+        for name in [
+            "",
+            "a/b",
+            "/",
+            ".",
+            "..",
+            "eth0",
+            "eth",
+            "enp3s0",
+            "wlan0",
+            "wwan0",
+            "lo",
+            "two words",
+            "new\nline",
+        ] {
+            let outcome = lab.run(&["--name", name], &["true"]).exits(125);
+            assert_eq!(
+                outcome.err().lines().count(),
+                1,
+                "--name {name:?}: {outcome}"
+            );
+        }
+        lab.run(&["--name", &"n".repeat(128)], &["true"])
+            .refused(&["127"]);
+        lab.run(&["--name", "a-good_name.1"], &["true"]).ok();
+        lab.run(&["--name", &"n".repeat(127)], &["true"]).ok();
+    });
+}

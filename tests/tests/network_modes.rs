@@ -1,0 +1,273 @@
+//! Each network mode, seen from inside by busybox and from outside by ip.
+
+use lab::{case, packets, sh};
+
+#[test]
+fn bridge_is_the_default() {
+    case(|lab| {
+        let mut running = lab.start(
+            &["--name", "web", "--ip", "172.19.0.9"],
+            &["sh", "-c", "ip -o addr; ip route; echo up; read x"],
+        );
+        let inside = running.until("up");
+        assert!(
+            inside.contains("eth0") && inside.contains("172.19.0.9/16"),
+            "{inside}"
+        );
+        assert!(inside.contains("127.0.0.1/8"), "lo is up: {inside}");
+        assert!(
+            inside.contains("default via 172.19.0.1 dev eth0"),
+            "{inside}"
+        );
+        let bridge = sh("ip -d addr show dev hawser0");
+        assert!(
+            bridge.contains("172.19.0.1/16") && bridge.contains("bridge") && bridge.contains("UP"),
+            "{bridge}"
+        );
+        let veth = sh("ip -d link show dev hwac130009");
+        assert!(
+            veth.contains("master hawser0") && veth.contains("altname web"),
+            "{veth}"
+        );
+        let alias = veth
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("alias "))
+            .expect("an alias");
+        assert!(alias.starts_with("hawser 1 run web "), "{alias}");
+        assert!(sh("ip link show dev hawser0").contains("alias hawser 1 network 172.19.0.1/16"));
+    });
+}
+
+#[test]
+fn eth0_has_the_mac_of_its_address_and_the_uplinks_mtu() {
+    case(|lab| {
+        sh("ip link set uplink mtu 1400");
+        let link = lab
+            .run(
+                &["--ip", "172.19.0.9"],
+                &["ip", "link", "show", "dev", "eth0"],
+            )
+            .ok();
+        assert!(
+            link.contains("mtu 1400") && link.contains("02:00:ac:13:00:09"),
+            "{link}"
+        );
+        let link = lab
+            .run(
+                &["--mtu", "1300", "--mac", "02:00:00:00:00:77"],
+                &["ip", "link", "show", "dev", "eth0"],
+            )
+            .ok();
+        assert!(
+            link.contains("mtu 1300") && link.contains("02:00:00:00:00:77"),
+            "{link}"
+        );
+    });
+}
+
+#[test]
+fn ptp_has_no_bridge() {
+    packets(|lab| {
+        lab.serve();
+        let script = "ip -o addr show dev eth0; ip route; ping -c 1 -W 2 10.0.0.1 >/dev/null && echo pinged; \
+            wget -q -O - http://198.51.100.10/cgi-bin/whoami; echo up; read x";
+        let mut first = lab.start(&["--network", "ptp"], &["sh", "-c", script]);
+        let inside = first.until("up");
+        assert!(
+            inside.contains("10.0.0.2/32"),
+            "the first container's address: {inside}"
+        );
+        assert!(
+            inside.contains("10.0.0.1") && inside.contains("default via 10.0.0.1 dev eth0"),
+            "{inside}"
+        );
+        assert!(inside.contains("pinged"), "the host answers: {inside}");
+        assert!(
+            inside.contains("192.0.2.2"),
+            "the server sees the uplink's address: {inside}"
+        );
+        assert!(
+            !sh("ip -o link show type bridge").contains("hawser"),
+            "no bridge"
+        );
+        assert!(sh("ip -o addr").contains("10.0.0.1"), "the host's address");
+        assert!(sh("ip link show dev hw0a000002").contains("alias hawser 1 run "));
+        let mut second = lab.start(
+            &["--network", "ptp"],
+            &[
+                "sh",
+                "-c",
+                "ip -o addr show dev eth0; ping -c 1 -W 2 10.0.0.2; echo up; read x",
+            ],
+        );
+        let inside = second.until("up");
+        assert!(
+            inside.contains("/32") && !inside.contains("inet 10.0.0.2/32"),
+            "{inside}"
+        );
+        assert!(
+            inside.contains("1 packets received"),
+            "two point-to-point containers reach each other: {inside}"
+        );
+    });
+}
+
+#[test]
+fn none_has_lo_alone() {
+    case(|lab| {
+        let links = lab
+            .run_sh(
+                &["--network", "none"],
+                "ip -o link | cut -d: -f2; ping -c 1 -W 1 127.0.0.1 >/dev/null && echo lo answers",
+            )
+            .ok();
+        assert_eq!(links, " lo\nlo answers");
+        assert!(!sh("ip -o link").contains("hw"), "nothing on the host");
+    });
+}
+
+#[test]
+fn none_needs_no_network_on_the_host() {
+    case(|lab| {
+        lab.run(&["--network", "none"], &["true"]).ok();
+        assert_eq!(sh("nft list ruleset"), "", "no table for it");
+        assert!(!sh("ip -o link").contains("hawser0"), "no bridge for it");
+        assert_eq!(
+            std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward")
+                .expect("a sysctl")
+                .trim(),
+            "0",
+            "no forwarding for it"
+        );
+    });
+}
+
+#[test]
+fn host_is_the_hosts_own() {
+    case(|lab| {
+        let inside = lab
+            .run(
+                &["--network", "host"],
+                &[
+                    "sh",
+                    "-c",
+                    "ip -o link; readlink /proc/self/ns/net; cat /etc/resolv.conf",
+                ],
+            )
+            .ok();
+        assert!(inside.contains("uplink"), "{inside}");
+        assert!(
+            inside.contains(sh("readlink /proc/self/ns/net").trim()),
+            "{inside}"
+        );
+        assert!(inside.contains("nameserver 198.51.100.53"), "{inside}");
+        assert!(
+            sh("ip -o link show uplink").contains("UP"),
+            "and stays as it was"
+        );
+    });
+}
+
+#[test]
+fn container_shares_the_others_network() {
+    packets(|lab| {
+        let _first = lab.start_idle(&["--name", "first", "--ip", "172.19.0.9"]);
+        let inside = lab
+            .run_sh(
+                &["--network", "container:first"],
+                "ip -o addr show dev eth0; ping -c 1 -W 2 172.19.0.1 >/dev/null && echo pinged",
+            )
+            .ok();
+        assert!(
+            inside.contains("172.19.0.9/16") && inside.contains("pinged"),
+            "{inside}"
+        );
+        let ports = sh("ip -o link show master hawser0");
+        assert_eq!(ports.lines().count(), 1, "one veth for both: {ports}");
+        lab.run(&["--network", "container:nobody"], &["true"])
+            .refused(&["nobody"]);
+    });
+}
+
+#[test]
+fn a_network_outlives_its_first_container_while_another_shares_it() {
+    packets(|lab| {
+        let mut first = lab.start_idle(&["--name", "first", "--ip", "172.19.0.9"]);
+        let mut second = lab.start(
+            &["--name", "second", "--network", "container:first"],
+            &[
+                "sh",
+                "-c",
+                "echo up; read x; ping -c 1 -W 2 172.19.0.1; read x",
+            ],
+        );
+        second.until("up");
+        first.say("\n");
+        first.end().exits(0);
+        second.say("\n");
+        assert!(
+            second.until("packet loss").contains("1 packets received"),
+            "the network is still there"
+        );
+        lab.run(&["--ip", "172.19.0.9"], &["true"])
+            .refused(&["172.19.0.9"]);
+        second.say("\n");
+        second.end().exits(0);
+    });
+}
+
+#[test]
+fn ns_joins_an_existing_one() {
+    case(|lab| {
+        let inside = lab
+            .run(
+                &["--network", "ns:/run/netns/internet"],
+                &["ip", "-o", "addr"],
+            )
+            .ok();
+        assert!(inside.contains("198.51.100.10"), "{inside}");
+        assert!(
+            sh("ip -n internet -o link").contains("eth0"),
+            "and it lives on"
+        );
+        lab.run(&["--network", "ns:/run/lab/nothing"], &["true"])
+            .refused(&["/run/lab/nothing"]);
+        lab.run(&["--network", "ns:/etc/passwd"], &["true"])
+            .refused(&["/etc/passwd"]);
+    });
+}
+
+#[test]
+fn an_unknown_network_is_refused() {
+    case(|lab| {
+        let outcome = lab.run(&["--network", "macvlan"], &["true"]).exits(125);
+        assert!(outcome.err().contains("macvlan"), "{outcome}");
+    });
+}
+
+#[test]
+fn up_makes_a_network_without_a_container() {
+    case(|lab| {
+        lab.hawser(&["up", "--bridge", "blue", "--subnet", "172.28.0.0/24"])
+            .exits(0);
+        assert!(sh("ip addr show dev blue").contains("172.28.0.1/24"));
+        assert!(
+            sh("nft list table inet hawser").contains("\"blue\""),
+            "its traffic is masqueraded"
+        );
+        lab.hawser(&["up", "--bridge", "blue", "--subnet", "172.28.0.0/24"])
+            .exits(0);
+        let inside = lab
+            .run(
+                &["--bridge", "blue"],
+                &["ip", "-o", "addr", "show", "dev", "eth0"],
+            )
+            .ok();
+        assert!(
+            inside.contains("172.28.0."),
+            "run takes the subnet of the bridge that is there: {inside}"
+        );
+        lab.hawser(&["up"]).exits(0);
+        assert!(sh("ip addr show dev hawser0").contains("172.19.0.1/16"));
+    });
+}

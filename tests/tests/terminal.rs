@@ -1,0 +1,238 @@
+//! A terminal: prompt, job control, window size; and what is no terminal stays a pipe, byte for byte.
+
+use std::io::{Read as _, Write as _};
+use std::process::Stdio;
+
+use lab::{Terminal, case};
+
+#[test]
+fn a_shell_at_a_prompt() {
+    case(|lab| {
+        let mut terminal = Terminal::spawn(lab.run_command(&["-e", "PS1=ready> "], &["/bin/sh"]));
+        let before = terminal.settings();
+        terminal.until("ready> ");
+        terminal.keys("echo $((6 * 7)) $(tty)\n");
+        terminal.until("42 /dev/pts/0\r\n");
+        terminal.until("ready> ");
+        terminal.keys("exit 5\n");
+        let tty = terminal.tty.try_clone().expect("the terminal");
+        terminal.end().0.exits(5);
+        let after = nix::sys::termios::tcgetattr(&tty).expect("settings");
+        assert_eq!(
+            before.local_flags, after.local_flags,
+            "the terminal's settings are put back"
+        );
+        assert_eq!(
+            before.input_flags, after.input_flags,
+            "the terminal's settings are put back"
+        );
+    });
+}
+
+#[test]
+fn there_is_no_complaint_about_job_control() {
+    case(|lab| {
+        let mut terminal = Terminal::spawn(lab.run_command(&["-e", "PS1=ready> "], &["/bin/sh"]));
+        let shown = terminal.until("ready> ");
+        assert!(!shown.contains("job control"), "{shown}");
+        terminal.keys("exit\n");
+        terminal.end().0.exits(0);
+    });
+}
+
+#[test]
+fn control_c_interrupts_the_foreground_job_only() {
+    case(|lab| {
+        let mut terminal = Terminal::spawn(lab.run_command(&["-e", "PS1=ready> "], &["/bin/sh"]));
+        terminal.until("ready> ");
+        terminal.keys("sh -c 'echo start''ed; exec sleep 1000'\n");
+        terminal.until("started\r\n");
+        terminal.keys("\x03");
+        terminal.until("ready> ");
+        terminal.keys("echo code $?\n");
+        terminal.until("code 130\r\n");
+        terminal.keys("exit 3\n");
+        terminal.end().0.exits(3);
+    });
+}
+
+#[test]
+fn control_z_stops_and_fg_goes_on() {
+    case(|lab| {
+        let mut terminal = Terminal::spawn(lab.run_command(&["-e", "PS1=ready> "], &["/bin/sh"]));
+        terminal.until("ready> ");
+        terminal.keys("sh -c 'echo start''ed; read x; echo we''nt on $x'\n");
+        terminal.until("started\r\n");
+        terminal.keys("\x1a");
+        terminal.until("Stopped");
+        terminal.until("ready> ");
+        terminal.keys("fg\n");
+        terminal.until("read x");
+        terminal.keys("again\n");
+        terminal.until("went on again");
+        terminal.until("ready> ");
+        terminal.keys("\x04");
+        terminal.end().0.exits(0);
+    });
+}
+
+#[test]
+fn the_window_has_the_terminals_size_and_follows_it() {
+    case(|lab| {
+        let script = "stty size; trap 'stty size; exit 6' WINCH; sleep 1000 & echo up; while :; do wait; done";
+        let mut terminal = Terminal::spawn(lab.run_command(&[], &["sh", "-c", script]));
+        let shown = terminal.until("up\r\n");
+        assert!(shown.contains("24 80"), "{shown}");
+        terminal.resize(40, 100);
+        terminal.until("40 100");
+        terminal.end().0.exits(6);
+    });
+}
+
+#[test]
+fn a_command_without_a_handler_is_killed_by_control_c() {
+    case(|lab| {
+        let mut terminal =
+            Terminal::spawn(lab.run_command(&[], &["sh", "-c", "echo up; exec sleep 1000"]));
+        terminal.until("up");
+        terminal.keys("\x03");
+        terminal.end().0.exits(130);
+    });
+}
+
+#[test]
+fn the_terminal_is_the_containers_own() {
+    case(|lab| {
+        let script = "ls /dev/pts; echo; stat -c %u $(tty); test -e /dev/tty && echo hello > /dev/tty && echo up";
+        let mut terminal = Terminal::spawn(lab.run_command(&[], &["sh", "-c", script]));
+        let shown = terminal.until("up");
+        let mut words = shown.split_whitespace();
+        assert_eq!(
+            words.next(),
+            Some("0"),
+            "one terminal and no other of the host: {shown}"
+        );
+        assert!(shown.contains("hello"), "/dev/tty is it: {shown}");
+        terminal.end().0.exits(0);
+    });
+}
+
+#[test]
+fn a_hangup_of_the_terminal_ends_the_container() {
+    case(|lab| {
+        let mut terminal = Terminal::spawn(lab.run_command(
+            &["--name", "box"],
+            &["sh", "-c", "echo up; exec sleep 1000"],
+        ));
+        terminal.until("up");
+        let pid = lab.pid_of("box");
+        terminal.process.signal(libc::SIGHUP);
+        terminal.end().0.exits(129);
+        lab::wait_for_end(pid);
+    });
+}
+
+#[test]
+fn t_makes_a_terminal_where_there_is_none() {
+    case(|lab| {
+        let outcome = lab
+            .run(&["-t"], &["sh", "-c", "tty; echo to stderr >&2"])
+            .exits(0);
+        assert!(
+            outcome.out().contains("/dev/pts/0") && outcome.out().contains("to stderr"),
+            "{outcome}"
+        );
+        assert!(
+            outcome.stderr.is_empty(),
+            "a terminal has one output: {outcome}"
+        );
+    });
+}
+
+#[test]
+fn pipes_stay_pipes() {
+    case(|lab| {
+        let outcome = lab
+            .run(
+                &[],
+                &[
+                    "sh",
+                    "-c",
+                    "tty; test -t 1 || echo no tty; echo complaint >&2",
+                ],
+            )
+            .exits(0);
+        assert_eq!(outcome.out(), "not a tty\nno tty\n");
+        assert_eq!(outcome.err(), "complaint\n", "stderr stays apart");
+    });
+}
+
+#[test]
+fn a_terminal_as_stdin_alone_leaves_stdout_a_pipe() {
+    case(|lab| {
+        let pair = nix::pty::openpty(None, None).expect("open a terminal");
+        let mut command =
+            lab.run_command(&[], &["sh", "-c", "printf 'a\\nb\\n'; echo complaint >&2"]);
+        command.stdin(Stdio::from(pair.slave));
+        let outcome = lab::Running::spawn(command).end().exits(0);
+        assert_eq!(outcome.out(), "a\nb\n", "no carriage returns");
+        assert_eq!(outcome.err(), "complaint\n");
+    });
+}
+
+#[test]
+fn stdin_is_read_to_its_end() {
+    case(|lab| {
+        let mut running = lab.start(&[], &["sh", "-c", "cat; echo end"]);
+        running.say("some words");
+        assert_eq!(running.end().ok(), "some wordsend");
+    });
+}
+
+#[test]
+fn pipes_are_binary_clean() {
+    case(|lab| {
+        let mut command = lab.run_command(&[], &["tee", "/dev/stderr"]);
+        command.stdin(Stdio::piped());
+        let data: Vec<u8> = (0..1_000_003_u32)
+            .map(|i| (i.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0])
+            .collect();
+        assert!(
+            (0..=255).all(|byte| data.contains(&byte)),
+            "every byte is in it"
+        );
+        let mut child = command.spawn().expect("start host-helper");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        let (mut out, mut err) = (
+            child.stdout.take().expect("a pipe"),
+            child.stderr.take().expect("a pipe"),
+        );
+        let (seen_out, seen_err) = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                stdin.write_all(&data).expect("write to the command");
+                drop(stdin);
+            });
+            let errors = scope.spawn(move || {
+                let mut seen = vec![];
+                err.read_to_end(&mut seen).expect("read stderr");
+                seen
+            });
+            let mut seen = vec![];
+            out.read_to_end(&mut seen).expect("read stdout");
+            (seen, errors.join().expect("reader of stderr"))
+        });
+        assert!(child.wait().expect("its end").success());
+        assert!(
+            seen_out == data,
+            "{} bytes of {} came through stdout",
+            seen_out.len(),
+            data.len()
+        );
+        assert!(
+            seen_err == data,
+            "{} bytes of {} came through stderr",
+            seen_err.len(),
+            data.len()
+        );
+    });
+}
