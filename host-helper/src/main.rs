@@ -1,1 +1,105 @@
-fn main() {}
+//! host-helper: the host's end of container networking. `docs/operation.md` tells the sequence; `attach.rs` is it.
+
+mod address;
+mod attach;
+mod bridge;
+mod cli;
+mod control;
+mod detach;
+mod dns;
+mod error;
+mod link;
+mod ls;
+mod netlink;
+mod nft;
+mod owner;
+mod rootfs;
+mod run;
+mod signals;
+mod spawn;
+mod state;
+mod steps;
+mod supervisor;
+mod sys;
+mod sysctl;
+mod terminal;
+mod undo;
+mod user;
+mod veth;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use cli::Action;
+use error::{Doing, Error, Result};
+use steps::Steps;
+
+/// The one place that prints an error, and the one that exits.
+fn main() -> ExitCode {
+    match act() {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            if error.unsaid {
+                let _ = writeln!(std::io::stderr(), "host-helper: {error}");
+            }
+            ExitCode::from(error.code)
+        }
+    }
+}
+
+fn act() -> Result<u8> {
+    let cli = match cli::parse(std::env::args_os()).map_err(Error::new)? {
+        Ok(cli) => cli,
+        Err(text) => return show(&text),
+    };
+    let mut steps = Steps::new(cli.verbose);
+    match cli.action {
+        Action::Run(options) => run::run(*options, steps),
+        Action::Up { bridge, subnet } => {
+            run::need_privileges("make a network")?;
+            let network = attach::ensure_bridge(&bridge, subnet, &mut steps)?;
+            show(&format!("{network}\n"))
+        }
+        Action::Down { bridge, force } => {
+            run::need_privileges("remove a network")?;
+            detach::down(&bridge, if force { detach::Living::Stop } else { detach::Living::Refuse })?;
+            Ok(0)
+        }
+        Action::Ls { json } => {
+            let rows = ls::list()?;
+            let mut text = Vec::new();
+            let written = if json { ls::write_json(&rows, &mut text) } else { ls::write_table(&rows, &mut text) };
+            written.doing(|| "write the list".into())?;
+            show(&String::from_utf8_lossy(&text))
+        }
+        Action::Inspect(of) => show(&control::ask(&of.name, "inspect").map_err(|e| control::no_such(&of.name, &e))?),
+        Action::Logs(of) => show_log(&of.name),
+        Action::Wait(of) => show(&format!("{}\n", run::wait_for(&of.name)?)),
+        Action::Stop { name, grace } => {
+            control::ask(&name, &format!("stop {grace}")).map_err(|e| control::no_such(&name, &e))?;
+            Ok(0)
+        }
+        Action::Rm(of) => run::forget(&of.name).map(|()| 0),
+    }
+}
+
+/// Prints. Nobody who reads it any more is no failure.
+fn show(text: &str) -> Result<u8> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).doing(|| "write to standard output".into())
+        }
+        _ => Ok(0),
+    }
+}
+
+fn show_log(name: &str) -> Result<u8> {
+    let path = state::path(name, "log");
+    let mut log = std::fs::File::open(&path).doing(|| format!("open the log of {name}")).map_err(|error| {
+        error.cure(nix::errno::Errno::ENOENT, "only containers of run -d have one, until it is forgotten")
+    })?;
+    match std::io::copy(&mut log, &mut std::io::stdout()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).doing(|| format!("show the log of {name}")),
+        _ => Ok(0),
+    }
+}

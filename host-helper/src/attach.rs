@@ -1,0 +1,517 @@
+//! From a request to a container whose command runs in its network: the one sequence, in the order of
+//! `docs/operation.md`. Each step's function says what must hold before it and what undoes it.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use hawser::protocol;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sys::stat::Mode;
+
+use crate::address::{DisplayMac, Subnet};
+use crate::bridge::{self, Network};
+use crate::control::{self, Lease};
+use crate::dns::Resolvers;
+use crate::error::{Doing, Error, Result};
+use crate::link::Mac;
+use crate::netlink::Netlink;
+use crate::nft;
+use crate::owner::{self, Owner};
+use crate::rootfs::Rootfs;
+use crate::signals::Signals;
+use crate::spawn::{self, Child, NetworkNamespace, Said, Spawn, StatusReader, Stdio};
+use crate::state;
+use crate::steps::Steps;
+use crate::sysctl;
+use crate::undo::Undo;
+use crate::user::User;
+use crate::veth::{self, INSIDE, Veth, Wish};
+
+/// `--network`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetworkChoice {
+    /// A bridge.
+    Bridge,
+    /// A route of its own to each container.
+    PointToPoint,
+    /// A namespace with nothing but `lo`.
+    None,
+    /// The host's own.
+    Host,
+    /// Another container's.
+    Container(String),
+    /// The one at this path.
+    Path(PathBuf),
+}
+
+/// What front ends translate their options into: everything about the network and the names.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The container's name.
+    pub name: String,
+    /// Which kind of network.
+    pub network: NetworkChoice,
+    /// The bridge's name.
+    pub bridge: String,
+    /// The network's subnet.
+    pub subnet: Option<Subnet>,
+    /// A fixed address.
+    pub address: Option<Ipv4Addr>,
+    /// A fixed hardware address.
+    pub mac: Option<Mac>,
+    /// MTU in bytes.
+    pub mtu: Option<u32>,
+    /// Resolvers that were asked for.
+    pub resolvers: Resolvers,
+    /// resolv.conf and hosts are written.
+    pub writes_resolv: bool,
+    /// Further lines of hosts.
+    pub hosts: Vec<(IpAddr, String)>,
+    /// Host name inside.
+    pub hostname: String,
+}
+
+/// What is to run, and how.
+pub struct Command {
+    /// Its files.
+    pub rootfs: Rootfs,
+    /// Where its descriptors lead.
+    pub stdio: StdioChoice,
+    /// Who it runs as.
+    pub user: User,
+    /// Where it starts.
+    pub workdir: Option<String>,
+    /// Capabilities it may have, as init names them.
+    pub capabilities: Vec<String>,
+    /// Those that it keeps although its user is not root.
+    pub ambient: Vec<String>,
+    /// It gets no privileges by exec.
+    pub no_new_privileges: bool,
+    /// Descriptors from 3 on that it inherits.
+    pub preserved: u32,
+    /// init.
+    pub init: OwnedFd,
+    /// The words.
+    pub words: Vec<String>,
+    /// `KEY=VALUE`.
+    pub environment: Vec<String>,
+}
+
+/// Where the command's standard descriptors lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StdioChoice {
+    /// Where ours do.
+    Inherit,
+    /// To a terminal.
+    Terminal,
+    /// Into the container's log.
+    Log,
+}
+
+/// A container whose command runs.
+pub struct Container {
+    /// Its first process.
+    pub child: Child,
+    /// What init has still to say.
+    pub status: StatusReader,
+    /// Its name is ours.
+    pub lease: Lease,
+    /// Its network, when we made one.
+    pub attachment: Option<Attachment>,
+    /// User number of the command.
+    pub user: u32,
+}
+
+/// One container's place on a network.
+#[derive(Debug, Clone)]
+pub struct Attachment {
+    /// The network.
+    pub network: Network,
+    /// The veth.
+    pub veth: Veth,
+    /// MTU in bytes.
+    pub mtu: u32,
+}
+
+/// The sequence. Nothing is left behind when it fails.
+///
+/// # Errors
+/// The first step that failed; a signal meanwhile is one.
+pub fn run(request: &Request, command: Command, signals: &Signals, steps: &mut Steps) -> Result<Container> {
+    let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
+    let (lease, offset) = lease_name(request)?;
+    steps.done("plan");
+    let network = ensure_network(&mut route, request, steps)?;
+    let mtu = choose_mtu(&mut route, request)?;
+    steps.done("ensure");
+    // What init says on its standard error reaches the user, and need not be said twice.
+    let hears_init = command.stdio == StdioChoice::Inherit;
+    let (spawn, rest) = prepare(request, command)?;
+    let mut child = spawn::spawn(&spawn)?;
+    let mut undo = Undo::default();
+    let pidfd = child.pidfd.try_clone().doing(|| "copy a descriptor".into())?;
+    undo.push(move || kill(&pidfd));
+    steps.done("clone");
+    let wish = network.as_ref().map(|network| Wish {
+        network,
+        address: request.address,
+        offset,
+        mac: request.mac,
+        mtu,
+        pid: child.pid.as_raw(),
+    });
+    let veth = create_veth(&mut route, wish, &mut child)?;
+    steps.done("veth");
+    let attachment = network.zip(veth).map(|(network, veth)| Attachment { network, veth, mtu });
+    send_config(&child.config, &config(request, &rest, attachment.as_ref()))?;
+    steps.done("config");
+    if let Some(attachment) = &attachment {
+        mark(&mut route, attachment, request, &child)?;
+        steps.done("mark");
+    }
+    let mut status = StatusReader::default();
+    expect(&Said::Up, &mut status, &mut child, signals, hears_init)?;
+    if let Some(attachment) = &attachment {
+        // Looking at the link makes the kernel finish what its coming up has begun: the bridge's port forwards from
+        // here on. Without this the command's first packet is lost now and then, and that costs it a second.
+        route.find_link(&attachment.veth.name).doing(|| format!("look at link {}", attachment.veth.name))?;
+    }
+    steps.done("link");
+    child.config.write_all(format!("{}\n", protocol::GO).as_bytes()).doing(|| "tell init to go on".into())?;
+    expect(&Said::Ready, &mut status, &mut child, signals, hears_init)?;
+    steps.done("ready");
+    undo.commit();
+    Ok(Container { child, status, lease, attachment, user: rest.user.uid })
+}
+
+/// Takes the name, and a place to start looking for an address.
+///
+/// Undone by dropping the lease.
+fn lease_name(request: &Request) -> Result<(Lease, u32)> {
+    state::ensure_directory()?;
+    let leased = {
+        let lock = state::lock()?;
+        Lease::take(&request.name, &lock)?.map(|lease| {
+            let network = match request.network {
+                NetworkChoice::Bridge => Some(request.bridge.as_str()),
+                NetworkChoice::PointToPoint => Some(bridge::POINT_TO_POINT_NAME),
+                _ => None,
+            };
+            let is_asked = network.filter(|_| request.address.is_none());
+            (lease, is_asked.map_or(0, state::next_offset))
+        })
+    };
+    leased.ok_or_else(|| control::in_use(&request.name))
+}
+
+/// The network is there, the host forwards for it and hides its addresses.
+///
+/// Not undone: it is the network, and belongs to all of its containers.
+fn ensure_network(route: &mut Netlink, request: &Request, steps: &Steps) -> Result<Option<Network>> {
+    let network = match &request.network {
+        NetworkChoice::Bridge => bridge::ensure(route, &request.bridge, request.subnet)?,
+        NetworkChoice::PointToPoint => bridge::point_to_point(route, request.subnet)?,
+        _ => return Ok(None),
+    };
+    if let Some(address) = request.address {
+        crate::address::check_fixed(address, network.subnet, network.gateway)?;
+    }
+    if network.is_ours {
+        ensure_way_out(route, &network, steps)?;
+    }
+    Ok(Some(network))
+}
+
+/// `up`: a network without a container.
+///
+/// # Errors
+/// As [`run`].
+pub fn ensure_bridge(name: &str, subnet: Option<Subnet>, steps: &mut Steps) -> Result<Network> {
+    state::ensure_directory()?;
+    let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
+    let network = bridge::ensure(&mut route, name, subnet)?;
+    if network.is_ours {
+        ensure_way_out(&mut route, &network, steps)?;
+    }
+    steps.done("ensure");
+    Ok(network)
+}
+
+/// Forwarding and masquerading.
+fn ensure_way_out(route: &mut Netlink, network: &Network, steps: &Steps) -> Result<()> {
+    if sysctl::ensure_forwarding()? {
+        steps.say("net.ipv4.ip_forward was 0 and is 1 now: the host must forward for its containers (down puts it back)");
+    }
+    let mut nft = Netlink::netfilter().doing(|| "open a netlink socket".into())?;
+    let bridge = network.bridge.map(|_| network.name.as_str());
+    nft::ensure(&mut nft, bridge, || {
+        Ok(bridge::ours(route)?.into_iter().map(|link| link.name).collect())
+    })
+}
+
+/// The MTU of the link that packets to the rest of the world take, unless another was asked for.
+fn choose_mtu(route: &mut Netlink, request: &Request) -> Result<u32> {
+    const ETHERNET: u32 = 1500; // RFC 894
+    if let Some(mtu) = request.mtu {
+        return Ok(mtu);
+    }
+    if !matches!(request.network, NetworkChoice::Bridge | NetworkChoice::PointToPoint) {
+        return Ok(ETHERNET);
+    }
+    let doing = || "look for the default route".to_string();
+    let uplink = route.route_to(Ipv4Addr::UNSPECIFIED).doing(doing)?.filter(|route| !route.is_local);
+    let link = match uplink.and_then(|route| route.link) {
+        Some(index) => route.link(index).doing(doing)?,
+        None => None,
+    };
+    Ok(link.map_or(ETHERNET, |link| link.mtu.clamp(68, 65535)))
+}
+
+/// What [`config`] needs of the command after its descriptors went to the child.
+struct Rest {
+    user: User,
+    workdir: Option<String>,
+    capabilities: Vec<String>,
+    ambient: Vec<String>,
+    no_new_privileges: bool,
+}
+
+fn prepare(request: &Request, command: Command) -> Result<(Spawn, Rest)> {
+    let c_strings = |words: Vec<String>| {
+        let made: std::result::Result<Vec<_>, _> = words.into_iter().map(std::ffi::CString::new).collect();
+        made.map_err(|_| Errno::EINVAL).doing(|| "pass the command's words on".into())
+    };
+    let stdio = match command.stdio {
+        StdioChoice::Inherit => Stdio::Inherit,
+        StdioChoice::Terminal => Stdio::Terminal,
+        StdioChoice::Log => Stdio::Log(open_log(&request.name)?),
+    };
+    let spawn = Spawn {
+        network: namespace(&request.network)?,
+        rootfs: command.rootfs,
+        stdio,
+        user: command.user.uid,
+        preserved: command.preserved,
+        init: command.init,
+        command: c_strings(command.words)?,
+        environment: c_strings(command.environment)?,
+    };
+    let rest = Rest {
+        user: command.user,
+        workdir: command.workdir,
+        capabilities: command.capabilities,
+        ambient: command.ambient,
+        no_new_privileges: command.no_new_privileges,
+    };
+    Ok((spawn, rest))
+}
+
+/// The file that the output of a container that runs by itself goes to.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn open_log(name: &str) -> Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = state::path(name, "log");
+    let log = File::options().create(true).append(true).mode(0o600).open(&path);
+    log.doing(|| format!("open log {}", path.display()))
+}
+
+fn namespace(choice: &NetworkChoice) -> Result<NetworkNamespace> {
+    let path = match choice {
+        NetworkChoice::Host => return Ok(NetworkNamespace::Host),
+        NetworkChoice::Container(name) => PathBuf::from(format!("/proc/{}/ns/net", control::pid_of(name)?)),
+        NetworkChoice::Path(path) => path.clone(),
+        _ => return Ok(NetworkNamespace::New),
+    };
+    let doing = || format!("open network namespace {}", path.display());
+    let file = openat(AT_FDCWD, &path, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty());
+    let file = file.doing(doing)?;
+    // linux/magic.h: any other file would be refused by setns(2), but after everything else was made.
+    const NSFS_MAGIC: u64 = 0x6e73_6673;
+    let kind = nix::sys::statfs::fstatfs(&file).doing(doing)?.filesystem_type().0;
+    if kind as u64 != NSFS_MAGIC {
+        return Err(Error::new(format!("open network namespace {}: it is an ordinary file; give one of /run/netns or /proc/PID/ns/net", path.display())));
+    }
+    Ok(NetworkNamespace::Join(file))
+}
+
+/// The veth. A failure while the child has failed too is the child's: its namespace was gone.
+fn create_veth(route: &mut Netlink, wish: Option<Wish>, child: &mut Child) -> Result<Option<Veth>> {
+    let Some(wish) = wish else { return Ok(None) };
+    let created = veth::create(route, &wish).and_then(|veth| {
+        if wish.network.bridge.is_none() {
+            veth::address_host_end(route, &veth, wish.network)?;
+        }
+        Ok(veth)
+    });
+    match created {
+        Err(error) if matches!(error.errno, Some(Errno::ESRCH | Errno::EINVAL)) => {
+            Err(what_child_said(child).unwrap_or(error))
+        }
+        created => created.map(Some),
+    }
+}
+
+/// Why the child ended, when it has.
+fn what_child_said(child: &mut Child) -> Option<Error> {
+    let mut fds = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&child.pidfd), nix::poll::PollFlags::POLLIN)];
+    nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).ok().filter(|ended| *ended > 0)?;
+    match StatusReader::default().read(&mut child.status) {
+        Ok(Said::Failed(text)) => Some(Error::new(text)),
+        _ => None,
+    }
+}
+
+fn mark(route: &mut Netlink, attachment: &Attachment, request: &Request, child: &Child) -> Result<()> {
+    let owner = Owner::of(&request.name, child.pid.as_raw()).doing(|| "look at the container's process".into())?;
+    veth::mark(route, &attachment.veth, &owner)
+}
+
+/// The config message (`docs/protocol.md`).
+fn config(request: &Request, rest: &Rest, attachment: Option<&Attachment>) -> String {
+    let mut text = format!("{}\n", protocol::VERSION);
+    let mut line = |fact: std::fmt::Arguments| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{fact}");
+    };
+    if let Some(Attachment { network, veth, mtu: _ }) = attachment {
+        line(format_args!("link {INSIDE}"));
+        let gateway = network.gateway;
+        if network.bridge.is_some() {
+            line(format_args!("address {}/{}", veth.address, network.subnet.prefix_len()));
+        } else {
+            line(format_args!("address {}/32", veth.address));
+            line(format_args!("route {gateway}/32 onlink"));
+        }
+        line(format_args!("neighbour {gateway} {}", DisplayMac(network.gateway_mac(veth.address))));
+        line(format_args!("route default via {gateway}"));
+    } else if request.network != NetworkChoice::None {
+        line(format_args!("no-links"));
+    }
+    if request.writes_resolv {
+        resolv_lines(request, attachment, &mut line);
+    }
+    line(format_args!("hostname {}", request.hostname));
+    if let Some(workdir) = &rest.workdir {
+        line(format_args!("workdir {workdir}"));
+    }
+    if rest.user.uid != 0 || rest.user.gid != 0 {
+        line(format_args!("user {}:{}", rest.user.uid, rest.user.gid));
+    }
+    if !rest.user.groups.is_empty() {
+        let groups: Vec<String> = rest.user.groups.iter().map(u32::to_string).collect();
+        line(format_args!("groups {}", groups.join(",")));
+    }
+    if rest.capabilities.is_empty() {
+        line(format_args!("capability none"));
+    }
+    for capability in &rest.capabilities {
+        line(format_args!("capability {capability}"));
+    }
+    for capability in &rest.ambient {
+        line(format_args!("ambient {capability}"));
+    }
+    if rest.no_new_privileges {
+        line(format_args!("no-new-privileges"));
+    }
+    text + protocol::END + "\n"
+}
+
+fn resolv_lines(request: &Request, attachment: Option<&Attachment>, line: &mut impl FnMut(std::fmt::Arguments)) {
+    let resolvers = Resolvers::choose(&request.resolvers);
+    for server in &resolvers.servers {
+        line(format_args!("nameserver {server}"));
+    }
+    if !resolvers.search.is_empty() {
+        line(format_args!("search {}", resolvers.search.join(" ")));
+    }
+    if !resolvers.options.is_empty() {
+        line(format_args!("option {}", resolvers.options.join(" ")));
+    }
+    line(format_args!("host 127.0.0.1 localhost"));
+    line(format_args!("host ::1 localhost ip6-localhost ip6-loopback"));
+    let own = attachment.map_or(Ipv4Addr::LOCALHOST, |attachment| attachment.veth.address);
+    line(format_args!("host {own} {}", request.hostname));
+    for (address, name) in &request.hosts {
+        line(format_args!("host {address} {name}"));
+    }
+}
+
+fn send_config(mut config: &File, text: &str) -> Result<()> {
+    if let Err(fault) = protocol::Message::parse(text.as_bytes()) {
+        return Err(Error::new(format!("write init's config: {fault}")));
+    }
+    // A pipe holds 64 KiB and the message is at most 16: this never waits. EPIPE: the child says why.
+    match config.write_all(text.as_bytes()) {
+        Err(error) if error.raw_os_error() == Some(libc::EPIPE) => Ok(()),
+        written => written.doing(|| "write init's config".into()),
+    }
+}
+
+/// Waits until init has said what is expected next; anything else is the error that it means. `hears_init`: the user
+/// has read what init had to say.
+fn expect(expected: &Said, status: &mut StatusReader, child: &mut Child, signals: &Signals, hears_init: bool) -> Result<()> {
+    signals.interrupt_unless_readable(&child.status)?;
+    match status.read(&mut child.status)? {
+        said if said == *expected => Ok(()),
+        Said::Failed(text) => Err(Error::new(text)),
+        Said::InitFailed(code, text) => {
+            let mut error = Error::new(text).with_code(code);
+            error.unsaid = !hears_init;
+            Err(error)
+        },
+        Said::Nothing => Err(Error::new("start the command: init was killed before it")),
+        said => Err(Error::new(format!("start the command: init says {said:?} and not {expected:?}"))),
+    }
+}
+
+/// Kills the container and waits for it.
+fn kill(pidfd: &OwnedFd) {
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+    use std::os::fd::AsFd;
+    let _ = crate::sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+    let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
+}
+
+/// Refuses a name that a container cannot have.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_name(name: &str) -> std::result::Result<(), String> {
+    const LONGEST: usize = 127; // ALTIFNAMSIZ - 1, linux/if.h
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    if name.is_empty() || name.len() > LONGEST {
+        return Err(format!("a name has 1 to {LONGEST} characters"));
+    }
+    if !name.bytes().all(is_plain) || !name.as_bytes()[0].is_ascii_alphanumeric() {
+        return Err("a name consists of letters, digits, _ . and -, and begins with a letter or digit".into());
+    }
+    // It is also another name of the link: hardware, and networkd's .network files, must not find theirs taken.
+    let is_of_hardware = ["eth", "en", "wl", "ww"].iter().any(|prefix| name.starts_with(prefix));
+    let is_bridge = name.strip_prefix("hawser").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()));
+    if is_of_hardware || is_bridge || name == "lo" || owner::leased_address(name).is_some() {
+        return Err("such names belong to network interfaces (eth* en* wl* ww* lo hawser*)".into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        for good in ["web", "a", "box-1", "a.b_c", "hawser-test", &"n".repeat(127)] {
+            assert_eq!(check_name(good), Ok(()), "{good}");
+        }
+        for bad in ["", "a/b", ".", "-a", "eth0", "ethel", "enp1s0", "wlan0", "wwan0", "lo", "hwac130002", "hawser0", "a b", &"n".repeat(128)] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+}

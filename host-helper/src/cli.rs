@@ -1,0 +1,437 @@
+//! The command line, translated into a request.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::address::{Subnet, parse_mac};
+use crate::attach::{NetworkChoice, check_name};
+use crate::bridge::DEFAULT_BRIDGE;
+use crate::link::Mac;
+use crate::rootfs::Volume;
+use crate::spawn;
+
+/// Ties containers to this host: namespaces, veths, addresses, NAT and clean-up over raw netlink.
+///
+/// Exit codes: 125 host-helper failed before the command ran, 126 the command cannot be executed, 127 it was not
+/// found, 128+n it was ended by signal n, else its own.
+#[derive(Debug, Parser)]
+#[command(name = "host-helper", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: Action,
+    /// Tell each step with its duration on standard error
+    #[arg(long, global = true)]
+    pub verbose: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Run a command in a container with a network
+    Run(Box<Run>),
+    /// List containers
+    Ls {
+        /// As a JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Describe a running container, as JSON
+    Inspect(Name),
+    /// Show what a container of `run -d` has written
+    Logs(Name),
+    /// Wait until a container of `run -d` has ended, and print its exit code
+    Wait(Name),
+    /// End a container: TERM, then KILL
+    Stop {
+        /// The container
+        name: String,
+        /// Seconds between TERM and KILL
+        #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+        grace: u64,
+    },
+    /// Forget the log and the exit code of a container of `run -d` that has ended
+    Rm(Name),
+    /// Make a network without a container
+    Up {
+        /// The bridge
+        #[arg(long, default_value = DEFAULT_BRIDGE, value_name = "NAME")]
+        bridge: String,
+        /// Its subnet, as 192.0.2.0/24, or auto: one of 172.16.0.0/12 that no route has
+        #[arg(long, value_name = "CIDR")]
+        subnet: Option<Subnet>,
+    },
+    /// Remove a network, and with the last one everything of ours; the host's switches are put back
+    Down {
+        /// The bridge
+        #[arg(long, default_value = DEFAULT_BRIDGE, value_name = "NAME")]
+        bridge: String,
+        /// Stop its containers first
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// A container that exists.
+#[derive(Debug, Args)]
+pub struct Name {
+    /// The container
+    pub name: String,
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+
+    /// Directory to use as root file system; without it, the files of the host's own / (not of its other mounts),
+    /// all of them visible, and what the container changes is thrown away
+    #[arg(long, value_name = "DIR", help_heading = "Files")]
+    pub rootfs: Option<PathBuf>,
+    /// The root file system cannot be written
+    #[arg(long, help_heading = "Files")]
+    pub read_only: bool,
+    /// Show a file or directory of the host inside; repeatable
+    #[arg(short = 'v', long, value_name = "SRC:DST[:ro]", value_parser = parse_volume, help_heading = "Files")]
+    pub volume: Vec<Volume>,
+    /// Mount an empty file system; repeatable
+    #[arg(long, value_name = "DST", value_parser = parse_inside, help_heading = "Files")]
+    pub tmpfs: Vec<PathBuf>,
+    /// Start in this directory
+    #[arg(short, long, value_name = "DIR", value_parser = parse_workdir, help_heading = "Files")]
+    pub workdir: Option<String>,
+
+    /// Set a variable; without =V, to the caller's value. The environment is clean but for PATH, HOME, TERM, HOSTNAME
+    #[arg(short, long, value_name = "K=V", value_parser = parse_variable, help_heading = "Process")]
+    pub env: Vec<String>,
+    /// Run as this user; names are looked up in the container's passwd and group
+    #[arg(short, long, value_name = "UID[:GID]|NAME", help_heading = "Process")]
+    pub user: Option<String>,
+    /// Host name inside [default: the container's name]
+    #[arg(long, value_name = "NAME", value_parser = parse_hostname, help_heading = "Process")]
+    pub hostname: Option<String>,
+    /// Name of the container [default: one is made up]
+    #[arg(long, value_parser = parse_name, help_heading = "Process")]
+    pub name: Option<String>,
+    /// Give the command a terminal [default: when standard input and output are one]
+    #[arg(short, long, conflicts_with = "no_tty", help_heading = "Process")]
+    pub tty: bool,
+    /// Give the command no terminal of its own
+    #[arg(long, help_heading = "Process")]
+    pub no_tty: bool,
+    /// Return when the command runs, and print the container's name; see logs and wait
+    #[arg(short, long, help_heading = "Process")]
+    pub detach: bool,
+    /// Hand descriptors 3 to 2+N to the command
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1000), help_heading = "Process")]
+    pub preserve_fds: u32,
+    /// Set a switch of the container's network; repeatable
+    #[arg(long, value_name = "net.*=V", value_parser = parse_sysctl, help_heading = "Process")]
+    pub sysctl: Vec<(String, String)>,
+    /// Keep a capability, or all; repeatable
+    #[arg(long, value_name = "CAP", value_parser = parse_capability, help_heading = "Process")]
+    pub cap_add: Vec<String>,
+    /// Drop a capability, or all; repeatable
+    #[arg(long, value_name = "CAP", value_parser = parse_capability, help_heading = "Process")]
+    pub cap_drop: Vec<String>,
+    /// Whether programs with set-user-ID give no privileges
+    #[arg(long, value_name = "on|off", default_value = "on", default_missing_value = "on", num_args = 0..=1,
+          require_equals = true, help_heading = "Process")]
+    pub no_new_privileges: Switch,
+    /// Seconds after a TERM that was forwarded until the container is killed
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", help_heading = "Process")]
+    pub grace: u64,
+    /// The init to use [default: ../libexec/hawser/init beside this program's directory, or the one inside it]
+    #[arg(long, value_name = "FILE", help_heading = "Process")]
+    pub init_path: Option<PathBuf>,
+
+    /// bridge, ptp (no bridge: a route of its own), none (only lo), host, container:NAME, ns:PATH
+    #[arg(long, default_value = "bridge", value_parser = parse_network, help_heading = "Network")]
+    pub network: NetworkChoice,
+    /// The bridge; one that is not there is made, one that is not ours is used as it is
+    #[arg(long, value_name = "NAME", help_heading = "Network")]
+    pub bridge: Option<String>,
+    /// Subnet of the network [default: 172.19.0.0/16, ptp: 10.0.0.0/24; auto: one of 172.16.0.0/12 that no route has]
+    #[arg(long, value_name = "CIDR", help_heading = "Network")]
+    pub subnet: Option<Subnet>,
+    /// Address of the container [default: the next free one]
+    #[arg(long, value_name = "ADDR", help_heading = "Network")]
+    pub ip: Option<Ipv4Addr>,
+    /// Hardware address of the container [default: made from its address]
+    #[arg(long, value_name = "MAC", value_parser = parse_mac, help_heading = "Network")]
+    pub mac: Option<Mac>,
+    /// MTU in bytes [default: that of the link with the default route]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(68..=65535), help_heading = "Network")]
+    pub mtu: Option<u32>,
+    /// Resolver to use instead of the host's; repeatable
+    #[arg(long, value_name = "ADDR", help_heading = "Network")]
+    pub dns: Vec<IpAddr>,
+    /// Domain to search instead of the host's; repeatable
+    #[arg(long, value_name = "DOMAIN", value_parser = parse_word, help_heading = "Network")]
+    pub dns_search: Vec<String>,
+    /// Option for the resolver, ndots:1 say, instead of the host's; repeatable
+    #[arg(long, value_name = "OPTION", value_parser = parse_word, help_heading = "Network")]
+    pub dns_option: Vec<String>,
+    /// A line for /etc/hosts; repeatable
+    #[arg(long, value_name = "NAME:ADDR", value_parser = parse_host, help_heading = "Network")]
+    pub add_host: Vec<(IpAddr, String)>,
+    /// off: /etc/resolv.conf and /etc/hosts stay those of the root file system
+    #[arg(long, value_name = "required|off", default_value = "required", help_heading = "Network")]
+    pub resolv: Resolv,
+}
+
+/// On or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+/// `--resolv`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Resolv {
+    /// Bound over those of the root file system; an error when that cannot be.
+    Required,
+    /// Left alone.
+    Off,
+}
+
+/// Reads the command line. The error is a usage error's sentence, or `Ok(Err)` the text that was asked for.
+///
+/// # Errors
+/// One line, without a period.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> std::result::Result<Result<Cli, String>, String> {
+    use clap::error::ErrorKind;
+    match Cli::try_parse_from(words) {
+        Ok(cli) => Ok(Ok(cli)),
+        Err(error) => match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Err(error.render().to_string())),
+            _ => Err(one_line(&error.render().to_string())),
+        },
+    }
+}
+
+/// clap's paragraphs as one sentence: its first one, and where to read on.
+fn one_line(text: &str) -> String {
+    let first: Vec<&str> = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
+    let sentence = first.join(" ");
+    let sentence = sentence.strip_prefix("error: ").unwrap_or(&sentence);
+    format!("read the command line: {sentence}; see --help")
+}
+
+fn parse_network(text: &str) -> Result<NetworkChoice, String> {
+    match text.split_once(':') {
+        None => match text {
+            "bridge" => Ok(NetworkChoice::Bridge),
+            "ptp" => Ok(NetworkChoice::PointToPoint),
+            "none" => Ok(NetworkChoice::None),
+            "host" => Ok(NetworkChoice::Host),
+            _ => Err("not one of bridge, ptp, none, host, container:NAME, ns:PATH".into()),
+        },
+        Some(("container", name)) => check_name(name).map(|()| NetworkChoice::Container(name.into())),
+        Some(("ns", path)) if !path.is_empty() => Ok(NetworkChoice::Path(path.into())),
+        Some(_) => Err("not one of bridge, ptp, none, host, container:NAME, ns:PATH".into()),
+    }
+}
+
+fn parse_name(name: &str) -> Result<String, String> {
+    check_name(name).map(|()| name.to_string())
+}
+
+fn parse_volume(text: &str) -> Result<Volume, String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, destination, is_read_only) = match parts[..] {
+        [source, destination] | [source, destination, "rw"] => (source, destination, false),
+        [source, destination, "ro"] => (source, destination, true),
+        _ => return Err("write it as /on/the/host:/inside or /on/the/host:/inside:ro".into()),
+    };
+    let source = PathBuf::from(source).canonicalize().map_err(|error| format!("{source}: {}", crate::error::Refusal::from(error)))?;
+    Ok(Volume { source, destination: parse_inside(destination)?, is_read_only })
+}
+
+fn parse_inside(path: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(path);
+    let is_root = path.components().count() < 2;
+    if path.is_absolute() && !is_root { Ok(path) } else { Err("a place inside is an absolute path, and not /".into()) }
+}
+
+fn parse_workdir(path: &str) -> Result<String, String> {
+    let is_plain = path.starts_with('/') && !path.contains('\n');
+    if is_plain { Ok(path.into()) } else { Err("a working directory is an absolute path".into()) }
+}
+
+fn parse_variable(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some(("", _)) => Err("a variable has a name".into()),
+        Some(_) => Ok(text.into()),
+        None if text.is_empty() => Err("a variable has a name".into()),
+        None => std::env::var(text).map(|value| format!("{text}={value}")).map_err(|_| "not set here; give it a value with =".into()),
+    }
+}
+
+fn parse_hostname(text: &str) -> Result<String, String> {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+    let is_name = !text.is_empty() && text.len() <= 64 && text.bytes().all(is_plain);
+    if is_name { Ok(text.into()) } else { Err("a host name has 1 to 64 letters, digits, - . _".into()) }
+}
+
+fn parse_word(text: &str) -> Result<String, String> {
+    let is_word = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+    if is_word { Ok(text.into()) } else { Err("one word without blanks".into()) }
+}
+
+fn parse_host(text: &str) -> Result<(IpAddr, String), String> {
+    let (name, address) = text.split_once(':').ok_or("write it as NAME:ADDR")?;
+    let address = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+    let address = address.parse().map_err(|_| format!("{address}: not an address"))?;
+    Ok((address, parse_hostname(name)?))
+}
+
+fn parse_sysctl(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write it as net.ipv4.ip_forward=1")?;
+    let path = key.replace('.', "/");
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'/');
+    if !path.starts_with("net/") || !path.bytes().all(is_plain) {
+        return Err("only switches of the container's own network can be set: net.*".into());
+    }
+    Ok((path, value.into()))
+}
+
+fn parse_capability(text: &str) -> Result<String, String> {
+    let lower = text.to_ascii_lowercase();
+    let name = lower.strip_prefix("cap_").unwrap_or(&lower);
+    if name == "all" || hawser::capability::Capability::from_name(name).is_some() {
+        return Ok(name.into());
+    }
+    Err("unknown capability; capabilities(7) lists them, written net_raw or CAP_NET_RAW".into())
+}
+
+/// What the container may have unless told otherwise: Docker's set.
+const DEFAULT_CAPABILITIES: [&str; 14] = [
+    "audit_write",
+    "chown",
+    "dac_override",
+    "fowner",
+    "fsetid",
+    "kill",
+    "mknod",
+    "net_bind_service",
+    "net_raw",
+    "setfcap",
+    "setgid",
+    "setpcap",
+    "setuid",
+    "sys_chroot",
+];
+
+impl Run {
+    /// The capabilities that are kept: the default ones, without those that are dropped, with those that are added.
+    pub fn capabilities(&self) -> Vec<String> {
+        let all = || hawser::capability::Capability::all().map(|capability| capability.name().to_string());
+        let has = |list: &[String], name: &str| list.iter().any(|item| item == name);
+        let mut kept: Vec<String> = match (has(&self.cap_add, "all"), has(&self.cap_drop, "all")) {
+            (true, _) => all().collect(),
+            (false, true) => Vec::new(),
+            (false, false) => DEFAULT_CAPABILITIES.map(String::from).into(),
+        };
+        kept.retain(|name| !has(&self.cap_drop, name));
+        for name in self.cap_add.iter().filter(|name| *name != "all") {
+            if !has(&kept, name) {
+                kept.push(name.clone());
+            }
+        }
+        kept
+    }
+
+    /// Whether the command gets a terminal.
+    pub fn wants_terminal(&self) -> bool {
+        self.tty || (!self.detach && !self.no_tty && crate::terminal::is_interactive())
+    }
+
+    /// Whether an option needs a network of the container's own.
+    pub fn option_of_a_network(&self) -> Option<&'static str> {
+        [
+            ("--bridge", self.bridge.is_some()),
+            ("--subnet", self.subnet.is_some()),
+            ("--ip", self.ip.is_some()),
+            ("--mac", self.mac.is_some()),
+            ("--mtu", self.mtu.is_some()),
+        ]
+        .into_iter()
+        .find_map(|(option, is_given)| is_given.then_some(option))
+    }
+
+    /// init's file, opened.
+    ///
+    /// # Errors
+    /// It cannot be.
+    pub fn open_init(&self) -> crate::error::Result<std::os::fd::OwnedFd> {
+        spawn::open_init(self.init_path.as_deref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn run(words: &[&str]) -> Result<Run, String> {
+        let all = ["host-helper", "run"].iter().chain(words).map(OsString::from);
+        match parse(all)?.unwrap().action {
+            Action::Run(run) => Ok(*run),
+            _ => unreachable!(),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_first_word_that_is_no_option_starts_the_command() {
+        assert_eq!(run(&["-t", "ls", "-l", "--help"]).unwrap().command, ["ls", "-l", "--help"]);
+        assert_eq!(run(&["--", "-x"]).unwrap().command, ["-x"]);
+        assert!(run(&[]).is_err());
+    }
+
+    #[test]
+    fn capabilities_are_added_and_dropped() {
+        let kept = |words: &[&str]| {
+            let words: Vec<&str> = words.iter().copied().chain(["true"]).collect();
+            run(&words).unwrap().capabilities()
+        };
+        assert_eq!(kept(&[]).len(), 14);
+        assert_eq!(kept(&["--cap-drop", "ALL", "--cap-add", "CAP_NET_RAW"]), ["net_raw"]);
+        assert!(!kept(&["--cap-drop=net_raw"]).contains(&"net_raw".to_string()));
+        assert_eq!(kept(&["--cap-add=all", "--cap-drop=sys_module"]).len(), 40);
+        assert!(run(&["--cap-add", "net_everything", "true"]).is_err());
+    }
+
+    #[test]
+    fn bad_words_are_one_line() {
+        for bad in [
+            &["--mtu", "67", "true"][..],
+            &["--network", "wire", "true"],
+            &["-v", "/etc", "true"],
+            &["-v", "/no/such/path:/x", "true"],
+            &["--sysctl", "kernel.panic=1", "true"],
+            &["--sysctl", "net.../../kernel.panic=1", "true"],
+            &["--name", "a/b", "true"],
+            &["--add-host", "web:999", "true"],
+            &["--no-such-option", "true"],
+            &["-w", "srv", "true"],
+            &["--tmpfs", "/", "true"],
+        ] {
+            let error = run(bad).unwrap_err();
+            assert!(!error.contains('\n') && error.ends_with("; see --help"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! A container's control socket, `/run/hawser/NAME.sock`: the lease of its name, and a few words to its supervisor.
+//!
+//! A request is one line, `hawser 1 WORD [ARGUMENT]`; the answer is text until the end of the connection.
+//! The words: `inspect` (JSON), `wait` (`exit CODE`, when the container has ended), `stop SECONDS` (the same, after
+//! it was made to end).
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+
+use crate::error::{Doing, Error, Result};
+use crate::state;
+
+/// First words of every request.
+const VERSION: &str = "hawser 1 ";
+/// A request is longer only by mistake.
+const LONGEST: u64 = 256;
+
+/// A name that is ours as long as this lives.
+pub struct Lease {
+    /// Where requests come in.
+    pub listener: UnixListener,
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Lease {
+    /// Takes a container's name. What a dead one has left under it is removed. The directory is there and locked.
+    ///
+    /// `None`: a living container has the name.
+    ///
+    /// # Errors
+    /// What the directory refuses.
+    pub fn take(name: &str, _lock: &state::Lock) -> Result<Option<Lease>> {
+        let path = state::path(name, "sock");
+        let doing = || format!("take name {name}");
+        let listener = match UnixListener::bind(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                if UnixStream::connect(&path).is_ok() {
+                    return Ok(None);
+                }
+                fs::remove_file(&path).doing(doing)?;
+                UnixListener::bind(&path)
+            }
+            bound => bound,
+        };
+        let listener = listener.doing(doing)?;
+        listener.set_nonblocking(true).doing(doing)?;
+        let inode = fs::metadata(&path).doing(doing)?.ino();
+        for extension in ["log", "code"] {
+            match fs::remove_file(state::path(name, extension)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).doing(doing),
+                _ => {}
+            }
+        }
+        Ok(Some(Lease { listener, path, inode }))
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // The directory may have been removed, and the name taken anew.
+        if fs::metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The error of who wants the name of a living container. Not under the lock: the holder may be waiting for it.
+pub fn in_use(name: &str) -> Error {
+    let holder = UnixStream::connect(state::path(name, "sock")).and_then(|connection| {
+        // One that is still being made does not answer yet.
+        connection.set_read_timeout(Some(Duration::from_secs(1)))?;
+        exchange(connection, "inspect")
+    });
+    let pid = holder.ok().and_then(|answer| serde_json::from_str::<serde_json::Value>(&answer).ok()?.get("pid")?.as_i64());
+    let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
+    Error::new(format!("take name {name}: it is in use by a running container{pid}; choose another --name, or stop that one"))
+}
+
+/// Asks the supervisor of a running container.
+///
+/// # Errors
+/// `NotFound` or `ConnectionRefused`: there is no such container.
+pub fn ask(name: &str, request: &str) -> io::Result<String> {
+    ask_at(&state::path(name, "sock"), request)
+}
+
+/// Asks whoever listens at `path`.
+///
+/// # Errors
+/// As [`ask`].
+pub fn ask_at(path: &Path, request: &str) -> io::Result<String> {
+    exchange(UnixStream::connect(path)?, request)
+}
+
+fn exchange(mut connection: UnixStream, request: &str) -> io::Result<String> {
+    connection.write_all(format!("{VERSION}{request}\n").as_bytes())?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// PID 1 of a running container, as this pid namespace counts.
+///
+/// # Errors
+/// There is no such container.
+pub fn pid_of(name: &str) -> Result<i32> {
+    let answer = ask(name, "inspect").map_err(|error| no_such(name, &error))?;
+    let pid = serde_json::from_str::<serde_json::Value>(&answer).ok().and_then(|answer| answer.get("pid")?.as_i64());
+    pid.and_then(|pid| pid.try_into().ok()).ok_or_else(|| Error::new(format!("find container {name}: its supervisor gives no pid")))
+}
+
+/// The error of who asks for a container that is not there.
+pub fn no_such(name: &str, error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            Error::new(format!("find container {name}: none of that name runs; host-helper ls shows those that do"))
+        }
+        io::ErrorKind::PermissionDenied => {
+            Error::new(format!("ask container {name}: permission denied (EACCES); run as root (sudo)"))
+        }
+        _ => Error::new(format!("ask container {name}: {error}")),
+    }
+}
+
+/// The names of sockets that are there, whether somebody still listens or not, as the beginning of their file's name.
+pub fn sockets() -> Vec<PathBuf> {
+    let entries = fs::read_dir(state::DIRECTORY).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "sock")).collect()
+}
+
+/// What a client wants.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Request {
+    /// A description of the container, as JSON.
+    Inspect,
+    /// Its exit code, once it has one.
+    Wait,
+    /// End it, by force after so many seconds; then its exit code.
+    Stop(u64),
+}
+
+impl Request {
+    fn parse(line: &str) -> std::result::Result<Request, String> {
+        let words: Vec<&str> =
+            line.strip_prefix(VERSION).ok_or("another version of hawser speaks here")?.split(' ').collect();
+        match words[..] {
+            ["inspect"] => Ok(Request::Inspect),
+            ["wait"] => Ok(Request::Wait),
+            ["stop", seconds] => seconds.parse().map(Request::Stop).map_err(|_| format!("{seconds}: not seconds")),
+            _ => Err(format!("{}: unknown request", words[0])),
+        }
+    }
+}
+
+/// A client that has connected, until it has said what it wants.
+pub struct Client {
+    /// Its connection.
+    pub stream: UnixStream,
+    said: Vec<u8>,
+}
+
+impl Client {
+    /// Takes the next connection; one of another user is dropped.
+    pub fn accept(listener: &UnixListener) -> Option<Client> {
+        let (stream, _) = listener.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        let peer = getsockopt(&stream, PeerCredentials).ok()?.uid();
+        let trusted = peer == 0 || peer == nix::unistd::geteuid().as_raw();
+        trusted.then_some(Client { stream, said: Vec::new() })
+    }
+
+    /// Reads what has come. `None`: not a whole line yet. An error ends the connection, its text is for the client.
+    pub fn read(&mut self) -> Option<std::result::Result<Request, String>> {
+        let read = (&self.stream).take(LONGEST).read_to_end(&mut self.said);
+        if let Some(end) = self.said.iter().position(|byte| *byte == b'\n') {
+            let line = String::from_utf8_lossy(&self.said[..end]).into_owned();
+            return Some(Request::parse(&line));
+        }
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.said.len() < LONGEST as usize => None,
+            _ => Some(Err("no request".to_string())),
+        }
+    }
+
+    /// Answers, and ends the connection. Who does not read it gets no answer.
+    pub fn answer(mut self, text: &str) {
+        let _ = self.stream.write_all(text.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests() {
+        assert_eq!(Request::parse("hawser 1 inspect"), Ok(Request::Inspect));
+        assert_eq!(Request::parse("hawser 1 wait"), Ok(Request::Wait));
+        assert_eq!(Request::parse("hawser 1 stop 10"), Ok(Request::Stop(10)));
+        for bad in ["", "inspect", "hawser 2 inspect", "hawser 1 ", "hawser 1 stop", "hawser 1 stop x", "hawser 1 wait x"] {
+            assert!(Request::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

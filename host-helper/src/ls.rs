@@ -1,0 +1,144 @@
+//! What there is: containers as their supervisors describe them, and links whose supervisor is gone.
+
+use std::io::Write;
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::bridge::POINT_TO_POINT_NAME;
+use crate::control;
+use crate::error::{Doing, Result};
+use crate::netlink::Netlink;
+use crate::owner::{Mark, leased_address};
+
+/// One container, all of it: the answer to `inspect`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// Its name.
+    pub name: String,
+    /// "running".
+    pub status: String,
+    /// Its PID 1, as the host counts.
+    pub pid: i32,
+    /// The process that supervises it.
+    pub supervisor: u32,
+    /// Seconds since 1970.
+    pub started: u64,
+    /// The command's words.
+    pub command: Vec<String>,
+    /// Its root directory on the host; null: the host's own with a throw-away layer.
+    pub rootfs: Option<String>,
+    /// User number of the command.
+    pub user: u32,
+    /// Host name inside.
+    pub hostname: String,
+    /// The bridge, `ptp`, `none`, `host`, `container:NAME` or `ns:PATH`.
+    pub network: String,
+    /// Its address.
+    pub address: Option<Ipv4Addr>,
+    /// The network's subnet, ADDRESS/LENGTH.
+    pub subnet: Option<String>,
+    /// The host's address in it.
+    pub gateway: Option<Ipv4Addr>,
+    /// The host end of its veth.
+    pub veth: Option<String>,
+    /// Hardware address inside.
+    pub mac: Option<String>,
+    /// MTU in bytes.
+    pub mtu: Option<u32>,
+    /// It runs by itself.
+    pub is_detached: bool,
+    /// Where its output goes, when it runs by itself.
+    pub log: Option<String>,
+}
+
+impl Description {
+    /// As one JSON object.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).map_or_else(|_| "{}\n".to_string(), |text| text + "\n")
+    }
+}
+
+/// One line of `ls`.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    name: String,
+    address: Option<Ipv4Addr>,
+    network: String,
+    veth: Option<String>,
+    pid: Option<i32>,
+    status: &'static str,
+}
+
+/// All containers, by name.
+///
+/// # Errors
+/// What the kernel says.
+pub fn list() -> Result<Vec<Row>> {
+    let mut rows: Vec<Row> = Vec::new();
+    for path in control::sockets() {
+        // A refused connection is a name that somebody has left over; one that is being made will be listed later.
+        let Ok(answer) = control::ask_at(&path, "inspect") else { continue };
+        let Ok(found) = serde_json::from_str::<Description>(&answer) else { continue };
+        rows.push(Row {
+            name: found.name,
+            address: found.address,
+            network: found.network,
+            veth: found.veth,
+            pid: Some(found.pid),
+            status: "running",
+        });
+    }
+    let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
+    let links = route.links().doing(|| "list links".into())?;
+    for link in &links {
+        let known = rows.iter().any(|row| row.veth.as_ref() == Some(&link.name));
+        let Some(address) = leased_address(&link.name).filter(|_| !known && link.kind == "veth") else { continue };
+        let bridge = links.iter().find(|other| Some(other.index) == link.controller);
+        let network = bridge.map_or(POINT_TO_POINT_NAME, |bridge| &bridge.name).to_string();
+        let (name, pid, status) = match &link.mark {
+            Some(Mark::Run(owner)) if owner.is_dead() => (owner.name.clone(), Some(owner.pid), "dead"),
+            Some(Mark::Run(owner)) => (owner.name.clone(), Some(owner.pid), "unsupervised"),
+            _ => (String::new(), None, "unmarked"),
+        };
+        rows.push(Row { name, address: Some(address), network, veth: Some(link.name.clone()), pid, status });
+    }
+    rows.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(rows)
+}
+
+/// Writes the rows as a table.
+///
+/// # Errors
+/// What the output refuses.
+pub fn write_table(rows: &[Row], out: &mut impl Write) -> std::io::Result<()> {
+    let dash = || "-".to_string();
+    let mut lines = vec![["NAME", "ADDRESS", "NETWORK", "VETH", "PID", "STATUS"].map(String::from)];
+    for row in rows {
+        lines.push([
+            row.name.clone(),
+            row.address.map_or_else(dash, |address| address.to_string()),
+            row.network.clone(),
+            row.veth.clone().unwrap_or_else(dash),
+            row.pid.map_or_else(dash, |pid| pid.to_string()),
+            row.status.to_string(),
+        ]);
+    }
+    let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..6).map(width).collect();
+    for line in &lines {
+        let padded: Vec<String> =
+            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}", width = *width)).collect();
+        writeln!(out, "{}", padded.join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+/// Writes the rows as a JSON array.
+///
+/// # Errors
+/// What the output refuses.
+pub fn write_json(rows: &[Row], out: &mut impl Write) -> std::io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, rows)?;
+    writeln!(out)
+}

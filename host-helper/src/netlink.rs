@@ -1,0 +1,181 @@
+//! One netlink request function that knows the rules: sequence numbers, acknowledgements, EINTR, dumps that were
+//! interrupted, the kernel's own sentence about an error. Every verb is data and one call.
+
+use hawser::netlink::{Message, Messages, Writer};
+use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::{Socket, SocketAddr, protocols};
+use nix::errno::Errno;
+
+use crate::error::Refusal;
+
+/// What a request and its answer fit into: the kernel builds dump replies of at most 32 KiB (netlink(7)).
+const BUFFER: usize = 32 * 1024;
+
+/// How often a dump that the kernel calls inconsistent (`NLM_F_DUMP_INTR`) is taken again.
+const DUMP_TRIES: usize = 16;
+
+/// A flag of a request as the message header has it.
+pub const CREATE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
+/// Asks for an acknowledgement.
+pub const ACK: u16 = libc::NLM_F_ACK as u16;
+/// Asks for all objects that fit.
+pub const DUMP: u16 = libc::NLM_F_DUMP as u16;
+
+/// A connection to one netlink family of the network namespace that it was made in.
+pub struct Netlink {
+    socket: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Netlink {
+    /// rtnetlink(7): links, addresses, routes, neighbours.
+    pub fn route() -> Result<Self, Refusal> {
+        let this = Self::open(protocols::NETLINK_ROUTE)?;
+        // Filters in a dump's header are obeyed, not ignored: O(1) for "the addresses of this link". Linux 4.20.
+        this.socket.set_netlink_get_strict_chk(true)?;
+        Ok(this)
+    }
+
+    /// nf_tables, by its subsystem of netfilter's netlink.
+    pub fn netfilter() -> Result<Self, Refusal> {
+        Self::open(protocols::NETLINK_NETFILTER)
+    }
+
+    fn open(protocol: isize) -> Result<Self, Refusal> {
+        let mut socket = Socket::new(protocol)?;
+        socket.set_ext_ack(true)?;
+        socket.set_cap_ack(true)?;
+        socket.bind(&SocketAddr::new(0, 0))?;
+        Ok(Netlink { socket, sequence: 0, buffer: Vec::new() })
+    }
+
+    /// Joins a multicast group (`RTNLGRP_*`).
+    pub fn join(&mut self, group: u32) -> Result<(), Refusal> {
+        Ok(self.socket.add_membership(group)?)
+    }
+
+    /// Sends what `write` puts into the batch (it is given the first sequence number, and gives back the last one
+    /// whose answer ends the exchange) and hands every answer to `each`. The first refusal is the result.
+    ///
+    /// # Errors
+    /// The errno of the first message that the kernel refused, with its sentence.
+    pub fn exchange(
+        &mut self,
+        write: impl Fn(&mut Writer, u32) -> u32,
+        mut each: impl FnMut(&Message),
+    ) -> Result<(), Refusal> {
+        for _ in 0..DUMP_TRIES {
+            let last = self.send(&write)?;
+            if self.collect(last, &mut each)? {
+                return Ok(());
+            }
+        }
+        Err(Errno::EINTR.into())
+    }
+
+    /// One message that wants an acknowledgement and nothing else.
+    pub fn request(&mut self, write: impl Fn(&mut Writer, u32)) -> Result<(), Refusal> {
+        self.exchange(
+            |batch, sequence| {
+                write(batch, sequence);
+                sequence
+            },
+            |_| {},
+        )
+    }
+
+    /// One request of rtnetlink whose answers are parsed: the objects of a dump, or the one that was asked for.
+    pub fn ask(&mut self, write: impl Fn(&mut Writer, u32)) -> Result<Vec<RouteNetlinkMessage>, Refusal> {
+        let mut found = Vec::new();
+        self.exchange(
+            |batch, sequence| {
+                write(batch, sequence);
+                sequence
+            },
+            |message| found.extend(parse(message)),
+        )?;
+        Ok(found)
+    }
+
+    fn send(&mut self, write: &impl Fn(&mut Writer, u32) -> u32) -> Result<u32, Refusal> {
+        self.buffer.resize(BUFFER, 0);
+        let mut batch = Writer::new(&mut self.buffer);
+        let last = write(&mut batch, self.sequence + 1);
+        self.sequence = last;
+        let bytes = batch.finish().ok_or(Errno::EMSGSIZE)?;
+        loop {
+            match self.socket.send(bytes, 0).map_err(Refusal::from) {
+                Err(refusal) if refusal.errno == Errno::EINTR => {}
+                sent => return sent.map(|_| last),
+            }
+        }
+    }
+
+    /// Reads until the answer to `last` is complete. False: the dump was interrupted and must be asked for again.
+    fn collect(&mut self, last: u32, each: &mut impl FnMut(&Message)) -> Result<bool, Refusal> {
+        let mut first_refusal = None;
+        let mut consistent = true;
+        loop {
+            // Requests are worked off before send(2) returns: behind a refusal there is nothing left to wait for,
+            // and the answer to the last message may never come (a refused nf_tables batch header ends it all).
+            let flags = if first_refusal.is_some() { libc::MSG_DONTWAIT } else { 0 };
+            let len = match (self.receive(flags), &first_refusal) {
+                (Ok(len), _) => len,
+                (Err(_), Some(refusal)) => return Err(Refusal::clone(refusal)),
+                (Err(refusal), None) => return Err(refusal),
+            };
+            for message in Messages::new(&self.buffer[..len]) {
+                if message.sequence == 0 || message.sequence > last {
+                    continue;
+                }
+                consistent &= message.flags & libc::NLM_F_DUMP_INTR as u16 == 0;
+                let done = message.kind == libc::NLMSG_DONE as u16;
+                if let Some(outcome) = message.outcome() {
+                    if outcome.errno != 0 && first_refusal.is_none() {
+                        let text = String::from_utf8_lossy(outcome.text).into_owned();
+                        first_refusal = Some(Refusal { errno: Errno::from_raw(outcome.errno), text });
+                    }
+                } else if !done {
+                    each(&message);
+                }
+                let answered = done || message.outcome().is_some() || message.flags & libc::NLM_F_MULTI as u16 == 0;
+                if message.sequence == last && answered {
+                    return match first_refusal {
+                        Some(refusal) => Err(refusal),
+                        None => Ok(consistent),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Waits for one datagram, unless `flags` say `MSG_DONTWAIT`.
+    pub fn receive(&mut self, flags: i32) -> Result<usize, Refusal> {
+        self.buffer.resize(BUFFER, 0);
+        loop {
+            match self.socket.recv(&mut &mut self.buffer[..], flags).map_err(Refusal::from) {
+                Err(refusal) if refusal.errno == Errno::EINTR => {}
+                received => return received,
+            }
+        }
+    }
+
+    /// The rtnetlink messages of the datagram that [`Netlink::receive`] got.
+    pub fn received(&self, len: usize) -> Vec<RouteNetlinkMessage> {
+        Messages::new(&self.buffer[..len]).filter_map(|message| parse(&message)).collect()
+    }
+}
+
+impl std::os::fd::AsFd for Netlink {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn parse(message: &Message) -> Option<RouteNetlinkMessage> {
+    let mut header = NetlinkHeader::default();
+    header.message_type = message.kind;
+    RouteNetlinkMessage::deserialize(&header, message.payload).ok()
+}

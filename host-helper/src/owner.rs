@@ -1,0 +1,182 @@
+//! Who a link belongs to, as its alias says it: the truth lives in the kernel and dies with the container.
+
+use std::fmt;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
+use std::str::FromStr;
+
+use ipnet::Ipv4Net;
+
+/// First word and version of every alias of ours.
+const PREFIX: &str = "hawser 1 ";
+
+/// What the alias of a link of ours says; it stays under the 255 bytes that the kernel takes (`IFALIASZ`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mark {
+    /// `network GATEWAY/LEN`: a bridge.
+    Network(Ipv4Net),
+    /// `run NAME PID START PIDNS NETNS`: the host end of a container's veth.
+    Run(Owner),
+}
+
+/// Whoever keeps an attachment alive: the container's PID 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The container's name.
+    pub name: String,
+    /// Its PID 1, as the pid namespace `pidns` counts.
+    pub pid: i32,
+    /// When that process started, in clock ticks after boot (proc(5), field 22): tells a number that was reused.
+    pub start: u64,
+    /// Inode of the pid namespace that `pid` is meant in.
+    pub pidns: u64,
+    /// Inode of the container's network namespace.
+    pub netns: u64,
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Mark::Network(gateway) => write!(f, "{PREFIX}network {gateway}"),
+            Mark::Run(o) => write!(f, "{PREFIX}run {} {} {} {} {}", o.name, o.pid, o.start, o.pidns, o.netns),
+        }
+    }
+}
+
+impl FromStr for Mark {
+    type Err = ();
+
+    fn from_str(alias: &str) -> Result<Self, ()> {
+        fn number<T: FromStr>(word: &str) -> Result<T, ()> {
+            word.parse().map_err(drop)
+        }
+        let words: Vec<&str> = alias.strip_prefix(PREFIX).ok_or(())?.split(' ').collect();
+        match words[..] {
+            ["network", gateway] => Ok(Mark::Network(number(gateway)?)),
+            ["run", name, pid, start, pidns, netns] => Ok(Mark::Run(Owner {
+                name: name.to_string(),
+                pid: number(pid)?,
+                start: number(start)?,
+                pidns: number(pidns)?,
+                netns: number(netns)?,
+            })),
+            _ => Err(()),
+        }
+    }
+}
+
+impl Owner {
+    /// The owner that process `pid` is, under `name`.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn of(name: &str, pid: i32) -> std::io::Result<Owner> {
+        let start = start_time(pid).ok_or(std::io::ErrorKind::NotFound)?;
+        Ok(Owner {
+            name: name.to_string(),
+            pid,
+            start,
+            pidns: namespace("self", "pid")?,
+            netns: namespace(&pid.to_string(), "net")?,
+        })
+    }
+
+    /// Whether the process still runs; unknown (another pid namespace's) counts as running.
+    pub fn is_running(&self) -> bool {
+        match namespace("self", "pid") {
+            Ok(ours) if ours == self.pidns => start_time(self.pid) == Some(self.start),
+            _ => true,
+        }
+    }
+
+    /// Sure to be dead: its process is gone, and no other process is left in its network namespace.
+    ///
+    /// The walk over all processes is off the start path: only a taken address or name leads here.
+    pub fn is_dead(&self) -> bool {
+        !self.is_running() && !any_process_in(self.netns)
+    }
+}
+
+/// Inode number of a namespace of process `pid` ("self" is one): two are the same when these are.
+pub fn namespace(pid: &str, kind: &str) -> std::io::Result<u64> {
+    Ok(fs::metadata(format!("/proc/{pid}/ns/{kind}"))?.ino())
+}
+
+/// Field 22 of `/proc/PID/stat`, or `None` when there is no such process or it is a zombie, which holds nothing.
+fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command's name (field 2) may hold blanks and brackets: count from behind the last one.
+    let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+fn any_process_in(netns: u64) -> bool {
+    let Ok(processes) = fs::read_dir("/proc") else { return true };
+    processes
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.starts_with(|first: char| first.is_ascii_digit()))
+        .any(|pid| namespace(&pid, "net").is_ok_and(|inode| inode == netns))
+}
+
+/// Name of the host end that leases `address`: `hw` and its eight hexadecimal digits.
+pub fn lease_name(address: Ipv4Addr) -> String {
+    format!("hw{:08x}", u32::from(address))
+}
+
+/// The address that a link of this name leases, if it is such a name.
+pub fn leased_address(link: &str) -> Option<Ipv4Addr> {
+    let digits = link.strip_prefix("hw")?;
+    if digits.len() != 8 || digits.bytes().any(|b| b.is_ascii_uppercase()) {
+        return None;
+    }
+    if !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    u32::from_str_radix(digits, 16).ok().map(Ipv4Addr::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_reads_back() {
+        let owner = Owner { name: "n".repeat(127), pid: i32::MAX, start: u64::MAX, pidns: 1 << 32, netns: 1 << 32 };
+        let network = "172.19.0.1/16".parse().unwrap();
+        for mark in [Mark::Run(owner), Mark::Network(network)] {
+            let alias = mark.to_string();
+            assert!(alias.len() < 255, "{alias} is too long for an alias");
+            assert_eq!(alias.parse(), Ok(mark));
+        }
+    }
+
+    #[test]
+    fn what_is_not_ours_is_no_mark() {
+        for alias in ["", "uplink", "hawser 2 run a 1 2 3 4", "hawser 1 run a 1 2 3", "hawser 1 run a 1 2 3 4 5"] {
+            assert_eq!(alias.parse::<Mark>(), Err(()), "{alias}");
+        }
+    }
+
+    #[test]
+    fn a_lease_is_a_name() {
+        assert_eq!(lease_name(Ipv4Addr::new(172, 19, 0, 2)), "hwac130002");
+        assert_eq!(leased_address("hwac130002"), Some(Ipv4Addr::new(172, 19, 0, 2)));
+        for name in ["hwac13000", "hawser0", "hwAC130002", "hw+c130002"] {
+            assert_eq!(leased_address(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn this_process_runs_and_a_finished_one_does_not() {
+        let me = Owner::of("me", std::process::id() as i32).unwrap();
+        assert!(me.is_running());
+        assert!(!Owner { start: me.start + 1, ..me.clone() }.is_running());
+        // Something else lives in our network namespace: this process.
+        assert!(!Owner { start: me.start + 1, ..me }.is_dead());
+    }
+}

@@ -1,0 +1,472 @@
+//! The container's view of files, made in its own mount namespace. [`enter`] is the sequence.
+//!
+//! Paths of the container are opened inside its root (`openat2(2)` with `RESOLVE_IN_ROOT`) and mounted on by
+//! descriptor: a symbolic link in an image cannot lead a mount out of it.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknodat};
+use nix::unistd::{fchdir, pivot_root, symlinkat};
+
+use crate::error::{Doing, Error, Refusal, Result};
+use crate::state;
+use crate::sys::{attach_tree, clone_tree, make_mount, set_mount_attributes};
+
+const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
+const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
+const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
+const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+
+/// Tells about the host or changes it: hidden. (What Docker and runc hide too.)
+const MASKED_PROC: [&CStr; 10] = [
+    c"acpi",
+    c"asound",
+    c"interrupts",
+    c"kcore",
+    c"keys",
+    c"latency_stats",
+    c"sched_debug",
+    c"scsi",
+    c"timer_list",
+    c"timer_stats",
+];
+const MASKED_SYS: [&CStr; 2] = [c"firmware", c"devices/virtual/powercap"];
+/// Changes the host: readable only.
+const READ_ONLY_PROC: [&CStr; 5] = [c"bus", c"fs", c"irq", c"sys", c"sysrq-trigger"];
+
+/// What the container is to see. Paths were checked when this was made.
+#[derive(Debug, Default)]
+pub struct Rootfs {
+    /// The root directory, absolute, or the host's own with a throw-away layer over it.
+    pub directory: Option<PathBuf>,
+    /// The root is mounted read-only.
+    pub is_read_only: bool,
+    /// Bind mounts.
+    pub volumes: Vec<Volume>,
+    /// Empty file systems.
+    pub tmpfs: Vec<PathBuf>,
+    /// `/etc/resolv.conf` and `/etc/hosts` are ours, not the image's.
+    pub binds_resolv: bool,
+    /// Written under `/proc/sys`, as (path, value).
+    pub sysctls: Vec<(String, String)>,
+    /// The network namespace is new, and its switches are ours to set.
+    pub is_new_network: bool,
+}
+
+/// `-v SOURCE:DESTINATION[:ro]`.
+#[derive(Debug, Clone)]
+pub struct Volume {
+    /// On the host, absolute.
+    pub source: PathBuf,
+    /// In the container, absolute.
+    pub destination: PathBuf,
+    /// Cannot be written inside.
+    pub is_read_only: bool,
+}
+
+/// A file or a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    File,
+    Directory,
+}
+
+/// Makes the view and moves into it.
+///
+/// Before: in a mount namespace of our own, the host's files still visible. After: the root is the container's, and
+/// the host's mounts are gone from it. Gives the container's `/dev`, for a terminal. Undone by the end of the namespace.
+///
+/// # Errors
+/// The step that failed and on which path.
+pub fn enter(rootfs: &Rootfs) -> Result<OwnedFd> {
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .doing(|| "make mounts private".into())?;
+    let scratch = mount_scratch()?;
+    let root = mount_root(rootfs)?;
+    mount_proc(&root, rootfs)?;
+    mount_sys(&root, &scratch)?;
+    let dev = mount_dev(&root)?;
+    mask_proc(&root, &dev, &scratch)?;
+    mount_volumes(&root, rootfs)?;
+    if rootfs.binds_resolv {
+        bind_resolv(&root, &scratch)?;
+    }
+    if rootfs.is_read_only {
+        set_mount_attributes(&root, RDONLY, false).doing(|| "make the root read-only".into())?;
+    }
+    fchdir(&root).doing(|| "enter the root".into())?;
+    pivot_root(".", ".").doing(|| "pivot_root".into())?;
+    umount2(".", MntFlags::MNT_DETACH).doing(|| "unmount the host's root".into())?;
+    Ok(dev)
+}
+
+/// A tmpfs of our own over `/run/hawser` (in this namespace only): what is bound into the container comes from it,
+/// and it goes with the host's root.
+fn mount_scratch() -> Result<OwnedFd> {
+    let scratch = make_mount(c"tmpfs", &[(c"mode", c"755")], NOSUID | NODEV).doing(|| "make a tmpfs".into())?;
+    let place = open_path(Path::new(state::DIRECTORY)).doing(|| format!("open {}", state::DIRECTORY))?;
+    attach_tree(&scratch, &place).doing(|| format!("mount a tmpfs on {}", state::DIRECTORY))?;
+    for directory in ["empty", "upper", "work"] {
+        mkdirat(&scratch, directory, Mode::from_bits_truncate(0o755)).doing(|| format!("make {directory}"))?;
+    }
+    Ok(scratch)
+}
+
+fn mount_root(rootfs: &Rootfs) -> Result<OwnedFd> {
+    let Some(directory) = &rootfs.directory else { return mount_copy_of_host() };
+    let doing = || format!("bind root file system {}", directory.display());
+    let place = open_path(directory).doing(doing)?;
+    let root = clone_tree(&place, c"", true).doing(doing)?;
+    attach_tree(&root, &place).doing(doing)?;
+    Ok(root)
+}
+
+fn mount_copy_of_host() -> Result<OwnedFd> {
+    let doing = || "mount an overlay over /".to_string();
+    let upper = CString::new(format!("{}/upper", state::DIRECTORY)).map_err(|_| Errno::EINVAL).doing(doing)?;
+    let work = CString::new(format!("{}/work", state::DIRECTORY)).map_err(|_| Errno::EINVAL).doing(doing)?;
+    let options: [(&CStr, &CStr); 3] = [(c"lowerdir", c"/"), (c"upperdir", &upper), (c"workdir", &work)];
+    let root = make_mount(c"overlay", &options, 0).doing(doing).map_err(|error| {
+        let cure = "the kernel refuses an overlay of / here (no CONFIG_OVERLAY_FS, or a user namespace): give --rootfs DIR";
+        [Errno::EPERM, Errno::EINVAL, Errno::ENODEV].into_iter().fold(error, |error, errno| error.cure(errno, cure))
+    })?;
+    let place = open_path(Path::new(state::DIRECTORY)).doing(doing)?;
+    attach_tree(&root, &place).doing(doing)?;
+    Ok(root)
+}
+
+fn mount_proc(root: &OwnedFd, rootfs: &Rootfs) -> Result<()> {
+    let proc = mount_new(root, c"proc", &[], "proc", NOSUID | NODEV | NOEXEC)?;
+    if rootfs.is_new_network {
+        allow_ping(&proc)?;
+    }
+    for (path, value) in &rootfs.sysctls {
+        write_at(&proc, &format!("sys/{path}"), value).doing(|| format!("write {value} to /proc/sys/{path}"))?;
+    }
+    Ok(())
+}
+
+/// `ping` for every user, without a capability (icmp(7)): a new network namespace allows it to no group.
+fn allow_ping(proc: &OwnedFd) -> Result<()> {
+    let path = "sys/net/ipv4/ping_group_range";
+    let written = match write_at(proc, path, "0 2147483647") {
+        // In a user namespace only its own groups can be named.
+        Err(refusal) if refusal.errno == Errno::EINVAL => write_at(proc, path, "0 0"),
+        written => written,
+    };
+    match written {
+        Err(refusal) if matches!(refusal.errno, Errno::ENOENT | Errno::EROFS) => Ok(()),
+        written => written.doing(|| format!("write /proc/{path}")),
+    }
+}
+
+fn write_at(directory: &OwnedFd, path: &str, value: &str) -> std::result::Result<(), Refusal> {
+    let file = openat(directory, path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    nix::unistd::write(&file, value.as_bytes())?;
+    Ok(())
+}
+
+fn mask_proc(root: &OwnedFd, dev: &OwnedFd, scratch: &OwnedFd) -> Result<()> {
+    let proc = open_in_root(root, Path::new("proc"), OFlag::O_PATH).doing(|| "open /proc".into())?;
+    for path in READ_ONLY_PROC {
+        remount(&proc, path, RDONLY | NOSUID | NODEV | NOEXEC)?;
+    }
+    // The switches of its own network are the container's (the kernel shows those of the host read-only).
+    remount(&proc, c"sys/net", NOSUID | NODEV | NOEXEC)?;
+    for path in MASKED_PROC {
+        mask(&proc, path, dev, scratch)?;
+    }
+    Ok(())
+}
+
+fn mount_sys(root: &OwnedFd, scratch: &OwnedFd) -> Result<()> {
+    let sys = match mount_new(root, c"sysfs", &[], "sys", RDONLY | NOSUID | NODEV | NOEXEC) {
+        // A user namespace may mount the sysfs of its own network namespace only: the host's as it is, then.
+        Err(error) if error.errno == Some(Errno::EPERM) => {
+            let doing = || "bind /sys".to_string();
+            let place = open_in_root(root, Path::new("sys"), OFlag::O_PATH).doing(doing)?;
+            let sys = clone_tree(AT_FDCWD, c"/sys", true).doing(doing)?;
+            set_mount_attributes(&sys, RDONLY | NOSUID | NODEV | NOEXEC, true).doing(doing)?;
+            attach_tree(&sys, &place).doing(doing)?;
+            sys
+        }
+        mounted => mounted?,
+    };
+    for path in MASKED_SYS {
+        mask(&sys, path, scratch, scratch)?;
+    }
+    Ok(())
+}
+
+/// Hides a path: a file behind the null device, a directory behind an empty one.
+fn mask(under: &OwnedFd, path: &CStr, dev: &OwnedFd, scratch: &OwnedFd) -> Result<()> {
+    let doing = || format!("mask {}", path.to_string_lossy());
+    let Some(place) = open_if_there(under, path).doing(doing)? else { return Ok(()) };
+    let is_directory = is_directory(&place).doing(doing)?;
+    let cover = if is_directory { clone_tree(scratch, c"empty", false) } else { clone_tree(dev, c"null", false) };
+    let cover = cover.doing(doing)?;
+    if is_directory {
+        set_mount_attributes(&cover, RDONLY, false).doing(doing)?;
+    }
+    attach_tree(&cover, &place).doing(doing)
+}
+
+/// Mounts a path over itself with other attributes; what is not there needs none.
+fn remount(under: &OwnedFd, path: &CStr, attributes: u64) -> Result<()> {
+    let doing = || format!("remount {}", path.to_string_lossy());
+    let Some(place) = open_if_there(under, path).doing(doing)? else { return Ok(()) };
+    let tree = clone_tree(&place, c"", false).doing(doing)?;
+    set_mount_attributes(&tree, attributes, false).doing(doing)?;
+    attach_tree(&tree, &place).doing(doing)
+}
+
+fn mount_dev(root: &OwnedFd) -> Result<OwnedFd> {
+    let doing = || "make /dev".to_string();
+    let dev = mount_new(root, c"tmpfs", &[(c"mode", c"755"), (c"size", c"65536k")], "dev", NOSUID | NOEXEC)?;
+    for (name, major, minor) in
+        [(c"null", 1, 3), (c"zero", 1, 5), (c"full", 1, 7), (c"random", 1, 8), (c"urandom", 1, 9), (c"tty", 5, 0)]
+    {
+        let mode = Mode::from_bits_truncate(0o666);
+        match mknodat(&dev, name, SFlag::S_IFCHR, mode, makedev(major, minor)) {
+            // A user namespace may make no device nodes: the host's, bound.
+            Err(Errno::EPERM) => bind_device(&dev, name)?,
+            made => made.doing(|| format!("make /dev/{}", name.to_string_lossy()))?,
+        }
+    }
+    for (target, name) in [
+        ("/proc/self/fd", "fd"),
+        ("/proc/self/fd/0", "stdin"),
+        ("/proc/self/fd/1", "stdout"),
+        ("/proc/self/fd/2", "stderr"),
+        ("pts/ptmx", "ptmx"),
+    ] {
+        symlinkat(target, &dev, name).doing(doing)?;
+    }
+    for name in ["pts", "shm"] {
+        mkdirat(&dev, name, Mode::from_bits_truncate(0o755)).doing(doing)?;
+    }
+    // Group 5 is tty, as everywhere; a user namespace may have none.
+    let with_group: [(&CStr, &CStr); 3] = [(c"ptmxmode", c"666"), (c"mode", c"620"), (c"gid", c"5")];
+    if let Err(error) = mount_new(&dev, c"devpts", &with_group, "pts", NOSUID | NOEXEC) {
+        if error.errno != Some(Errno::EINVAL) {
+            return Err(error);
+        }
+        mount_new(&dev, c"devpts", &with_group[..2], "pts", NOSUID | NOEXEC)?;
+    }
+    mount_new(&dev, c"tmpfs", &[(c"mode", c"1777"), (c"size", c"65536k")], "shm", NOSUID | NODEV | NOEXEC)?;
+    Ok(dev)
+}
+
+fn bind_device(dev: &OwnedFd, name: &CStr) -> Result<()> {
+    let doing = || format!("bind /dev/{}", name.to_string_lossy());
+    let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+    let place = openat(dev, name, flags, Mode::from_bits_truncate(0o666)).doing(doing)?;
+    let host = CString::new(format!("/dev/{}", name.to_string_lossy())).map_err(|_| Errno::EINVAL).doing(doing)?;
+    let device = clone_tree(AT_FDCWD, &host, false).doing(doing)?;
+    attach_tree(&device, &place).doing(doing)
+}
+
+fn mount_volumes(root: &OwnedFd, rootfs: &Rootfs) -> Result<()> {
+    for destination in &rootfs.tmpfs {
+        let doing = || format!("mount a tmpfs on {}", destination.display());
+        let place = open_or_make(root, destination, Kind::Directory, Parents::Make).doing(doing)?;
+        let tmpfs = make_mount(c"tmpfs", &[(c"mode", c"1777")], NOSUID | NODEV).doing(doing)?;
+        attach_tree(&tmpfs, &place).doing(doing)?;
+    }
+    for Volume { source, destination, is_read_only } in &rootfs.volumes {
+        let doing = || format!("bind {} on {}", source.display(), destination.display());
+        let from = open_path(source).doing(doing)?;
+        let kind = if is_directory(&from).doing(doing)? { Kind::Directory } else { Kind::File };
+        let place = open_or_make(root, destination, kind, Parents::Make).doing(doing)?;
+        let tree = clone_tree(&from, c"", true).doing(doing)?;
+        if *is_read_only {
+            set_mount_attributes(&tree, RDONLY, true).doing(doing)?;
+        }
+        attach_tree(&tree, &place).doing(doing)?;
+    }
+    Ok(())
+}
+
+/// The container's resolv.conf and hosts are files of our own, bound over the image's: two containers may share one
+/// root file system. init fills them.
+fn bind_resolv(root: &OwnedFd, scratch: &OwnedFd) -> Result<()> {
+    for (name, path) in [(c"resolv.conf", "etc/resolv.conf"), (c"hosts", "etc/hosts")] {
+        let doing = || format!("bind a file of our own on /{path}");
+        let flags = OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        openat(scratch, name, flags, Mode::from_bits_truncate(0o644)).doing(doing)?;
+        let place = open_or_make(root, Path::new(path), Kind::File, Parents::MustExist).doing(doing).map_err(|error| {
+            let cure = "make an empty file there in the root file system, or use --resolv=off";
+            [Errno::EROFS, Errno::ENOENT, Errno::ENOTDIR, Errno::EACCES, Errno::EISDIR, Errno::ELOOP]
+                .into_iter()
+                .fold(error, |error, errno| error.cure(errno, cure))
+        })?;
+        let file = clone_tree(scratch, name, false).doing(doing)?;
+        attach_tree(&file, &place).doing(doing)?;
+    }
+    Ok(())
+}
+
+/// A new file system on `path` under `root`.
+fn mount_new(root: &OwnedFd, kind: &CStr, options: &[(&CStr, &CStr)], path: &str, attributes: u64) -> Result<OwnedFd> {
+    let doing = || format!("mount {} on /{path}", kind.to_string_lossy());
+    let place = open_in_root(root, Path::new(path), OFlag::O_PATH | OFlag::O_DIRECTORY).doing(doing)?;
+    let made = make_mount(kind, options, attributes).doing(doing)?;
+    attach_tree(&made, &place).doing(doing)?;
+    Ok(made)
+}
+
+fn open_path(path: &Path) -> nix::Result<OwnedFd> {
+    openat(AT_FDCWD, path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+fn open_if_there(under: &OwnedFd, path: &CStr) -> nix::Result<Option<OwnedFd>> {
+    match openat(under, path, OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty()) {
+        Err(Errno::ENOENT) => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
+fn is_directory(fd: &OwnedFd) -> nix::Result<bool> {
+    let mode = nix::sys::stat::fstat(fd)?.st_mode;
+    Ok(mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits())
+}
+
+/// Opens a path of the container: symbolic links, absolute ones too, end inside `root`.
+///
+/// # Errors
+/// As openat2(2).
+pub fn open_in_root(root: impl AsFd, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    loop {
+        // EAGAIN: something was renamed meanwhile, and the kernel could not prove that ".." stayed inside.
+        match openat2(root.as_fd(), path, how) {
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            opened => return opened,
+        }
+    }
+}
+
+/// What to do about missing directories on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Parents {
+    Make,
+    MustExist,
+}
+
+/// Opens a path of the container, and makes it, empty, when it is missing; a symbolic link that leads nowhere is
+/// followed inside the root, and what it names is made.
+fn open_or_make(root: &OwnedFd, path: &Path, kind: Kind, parents: Parents) -> nix::Result<OwnedFd> {
+    make_in_root(root, path.to_path_buf(), kind, parents, 0)
+}
+
+fn make_in_root(root: &OwnedFd, path: PathBuf, kind: Kind, parents: Parents, depth: u32) -> nix::Result<OwnedFd> {
+    const DEEPEST: u32 = 40; // as many links as the kernel follows, path_resolution(7)
+    match open_in_root(root, &path, OFlag::O_PATH) {
+        Ok(found) if is_directory(&found)? == (kind == Kind::Directory) => return Ok(found),
+        Ok(_) => return Err(if kind == Kind::Directory { Errno::ENOTDIR } else { Errno::EISDIR }),
+        Err(Errno::ENOENT) if depth < DEEPEST => {}
+        Err(errno) => return Err(errno),
+    }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::ENOENT) };
+    let directory = match open_in_root(root, if parent.as_os_str().is_empty() { Path::new("/") } else { parent }, OFlag::O_PATH) {
+        Err(Errno::ENOENT) if parents == Parents::Make => {
+            make_in_root(root, parent.to_path_buf(), Kind::Directory, parents, depth + 1)?
+        }
+        opened => opened?,
+    };
+    let name = CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL)?;
+    if let Ok(target) = readlinkat(&directory, name.as_c_str()) {
+        // Its way was never there: a link that dangles says where the file is to be, and so its directories.
+        return make_in_root(root, parent.join(target), kind, Parents::Make, depth + 1);
+    }
+    match kind {
+        Kind::Directory => match mkdirat(&directory, name.as_c_str(), Mode::from_bits_truncate(0o755)) {
+            Err(Errno::EEXIST) => {}
+            made => made?,
+        },
+        Kind::File => {
+            let flags = OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+            openat(&directory, name.as_c_str(), flags, Mode::from_bits_truncate(0o644))?;
+        }
+    }
+    let found = openat(&directory, name.as_c_str(), OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
+    Ok(found)
+}
+
+/// Refuses a root file system that cannot be one, before anything is made.
+///
+/// # Errors
+/// Not there, not a directory, or without the directories that are mounted on.
+pub fn check(directory: &Path) -> Result<PathBuf> {
+    let shown = directory.display();
+    let whole = directory.canonicalize().doing(|| format!("open root file system {shown}"))?;
+    let root = openat(AT_FDCWD, &whole, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .doing(|| format!("open root file system {shown}"))?;
+    let missing: Vec<String> = ["proc", "sys", "dev"]
+        .iter()
+        .filter(|name| open_in_root(&root, Path::new(name), OFlag::O_PATH | OFlag::O_DIRECTORY).is_err())
+        .map(|name| format!("/{name}"))
+        .collect();
+    if !missing.is_empty() {
+        let list = missing.join(", ");
+        return Err(Error::new(format!(
+            "use root file system {shown}: it has no directory {list} to mount on; make it: mkdir {}",
+            missing.iter().map(|name| format!("{shown}{name}")).collect::<Vec<_>>().join(" ")
+        )));
+    }
+    Ok(whole)
+}
+
+/// `true` when two descriptors are the same file: for a check that a bind mount took.
+#[cfg(test)]
+fn same(a: &OwnedFd, b: &OwnedFd) -> bool {
+    let (a, b) = (nix::sys::stat::fstat(a).unwrap(), nix::sys::stat::fstat(b).unwrap());
+    (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn root(name: &str) -> (PathBuf, OwnedFd) {
+        let path = std::env::temp_dir().join(format!("hawser-rootfs-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(path.join("etc")).unwrap();
+        let fd = open_path(&path).unwrap();
+        (path, fd)
+    }
+
+    #[test]
+    fn a_link_that_leads_out_ends_inside() {
+        let (path, fd) = root("out");
+        for (link, target) in [("a", "/run/deep/er/file"), ("b", "../../../../../run/deep/er/file"), ("c", "../etc/b")] {
+            symlink(target, path.join("etc").join(link)).unwrap();
+            let made = open_or_make(&fd, &Path::new("etc").join(link), Kind::File, Parents::MustExist).unwrap();
+            let inside = open_path(&path.join("run/deep/er/file")).unwrap();
+            assert!(same(&made, &inside), "{link} -> {target}");
+        }
+        assert!(!Path::new("/run/deep").exists());
+        fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_made_is_an_errno() {
+        let (path, fd) = root("not");
+        symlink("loop", path.join("etc/loop")).unwrap();
+        let make = |p: &str, kind, parents| open_or_make(&fd, Path::new(p), kind, parents).map(drop);
+        assert_eq!(make("etc/loop", Kind::File, Parents::Make), Err(Errno::ELOOP));
+        assert_eq!(make("usr/etc/hosts", Kind::File, Parents::MustExist), Err(Errno::ENOENT));
+        assert_eq!(make("etc", Kind::File, Parents::Make), Err(Errno::EISDIR));
+        assert_eq!(make("/srv/www", Kind::Directory, Parents::Make), Ok(()));
+        assert!(path.join("srv/www").is_dir());
+        fs::remove_dir_all(path).unwrap();
+    }
+}

@@ -1,0 +1,283 @@
+//! `run`: from the options to a supervised container, in the foreground or by itself.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::fcntl::OFlag;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::pipe2;
+
+use crate::attach::{self, Command, Container, NetworkChoice, Request, StdioChoice};
+use crate::bridge::DEFAULT_BRIDGE;
+use crate::cli::{self, Resolv, Switch};
+use crate::control;
+use crate::dns::Resolvers;
+use crate::error::{Doing, Error, Result};
+use crate::ls::Description;
+use crate::rootfs::{self, Rootfs};
+use crate::signals::Signals;
+use crate::state;
+use crate::steps::{Steps, warn};
+use crate::supervisor::{self, Supervisor};
+use crate::sys::{self, Clone};
+use crate::terminal::{self, Output, Terminal};
+use crate::user::{self, User};
+
+/// Where programs are, inside.
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Runs a container. Gives the exit code.
+///
+/// # Errors
+/// What went wrong before the command ran.
+pub fn run(options: cli::Run, mut steps: Steps) -> Result<u8> {
+    need_privileges("run a container")?;
+    check_preserved(options.preserve_fds)?;
+    let (request, command) = plan(&options)?;
+    if options.detach {
+        return run_detached(&options, &request, command, steps);
+    }
+    let signals = Signals::block()?;
+    let container = start(&request, command, &signals, &mut steps)?;
+    let supervisor = supervise(&options, &request, container, signals)?;
+    Ok(supervisor.wait())
+}
+
+fn start(request: &Request, command: Command, signals: &Signals, steps: &mut Steps) -> Result<Container> {
+    if request.writes_resolv && Resolvers::choose(&request.resolvers).servers.is_empty() && has_way_out(request) {
+        warn("no resolver for the container: the host has none but on loopback addresses; name one with --dns");
+    }
+    attach::run(request, command, signals, steps)
+}
+
+fn has_way_out(request: &Request) -> bool {
+    request.network != NetworkChoice::None
+}
+
+/// The supervisor is a process of its own; the caller hears from it once the command runs.
+fn run_detached(options: &cli::Run, request: &Request, command: Command, mut steps: Steps) -> Result<u8> {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC).doing(|| "make a pipe".into())?;
+    match sys::clone_process(0).doing(|| "start a supervisor".into())? {
+        Clone::Parent(_, pidfd) => {
+            drop(write);
+            let mut said = String::new();
+            File::from(read).read_to_string(&mut said).doing(|| "wait for the supervisor".into())?;
+            if !said.is_empty() {
+                return crate::show(&said);
+            }
+            // It has said why itself.
+            match waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED) {
+                Ok(WaitStatus::Exited(_, code)) => Ok(code as u8),
+                _ => Err(Error::new("start a supervisor: it was killed")),
+            }
+        }
+        Clone::Child => {
+            drop(read);
+            nix::unistd::setsid().doing(|| "start a session".into())?;
+            let signals = Signals::block()?;
+            let container = start(request, command, &signals, &mut steps)?;
+            let mut supervisor = supervise(options, request, container, signals)?;
+            if let Err((code, text)) = supervisor.wait_for_exec() {
+                supervisor.wait();
+                return Err(Error::new(text).with_code(code));
+            }
+            supervisor::detach().doing(|| "let go of the caller".into())?;
+            // The caller may be gone; the container is not.
+            let _ = File::from(write).write_all(format!("{}\n", request.name).as_bytes());
+            Ok(supervisor.wait())
+        }
+    }
+}
+
+fn supervise(options: &cli::Run, request: &Request, container: Container, signals: Signals) -> Result<Supervisor> {
+    let terminal = match container.child.terminal.as_ref().and_then(terminal::receive) {
+        Some(host_side) if options.detach => {
+            Some(Terminal::join(host_side, Output::Log(attach::open_log(&request.name)?))?)
+        }
+        Some(host_side) => Some(Terminal::join(host_side, Output::Standard)?),
+        None => None,
+    };
+    let description = describe(options, request, &container);
+    Ok(Supervisor::new(container, terminal, signals, description, Duration::from_secs(options.grace)))
+}
+
+fn describe(options: &cli::Run, request: &Request, container: &Container) -> Description {
+    let attachment = container.attachment.as_ref();
+    let network = match &request.network {
+        NetworkChoice::None => "none".to_string(),
+        NetworkChoice::Host => "host".to_string(),
+        NetworkChoice::Container(name) => format!("container:{name}"),
+        NetworkChoice::Path(path) => format!("ns:{}", path.display()),
+        _ => attachment.map_or_else(String::new, |attachment| attachment.network.name.clone()),
+    };
+    Description {
+        name: request.name.clone(),
+        status: "running".into(),
+        pid: container.child.pid.as_raw(),
+        supervisor: std::process::id(),
+        started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
+        command: options.command.clone(),
+        rootfs: options.rootfs.as_ref().map(|path| path.display().to_string()),
+        user: container.user,
+        hostname: request.hostname.clone(),
+        network,
+        address: attachment.map(|attachment| attachment.veth.address),
+        subnet: attachment.map(|attachment| attachment.network.subnet.to_string()),
+        gateway: attachment.map(|attachment| attachment.network.gateway),
+        veth: attachment.map(|attachment| attachment.veth.name.clone()),
+        mac: attachment.map(|attachment| crate::address::DisplayMac(attachment.veth.mac).to_string()),
+        mtu: attachment.map(|attachment| attachment.mtu),
+        is_detached: options.detach,
+        log: options.detach.then(|| state::path(&request.name, "log").display().to_string()),
+    }
+}
+
+/// Refuses early, in words, what the kernel would refuse later with an errno.
+///
+/// # Errors
+/// A capability is missing.
+pub fn need_privileges(what: &str) -> Result<()> {
+    // capabilities(7): CAP_NET_ADMIN and CAP_SYS_ADMIN.
+    const NEEDED: u64 = 1 << 12 | 1 << 21;
+    let have = sys::effective_capabilities().doing(|| "read our capabilities".into())?;
+    if have & NEEDED == NEEDED {
+        return Ok(());
+    }
+    Err(Error::new(format!(
+        "{what}: permission denied (EPERM): it takes root: use sudo, or try it in namespaces of your own: unshare -rnm"
+    )))
+}
+
+/// The descriptors that are to be handed on are there. Before we open any of our own.
+fn check_preserved(count: u32) -> Result<()> {
+    for fd in 3..3 + count as i32 {
+        let doing = || format!("preserve file descriptor {fd}");
+        sys::is_open(fd).doing(doing)?;
+    }
+    Ok(())
+}
+
+fn plan(options: &cli::Run) -> Result<(Request, Command)> {
+    if let Some(option) = options.option_of_a_network() {
+        if !matches!(options.network, NetworkChoice::Bridge | NetworkChoice::PointToPoint) {
+            return Err(Error::new(format!(
+                "read the command line: {option} needs a network of the container's own: --network bridge or ptp"
+            )));
+        }
+    }
+    if options.bridge.is_some() && options.network == NetworkChoice::PointToPoint {
+        return Err(Error::new("read the command line: --network ptp has no bridge; leave --bridge out"));
+    }
+    let directory = options.rootfs.as_deref().map(rootfs::check).transpose()?;
+    let user = match &options.user {
+        Some(asked) => user::find(asked, directory.as_deref())?,
+        None => User::default(),
+    };
+    let name = options.name.clone().unwrap_or_else(|| format!("box-{:08x}", sys::random_u32()));
+    let hostname = options.hostname.clone().unwrap_or_else(|| name.chars().take(63).collect());
+    let is_new_network =
+        matches!(options.network, NetworkChoice::Bridge | NetworkChoice::PointToPoint | NetworkChoice::None);
+    if !is_new_network && !options.sysctl.is_empty() {
+        return Err(Error::new("read the command line: --sysctl needs a network namespace of the container's own"));
+    }
+    let rootfs = Rootfs {
+        directory,
+        is_read_only: options.read_only,
+        volumes: options.volume.clone(),
+        tmpfs: options.tmpfs.clone(),
+        binds_resolv: options.resolv == Resolv::Required,
+        sysctls: options.sysctl.clone(),
+        is_new_network,
+    };
+    let stdio = match (options.wants_terminal(), options.detach) {
+        (true, _) => StdioChoice::Terminal,
+        (false, true) => StdioChoice::Log,
+        (false, false) => StdioChoice::Inherit,
+    };
+    let environment = environment(options, &user, &hostname);
+    let is_root = user.uid == 0;
+    let command = Command {
+        rootfs,
+        stdio,
+        workdir: options.workdir.clone(),
+        capabilities: options.capabilities(),
+        ambient: if is_root { Vec::new() } else { ambient(options) },
+        no_new_privileges: options.no_new_privileges == Switch::On,
+        preserved: options.preserve_fds,
+        init: options.open_init()?,
+        words: options.command.clone(),
+        environment,
+        user,
+    };
+    let request = Request {
+        name,
+        network: options.network.clone(),
+        bridge: options.bridge.clone().unwrap_or_else(|| DEFAULT_BRIDGE.to_string()),
+        subnet: options.subnet,
+        address: options.ip,
+        mac: options.mac,
+        mtu: options.mtu,
+        resolvers: Resolvers {
+            servers: options.dns.clone(),
+            search: options.dns_search.clone(),
+            options: options.dns_option.clone(),
+        },
+        writes_resolv: options.resolv == Resolv::Required,
+        hosts: options.add_host.clone(),
+        hostname,
+    };
+    Ok((request, command))
+}
+
+/// A user who is not root gets what was asked for by name, and no more.
+fn ambient(options: &cli::Run) -> Vec<String> {
+    let kept = options.capabilities();
+    options.cap_add.iter().filter(|name| kept.contains(name)).cloned().collect()
+}
+
+fn environment(options: &cli::Run, user: &User, hostname: &str) -> Vec<String> {
+    let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_string());
+    let mut all =
+        vec![PATH.to_string(), format!("HOME={}", user.home), format!("TERM={term}"), format!("HOSTNAME={hostname}")];
+    for variable in &options.env {
+        let name = variable.split('=').next().unwrap_or_default();
+        all.retain(|other| other.split('=').next() != Some(name));
+        all.push(variable.clone());
+    }
+    all
+}
+
+/// `wait`: the exit code of a container, now or when it has one.
+///
+/// # Errors
+/// There is and was no such container.
+pub fn wait_for(name: &str) -> Result<u8> {
+    let answer = control::ask(name, "wait");
+    let code = match &answer {
+        Ok(answer) => answer.strip_prefix("exit ").map(str::to_string),
+        Err(_) => None,
+    };
+    // It ended before we asked, or its supervisor was killed meanwhile.
+    let code = code.or_else(|| std::fs::read_to_string(state::path(name, "code")).ok());
+    if let Some(code) = code.and_then(|code| code.trim().parse().ok()) {
+        return Ok(code);
+    }
+    Err(match answer {
+        Err(error) => control::no_such(name, &error),
+        Ok(_) => Error::new(format!("wait for container {name}: its supervisor was killed, and the exit code with it")),
+    })
+}
+
+/// `rm`: forgets what an ended container has left.
+///
+/// # Errors
+/// It runs, or left nothing.
+pub fn forget(name: &str) -> Result<()> {
+    if let Ok(pid) = control::pid_of(name) {
+        return Err(Error::new(format!("forget container {name}: it runs (pid {pid}); host-helper stop {name} ends it")));
+    }
+    let removed = ["sock", "log", "code"].map(|extension| std::fs::remove_file(state::path(name, extension)).is_ok());
+    if removed.contains(&true) { Ok(()) } else { Err(control::no_such(name, &ErrorKind::NotFound.into())) }
+}

@@ -1,0 +1,282 @@
+//! The container's first process: cloned into its namespaces, moved into its files, and then init.
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, SealFlag, fcntl, openat};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, execveat, pipe2, setsid};
+
+use crate::error::{Doing, Error, OURS, Result};
+use crate::rootfs::{self, Rootfs};
+use crate::sys::{self, Clone};
+use crate::terminal;
+
+/// init for containers, as built with this program.
+const EMBEDDED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
+
+/// Which network namespace the container is in.
+#[derive(Debug)]
+pub enum NetworkNamespace {
+    /// One of its own.
+    New,
+    /// One that is there.
+    Join(OwnedFd),
+    /// The host's.
+    Host,
+}
+
+/// Where the command's standard descriptors lead.
+#[derive(Debug)]
+pub enum Stdio {
+    /// Where ours do.
+    Inherit,
+    /// To a terminal of its own.
+    Terminal,
+    /// Nothing comes in, and what comes out goes to this file.
+    Log(File),
+}
+
+/// All that the child needs to know.
+pub struct Spawn {
+    /// Its network namespace.
+    pub network: NetworkNamespace,
+    /// Its files.
+    pub rootfs: Rootfs,
+    /// Its standard descriptors.
+    pub stdio: Stdio,
+    /// Who owns its terminal.
+    pub user: u32,
+    /// How many descriptors from 3 on the command inherits.
+    pub preserved: u32,
+    /// init itself.
+    pub init: OwnedFd,
+    /// The command and its arguments.
+    pub command: Vec<CString>,
+    /// `KEY=VALUE`.
+    pub environment: Vec<CString>,
+}
+
+/// The host's ends of a new child.
+pub struct Child {
+    /// As this pid namespace counts.
+    pub pid: Pid,
+    /// Names it for good.
+    pub pidfd: OwnedFd,
+    /// The config message goes in here, and then `go`.
+    pub config: File,
+    /// What init and the child before it say comes out here.
+    pub status: File,
+    /// Where the host's side of a terminal comes from.
+    pub terminal: Option<UnixStream>,
+}
+
+/// init: from `path`, from the installed place beside this program, or the embedded one in a sealed memory file.
+/// Whichever it is, the container cannot write to it: a running image is busy, and the mount is not its own.
+///
+/// # Errors
+/// A file that cannot be opened.
+pub fn open_init(path: Option<&Path>) -> Result<OwnedFd> {
+    let open = |path: &Path| openat(AT_FDCWD, path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
+    if let Some(path) = path {
+        return open(path).doing(|| format!("open init {}", path.display()));
+    }
+    let program = std::env::current_exe().ok();
+    let installed = program.as_deref().and_then(|path| Some(path.parent()?.parent()?.join("libexec/hawser/init")));
+    if let Some(found) = installed.and_then(|path| open(&path).ok()) {
+        return Ok(found);
+    }
+    let doing = || "put init into memory".to_string();
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let memory = memfd_create(c"init", flags).doing(doing)?;
+    let mut file = File::from(memory);
+    file.write_all(EMBEDDED).doing(doing)?;
+    let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).doing(doing)?;
+    Ok(file.into())
+}
+
+/// Clones the child; it goes on by itself until init waits for its config.
+///
+/// Undone by killing it.
+///
+/// # Errors
+/// No processes, namespaces or descriptors left; not allowed.
+pub fn spawn(spawn: &Spawn) -> Result<Child> {
+    let doing = || "make a pipe".to_string();
+    let (config_read, config_write) = pipe2(OFlag::O_CLOEXEC).doing(doing)?;
+    let (status_read, status_write) = pipe2(OFlag::O_CLOEXEC).doing(doing)?;
+    let (host_end, child_end) = match spawn.stdio {
+        Stdio::Terminal => Some(terminal::channel()?).unzip(),
+        _ => (None, None),
+    };
+    let cloned = sys::clone_process(namespaces(&spawn.network)).doing(|| "clone into new namespaces".into());
+    match cloned.map_err(explain_clone)? {
+        Clone::Parent(pid, pidfd) => {
+            let (config, status) = (config_write.into(), status_read.into());
+            Ok(Child { pid, pidfd, config, status, terminal: host_end })
+        }
+        Clone::Child => {
+            drop((config_write, status_read, host_end));
+            let mut status = File::from(status_write);
+            let Err(error) = become_init(spawn, &config_read, &status, child_end);
+            let _ = status.write_all(format!("{FAILED} {error}\n").as_bytes());
+            std::process::exit(OURS.into())
+        }
+    }
+}
+
+/// First word of what the child says on the status pipe when it fails before it is init; the sentence follows.
+pub const FAILED: &str = "failed";
+
+fn namespaces(network: &NetworkNamespace) -> i32 {
+    let mut flags = CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWCGROUP;
+    if matches!(network, NetworkNamespace::New) {
+        flags |= CloneFlags::CLONE_NEWNET;
+    }
+    flags.bits()
+}
+
+fn explain_clone(error: Error) -> Error {
+    error
+        .cure(Errno::EPERM, "run as root (sudo), or inside `unshare -rnm`")
+        .cure(Errno::EINVAL, "the kernel lacks a namespace: enable CONFIG_NET_NS, PID_NS, IPC_NS, UTS_NS and CGROUPS")
+        .cure(Errno::ENOSPC, "the limits in /proc/sys/user/max_*_namespaces are reached; raise them")
+        .cure(Errno::EAGAIN, "no more processes are allowed; raise RLIMIT_NPROC or kernel.pid_max")
+}
+
+/// In the child. Only returns when something fails.
+fn become_init(
+    spawn: &Spawn,
+    config: &OwnedFd,
+    status: &File,
+    terminal: Option<UnixStream>,
+) -> Result<std::convert::Infallible> {
+    // init sets it again: a change of user clears it.
+    set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
+    setsid().doing(|| "start a session".into())?;
+    // The host's keys stay the host's; a kernel without keyrings has none.
+    let _ = sys::join_session_keyring();
+    if let NetworkNamespace::Join(namespace) = &spawn.network {
+        setns(namespace, CloneFlags::CLONE_NEWNET).doing(|| "join the network namespace".into())?;
+    }
+    umask(Mode::empty());
+    let dev = rootfs::enter(&spawn.rootfs)?;
+    umask(Mode::from_bits_truncate(0o022));
+    match (&spawn.stdio, terminal) {
+        (Stdio::Terminal, Some(to_host)) => terminal::take(&dev, spawn.user, &to_host)?,
+        (Stdio::Log(log), _) => {
+            let doing = || "redirect the command's output".to_string();
+            let nothing = openat(&dev, "null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).doing(doing)?;
+            dup2_stdin(nothing).doing(doing)?;
+            dup2_stdout(log).doing(doing)?;
+            dup2_stderr(log).doing(doing)?;
+        }
+        _ => {}
+    }
+    exec_init(spawn, config.as_fd().as_raw_fd(), status.as_raw_fd())
+}
+
+fn exec_init(spawn: &Spawn, config: RawFd, status: RawFd) -> Result<std::convert::Infallible> {
+    let doing = || "execute init".to_string();
+    let first_free = 3 + spawn.preserved as RawFd;
+    sys::close_on_exec_from(3).doing(doing)?;
+    // Above the descriptors that the command inherits, whatever they are.
+    let raise = |fd: RawFd| sys::duplicate_from(fd, first_free).doing(doing);
+    let (config, status) = (raise(config)?, raise(status)?);
+    for fd in 3..first_free {
+        sys::keep_over_exec(fd).doing(|| format!("preserve file descriptor {fd}"))?;
+    }
+    let mut arguments: Vec<CString> =
+        [c"init", c"--config"].map(CStr::to_owned).into_iter().collect();
+    let number = |text: String| CString::new(text).unwrap_or_default();
+    arguments.push(number(format!("fd:{config}")));
+    arguments.push(c"--status-fd".to_owned());
+    arguments.push(number(status.to_string()));
+    arguments.push(c"--".to_owned());
+    arguments.extend(spawn.command.iter().cloned());
+    execveat(&spawn.init, c"", &arguments, &spawn.environment, AtFlags::AT_EMPTY_PATH).doing(doing)
+}
+
+/// What was said on the status pipe.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Said {
+    /// The network is there.
+    Up,
+    /// The command is next.
+    Ready,
+    /// It failed, with this exit code, and this sentence; init has put it on standard error too.
+    InitFailed(u8, String),
+    /// The child failed before it was init.
+    Failed(String),
+    /// The other end is closed.
+    Nothing,
+}
+
+/// Reads the status pipe line by line.
+#[derive(Default)]
+pub struct StatusReader(Vec<u8>);
+
+impl StatusReader {
+    /// Reads the next line; waits for it when the pipe blocks.
+    ///
+    /// # Errors
+    /// What read(2) says; a line that is none of ours.
+    pub fn read(&mut self, status: &mut File) -> Result<Said> {
+        loop {
+            if let Some(end) = self.0.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.0.drain(..=end).collect();
+                return parse_status(&String::from_utf8_lossy(&line[..end]));
+            }
+            let mut chunk = [0; 512];
+            match status.read(&mut chunk) {
+                Ok(0) => return Ok(Said::Nothing),
+                Ok(len) => self.0.extend(&chunk[..len]),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).doing(|| "read what init says".into()),
+            }
+        }
+    }
+}
+
+fn parse_status(line: &str) -> Result<Said> {
+    use hawser::protocol::{ERROR, READY, UP};
+    let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+    match word {
+        UP => Ok(Said::Up),
+        READY => Ok(Said::Ready),
+        FAILED => Ok(Said::Failed(rest.to_string())),
+        ERROR => {
+            let (code, text) = rest.split_once(' ').unwrap_or((rest, ""));
+            Ok(Said::InitFailed(code.parse().unwrap_or(OURS), text.to_string()))
+        }
+        _ => Err(Error::new(format!("understand init: it says {line:?}; is --init-path another version's?"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_init_says() {
+        assert_eq!(parse_status("up").unwrap(), Said::Up);
+        assert_eq!(parse_status("ready").unwrap(), Said::Ready);
+        assert_eq!(parse_status("error 127 exec x: not there").unwrap(), Said::InitFailed(127, "exec x: not there".into()));
+        assert_eq!(parse_status("failed mount").unwrap(), Said::Failed("mount".into()));
+        assert!(parse_status("hello").is_err());
+    }
+}

@@ -1,0 +1,39 @@
+//! `--verbose`: each step with its duration.
+
+use std::io::Write;
+use std::time::Instant;
+
+/// Says what was done, when somebody wants to know.
+pub struct Steps {
+    since: Option<Instant>,
+}
+
+impl Steps {
+    /// Says nothing unless `is_verbose`.
+    pub fn new(is_verbose: bool) -> Self {
+        Steps { since: is_verbose.then(Instant::now) }
+    }
+
+    /// A step is done; the next one begins.
+    pub fn done(&mut self, step: &str) {
+        if let Some(since) = &mut self.since {
+            let now = Instant::now();
+            let took = now.duration_since(*since).as_secs_f64() * 1e3;
+            *since = now;
+            self.say(&format!("{step} {took:.3} ms"));
+        }
+    }
+
+    /// Something worth knowing.
+    pub fn say(&self, text: &str) {
+        if self.since.is_some() {
+            // Nobody to tell is no reason to stop.
+            let _ = writeln!(std::io::stderr(), "host-helper: {text}");
+        }
+    }
+}
+
+/// A warning: one line, like an error, but the work goes on.
+pub fn warn(text: &str) {
+    let _ = writeln!(std::io::stderr(), "host-helper: warning: {text}");
+}

@@ -1,0 +1,271 @@
+//! What stays while a container lives: forwards signals, answers on the control socket, joins the terminals, and
+//! gives back the exit code. It waits on descriptors only, and wakes up for nothing else.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+
+use crate::attach::Container;
+use crate::control::{Client, Request};
+use crate::ls::Description;
+use crate::signals::{ENDING, Signals};
+use crate::spawn::Said;
+use crate::sys;
+use crate::terminal::Terminal;
+
+/// A container and what is done for it until it ends.
+pub struct Supervisor {
+    container: Container,
+    terminal: Option<Terminal>,
+    signals: Signals,
+    description: Description,
+    /// How long a container may take to end after it was asked to.
+    grace: Duration,
+    kill_at: Option<Instant>,
+    interrupts: u32,
+    /// The exit code when it is us who ended it.
+    killed_for: Option<u8>,
+    is_status_open: bool,
+    clients: Vec<Client>,
+    waiting: Vec<UnixStream>,
+}
+
+/// Which descriptor of the poll is which; the clients follow.
+const SIGNALS: usize = 0;
+const CHILD: usize = 1;
+const LISTENER: usize = 2;
+const STATUS: usize = 3;
+const TERMINAL: usize = 4;
+const INPUT: usize = 5;
+const CLIENTS: usize = 6;
+
+impl Supervisor {
+    /// Takes over a container whose command is about to run.
+    pub fn new(
+        container: Container,
+        terminal: Option<Terminal>,
+        signals: Signals,
+        description: Description,
+        grace: Duration,
+    ) -> Self {
+        Supervisor {
+            container,
+            terminal,
+            signals,
+            description,
+            grace,
+            kill_at: None,
+            interrupts: 0,
+            killed_for: None,
+            is_status_open: true,
+            clients: Vec::new(),
+            waiting: Vec::new(),
+        }
+    }
+
+    /// Waits until init has become the command. The exit code and sentence when it has not.
+    pub fn wait_for_exec(&mut self) -> Result<(), (u8, String)> {
+        loop {
+            match self.container.status.read(&mut self.container.child.status) {
+                Ok(Said::InitFailed(code, text)) => return Err((code, text)),
+                Ok(Said::Nothing) | Err(_) => {
+                    self.is_status_open = false;
+                    return Ok(());
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// From here on nothing may end this before the container does: errors are survived.
+    ///
+    /// Gives the exit code of the command.
+    pub fn wait(mut self) -> u8 {
+        loop {
+            let ready = self.poll();
+            let is = |at: usize| ready.get(at).copied().unwrap_or(false);
+            if is(SIGNALS) {
+                while let Some(signal) = self.signals.next() {
+                    self.forward(signal);
+                }
+            }
+            if is(STATUS) {
+                // Only its end is of interest: the command runs.
+                let said = self.container.status.read(&mut self.container.child.status);
+                self.is_status_open = !matches!(said, Ok(Said::Nothing) | Err(_));
+            }
+            if let Some(terminal) = &mut self.terminal {
+                if is(INPUT) {
+                    terminal.read_input();
+                }
+                if is(TERMINAL) {
+                    terminal.write_pending();
+                    terminal.copy_output();
+                }
+            }
+            // Answers first: who asked before the end is told.
+            self.serve(&ready);
+            if is(LISTENER) {
+                self.clients.extend(Client::accept(&self.container.lease.listener));
+            }
+            if self.kill_at.is_some_and(|deadline| deadline <= Instant::now()) {
+                self.kill();
+            }
+            if is(CHILD) {
+                if let Some(code) = self.reap() {
+                    return self.end(code);
+                }
+            }
+        }
+    }
+
+    fn poll(&self) -> Vec<bool> {
+        let child = &self.container.child;
+        let signals = self.signals.as_fd();
+        let none = PollFlags::empty();
+        // A descriptor that is not wanted takes its place with no events: the places keep their numbers.
+        let (host_side, output) = match &self.terminal {
+            Some(t) if t.is_pending() => (t.host_side(), PollFlags::POLLIN | PollFlags::POLLOUT),
+            Some(t) => (t.host_side(), PollFlags::POLLIN),
+            None => (signals, none),
+        };
+        let wants_input = self.terminal.as_ref().is_some_and(Terminal::wants_input);
+        let mut fds = vec![
+            PollFd::new(signals, PollFlags::POLLIN),
+            PollFd::new(child.pidfd.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.container.lease.listener.as_fd(), PollFlags::POLLIN),
+            if self.is_status_open { PollFd::new(child.status.as_fd(), PollFlags::POLLIN) } else { PollFd::new(signals, none) },
+            PollFd::new(host_side, output),
+            if wants_input { PollFd::new(sys::inherited(0), PollFlags::POLLIN) } else { PollFd::new(signals, none) },
+        ];
+        fds.extend(self.clients.iter().map(|client| PollFd::new(client.stream.as_fd(), PollFlags::POLLIN)));
+        let timeout = self.kill_at.map_or(PollTimeout::NONE, |deadline| {
+            let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut fds, timeout) {
+            Ok(_) => fds.iter().map(|fd| fd.any().unwrap_or(false)).collect(),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    fn forward(&mut self, signal: Signal) {
+        if let Some(terminal) = &mut self.terminal {
+            match signal {
+                Signal::SIGWINCH => return terminal.resize(),
+                // Somebody else had our terminal meanwhile.
+                Signal::SIGCONT => {
+                    terminal.make_raw();
+                    terminal.resize();
+                }
+                _ => {}
+            }
+        }
+        if !ENDING.contains(&signal) {
+            return self.send(signal as i32);
+        }
+        self.interrupts += u32::from(signal == Signal::SIGINT);
+        if self.interrupts > 1 || !self.notices(signal) {
+            self.killed_for = Some(128 + signal as u8);
+            return self.kill();
+        }
+        self.send(signal as i32);
+        if signal == Signal::SIGTERM && self.kill_at.is_none() {
+            self.kill_at = Some(Instant::now() + self.grace);
+        }
+    }
+
+    /// Whether PID 1 of the container has a handler for the signal, or ignores it on purpose. The kernel does not
+    /// deliver it otherwise, and the container would never end (kill(2), pid_namespaces(7)).
+    fn notices(&self, signal: Signal) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.container.child.pid)).unwrap_or_default();
+        let bit = 1u64 << (signal as u32 - 1);
+        ["SigCgt:", "SigIgn:"].iter().any(|field| {
+            let mask = status.lines().find_map(|line| line.strip_prefix(field));
+            mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & bit != 0)
+        })
+    }
+
+    fn send(&self, signal: i32) {
+        // Gone already is what a signal is for.
+        let _ = sys::pidfd_send_signal(self.container.child.pidfd.as_fd(), signal);
+    }
+
+    fn kill(&mut self) {
+        self.kill_at = None;
+        self.send(libc::SIGKILL);
+    }
+
+    fn serve(&mut self, ready: &[bool]) {
+        let mut at = CLIENTS;
+        for mut client in std::mem::take(&mut self.clients) {
+            let is_ready = ready.get(at).copied().unwrap_or(false);
+            at += 1;
+            match if is_ready { client.read() } else { None } {
+                None => self.clients.push(client),
+                Some(Ok(Request::Inspect)) => client.answer(&self.description.to_json()),
+                Some(Ok(Request::Wait)) => self.waiting.push(client.stream),
+                Some(Ok(Request::Stop(seconds))) => {
+                    self.waiting.push(client.stream);
+                    self.forward(Signal::SIGTERM);
+                    if self.kill_at.is_some() {
+                        self.kill_at = Instant::now().checked_add(Duration::from_secs(seconds));
+                    }
+                }
+                Some(Err(text)) => client.answer(&format!("error {text}\n")),
+            }
+        }
+    }
+
+    fn reap(&self) -> Option<u8> {
+        match waitid(Id::PIDFd(self.container.child.pidfd.as_fd()), WaitPidFlag::WEXITED) {
+            Ok(WaitStatus::Exited(_, code)) => Some(code as u8),
+            Ok(WaitStatus::Signaled(_, signal, _)) => Some(self.killed_for.unwrap_or(128 + signal as u8)),
+            Err(Errno::ECHILD) => Some(crate::error::OURS),
+            _ => None,
+        }
+    }
+
+    fn end(mut self, code: u8) -> u8 {
+        if let Some(terminal) = &mut self.terminal {
+            // All that held the other side are dead: what they wrote is there.
+            terminal.copy_output();
+        }
+        if self.description.is_detached {
+            leave_code(&self.description.name, code);
+        }
+        for mut client in self.waiting.drain(..).chain(self.clients.drain(..).map(|client| client.stream)) {
+            use io::Write;
+            let _ = client.write_all(format!("exit {code}\n").as_bytes());
+        }
+        code
+    }
+}
+
+/// The exit code stays for `wait`, as the log does for `logs`, until the name is used again.
+fn leave_code(name: &str, code: u8) {
+    // There is nobody left to tell; wait says that there is no code.
+    let _ = std::fs::write(crate::state::path(name, "code"), format!("{code}\n"));
+    crate::state::forget_oldest();
+}
+
+/// A supervisor that runs by itself: nothing of the caller's is kept, and little memory.
+///
+/// # Errors
+/// When `/dev/null` cannot be opened.
+pub fn detach() -> io::Result<()> {
+    let nothing = File::options().read(true).write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdin(&nothing)?;
+    nix::unistd::dup2_stdout(&nothing)?;
+    nix::unistd::dup2_stderr(&nothing)?;
+    std::env::set_current_dir("/")?;
+    sys::release_text();
+    Ok(())
+}

@@ -1,0 +1,241 @@
+//! System calls that nix has not: the only file of host-helper with unsafe code.
+//!
+//! Every function is the call of the same name, with types that cannot be confused; nothing here decides.
+
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+type Result<T> = std::result::Result<T, Errno>;
+
+/// Who a [`clone_process`] returned to.
+pub enum Clone {
+    /// In the new process.
+    Child,
+    /// In the caller: the new process, and a descriptor that names it for good.
+    Parent(Pid, OwnedFd),
+}
+
+/// `clone3(2)` without shared memory: a fork into the namespaces `flags` (`CLONE_NEW*`).
+pub fn clone_process(flags: libc::c_int) -> Result<Clone> {
+    let mut pidfd: RawFd = -1;
+    // SAFETY: clone_args is plain integers; all zeroes is its documented "nothing asked for".
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = (flags | libc::CLONE_PIDFD) as u64;
+    args.pidfd = &raw mut pidfd as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    // SAFETY: without CLONE_VM the child has a copy of everything; this program has one thread, so that no lock
+    // of another thread can be held in the copy. args and pidfd outlive the call.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    match Errno::result(pid)? {
+        0 => Ok(Clone::Child),
+        pid => {
+            // SAFETY: the kernel has stored a new descriptor there, and nobody else owns it.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Clone::Parent(Pid::from_raw(pid as i32), pidfd))
+        }
+    }
+}
+
+/// `pidfd_send_signal(2)`; unlike `kill(2)` it cannot reach a process that got the number later.
+pub fn pidfd_send_signal(pidfd: BorrowedFd, signal: i32) -> Result<()> {
+    // SAFETY: no pointers but a null siginfo, which is documented to stand for that of kill(2).
+    let done = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, 0usize, 0) };
+    Errno::result(done).map(drop)
+}
+
+/// `close_range(2)` with `CLOSE_RANGE_CLOEXEC`: everything from `first` on is closed by the next exec.
+pub fn close_on_exec_from(first: RawFd) -> Result<()> {
+    // SAFETY: marks descriptors, frees nothing.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    Errno::result(done).map(drop)
+}
+
+/// `open_tree(2)` with `OPEN_TREE_CLONE`: a detached copy of the mount at `path` under `dir` (a bind mount).
+pub fn clone_tree(dir: impl AsFd, path: &CStr, recursive: bool) -> Result<OwnedFd> {
+    let mut flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH as u32;
+    if recursive {
+        flags |= libc::AT_RECURSIVE as u32;
+    }
+    // SAFETY: path is NUL-terminated and outlives the call.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, dir.as_fd().as_raw_fd(), path.as_ptr(), flags) };
+    own(fd)
+}
+
+/// `move_mount(2)`: attaches the detached mount `tree` at the descriptor `target`.
+pub fn attach_tree(tree: impl AsFd, target: impl AsFd) -> Result<()> {
+    // From linux/mount.h: both paths are empty, the descriptors say it all.
+    const F_EMPTY_PATH: u32 = 0x4;
+    const T_EMPTY_PATH: u32 = 0x40;
+    // SAFETY: both paths are empty static strings.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            target.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            F_EMPTY_PATH | T_EMPTY_PATH,
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
+/// `mount_setattr(2)`: sets `attributes` (`MOUNT_ATTR_*`) on the mount, and on those below it.
+pub fn set_mount_attributes(mount: impl AsFd, attributes: u64, recursive: bool) -> Result<()> {
+    // SAFETY: mount_attr is plain integers; zero means "leave alone".
+    let mut attr: libc::mount_attr = unsafe { std::mem::zeroed() };
+    attr.attr_set = attributes;
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: attr outlives the call and its size is passed.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
+/// `fsopen`, `fsconfig` and `fsmount` of `linux/mount.h`: a new file system, detached, with mount `attributes`.
+pub fn make_mount(kind: &CStr, options: &[(&CStr, &CStr)], attributes: u64) -> Result<OwnedFd> {
+    const SET_FLAG: u32 = 0;
+    const SET_STRING: u32 = 1;
+    const CREATE: u32 = 6;
+    const CLOEXEC: u32 = 1;
+    // SAFETY: kind is NUL-terminated and outlives the call.
+    let context = own(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), CLOEXEC) })?;
+    for (key, value) in options {
+        let (command, value) =
+            if value.is_empty() { (SET_FLAG, std::ptr::null()) } else { (SET_STRING, value.as_ptr()) };
+        // SAFETY: key and value are NUL-terminated (or null for a flag) and outlive the call.
+        let done = unsafe {
+            libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, key.as_ptr(), value, 0)
+        };
+        Errno::result(done)?;
+    }
+    // SAFETY: FSCONFIG_CMD_CREATE takes no key and no value.
+    let done = unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), CREATE, 0usize, 0usize, 0) };
+    Errno::result(done)?;
+    // SAFETY: integers only.
+    own(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), CLOEXEC, attributes as u32) })
+}
+
+/// The effective capabilities of this process, one bit each (`capget(2)`, version 3).
+pub fn effective_capabilities() -> Result<u64> {
+    const VERSION_3: u32 = 0x2008_0522;
+    let mut header = [VERSION_3, 0u32];
+    let mut sets = [0u32; 6];
+    // SAFETY: header and two sets of {effective, permitted, inheritable}, as linux/capability.h has it.
+    let done = unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) };
+    Errno::result(done)?;
+    Ok(u64::from(sets[0]) | u64::from(sets[3]) << 32)
+}
+
+/// A new anonymous session keyring (`keyctl(2)`, `KEYCTL_JOIN_SESSION_KEYRING`): the host's is not inherited.
+pub fn join_session_keyring() -> Result<()> {
+    const JOIN_SESSION_KEYRING: i32 = 1;
+    // SAFETY: a null name asks for an anonymous keyring.
+    let done = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, 0usize, 0, 0, 0) };
+    Errno::result(done).map(drop)
+}
+
+/// Makes a new pseudo-terminal of the devpts that `ptmx` is in; gives its number and the user's side.
+pub fn open_terminal_peer(ptmx: BorrowedFd) -> Result<(u32, OwnedFd)> {
+    let unlock: libc::c_int = 0;
+    let mut number: libc::c_uint = 0;
+    // SAFETY: TIOCSPTLCK reads an int, TIOCGPTN stores an unsigned int, TIOCGPTPEER takes open flags (ioctl_tty(2)).
+    unsafe {
+        Errno::result(libc::ioctl(ptmx.as_raw_fd(), libc::TIOCSPTLCK as _, &raw const unlock))?;
+        Errno::result(libc::ioctl(ptmx.as_raw_fd(), libc::TIOCGPTN as _, &raw mut number))?;
+        let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+        let peer = own(libc::c_long::from(libc::ioctl(ptmx.as_raw_fd(), libc::TIOCGPTPEER as _, flags)))?;
+        Ok((number, peer))
+    }
+}
+
+/// Makes `terminal` the controlling terminal of this session (`TIOCSCTTY`, stealing nothing).
+pub fn set_controlling_terminal(terminal: BorrowedFd) -> Result<()> {
+    // SAFETY: an integer argument.
+    Errno::result(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY as _, 0) }).map(drop)
+}
+
+/// Copies the window size of terminal `from` to terminal `to`.
+pub fn copy_window_size(from: BorrowedFd, to: BorrowedFd) -> Result<()> {
+    // SAFETY: winsize is plain integers that TIOCGWINSZ fills and TIOCSWINSZ reads.
+    unsafe {
+        let mut size: libc::winsize = std::mem::zeroed();
+        Errno::result(libc::ioctl(from.as_raw_fd(), libc::TIOCGWINSZ as _, &raw mut size))?;
+        Errno::result(libc::ioctl(to.as_raw_fd(), libc::TIOCSWINSZ as _, &raw const size)).map(drop)
+    }
+}
+
+/// Gives the pages of this program's own text back: they are read again from the page cache when they are needed.
+///
+/// A supervisor that only waits needs few of them (`__executable_start` and `etext` are the linker's symbols).
+pub fn release_text() {
+    unsafe extern "C" {
+        static __executable_start: u8;
+        static etext: u8;
+    }
+    let page = 4096;
+    let start = &raw const __executable_start as usize;
+    let end = (&raw const etext as usize) & !(page - 1);
+    // SAFETY: the range is this program's own read-only text, a private mapping of a file that was never written:
+    // MADV_DONTNEED drops clean pages, and the next access reads the same bytes again (madvise(2)).
+    unsafe {
+        libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED);
+    }
+}
+
+/// Clears close-on-exec.
+pub fn keep_over_exec(fd: RawFd) -> Result<()> {
+    // SAFETY: F_SETFD changes a flag of a descriptor.
+    Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) }).map(drop)
+}
+
+/// Random bytes (`getrandom(2)`): never blocks after boot.
+pub fn random_u32() -> u32 {
+    let mut bytes = [0u8; 4];
+    // SAFETY: the buffer is ours and its length is passed.
+    unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), libc::GRND_NONBLOCK) };
+    u32::from_ne_bytes(bytes)
+}
+
+/// Borrows descriptor `fd`, which the caller of this program left open.
+pub fn inherited(fd: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: used for 0, 1 and 2 only, which this program never closes.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+fn own(fd: libc::c_long) -> Result<OwnedFd> {
+    let fd = Errno::result(fd)? as RawFd;
+    // SAFETY: a system call has just made this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Owns a descriptor that has just come over a socket.
+pub fn adopt(fd: RawFd) -> OwnedFd {
+    // SAFETY: SCM_RIGHTS has installed it in this process a moment ago (unix(7)), and nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// `fcntl(2)` with `F_DUPFD`: the same file at the first free number from `first` on, kept over exec.
+pub fn duplicate_from(fd: RawFd, first: RawFd) -> Result<RawFd> {
+    // SAFETY: makes a new descriptor; the caller execs next, so that nobody has to own it.
+    Errno::result(unsafe { libc::fcntl(fd, libc::F_DUPFD, first) })
+}
+
+/// Whether there is a descriptor of this number (`EBADF` when not).
+pub fn is_open(fd: RawFd) -> Result<()> {
+    // SAFETY: F_GETFD reads a flag.
+    Errno::result(unsafe { libc::fcntl(fd, libc::F_GETFD) }).map(drop)
+}

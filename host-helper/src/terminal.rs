@@ -1,0 +1,209 @@
+//! A terminal for the command: a pseudo-terminal of the container's own, joined to the user's.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use nix::fcntl::{OFlag, openat};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::stat::Mode;
+use nix::sys::termios::{SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::unistd::{Gid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown};
+
+use crate::error::{Doing, Result};
+use crate::sys;
+
+/// What is read at a time.
+const CHUNK: usize = 4096;
+
+/// In the child: makes a terminal of the container's devpts its own, for all three standard descriptors, and sends
+/// the other side over `to_host`. `dev` is the container's `/dev`.
+///
+/// # Errors
+/// The step that failed.
+pub fn take(dev: &OwnedFd, user: u32, to_host: &UnixStream) -> Result<()> {
+    let doing = || "open a terminal".to_string();
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let host_side = openat(dev, "pts/ptmx", flags, Mode::empty()).doing(doing)?;
+    let (number, terminal) = sys::open_terminal_peer(host_side.as_fd()).doing(doing)?;
+    fchown(&terminal, Some(Uid::from_raw(user)), None::<Gid>).doing(doing)?;
+    bind_console(dev, number).doing(doing)?;
+    sys::set_controlling_terminal(terminal.as_fd()).doing(doing)?;
+    dup2_stdin(&terminal).doing(doing)?;
+    dup2_stdout(&terminal).doing(doing)?;
+    dup2_stderr(&terminal).doing(doing)?;
+    let fds = [host_side.as_raw_fd()];
+    let message = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<()>(to_host.as_raw_fd(), &[IoSlice::new(b"t")], &message, MsgFlags::empty(), None).doing(doing)?;
+    Ok(())
+}
+
+/// `/dev/console` is the terminal too.
+fn bind_console(dev: &OwnedFd, number: u32) -> nix::Result<()> {
+    let flags = OFlag::O_CREAT | OFlag::O_CLOEXEC;
+    let place = openat(dev, "console", flags, Mode::from_bits_truncate(0o600))?;
+    let path = std::ffi::CString::new(format!("pts/{number}")).unwrap_or_default();
+    sys::attach_tree(sys::clone_tree(dev, &path, false)?, place)
+}
+
+/// In the host: waits for the other side. `None`: the child ended before it had one.
+pub fn receive(from_child: &UnixStream) -> Option<OwnedFd> {
+    let mut byte = [0];
+    let mut space = nix::cmsg_space!([std::os::fd::RawFd; 1]);
+    let mut slices = [IoSliceMut::new(&mut byte)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(from_child.as_raw_fd(), &mut slices, Some(&mut space), flags).ok()?;
+    message.cmsgs().ok()?.find_map(|message| match message {
+        ControlMessageOwned::ScmRights(fds) => fds.first().map(|fd| sys::adopt(*fd)),
+        _ => None,
+    })
+}
+
+/// The host's side of a container's terminal, and the user's own when there is one.
+pub struct Terminal {
+    host_side: File,
+    saved: Option<Termios>,
+    output: Output,
+    /// Nothing more comes from the user.
+    is_input_over: bool,
+    to_container: VecDeque<u8>,
+}
+
+/// Where the container's output goes.
+pub enum Output {
+    /// To the user.
+    Standard,
+    /// To the log of a container that runs by itself.
+    Log(File),
+}
+
+impl Terminal {
+    /// Joins the two: what the user types goes in unchanged, until this is dropped.
+    ///
+    /// # Errors
+    /// What the user's terminal refuses.
+    pub fn join(host_side: OwnedFd, output: Output) -> Result<Terminal> {
+        let doing = || "join the terminal".to_string();
+        nix::fcntl::fcntl(&host_side, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).doing(doing)?;
+        let is_input_over = matches!(output, Output::Log(_));
+        let mut joined =
+            Terminal { host_side: host_side.into(), saved: None, output, is_input_over, to_container: VecDeque::new() };
+        if !is_input_over {
+            joined.resize();
+            joined.make_raw();
+        }
+        Ok(joined)
+    }
+
+    /// Makes the user's terminal hand everything on (again, after somebody else had it).
+    pub fn make_raw(&mut self) {
+        let user = user_side();
+        // No terminal: a pipe needs no changing.
+        let Ok(now) = tcgetattr(user) else { return };
+        let mut raw = now.clone();
+        cfmakeraw(&mut raw);
+        if tcsetattr(user, SetArg::TCSANOW, &raw).is_ok() && self.saved.is_none() {
+            self.saved = Some(now);
+        }
+    }
+
+    /// The container's terminal gets the size of the user's.
+    pub fn resize(&self) {
+        // Without a terminal on our side there is no size to take over.
+        let _ = sys::copy_window_size(user_side(), self.host_side.as_fd());
+    }
+
+    /// The descriptor that the container's output comes from.
+    pub fn host_side(&self) -> BorrowedFd<'_> {
+        self.host_side.as_fd()
+    }
+
+    /// Whether there is something to write to the container, which did not take it yet.
+    pub fn is_pending(&self) -> bool {
+        !self.to_container.is_empty()
+    }
+
+    /// Whether the user's input is to be read now.
+    pub fn wants_input(&self) -> bool {
+        !self.is_input_over && !self.is_pending()
+    }
+
+    /// Reads what the user has typed. The end of it is what Ctrl-D is to the container.
+    pub fn read_input(&mut self) {
+        let mut chunk = [0; CHUNK];
+        match nix::unistd::read(user_side(), &mut chunk) {
+            Ok(0) | Err(nix::errno::Errno::EIO) => {
+                self.is_input_over = true;
+                if let Ok(settings) = tcgetattr(&self.host_side) {
+                    let end = settings.control_chars[SpecialCharacterIndices::VEOF as usize];
+                    self.to_container.push_back(end);
+                }
+            }
+            Ok(len) => self.to_container.extend(&chunk[..len]),
+            Err(_) => {}
+        }
+        self.write_pending();
+    }
+
+    /// Writes what the container takes now.
+    pub fn write_pending(&mut self) {
+        while !self.to_container.is_empty() {
+            let (first, _) = self.to_container.as_slices();
+            match self.host_side.write(first) {
+                Ok(len) => drop(self.to_container.drain(..len)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Nobody has the other side open any more.
+                Err(_) => self.to_container.clear(),
+            }
+        }
+    }
+
+    /// Hands on what the container has written. False: nobody has the other side open, and all was read.
+    pub fn copy_output(&mut self) -> bool {
+        let mut chunk = [0; CHUNK];
+        loop {
+            match self.host_side.read(&mut chunk) {
+                Ok(0) => return false,
+                Ok(len) => {
+                    // A user who is gone cannot be told.
+                    let _ = match &mut self.output {
+                        Output::Standard => io::stdout().write_all(&chunk[..len]).and_then(|()| io::stdout().flush()),
+                        Output::Log(file) => file.write_all(&chunk[..len]),
+                    };
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Some(saved) = &self.saved {
+            let _ = tcsetattr(user_side(), SetArg::TCSADRAIN, saved);
+        }
+    }
+}
+
+fn user_side() -> BorrowedFd<'static> {
+    sys::inherited(0)
+}
+
+/// Whether a user sits at both ends: without `-t`, that decides whether the command gets a terminal.
+pub fn is_interactive() -> bool {
+    use io::IsTerminal;
+    io::stdin().is_terminal() && io::stdout().is_terminal()
+}
+
+/// A pair of sockets for [`take`] and [`receive`].
+///
+/// # Errors
+/// No descriptors left.
+pub fn channel() -> Result<(UnixStream, UnixStream)> {
+    UnixStream::pair().doing(|| "make a socket pair".into())
+}
