@@ -51,6 +51,11 @@ impl Netns {
         command
     }
 
+    /// Its descriptor.
+    pub fn descriptor(&self) -> &OwnedFd {
+        &self.0
+    }
+
     /// Runs `body` in a thread that is there: sockets that it opens belong to that namespace.
     pub fn enter<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {

@@ -163,6 +163,19 @@ impl Running {
         }
     }
 
+    /// Waits until it has printed "up", or has ended.
+    #[track_caller]
+    pub fn up_or_end(mut self) -> Result<Self, Outcome> {
+        let end = Instant::now() + DEADLINE;
+        while !String::from_utf8_lossy(&self.stdout).contains("up") {
+            if self.is_over() {
+                return Err(self.end());
+            }
+            assert!(self.pump(end), "neither up nor over: {}", self.describe());
+        }
+        Ok(self)
+    }
+
     /// Reads stderr until it holds `word`.
     #[track_caller]
     pub fn until_stderr(&mut self, word: &str) {

@@ -41,18 +41,24 @@ impl Snapshot {
     /// Panics unless everything is again as it was, waiting for links and processes that are still on their way out.
     #[track_caller]
     pub fn assert_back(&self) {
+        self.assert_back_after("this");
+    }
+
+    /// The same, saying after what.
+    #[track_caller]
+    pub fn assert_back_after(&self, what: &str) {
         for pid in processes().difference(&self.processes) {
             wait_for_end(*pid);
         }
         let watch = Watch::new();
         watch.until(|| links() == self.links);
         let now = Self::take();
-        assert_eq!(now.links, self.links, "links are not as before");
-        assert_eq!(now.routes, self.routes, "routes are not as before");
-        assert_eq!(now.ruleset, self.ruleset, "rules are not as before");
-        assert_eq!(now.mounts, self.mounts, "mounts are not as before");
+        assert_eq!(now.links, self.links, "links are not as before after {what}");
+        assert_eq!(now.routes, self.routes, "routes are not as before after {what}");
+        assert_eq!(now.ruleset, self.ruleset, "rules are not as before after {what}");
+        assert_eq!(now.mounts, self.mounts, "mounts are not as before after {what}");
         let left: Vec<_> = now.files.symmetric_difference(&self.files).collect();
-        assert!(left.is_empty(), "files are not as before: {left:?}");
+        assert!(left.is_empty(), "files are not as before after {what}: {left:?}");
         assert_eq!(
             now.forwarding, self.forwarding,
             "ip_forward is not as before"

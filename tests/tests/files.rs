@@ -146,7 +146,7 @@ fn the_working_directory_is_the_one_asked_for() {
     case(|lab| {
         assert_eq!(lab.run(&[], &["pwd"]).ok(), "/");
         assert_eq!(lab.run(&["-w", "/srv"], &["pwd"]).ok(), "/srv");
-        lab.run(&["-w", "/no/such/place"], &["true"]).exits(125);
+        lab.run(&["-w", "/no/such/place"], &["true"]).refused(&["/no/such/place"]);
         std::fs::write(lab.rootfs.join("srv/tool"), "#!/bin/sh\necho relative\n")
             .expect("a script");
         lab::sh(&format!("chmod 755 {}/srv/tool", lab.rootfs.display()));

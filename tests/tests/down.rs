@@ -1,0 +1,134 @@
+//! `up`, `down`, sysctls of the host.
+
+use lab::{Snapshot, case, sh};
+
+fn forwarding() -> String {
+    std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").expect("read ip_forward").trim().to_owned()
+}
+
+#[test]
+fn everything_is_as_before() {
+    case(|lab| {
+        let (links, addresses) = (sh("ip -o link"), sh("ip -o addr; ip route; ip -6 route"));
+        assert_eq!(forwarding(), "0");
+        lab.run(&[], &["true"]).ok();
+        lab.run(&["--network", "ptp"], &["true"]).ok();
+        assert_eq!(forwarding(), "1");
+        lab.hawser(&["down"]).exits(0);
+        assert_eq!(sh("nft list ruleset"), "", "the tables go with the last network");
+        assert_eq!(forwarding(), "0", "the sysctl is put back");
+        assert_eq!(sh("ip -o link").lines().count(), links.lines().count());
+        assert_eq!(sh("ip -o addr; ip route; ip -6 route"), addresses);
+        let files: Vec<_> = std::fs::read_dir("/run/hawser").into_iter().flatten().flatten().collect();
+        assert!(files.is_empty(), "{files:?}");
+    });
+}
+
+#[test]
+fn forwarding_that_was_on_stays_on() {
+    case(|lab| {
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("write ip_forward");
+        lab.run(&[], &["true"]).ok();
+        lab.hawser(&["down"]).exits(0);
+        assert_eq!(forwarding(), "1");
+    });
+}
+
+#[test]
+fn the_tables_stay_while_another_network_does() {
+    case(|lab| {
+        lab.hawser(&["up"]).exits(0);
+        lab.hawser(&["up", "--bridge", "blue", "--subnet", "172.28.0.0/24"]).exits(0);
+        lab.hawser(&["down", "--bridge", "blue"]).exits(0);
+        assert!(!sh("ip -o link").contains("blue"));
+        assert!(sh("ip -o link").contains("hawser0"));
+        assert!(sh("nft list ruleset").contains("hawser0"));
+        assert_eq!(forwarding(), "1");
+        lab.hawser(&["down"]).exits(0);
+        assert_eq!(sh("nft list ruleset"), "");
+        assert_eq!(forwarding(), "0");
+    });
+}
+
+#[test]
+fn it_refuses_while_containers_live_and_names_them() {
+    case(|lab| {
+        let one = lab.start_idle(&["--name", "one"]);
+        let two = lab.start_idle(&["--name", "two"]);
+        let before = Snapshot::take();
+        lab.hawser(&["down"]).refused(&["one", "two", "--force"]);
+        before.assert_back();
+        one.end().exits(0);
+        two.end().exits(0);
+        lab.hawser(&["down"]).exits(0);
+        assert!(!sh("ip -o link").contains("hawser0"));
+    });
+}
+
+#[test]
+fn force_takes_it_away_from_living_containers() {
+    case(|lab| {
+        let _one = lab.start_idle(&["--name", "one"]);
+        lab.hawser(&["down", "--force"]).exits(0);
+        assert!(!sh("ip -o link").contains("hawser0"));
+        assert_eq!(sh("nft list ruleset"), "");
+        assert_eq!(forwarding(), "0");
+    });
+}
+
+#[test]
+fn a_network_that_is_not_there_is_said_or_fine_but_a_strangers_bridge_is_refused() {
+    case(|lab| {
+        sh("ip link add br0 type bridge");
+        lab.hawser(&["down", "--bridge", "br0"]).refused(&["br0"]);
+        assert!(sh("ip -o link").contains("br0"));
+        lab.hawser(&["down", "--bridge", "uplink"]).refused(&["uplink"]);
+        assert!(sh("ip -o link").contains("uplink"));
+    });
+}
+
+#[test]
+fn down_is_idempotent() {
+    case(|lab| {
+        lab.run(&[], &["true"]).ok();
+        lab.hawser(&["down"]).exits(0);
+        let before = Snapshot::take();
+        let outcome = lab.hawser(&["down"]);
+        assert!([0, 125].contains(&outcome.code), "{outcome}");
+        before.assert_back();
+        lab.run(&[], &["true"]).ok();
+    });
+}
+
+#[test]
+fn only_ip_forward_is_written_of_the_hosts_sysctls() {
+    case(|lab| {
+        let dump = "cd /proc/sys/net && find ipv4 ipv6 core bridge netfilter -type f -perm -400 | grep -v -e neigh/hawser0 -e conf/hawser0 -e netfilter/nf_conntrack_count -e route/flush \
+            | sort | while read f; do echo \"$f $(cat $f 2>/dev/null | tr '\\n' ' ')\"; done";
+        let before = sh(dump);
+        lab.run(&[], &["true"]).ok();
+        let after = sh(dump);
+        let old: std::collections::BTreeSet<&str> = before.lines().collect();
+        let changed: Vec<&str> = after.lines().filter(|line| !old.contains(line) && !line.starts_with("netfilter/")).collect();
+        // ip_forward drags conf/*/forwarding along, and that is all.
+        assert!(changed.iter().any(|line| line.starts_with("ipv4/ip_forward 1")), "{changed:?}");
+        for line in changed {
+            let known = line.starts_with("ipv4/ip_forward ") || (line.starts_with("ipv4/conf/") && line.contains("/forwarding "))
+                || line.contains("/accept_redirects") || line.contains("/accept_ra ") || line.contains("/dev_mtu");
+            assert!(known, "the host's {line} was changed");
+            assert!(!line.contains("route_localnet"), "{line}");
+        }
+    });
+}
+
+#[test]
+fn verbose_names_the_sysctl_and_each_step_with_its_duration() {
+    case(|lab| {
+        let outcome = lab.run(&["--verbose"], &["true"]).exits(0);
+        let text = outcome.err();
+        assert!(text.contains("ip_forward"), "a global sysctl is named: {text}");
+        let steps = text.lines().filter(|line| line.contains("us") || line.contains("ms")).count();
+        assert!(steps >= 5, "each step with its duration: {text}");
+        assert!(outcome.stdout.is_empty(), "{outcome}");
+    });
+}

@@ -1,0 +1,64 @@
+//! Ready means ready: the command's first connect is answered, however many start at once.
+
+use std::io::Write as _;
+use std::net::TcpListener;
+
+use lab::{DEADLINE, Lab, collect, packets};
+
+/// Connects to the gateway and to the outside server, and prints when it began, was between, and was done (seconds).
+const SCRIPT: &str = "read a x < /proc/uptime; nc -w 10 GATEWAY 7000 </dev/null >/dev/null || exit 8; read b x < /proc/uptime; \
+    nc -w 10 198.51.100.10 7000 </dev/null >/dev/null || exit 9; read c x < /proc/uptime; echo $a $b $c";
+
+/// Accepts for ever; the threads end with the process.
+fn answer(listener: TcpListener) {
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = stream.and_then(|mut stream| stream.write_all(b"hello\n"));
+        }
+    });
+}
+
+fn starts(lab: &Lab, count: usize, options: &[&str], gateway: &str) {
+    answer(TcpListener::bind("0.0.0.0:7000").expect("listen on the host"));
+    answer(lab.internet.enter(|| TcpListener::bind("198.51.100.10:7000").expect("listen in the internet")));
+    let script = SCRIPT.replace("GATEWAY", gateway);
+    let slow: Vec<String> = std::thread::scope(|scope| {
+        let worker = |first: usize| {
+            let script = &script;
+            move || -> Vec<String> {
+                let runs = (first..count).step_by(16).map(|_| collect(lab.run_command(options, &["sh", "-c", script]), DEADLINE));
+                runs.filter_map(|outcome| complaint(&outcome)).collect()
+            }
+        };
+        let threads: Vec<_> = (0..16).map(|first| scope.spawn(worker(first))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("a worker")).collect()
+    });
+    assert!(slow.is_empty(), "{} of {count} starts: {slow:#?}", slow.len());
+}
+
+/// What was wrong: a failure, or a connect of half a second.
+fn complaint(outcome: &lab::Outcome) -> Option<String> {
+    let text = outcome.out();
+    let times: Vec<f64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    if outcome.code != 0 || times.len() != 3 {
+        return Some(outcome.to_string());
+    }
+    let longest = (times[1] - times[0]).max(times[2] - times[1]);
+    (longest >= 0.5).then(|| format!("a connect took {longest:.2} s"))
+}
+
+#[test]
+fn two_hundred_starts_by_sixteen() {
+    packets(|lab| starts(lab, 200, &[], "172.19.0.1"));
+}
+
+#[test]
+fn a_hundred_starts_by_sixteen_on_ptp() {
+    packets(|lab| starts(lab, 100, &["--network", "ptp"], "10.0.0.1"));
+}
+
+#[test]
+#[ignore = "long: a thousand starts, twice"]
+fn a_thousand_starts_by_sixteen() {
+    packets(|lab| starts(lab, 1000, &[], "172.19.0.1"));
+}

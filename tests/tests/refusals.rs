@@ -1,0 +1,206 @@
+//! What bad input gets: one line, exit 125, nothing created. (Addresses, names, files and resolv.conf: see those files.)
+
+use std::fs;
+
+use lab::{DEADLINE, Lab, Outcome, Snapshot, case, collect, sh, strace, sys};
+
+/// Runs it in a state that must not change.
+#[track_caller]
+fn refused(lab: &Lab, options: &[&str], words: &[&str]) {
+    let before = Snapshot::take();
+    let outcome = lab.run(options, &["true"]);
+    refused_with(outcome, words, &before);
+}
+
+#[track_caller]
+fn refused_with(outcome: Outcome, words: &[&str], before: &Snapshot) {
+    outcome.refused(words);
+    before.assert_back();
+}
+
+#[test]
+fn not_root() {
+    case(|lab| {
+        if !lab.real_root {
+            return lab::skip("needs root to become somebody else");
+        }
+        let before = Snapshot::take();
+        let program = lab.dir.join("host-helper");
+        fs::copy(lab::binary(), &program).expect("copy host-helper to where everybody can read it");
+        for arguments in [&["run", "--", "true"][..], &["up"], &["down"]] {
+            let mut command = std::process::Command::new(&program);
+            command.args(arguments).current_dir("/").stdin(std::process::Stdio::null());
+            sys::as_user(&mut command, 1000);
+            collect(command, DEADLINE).refused(&["root", "sudo"]);
+        }
+        fs::remove_file(program).expect("unlink");
+        before.assert_back();
+    });
+}
+
+#[test]
+fn no_such_root_filesystem() {
+    case(|lab| {
+        let before = Snapshot::take();
+        refused_with(lab.hawser(&["run", "--rootfs", "/no/such/place", "--", "true"]), &["/no/such/place"], &before);
+        refused_with(lab.hawser(&["run", "--rootfs", "/bin/busybox", "--", "true"]), &["/bin/busybox", "directory"], &before);
+        refused_with(lab.hawser(&["run", "--rootfs", "", "--", "true"]), &["rootfs"], &before);
+    });
+}
+
+#[test]
+fn a_root_filesystem_without_the_mount_points() {
+    case(|lab| {
+        for name in ["proc", "sys", "dev"] {
+            fs::remove_dir(lab.rootfs.join(name)).expect("remove");
+            refused(lab, &[], &[&format!("/{name}"), "mkdir"]);
+            assert!(!lab.rootfs.join(name).exists(), "/{name} is not made");
+            fs::create_dir(lab.rootfs.join(name)).expect("put back");
+        }
+        fs::remove_dir(lab.rootfs.join("sys")).expect("remove");
+        std::os::unix::fs::symlink("/run/netns", lab.rootfs.join("sys")).expect("a link to somewhere on the host");
+        let before = Snapshot::take();
+        refused_with(lab.run(&[], &["true"]), &["/sys"], &before);
+    });
+}
+
+#[test]
+fn mtu_out_of_range() {
+    case(|lab| {
+        for mtu in ["0", "67", "65536", "-1", "1500x"] {
+            let before = Snapshot::take();
+            lab.run(&[&format!("--mtu={mtu}")], &["true"]).refused(&[mtu]);
+            before.assert_back();
+        }
+        for mtu in ["68", "65535"] {
+            lab.run(&["--mtu", mtu], &["true"]).ok();
+        }
+    });
+}
+
+#[test]
+fn bad_subnets_and_macs() {
+    case(|lab| {
+        for subnet in ["172.20.0.0", "172.20.0.0/33", "172.20.0.1/16", "0.0.0.0/0", "127.0.0.0/8", "224.0.0.0/8", "home"] {
+            let before = Snapshot::take();
+            lab.run(&["--bridge", "b1", "--subnet", subnet], &["true"]).refused(&[subnet]);
+            before.assert_back();
+        }
+        for mac in ["02:00:00:00:00", "01:00:00:00:00:01", "00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff", "02-zz"] {
+            let before = Snapshot::take();
+            lab.run(&["--mac", mac], &["true"]).refused(&[mac]);
+            before.assert_back();
+        }
+    });
+}
+
+#[test]
+fn a_bridge_name_that_is_another_kind_of_link() {
+    case(|lab| {
+        refused(lab, &["--bridge", "uplink"], &["uplink", "veth"]);
+        refused(lab, &["--bridge", "lo"], &["lo"]);
+        for name in ["a/b", "", "name-of-more-than-15", ".", "two words"] {
+            let before = Snapshot::take();
+            lab.run(&["--bridge", name], &["true"]).refused(&[]);
+            before.assert_back();
+        }
+    });
+}
+
+#[test]
+fn a_bridge_of_ours_with_another_subnet() {
+    case(|lab| {
+        lab.hawser(&["up", "--bridge", "blue", "--subnet", "172.28.0.0/24"]).exits(0);
+        let both = ["blue", "172.28.0.", "172.29.0.0/24"];
+        refused(lab, &["--bridge", "blue", "--subnet", "172.29.0.0/24"], &both);
+        let before = Snapshot::take();
+        refused_with(lab.hawser(&["up", "--bridge", "blue", "--subnet", "172.29.0.0/24"]), &both, &before);
+        lab.run(&["--bridge", "blue", "--subnet", "172.28.0.0/24"], &["true"]).ok();
+    });
+}
+
+#[test]
+fn a_strangers_bridge_is_used_as_it_is_and_never_rewritten() {
+    case(|lab| {
+        sh("ip link add br7 type bridge; ip addr add 172.27.0.1/24 dev br7; ip link set br7 up");
+        let before = sh("ip -o -d link show dev br7 | sed 's/.*bridge forward/forward/; s/[a-z_]*_timer *[0-9.]*//g'; ip -o addr show dev br7");
+        let outcome = lab.run(&["--bridge", "br7"], &["sh", "-c", "ip -o addr show dev eth0"]);
+        if outcome.code == 0 {
+            assert!(outcome.out().contains("172.27.0."), "its subnet is taken from it: {outcome}");
+        } else {
+            outcome.refused(&["br7"]);
+        }
+        let after = sh("ip -o -d link show dev br7 | sed 's/.*bridge forward/forward/; s/[a-z_]*_timer *[0-9.]*//g'; ip -o addr show dev br7");
+        assert_eq!(before, after);
+        assert!(!sh("ip -o link show dev br7").contains("hawser"), "no mark of ours on it");
+    });
+}
+
+#[test]
+fn a_full_bridge() {
+    case(|lab| {
+        lab.hawser(&["up"]).exits(0);
+        // 512 pairs, both ends on the bridge and down: 1,023 fit, the last does not.
+        let batch = lab.dir.join("batch");
+        let lines = (0..512).flat_map(|i| {
+            [format!("link add p{i} type veth peer name q{i}"), format!("link set p{i} master hawser0"), format!("link set q{i} master hawser0")]
+        });
+        fs::write(&batch, lines.collect::<Vec<_>>().join("\n")).expect("write a batch");
+        sh(&format!("ip -force -batch {} 2>/dev/null || true", batch.display()));
+        assert_eq!(sh("ip -o link show master hawser0").lines().count(), 1023);
+        lab.run(&[], &["true"]).refused(&["hawser0", "1,023", "--bridge"]);
+        assert!(!sh("ip -o link").contains(" hwac13"), "nothing is left of the try");
+    });
+}
+
+#[test]
+fn a_kernel_without_nf_tables() {
+    case(|lab| {
+        let trace = lab.dir.join("trace");
+        let path = trace.to_string_lossy();
+        let plain = strace::traced(&lab.command(&["up"]), &["-e", "trace=socket"], &path);
+        collect(plain, DEADLINE).exits(0);
+        lab.hawser(&["down"]).exits(0);
+        let calls = fs::read_to_string(&trace).expect("the trace");
+        let calls: Vec<&str> = calls.lines().filter(|line| line.contains("socket(")).collect();
+        let at = calls.iter().position(|line| line.contains("NETLINK_NETFILTER")).expect("a socket for nf_tables") + 1;
+        let before = Snapshot::take();
+        let inject = format!("inject=socket:error=EPROTONOSUPPORT:when={at}");
+        let command = strace::traced(&lab.command(&["up"]), &["-e", "trace=socket", "-e", &inject], &path);
+        collect(command, DEADLINE).refused(&["CONFIG_NF_TABLES"]);
+        before.assert_back();
+    });
+}
+
+#[test]
+fn unknown_words_everywhere() {
+    case(|lab| {
+        for options in [
+            &["--network", "container:"][..],
+            &["--network", "ns:"],
+            &["--no-new-privileges=maybe"],
+            &["--resolv=maybe"],
+            &["--grace", "soon"],
+            &["--preserve-fds", "-1"],
+            &["--sysctl", "kernel.msgmax=1"],
+            &["--sysctl", "net.ipv4.ip_default_ttl"],
+            &["--sysctl", "net.ipv4.no_such_thing=1"],
+            &["--sysctl", "net/../kernel/msgmax=1"],
+        ] {
+            let before = Snapshot::take();
+            lab.run(options, &["true"]).refused(&[]);
+            before.assert_back();
+        }
+    });
+}
+
+#[test]
+fn options_that_do_not_go_together() {
+    case(|lab| {
+        for options in [&["--network", "host", "--ip", "172.19.0.9"][..], &["--network", "none", "--mac", "02:00:00:00:00:01"], &["--network", "host", "--sysctl", "net.ipv4.ip_default_ttl=3"]] {
+            let before = Snapshot::take();
+            lab.run(options, &["true"]).refused(&["--network"]);
+            before.assert_back();
+        }
+    });
+}
