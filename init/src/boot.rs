@@ -8,94 +8,82 @@
 //!
 //! Everything up to here fails loudly and completely.
 
+use core::ffi::CStr;
+
 use hawser::protocol::{Fact, Message, READY, UP};
 
 use crate::config::Source;
-use crate::error::Failure;
+use crate::error::{self, OrFail, Step};
 use crate::options::Options;
-use crate::sys::{self, Arguments, Fd};
-use crate::{Never, exec, network, privileges, resolv};
-
-/// What the steps work in.
-pub struct Memory<'a> {
-    /// The config message.
-    pub message: &'a mut [u8],
-    /// Requests to the kernel, later the text of files.
-    pub batch: &'a mut [u8],
-    /// The kernel's answers.
-    pub reply: &'a mut [u8],
-    /// What the kernel has.
-    pub dump: &'a mut [u8],
-}
+use crate::sys::{self, Arguments, Buffers, Fd};
+use crate::{exec, network, privileges, resolv};
 
 /// Sets up what the config says and becomes `command`.
-pub fn boot<'a>(
-    options: &Options,
-    command: Arguments,
-    memory: Memory<'a>,
-    text: &mut [u8],
-) -> Never<'a> {
+pub fn boot(options: &Options, command: Arguments) -> ! {
+    let Some(buffers) = sys::take_buffers() else {
+        error::fail("start", b"", "called twice");
+    };
     sys::ignore_broken_pipes();
-    if let Some(name) = options.config {
-        set_up(name, options.status, memory, text)?;
+    if let Some(path) = options.config {
+        set_up(path, options.status, buffers);
     }
     sys::reset_signals();
-    exec::execute(command, text)
+    exec::execute(command, &mut buffers.text)
 }
 
-fn set_up<'a>(
-    name: &'static core::ffi::CStr,
-    status: Option<Fd>,
-    memory: Memory<'a>,
-    text: &mut [u8],
-) -> Result<(), Failure<'a>> {
-    let source = Source::open(name)?;
-    let config = source.read(memory.message)?;
+fn set_up(path: &'static CStr, status: Option<Fd>, buffers: &mut Buffers) {
+    let Buffers {
+        message,
+        batch,
+        reply,
+        text,
+    } = buffers;
+    let source = Source::open(path);
+    let config = source.read(message);
     if status.is_none() {
-        config.check_nothing_follows(&source)?;
+        source.check_end(config.rest);
     }
-    let message = config.message;
-    set_hostname(&message)?;
-    network::set_up(&message, memory.batch, memory.reply, memory.dump)?;
-    tell(status, UP)?;
-    resolv::write_files(&message, text)?;
-    privileges::drop_privileges(&message, text)?;
+    let message = &config.message;
+    set_hostname(message);
+    network::set_up(message, batch, reply);
+    tell(status, UP);
+    resolv::write_files(message, text);
+    privileges::drop_privileges(message, text);
     if status.is_some() {
-        die_with_helper(source.fd)?;
-        source.wait_for_go(config.rest())?;
-        tell(status, READY)?;
+        die_with_helper(source.fd);
+        source.wait_for_go(config.rest);
+        tell(status, READY);
     }
-    Ok(())
 }
 
-fn set_hostname<'a>(message: &Message<'a>) -> Result<(), Failure<'a>> {
+fn set_hostname(message: &Message<'_>) {
+    const STEP: Step = "set host name; it needs CAP_SYS_ADMIN and a UTS namespace of its own";
     for entry in message.facts() {
         if let Fact::Hostname(name) = entry.fact {
-            sys::set_hostname(name)
-                .map_err(|errno| Failure::system("set host name", name.as_bytes(), errno))?;
+            sys::set_hostname(name).or_fail(STEP, name.as_bytes());
         }
     }
-    Ok(())
 }
 
 /// Words over a pipe, and a missing reader is a dead helper.
-fn tell(status: Option<Fd>, word: &'static str) -> Result<(), Failure<'static>> {
-    let Some(fd) = status else { return Ok(()) };
+#[inline(never)]
+fn tell(status: Option<Fd>, word: &str) {
+    const STEP: Step = "tell the helper";
+    let Some(fd) = status else { return };
     let mut line = [0u8; 8];
-    let mut sentence = crate::Sentence::new(&mut line);
-    sentence.push(word);
-    sys::write_all(fd, sentence.finish())
-        .map_err(|errno| Failure::system("tell the helper", word.as_bytes(), errno))
+    for (to, from) in line.iter_mut().zip(word.bytes().chain([b'\n'])) {
+        *to = from;
+    }
+    let line = line.get(..=word.len()).unwrap_or(&[]);
+    sys::write_all(fd, line).or_fail(STEP, word.as_bytes());
 }
 
 /// From here on the kernel kills us when the helper dies. It may have died before, which only its pipe can tell:
 /// getppid() is 0 in a PID namespace of our own.
-fn die_with_helper(fd: Fd) -> Result<(), Failure<'static>> {
-    sys::control(libc::PR_SET_PDEATHSIG, libc::SIGKILL as usize, 0)
-        .map_err(|errno| Failure::system("set the parent-death signal", b"", errno))?;
-    match sys::has_hung_up(fd) {
-        Ok(false) => Ok(()),
-        Ok(true) => Err(Failure::text("wait for the helper", b"", "it is gone")),
-        Err(errno) => Err(Failure::system("wait for the helper", b"", errno)),
+fn die_with_helper(fd: Fd) {
+    const STEP: Step = "follow the helper";
+    sys::control(libc::PR_SET_PDEATHSIG, libc::SIGKILL as usize, 0).or_fail(STEP, b"");
+    if sys::has_hung_up(fd).or_fail(STEP, b"") {
+        error::fail(STEP, b"", "its end of the pipe is closed");
     }
 }

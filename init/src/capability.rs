@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use crate::address::cut;
+
 /// One capability: its number in `linux/capability.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capability(u8);
@@ -18,10 +20,15 @@ impl Capability {
 
     /// By its name in the config message: lower case, without `cap_`.
     pub fn from_name(name: &str) -> Option<Self> {
-        let number = NAMES
-            .split_ascii_whitespace()
-            .position(|known| known == name)?;
-        Some(Capability(number as u8))
+        let mut rest = NAMES;
+        for number in 0..Self::COUNT {
+            let (known, tail) = cut(rest, b' ');
+            if known == name {
+                return Some(Capability(number));
+            }
+            rest = tail?;
+        }
+        None
     }
 
     /// All of them, in the kernel's order.
@@ -31,10 +38,11 @@ impl Capability {
 
     /// Its name in the config message.
     pub fn name(self) -> &'static str {
-        NAMES
-            .split_ascii_whitespace()
-            .nth(usize::from(self.0))
-            .unwrap_or("")
+        let mut rest = NAMES;
+        for _ in 0..self.0 {
+            rest = cut(rest, b' ').1.unwrap_or("");
+        }
+        cut(rest, b' ').0
     }
 
     /// Its number in the kernel.

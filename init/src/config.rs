@@ -4,7 +4,7 @@ use core::ffi::CStr;
 
 use hawser::protocol::{GO, Message, message_len};
 
-use crate::error::{Cause, Failure};
+use crate::error::{self, OrFail, Step};
 use crate::options::parse_fd;
 use crate::sys::{self, Fd};
 
@@ -12,118 +12,103 @@ use crate::sys::{self, Fd};
 pub struct Source {
     /// Read from here.
     pub fd: Fd,
-    name: &'static CStr,
+    name: &'static [u8],
 }
 
 /// A message and the bytes that came behind it.
 pub struct Config<'a> {
     /// Read and checked.
     pub message: Message<'a>,
-    /// What was read with it: the beginning of `go`.
-    rest: &'a [u8],
+    /// What was read with it: perhaps the beginning of `go`.
+    pub rest: &'a [u8],
 }
+
+const OPEN: Step = "open config";
+const READ: Step = "read config";
 
 impl Source {
     /// Opens `fd:N`, `-` or a path. None of these stays open in the command, but standard input.
-    pub fn open(name: &'static CStr) -> Result<Self, Failure<'static>> {
-        let bytes = name.to_bytes();
-        let fd = if bytes == b"-" {
+    pub fn open(path: &'static CStr) -> Self {
+        let name = path.to_bytes();
+        let fd = if name == b"-" {
             sys::STDIN
-        } else if bytes.starts_with(b"fd:") {
-            let number = name
-                .to_bytes_with_nul()
-                .get(3..)
-                .and_then(|rest| CStr::from_bytes_with_nul(rest).ok());
-            let fd = number.and_then(parse_fd).ok_or(Failure::text(
-                "open config",
-                bytes,
-                "not a descriptor's number",
-            ))?;
+        } else if let Some(number) = name.strip_prefix(b"fd:") {
+            let Some(fd) = parse_fd(number) else {
+                error::fail(OPEN, name, "not a descriptor's number");
+            };
             if fd != sys::STDIN {
-                sys::set_close_on_exec(fd)
-                    .map_err(|errno| Failure::system("open config", bytes, errno))?;
+                sys::set_close_on_exec(fd).or_fail(OPEN, name);
             }
             fd
         } else {
-            sys::open_read(name).map_err(|errno| Failure::system("open config", bytes, errno))?
+            sys::open_read(path).or_fail(OPEN, name)
         };
-        Ok(Source { fd, name })
+        Source { fd, name }
     }
 
     /// Reads up to `end` and checks all of it.
-    pub fn read<'a>(&self, buffer: &'a mut [u8]) -> Result<Config<'a>, Failure<'a>> {
+    pub fn read<'a>(&self, buffer: &'a mut [u8]) -> Config<'a> {
         // Standard input goes on to the command: not a byte behind the message may be taken from it.
-        let step = if self.fd == sys::STDIN {
-            1
-        } else {
-            buffer.len()
-        };
+        let step = if self.fd == sys::STDIN { 1 } else { usize::MAX };
         let mut len = 0;
         loop {
-            let space = buffer.get_mut(len..).unwrap_or(&mut []);
-            let space_len = space.len().min(step);
-            let space = space.get_mut(..space_len).unwrap_or(&mut []);
-            let count =
-                sys::read(self.fd, space).map_err(|errno| self.failure(Cause::Errno(errno)))?;
-            len += count;
+            let count = self.read_some(buffer, &mut len, step);
             let read = buffer.get(..len).unwrap_or(&[]);
-            // The end of the file and a full buffer end it too, and the check below says what is missing.
-            if count == 0
-                || (read.last() == Some(&b'\n') || step > 1) && message_len(read).is_some()
-            {
+            // A search for `end` at each byte would take a second for the longest message.
+            let is_line = step > 1 || read.last() == Some(&b'\n');
+            // At the end of the file, and when the buffer is full, the check below says what is missing.
+            if count == 0 || (is_line && message_len(read).is_some()) {
                 break;
             }
         }
         let read = buffer.get(..len).unwrap_or(&[]);
-        let message = Message::parse(read).map_err(|fault| self.failure(Cause::Fault(fault)))?;
-        let rest = read.get(message.len()..).unwrap_or(&[]);
-        Ok(Config { message, rest })
+        match Message::parse(read) {
+            Ok(message) => Config {
+                message,
+                rest: read.get(message.len()..).unwrap_or(&[]),
+            },
+            Err(fault) => error::fail_by_fault(READ, self.name, &fault),
+        }
     }
 
     /// Reads the line `go`. The end of the pipe is never `go`: it means that the helper died.
-    pub fn wait_for_go(&self, rest: &[u8]) -> Result<(), Failure<'static>> {
+    pub fn wait_for_go(&self, rest: &[u8]) {
         let mut line = [0u8; 8];
         let mut len = 0;
         for (to, from) in line.iter_mut().zip(rest) {
             *to = *from;
             len += 1;
         }
-        while line.get(..len).is_some_and(|read| !read.contains(&b'\n')) {
-            let space = line.get_mut(len..).unwrap_or(&mut []);
-            let count =
-                sys::read(self.fd, space).map_err(|errno| self.failure(Cause::Errno(errno)))?;
-            if count == 0 {
-                return Err(self.failure(Cause::Text(
-                    "it ended, or went on with another word, before `go`",
-                )));
+        while !line.iter().take(len).any(|&byte| byte == b'\n') {
+            if self.read_some(&mut line, &mut len, usize::MAX) == 0 {
+                error::fail(
+                    READ,
+                    self.name,
+                    "it ended before `go`; the helper has died or given up",
+                );
             }
-            len += count;
         }
         match line.strip_prefix(GO.as_bytes()) {
-            Some([b'\n', ..]) => Ok(()),
-            _ => Err(self.failure(Cause::Text("another word came instead of `go`"))),
+            Some([b'\n', ..]) => {}
+            _ => error::fail(READ, self.name, "another word came instead of `go`"),
         }
-    }
-
-    fn failure<'a>(&self, cause: Cause<'a>) -> Failure<'a> {
-        Failure {
-            cause,
-            ..Failure::text("read config", self.name.to_bytes(), "")
-        }
-    }
-}
-
-impl<'a> Config<'a> {
-    /// What was read behind the message.
-    pub fn rest(&self) -> &'a [u8] {
-        self.rest
     }
 
     /// Where no helper follows up, nothing may follow `end`: it would be a fact that is not heeded.
-    pub fn check_nothing_follows(&self, source: &Source) -> Result<(), Failure<'static>> {
-        if self.rest.trim_ascii().is_empty() {
-            return Ok(());
+    pub fn check_end(&self, rest: &[u8]) {
+        if rest.trim_ascii().is_empty() {
+            return;
         }
-        Err(source.failure(Cause::Text("something follows `end`")))
+        error::fail(READ, self.name, "something follows `end`")
+    }
+
+    /// Reads up to `step` bytes to `len`; 0 is the end, of the file or of the buffer.
+    fn read_some(&self, buffer: &mut [u8], len: &mut usize, step: usize) -> usize {
+        let space = buffer.get_mut(*len..).unwrap_or(&mut []);
+        let most = space.len().min(step);
+        let count =
+            sys::read(self.fd, space.get_mut(..most).unwrap_or(&mut [])).or_fail(READ, self.name);
+        *len += count;
+        count
     }
 }

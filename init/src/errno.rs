@@ -1,6 +1,8 @@
 //! Errors of the kernel in words. An errno is never lost: the sentence has its name, and the number where there is no name.
 
-/// `NAME words`, one a line, of those that init's system calls can give (`asm-generic/errno.h`); in text, since a
+use crate::address::{cut, parse_number};
+
+/// `NUMBER NAME words`, one a line, of those that init's system calls can give (`asm-generic/errno.h`); in text, since a
 /// table of pointers is twice as large.
 const KNOWN: &str = "\
 1 EPERM operation not permitted
@@ -51,12 +53,15 @@ const KNOWN: &str = "\
 
 /// `(name, words)` of an errno, such as `("ENOENT", "no such file or directory")`; `None` when the table lacks it.
 pub fn describe(errno: i32) -> Option<(&'static str, &'static str)> {
-    for line in KNOWN.split_terminator('\n') {
-        let mut parts = line.splitn(3, ' ');
-        let number = parts.next().and_then(crate::address::parse_number)?;
-        if number as i32 == errno {
-            return Some((parts.next()?, parts.next()?));
+    let mut rest = Some(KNOWN);
+    while let Some(lines) = rest {
+        let (line, tail) = cut(lines, b'\n');
+        let (number, words) = cut(line, b' ');
+        if parse_number(number)? as i32 == errno {
+            let (name, words) = cut(words?, b' ');
+            return Some((name, words?));
         }
+        rest = tail;
     }
     None
 }

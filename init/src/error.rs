@@ -1,9 +1,14 @@
-//! Errors: one sentence `verb object: cause; cure`, put together in a buffer at the end, since nothing is allocated.
+//! Errors: one sentence `verb object: cause; cure`, said in one place, which ends the program.
+//!
+//! There is nothing to undo and nobody to hand an error up to: what init has set up dies with its namespaces. So a step
+//! that fails ends here, and steps have no `Result`. Nothing is allocated: the sentence is put together in one buffer.
+
+use core::sync::atomic::{AtomicI32, AtomicU8, AtomicUsize, Ordering::Relaxed};
 
 use hawser::errno;
-use hawser::protocol::Fault;
+use hawser::protocol::{ERROR, Fault};
 
-use crate::sys::Errno;
+use crate::sys::{self, Errno, Fd};
 
 /// Exit code: we failed, before the command ran.
 pub const OURS: u8 = 125;
@@ -12,175 +17,174 @@ pub const CANNOT_EXECUTE: u8 = 126;
 /// Exit code: the command was not found.
 pub const NOT_FOUND: u8 = 127;
 
-/// Why the command does not run.
-pub struct Failure<'a> {
-    /// The exit code.
-    pub code: u8,
-    /// What was tried: `add address`.
-    pub verb: &'static str,
-    /// On what: `172.19.0.2/16`.
-    pub object: &'a [u8],
-    /// Where, with the word before it: `(" to ", "eth0")`.
-    pub place: (&'static str, &'a str),
-    /// What came in between.
-    pub cause: Cause<'a>,
-    /// What helps; empty when there is no usual cure.
-    pub cure: &'static str,
+const SPACE: usize = 1024;
+/// Of somebody else's words at most: the cure behind them must still fit.
+const OBJECT: usize = 256;
+
+// Atomics because a buffer of the program that safe code can write to is made of them; there is one thread.
+static SENTENCE: [AtomicU8; SPACE] = [const { AtomicU8::new(0) }; SPACE];
+static LEN: AtomicUsize = AtomicUsize::new(0);
+
+/// The pipe to the helper, or -1.
+static STATUS: AtomicI32 = AtomicI32::new(-1);
+
+/// From now on the helper is told too.
+pub fn tell_errors_to(status: Fd) {
+    STATUS.store(status.0, Relaxed);
 }
 
-/// What came in between.
-pub enum Cause<'a> {
-    /// The kernel refused.
-    Errno(Errno),
-    /// The kernel refused with a sentence of its own (netlink's extended acknowledgement).
-    Kernel(Errno, &'a [u8]),
-    /// The config message is wrong.
-    Fault(Fault<'a>),
-    /// Something else.
-    Text(&'static str),
+/// Text of ours.
+pub fn push(text: &str) {
+    push_bytes(text.as_bytes());
 }
 
-impl<'a> Failure<'a> {
-    /// A system call failed.
-    pub fn system(verb: &'static str, object: &'a [u8], errno: Errno) -> Self {
-        Failure {
-            code: OURS,
-            verb,
-            object,
-            place: ("", ""),
-            cause: Cause::Errno(errno),
-            cure: "",
+/// Text of others: a control character in it could forge a line of its own.
+#[inline(never)]
+pub fn push_bytes(bytes: &[u8]) {
+    let mut len = LEN.load(Relaxed);
+    for &byte in bytes.iter().take(OBJECT) {
+        if let Some(space) = SENTENCE.get(len) {
+            let byte = if byte.is_ascii_control() { b'?' } else { byte };
+            space.store(byte, Relaxed);
+            len += 1;
         }
     }
+    LEN.store(len, Relaxed);
+}
 
-    /// Something else failed.
-    pub fn text(verb: &'static str, object: &'a [u8], cause: &'static str) -> Self {
-        Failure {
-            code: OURS,
-            verb,
-            object,
-            place: ("", ""),
-            cause: Cause::Text(cause),
-            cure: "",
+/// A decimal number.
+#[inline(never)]
+pub fn push_number(number: u32) {
+    let mut scale = 1_000_000_000;
+    while scale > 0 {
+        if number >= scale || scale == 1 {
+            push_bytes(&[b'0' + (number / scale % 10) as u8]);
         }
-    }
-
-    /// The same, with a cure.
-    pub fn with_cure(self, cure: &'static str) -> Self {
-        Failure { cure, ..self }
+        scale /= 10;
     }
 }
 
-/// A line in a buffer; what does not fit is left out.
-pub struct Sentence<'a> {
-    buffer: &'a mut [u8],
-    len: usize,
+/// Begins the sentence: `verb object`.
+#[inline(never)]
+pub fn begin(verb: &str, object: &[u8]) {
+    LEN.store(0, Relaxed);
+    push(verb);
+    if !object.is_empty() {
+        push(" ");
+        push_bytes(object);
+    }
 }
 
-impl<'a> Sentence<'a> {
-    /// An empty one.
-    pub fn new(buffer: &'a mut [u8]) -> Self {
-        Sentence { buffer, len: 0 }
+/// Adds a cause that the kernel gave as a number.
+#[inline(never)]
+pub fn push_errno(Errno(number): Errno) {
+    push(": ");
+    match errno::describe(number) {
+        Some((name, words)) => {
+            push(words);
+            push(" (");
+            push(name);
+            push(")");
+        }
+        None => {
+            push("errno ");
+            push_number(number.unsigned_abs());
+        }
     }
+}
 
-    /// Text of ours.
-    pub fn push(&mut self, text: &str) {
-        self.push_bytes(text.as_bytes());
+/// Adds a cure, if there is one.
+pub fn push_cure(cure: &str) {
+    if !cure.is_empty() {
+        push("; ");
+        push(cure);
     }
+}
 
-    /// Text of others: a control character could forge a line of its own.
-    pub fn push_bytes(&mut self, bytes: &[u8]) {
-        // The last byte is kept for the newline.
-        let room = self.buffer.len().saturating_sub(self.len + 1);
-        let space = self.buffer.get_mut(self.len..).unwrap_or(&mut []);
-        let count = bytes.len().min(room);
-        for (to, &from) in space.iter_mut().zip(bytes.iter().take(count)) {
-            *to = if from.is_ascii_control() { b'?' } else { from };
-        }
-        self.len += count;
-    }
+/// Ends with `verb object: cause`, where the cause may have a cure behind a semicolon.
+#[inline(never)]
+pub fn fail(verb: &str, object: &[u8], cause: &str) -> ! {
+    begin(verb, object);
+    push(": ");
+    push(cause);
+    end(OURS)
+}
 
-    /// A decimal number.
-    pub fn push_number(&mut self, number: u32) {
-        let mut digits = [b'0'; 10];
-        let mut rest = number;
-        let mut used = 0;
-        for digit in digits.iter_mut().rev() {
-            *digit = b'0' + (rest % 10) as u8;
-            rest /= 10;
-            used += 1;
-            if rest == 0 {
-                break;
-            }
-        }
-        self.push_bytes(digits.get(10 - used..).unwrap_or(&[]));
+/// Ends with `verb object: line 3, word 2 ...`
+pub fn fail_by_fault(verb: &str, object: &[u8], fault: &Fault<'_>) -> ! {
+    begin(verb, object);
+    push(": line ");
+    push_number(fault.line as u32);
+    if fault.word > 0 {
+        push(", word ");
+        push_number(fault.word as u32);
     }
+    if !fault.text.is_empty() {
+        push(" `");
+        push(fault.text);
+        push("`");
+    }
+    push(": ");
+    push(fault.cause);
+    end(OURS)
+}
 
-    /// The sentence of an error.
-    pub fn push_failure(&mut self, failure: &Failure<'_>) {
-        self.push(failure.verb);
-        if !failure.object.is_empty() {
-            self.push(" ");
-            self.push_bytes(failure.object);
-        }
-        self.push(failure.place.0);
-        self.push(failure.place.1);
-        self.push(": ");
-        match failure.cause {
-            Cause::Errno(errno) => self.push_errno(errno),
-            Cause::Kernel(errno, text) => {
-                self.push_errno(errno);
-                if !text.is_empty() {
-                    self.push(": ");
-                    self.push_bytes(text);
-                }
-            }
-            Cause::Fault(fault) => self.push_fault(fault),
-            Cause::Text(text) => self.push(text),
-        }
-        if !failure.cure.is_empty() {
-            self.push("; ");
-            self.push(failure.cure);
-        }
-    }
+/// What a step is called and, behind a semicolon, what usually helps when it fails: `chdir; the user must ...`.
+pub type Step = &'static str;
 
-    fn push_errno(&mut self, Errno(number): Errno) {
-        match errno::describe(number) {
-            Some((name, words)) => {
-                self.push(words);
-                self.push(" (");
-                self.push(name);
-                self.push(")");
-            }
-            None => {
-                self.push("errno ");
-                self.push_number(number.unsigned_abs());
-            }
-        }
-    }
+/// A system call that has to succeed.
+pub trait OrFail<T> {
+    /// The value; or the end, with `verb object: words (ERRNO); cure`.
+    fn or_fail(self, step: Step, object: &[u8]) -> T;
+}
 
-    fn push_fault(&mut self, fault: Fault<'_>) {
-        self.push("line ");
-        self.push_number(fault.line as u32);
-        if fault.word > 0 {
-            self.push(", word ");
-            self.push_number(fault.word as u32);
+impl<T> OrFail<T> for Result<T, Errno> {
+    fn or_fail(self, step: Step, object: &[u8]) -> T {
+        match self {
+            Ok(value) => value,
+            Err(errno) => fail_by_errno(step, object, errno, OURS),
         }
-        if !fault.text.is_empty() {
-            self.push(" `");
-            self.push_bytes(fault.text.as_bytes());
-            self.push("`");
-        }
-        self.push(": ");
-        self.push(fault.cause);
     }
+}
 
-    /// The line with its newline.
-    pub fn finish(self) -> &'a [u8] {
-        let Sentence { buffer, len } = self;
-        if let Some(end) = buffer.get_mut(len) {
-            *end = b'\n';
-        }
-        buffer.get(..=len).unwrap_or(&[])
+/// Ends with `verb object: words (ERRNO); cure`.
+#[inline(never)]
+pub fn fail_by_errno(step: Step, object: &[u8], errno: Errno, code: u8) -> ! {
+    let semicolon = step
+        .bytes()
+        .position(|byte| byte == b';')
+        .unwrap_or(step.len());
+    begin(step.get(..semicolon).unwrap_or(step), object);
+    push_errno(errno);
+    push(step.get(semicolon..).unwrap_or(""));
+    end(code)
+}
+
+/// Says the sentence, to the helper on the status pipe and to people on standard error, and ends the program.
+#[inline(never)]
+pub fn end(code: u8) -> ! {
+    let status = STATUS.load(Relaxed);
+    if status >= 0 {
+        let digits = [b'0' + code / 100, b'0' + code / 10 % 10, b'0' + code % 10];
+        say(Fd(status), &[ERROR.as_bytes(), b" ", &digits, b" "]);
     }
+    say(sys::STDERR, &[b"init: "]);
+    sys::exit(code)
+}
+
+/// The sentence as a line: in one write, so that it stays whole among the lines of others.
+fn say(fd: Fd, before: &[&[u8]]) {
+    let mut line = [0; SPACE + 16];
+    let mut len = 0;
+    let sentence = SENTENCE
+        .iter()
+        .take(LEN.load(Relaxed))
+        .map(|byte| byte.load(Relaxed));
+    let before = before.iter().flat_map(|part| part.iter().copied());
+    for (to, from) in line.iter_mut().zip(before.chain(sentence).chain([b'\n'])) {
+        *to = from;
+        len += 1;
+    }
+    // Nothing is left to be done when nobody listens.
+    let _ = sys::write_all(fd, line.get(..len).unwrap_or(&[]));
 }

@@ -1,86 +1,69 @@
 //! Becoming the command.
 
-use core::ffi::CStr;
-
-use crate::Never;
-use crate::error::{CANNOT_EXECUTE, Cause, Failure, NOT_FOUND};
+use crate::error::{self, CANNOT_EXECUTE, NOT_FOUND, Step};
 use crate::sys::{self, Arguments, Errno};
 
 /// Where a command is looked for when the environment has no PATH: Docker's and Debian's default for root.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+const VERB: Step = "execute";
+
 /// Executes a command; a name without a slash is looked for in the PATH of the environment.
-pub fn execute<'a>(command: Arguments, text: &mut [u8]) -> Never<'a> {
-    let name = command.first().unwrap_or(c"");
-    let bytes = name.to_bytes();
-    if bytes.contains(&b'/') {
-        let errno = sys::execute(name, command);
-        return Err(failure(name, errno, sys::exists(name)));
+pub fn execute(command: Arguments, text: &mut [u8]) -> ! {
+    let path = command.first().unwrap_or(c"");
+    let name = path.to_bytes();
+    if name.iter().any(|&byte| byte == b'/') {
+        let errno = sys::execute(path, command);
+        fail(name, errno, sys::exists(path));
     }
     let mut denied = false;
-    for directory in sys::variable("PATH")
-        .unwrap_or(DEFAULT_PATH)
-        .split(|&byte| byte == b':')
-    {
-        let Some(path) = join(directory, bytes, text) else {
+    let mut rest = Some(sys::variable(b"PATH").unwrap_or(DEFAULT_PATH));
+    while let Some(directories) = rest {
+        let colon = directories
+            .iter()
+            .position(|&byte| byte == b':')
+            .unwrap_or(directories.len());
+        rest = directories.get(colon + 1..);
+        // POSIX: an empty one is the working directory.
+        let directory = if colon == 0 {
+            b"."
+        } else {
+            directories.get(..colon).unwrap_or(b".")
+        };
+        let Some(path) = sys::c_string(&[directory, b"/", name], text) else {
             continue;
         };
         match sys::execute(path, command) {
-            // Nothing there, unless what is missing is the interpreter of what is there.
+            // Nothing is there, unless what is missing is the interpreter of what is there.
             Errno(libc::ENOENT | libc::ENOTDIR) if !sys::exists(path) => {}
             Errno(libc::EACCES) => denied = true,
-            errno => return Err(failure(name, errno, true)),
+            errno => fail(name, errno, true),
         }
     }
     if denied {
-        return Err(failure(name, Errno(libc::EACCES), true));
+        fail(name, Errno(libc::EACCES), true);
     }
-    let failure = Failure::text("execute", bytes, "not found in PATH");
-    Err(Failure {
-        code: NOT_FOUND,
-        ..failure
-    })
+    error::begin(VERB, name);
+    error::push(": not found in PATH");
+    error::end(NOT_FOUND)
 }
 
-fn failure<'a>(name: &'static CStr, errno: Errno, exists: bool) -> Failure<'a> {
-    let (code, cure) = match errno.0 {
+fn fail(name: &[u8], errno: Errno, exists: bool) -> ! {
+    let (code, step) = match errno.0 {
         libc::ENOENT if exists => (
             CANNOT_EXECUTE,
-            "it is there, but its interpreter or loader is not",
+            "execute; it is there, its interpreter or loader is not",
         ),
-        libc::ENOENT | libc::ENOTDIR => (NOT_FOUND, ""),
+        libc::ENOENT | libc::ENOTDIR => (NOT_FOUND, VERB),
         libc::ENOEXEC => (
             CANNOT_EXECUTE,
-            "it is for another machine, or a script without `#!`",
+            "execute; it is for another machine, or a script without `#!`",
         ),
         libc::EACCES => (
             CANNOT_EXECUTE,
-            "it needs the x bit, a mount without noexec and a path that the user may search",
+            "execute; it lacks the x bit, or a mount has noexec, or a directory above it is closed",
         ),
-        _ => (CANNOT_EXECUTE, ""),
+        _ => (CANNOT_EXECUTE, VERB),
     };
-    Failure {
-        code,
-        cure,
-        ..Failure {
-            cause: Cause::Errno(errno),
-            ..Failure::text("execute", name.to_bytes(), "")
-        }
-    }
-}
-
-/// `directory/name` as a C string; an empty directory is the current one (POSIX).
-fn join<'t>(directory: &[u8], name: &[u8], text: &'t mut [u8]) -> Option<&'t CStr> {
-    let mut space = text.iter_mut();
-    let directory: &[u8] = if directory.is_empty() {
-        b"."
-    } else {
-        directory
-    };
-    for part in [directory, b"/", name, b"\0"] {
-        for byte in part {
-            *space.next()? = *byte;
-        }
-    }
-    CStr::from_bytes_until_nul(text).ok()
+    error::fail_by_errno(step, name, errno, code)
 }

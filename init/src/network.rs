@@ -7,9 +7,9 @@ use core::net::IpAddr;
 
 use hawser::address::{Octets, Prefix, family};
 use hawser::netlink::{self, Messages, Writer, ifaddrmsg, ifinfomsg, ndmsg, rtmsg};
-use hawser::protocol::{Entry, Fact, Message};
+use hawser::protocol::{Fact, Message};
 
-use crate::error::{Cause, Failure, OURS};
+use crate::error::{self, OrFail, Step};
 use crate::sys::{self, Errno, Fd};
 
 /// `LOOPBACK_IFINDEX` of the kernel's net/flow.h: `lo` is number 1 in every network namespace.
@@ -20,32 +20,24 @@ const LOOPBACK_LINE: u32 = 1;
 const NEW: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
 const NEW_OR_CHANGED: u16 = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
 
+const REQUEST: Step = "set up the network by rtnetlink";
+const FIND_LINK: Step = "find link; it must be in this network namespace before the config is sent";
+
 /// Sets up what the message says, and returns when the kernel has acknowledged all of it.
-pub fn set_up<'a>(
-    message: &Message<'a>,
-    batch: &'a mut [u8],
-    reply: &'a mut [u8],
-    dump: &mut [u8],
-) -> Result<(), Failure<'a>> {
-    if message.facts().any(|entry| entry.fact == Fact::NoLinks) {
-        return Ok(());
+pub fn set_up(message: &Message<'_>, batch: &mut [u8], reply: &mut [u8]) {
+    if message
+        .facts()
+        .any(|entry| matches!(entry.fact, Fact::NoLinks))
+    {
+        return;
     }
-    let socket = sys::open_rtnetlink()
-        .map_err(|errno| Failure::system("open rtnetlink socket", b"", errno))?;
-    let batch = write_batch(message, socket, batch)?;
-    sys::write_all(socket, batch)
-        .map_err(|errno| Failure::system("send requests to the kernel", b"", errno))?;
-    let outcome = receive(socket, batch, reply, dump);
+    let socket = sys::open_rtnetlink().or_fail(REQUEST, b"");
+    let batch = write_batch(message, socket, batch);
+    sys::write_all(socket, batch).or_fail(REQUEST, b"");
+    if let Some(refusal) = receive(socket, batch, reply).or_fail(REQUEST, b"") {
+        fail(message, &refusal);
+    }
     sys::close(socket);
-    match outcome {
-        Ok(()) => Ok(()),
-        Err(Refusal::Answer { line, errno, text }) => Err(explain(message, line, errno, text)),
-        Err(Refusal::Silence(errno)) => Err(Failure::system(
-            "receive the kernel's acknowledgement",
-            b"",
-            errno,
-        )),
-    }
 }
 
 /// In which round a fact is written.
@@ -56,11 +48,7 @@ enum Round {
     Rest,
 }
 
-fn write_batch<'a, 'b>(
-    message: &Message<'a>,
-    socket: Fd,
-    buffer: &'b mut [u8],
-) -> Result<&'b [u8], Failure<'a>> {
+fn write_batch<'b>(message: &Message<'_>, socket: Fd, buffer: &'b mut [u8]) -> &'b [u8] {
     let mut batch = Writer::new(buffer);
     bring_up(&mut batch, LOOPBACK_LINE, LOOPBACK, None);
     for round in [Round::Addresses, Round::Links, Round::Rest] {
@@ -69,7 +57,7 @@ fn write_batch<'a, 'b>(
             let line = entry.line as u32;
             match entry.fact {
                 Fact::Link { name, mtu } => {
-                    index = find_link(socket, name)?;
+                    index = sys::link_index(socket, name).or_fail(FIND_LINK, name.as_bytes());
                     if round == Round::Links {
                         bring_up(&mut batch, line, index, mtu);
                     }
@@ -95,22 +83,10 @@ fn write_batch<'a, 'b>(
         }
     }
     batch.ask_acknowledgement();
-    batch.finish().ok_or(Failure::text(
-        "write requests to the kernel",
-        b"",
-        "they are too long",
-    ))
-}
-
-fn find_link(socket: Fd, name: &str) -> Result<u32, Failure<'_>> {
-    sys::link_index(socket, name).map_err(|errno| {
-        let cure = if errno.0 == libc::ENODEV {
-            "it must be in this network namespace before the config is sent"
-        } else {
-            ""
-        };
-        Failure::system("find link", name.as_bytes(), errno).with_cure(cure)
-    })
+    match batch.finish() {
+        Some(batch) => batch,
+        None => error::fail(REQUEST, b"", "the requests are too long"),
+    }
 }
 
 fn bring_up(batch: &mut Writer<'_>, line: u32, index: u32, mtu: Option<u32>) {
@@ -170,60 +146,61 @@ fn add_route(
     batch.end();
 }
 
-/// What stands against success.
-enum Refusal<'a> {
-    /// The request of this line was refused.
-    Answer {
-        line: u32,
-        errno: i32,
-        text: &'a [u8],
-    },
-    /// There was no acknowledgement.
-    Silence(Errno),
+/// What the kernel says against a request.
+struct Refusal<'a> {
+    line: u32,
+    errno: Errno,
+    text: &'a [u8],
 }
 
-/// Reads the answers. The kernel has gone through the whole batch when `sendmsg` returns (rtnetlink_rcv runs in the
-/// sender's context), so all answers there will ever be are queued, and there is nothing to wait for.
+/// Reads the answers. The kernel has gone through the whole batch when `sendmsg` returns (netlink_unicast_kernel calls
+/// rtnetlink_rcv in the sender's context), so that all answers there will be are queued and none is waited for.
 fn receive<'a>(
     socket: Fd,
     batch: &[u8],
     reply: &'a mut [u8],
-    dump: &mut [u8],
-) -> Result<(), Refusal<'a>> {
+) -> Result<Option<Refusal<'a>>, Errno> {
     let last = Messages::new(batch)
         .last()
         .map_or(0, |message| message.sequence);
+    let (head, dump) = reply
+        .split_at_mut_checked(ANSWER)
+        .ok_or(Errno(libc::ENOBUFS))?;
     let mut acknowledged = false;
     let (len, line) = 'refused: loop {
-        let len = match sys::receive_now(socket, reply) {
+        let len = match sys::receive_now(socket, head) {
             Ok(len) => len,
-            // So many errors that the last ones did not fit: the first ones are there.
+            // So many errors that the last ones did not fit. The first ones are there.
             Err(Errno(libc::ENOBUFS)) => continue,
-            Err(Errno(libc::EAGAIN)) if acknowledged => return Ok(()),
-            Err(errno) => return Err(Refusal::Silence(errno)),
+            Err(Errno(libc::EAGAIN)) if acknowledged => return Ok(None),
+            Err(errno) => return Err(errno),
         };
-        for message in Messages::new(reply.get(..len).unwrap_or(&[])) {
+        for message in Messages::new(head.get(..len).unwrap_or(&[])) {
             let Some(outcome) = message.outcome() else {
                 continue;
             };
-            let exists = outcome.errno == libc::EEXIST && is_there(batch, message.sequence, dump);
-            if outcome.errno != 0 && !exists {
+            let fine = outcome.errno == 0
+                || (outcome.errno == libc::EEXIST && is_there(batch, message.sequence, dump));
+            if !fine {
                 break 'refused (len, message.sequence);
             }
             acknowledged |= message.sequence == last;
         }
     };
-    for message in Messages::new(reply.get(..len).unwrap_or(&[])) {
-        if let Some(outcome) = message.outcome().filter(|_| message.sequence == line) {
-            return Err(Refusal::Answer {
-                line,
-                errno: outcome.errno,
-                text: outcome.text,
-            });
-        }
-    }
-    Err(Refusal::Silence(Errno(libc::EIO)))
+    let mut answers = Messages::new(head.get(..len).unwrap_or(&[]));
+    let outcome = answers
+        .find(|message| message.sequence == line)
+        .and_then(|message| message.outcome());
+    let outcome = outcome.ok_or(Errno(libc::EIO))?;
+    Ok(Some(Refusal {
+        line,
+        errno: Errno(outcome.errno),
+        text: outcome.text,
+    }))
 }
+
+/// Bytes of an answer at most: two headers and a sentence.
+const ANSWER: usize = 1024;
 
 /// Looks whether what a request would have made is there already and equal: everything that the request says, the
 /// kernel's own record says too.
@@ -292,43 +269,45 @@ fn says_all_of(record: &netlink::Message<'_>, request: &netlink::Message<'_>) ->
 }
 
 /// The step, the object and the kernel's reason.
-fn explain<'a>(message: &Message<'a>, line: u32, errno: i32, text: &'a [u8]) -> Failure<'a> {
+fn fail(message: &Message<'_>, refusal: &Refusal<'_>) -> ! {
     let mut link = "lo";
-    let mut found: Option<Entry<'a>> = None;
+    let mut object = "lo";
+    let (mut verb, mut word) = ("bring up link", "");
     for entry in message
         .facts()
-        .take_while(|entry| entry.line <= line as usize)
+        .take_while(|entry| entry.line <= refusal.line as usize)
     {
-        if let Fact::Link { name, .. } = entry.fact {
-            link = name;
+        object = entry.object();
+        (verb, word) = match entry.fact {
+            Fact::Link { name, .. } => {
+                link = name;
+                ("bring up link", "")
+            }
+            Fact::Address(_) => ("add address", " to "),
+            Fact::Neighbour { .. } => ("add neighbour", " on "),
+            _ => ("add route", " on "),
+        };
+    }
+    error::begin(verb, object.as_bytes());
+    if !word.is_empty() {
+        error::push(word);
+        error::push(link);
+    }
+    error::push_errno(refusal.errno);
+    if !refusal.text.is_empty() {
+        error::push(": ");
+        error::push_bytes(refusal.text);
+    }
+    error::push_cure(match refusal.errno.0 {
+        libc::EPERM => "it needs CAP_NET_ADMIN in this network namespace",
+        libc::ENETUNREACH | libc::EHOSTUNREACH => {
+            "a gateway is in the subnet of an address, or an `onlink` route before it leads to it"
         }
-        found = Some(entry);
-    }
-    let (verb, word, object, place) = match found.filter(|entry| entry.line == line as usize) {
-        Some(entry) => match entry.fact {
-            Fact::Address(_) => ("add address", " to ", entry.object(), link),
-            Fact::Neighbour { .. } => ("add neighbour", " on ", entry.object(), link),
-            Fact::Route { .. } => ("add route", " on ", entry.object(), link),
-            _ => ("bring up link", "", entry.object(), ""),
-        },
-        None => ("bring up link", "", "lo", ""),
-    };
-    Failure {
-        code: OURS,
-        verb,
-        object: object.as_bytes(),
-        place: (word, place),
-        cause: Cause::Kernel(Errno(errno), text),
-        cure: match errno {
-            libc::EPERM => "it needs CAP_NET_ADMIN in this network namespace",
-            libc::ENETUNREACH | libc::EHOSTUNREACH => {
-                "a gateway is in the subnet of an address, or has a route `onlink` before it"
-            }
-            libc::EEXIST => "another one is there and differs",
-            libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EACCES => {
-                "this kernel or link has no IPv6, or not this"
-            }
-            _ => "",
-        },
-    }
+        libc::EEXIST => "another one is there and differs",
+        libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EACCES => {
+            "the kernel or the link may lack IPv6"
+        }
+        _ => "",
+    });
+    error::end(error::OURS)
 }

@@ -4,7 +4,7 @@ use core::ffi::CStr;
 
 use hawser::address::parse_number;
 
-use crate::error::Failure;
+use crate::error::{self, OrFail, Step};
 use crate::sys::{self, Arguments, Fd};
 
 /// What the options say.
@@ -21,7 +21,7 @@ pub enum Action {
     /// Print this and end.
     Print(&'static str),
     /// Set up what the config says and become this command.
-    Boot(Arguments),
+    Boot(Options, Arguments),
 }
 
 const VERSION: &str = concat!("init (hawser) ", env!("CARGO_PKG_VERSION"), "\n");
@@ -43,75 +43,69 @@ Without --config nothing is set up. Exit codes: 125 init failed, 126 COMMAND
 cannot be executed, 127 COMMAND not found, else COMMAND's own.
 ";
 
-impl Options {
-    /// Reads the words behind the program's name. What was understood before an error is kept: the status pipe is
-    /// where that error goes.
-    pub fn parse(&mut self, mut words: Arguments) -> Result<Action, Failure<'static>> {
-        while let Some(word) = words.first() {
-            let bytes = word.to_bytes();
-            if !bytes.starts_with(b"-") || bytes == b"-" {
-                break;
-            }
-            words.take();
-            match bytes {
-                b"--" => break,
-                b"--help" | b"-h" => return Ok(Action::Print(HELP)),
-                b"--version" | b"-V" => return Ok(Action::Print(VERSION)),
-                _ => {}
-            }
-            if let Some(value) = value_of(word, "--config", &mut words)? {
-                self.config = Some(value);
-            } else if let Some(value) = value_of(word, "--status-fd", &mut words)? {
-                let fd = parse_fd(value).ok_or(usage(value, "not a descriptor's number"))?;
-                sys::set_close_on_exec(fd).map_err(|errno| {
-                    Failure::system("open --status-fd", value.to_bytes(), errno)
-                })?;
-                self.status = Some(fd);
-            } else {
-                return Err(usage(word, "unknown option"));
-            }
+const OPEN_STATUS: Step = "open status descriptor";
+
+/// Reads the words behind the program's name. An error goes to the status pipe as soon as that is known.
+pub fn parse(mut words: Arguments) -> Action {
+    let mut options = Options::default();
+    while let Some(word) = words.first() {
+        let bytes = word.to_bytes();
+        if !bytes.starts_with(b"-") || bytes == b"-" {
+            break;
         }
-        if words.first().is_none() {
-            return Err(usage(c"", "no command"));
+        words.take();
+        match bytes {
+            b"--" => break,
+            b"--help" | b"-h" => return Action::Print(HELP),
+            b"--version" | b"-V" => return Action::Print(VERSION),
+            _ => {}
         }
-        if self.status.is_some() && self.config.is_none() {
-            return Err(usage(c"--status-fd", "it needs --config"));
+        if let Some(value) = value_of(word, b"--config", &mut words) {
+            options.config = Some(value);
+        } else if let Some(value) = value_of(word, b"--status-fd", &mut words) {
+            let value = value.to_bytes();
+            let Some(fd) = parse_fd(value) else {
+                fail(value, "not a descriptor's number");
+            };
+            sys::set_close_on_exec(fd).or_fail(OPEN_STATUS, value);
+            error::tell_errors_to(fd);
+            options.status = Some(fd);
+        } else {
+            fail(bytes, "unknown option");
         }
-        Ok(Action::Boot(words))
     }
+    if words.first().is_none() {
+        fail(b"", "no command");
+    }
+    if options.status.is_some() && options.config.is_none() {
+        fail(b"--status-fd", "it needs --config");
+    }
+    Action::Boot(options, words)
 }
 
 /// The value of option `name`, if `word` is that option: behind `=`, or the next word.
-fn value_of(
-    word: &'static CStr,
-    name: &str,
-    words: &mut Arguments,
-) -> Result<Option<&'static CStr>, Failure<'static>> {
-    let Some(rest) = word.to_bytes().strip_prefix(name.as_bytes()) else {
-        return Ok(None);
-    };
-    if rest.is_empty() {
-        return match words.take() {
-            Some(value) => Ok(Some(value)),
-            None => Err(usage(word, "its value is missing")),
-        };
+#[inline(never)]
+fn value_of(word: &'static CStr, name: &[u8], words: &mut Arguments) -> Option<&'static CStr> {
+    match word.to_bytes().strip_prefix(name)? {
+        [] => match words.take() {
+            None => fail(name, "its value is missing"),
+            value => value,
+        },
+        [b'=', ..] => sys::suffix(word, name.len() + 1),
+        _ => None,
     }
-    if !rest.starts_with(b"=") {
-        return Ok(None);
-    }
-    let value = word
-        .to_bytes_with_nul()
-        .get(name.len() + 1..)
-        .unwrap_or(&[]);
-    Ok(CStr::from_bytes_with_nul(value).ok())
 }
 
 /// A descriptor's number.
-pub fn parse_fd(text: &CStr) -> Option<Fd> {
-    let number = parse_number(text.to_str().ok()?)?;
+pub fn parse_fd(text: &[u8]) -> Option<Fd> {
+    let number = parse_number(core::str::from_utf8(text).ok()?)?;
     Some(Fd(i32::try_from(number).ok()?))
 }
 
-fn usage(word: &'static CStr, cause: &'static str) -> Failure<'static> {
-    Failure::text("read the command line", word.to_bytes(), cause).with_cure("see init --help")
+fn fail(word: &[u8], cause: &str) -> ! {
+    error::begin("read the command line", word);
+    error::push(": ");
+    error::push(cause);
+    error::push("; see init --help");
+    error::end(error::OURS)
 }

@@ -4,9 +4,9 @@
 //! goes over it as often as there are steps. [`Fact`]'s `Display` writes the line that reads back as the same fact.
 
 use core::fmt;
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::address::{Mac, Prefix, parse_ip, parse_number};
+use crate::address::{Mac, Prefix, cut, parse_ip, parse_number};
 use crate::capability::Capability;
 
 /// The first line.
@@ -116,7 +116,12 @@ pub struct Groups<'a>(&'a str);
 impl Groups<'_> {
     /// Each of them.
     pub fn iter(&self) -> impl Iterator<Item = u32> {
-        self.0.split(',').filter_map(parse_id)
+        let mut rest = Some(self.0);
+        core::iter::from_fn(move || {
+            let (group, tail) = cut(rest?, b',');
+            rest = tail;
+            parse_id(group)
+        })
     }
 }
 
@@ -196,47 +201,28 @@ impl<'a> Message<'a> {
             at: 0,
             number: 0,
         };
-        let mut rules = Rules::default();
+        let mut seen = 0;
         loop {
-            let Some(raw) = lines.next_line() else {
-                return Err(Fault {
-                    line: lines.number + 1,
-                    word: 0,
-                    text: "",
-                    cause: "the message stops without `end`",
-                });
+            let text = lines.next_line();
+            let mut words = Cursor::new(text.unwrap_or(""));
+            let checked = match text {
+                None => words.refuse_line("the message stops without `end`"),
+                _ if lines.at > LIMIT => words.refuse_line("the message is longer than 16 KiB"),
+                Some(_) if lines.number == 1 => check_version(&mut words),
+                Some(text) if is_end(text) => {
+                    return Ok(Message {
+                        text: bytes,
+                        len: lines.at,
+                    });
+                }
+                Some(_) => check_line(&mut words, &mut seen),
             };
-            let line = lines.number;
-            if lines.at > LIMIT {
+            if checked.is_none() {
                 return Err(Fault {
-                    line,
-                    word: 0,
-                    text: "",
-                    cause: "the message is longer than 16 KiB",
-                });
-            }
-            let text = core::str::from_utf8(raw).unwrap_or("\0");
-            let complaint = if line == 1 {
-                check_version(text)
-            } else if is_end(text) {
-                return Ok(Message {
-                    text: bytes,
-                    len: lines.at,
-                });
-            } else {
-                check_line(text, &mut rules)
-            };
-            if let Err(Complaint { word, cause }) = complaint {
-                let text = if word == 0 {
-                    ""
-                } else {
-                    Cursor::new(text).nth(word - 1).unwrap_or("")
-                };
-                return Err(Fault {
-                    line,
-                    word,
-                    text,
-                    cause,
+                    line: lines.number + usize::from(text.is_none()),
+                    word: words.index,
+                    text: words.last,
+                    cause: words.cause,
                 });
             }
         }
@@ -274,16 +260,11 @@ impl<'a> Iterator for Facts<'a> {
     #[inline(never)]
     fn next(&mut self) -> Option<Entry<'a>> {
         loop {
-            let text = core::str::from_utf8(self.0.next_line()?).ok()?;
-            if let Ok(Some(fact)) = parse_line(text) {
-                return Some(Entry {
-                    line: self.0.number,
-                    text,
-                    fact,
-                });
-            }
-            if is_end(text) {
-                return None;
+            let text = self.0.next_line()?;
+            let fact = parse_line(&mut Cursor::new(text));
+            if let Some(fact) = fact {
+                let line = self.0.number;
+                return Some(Entry { line, text, fact });
             }
         }
     }
@@ -296,28 +277,28 @@ struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
+    /// A line that is not UTF-8 comes as a control character, which no line may have.
     #[inline(never)]
-    fn next_line(&mut self) -> Option<&'a [u8]> {
+    fn next_line(&mut self) -> Option<&'a str> {
         let rest = self.bytes.get(self.at..)?;
         if rest.is_empty() {
             return None;
         }
         self.number += 1;
-        let len = rest
-            .iter()
-            .position(|&byte| byte == b'\n')
-            .unwrap_or(rest.len());
-        // One behind the last byte where the newline is missing: rest is empty then.
-        self.at = (self.at + len + 1).min(self.bytes.len());
-        rest.get(..len)
+        let newline = rest.iter().position(|&byte| byte == b'\n');
+        let len = newline.unwrap_or(rest.len());
+        self.at += len + usize::from(newline.is_some());
+        Some(core::str::from_utf8(rest.get(..len)?).unwrap_or("\0"))
     }
 }
 
-/// The words of one line, with their number.
+/// The words of one line, and what is wrong with the last of them.
 struct Cursor<'a> {
     text: &'a str,
     at: usize,
     index: usize,
+    last: &'a str,
+    cause: &'static str,
 }
 
 impl<'a> Cursor<'a> {
@@ -326,6 +307,8 @@ impl<'a> Cursor<'a> {
             text,
             at: 0,
             index: 0,
+            last: "",
+            cause: "",
         }
     }
 
@@ -334,29 +317,50 @@ impl<'a> Cursor<'a> {
         self.text.get(self.at..).unwrap_or("").trim_ascii()
     }
 
-    /// The next word, or a complaint that there is none.
-    fn expect(&mut self, cause: &'static str) -> Result<&'a str, Complaint> {
-        match self.next() {
-            Some(word) => Ok(word),
-            None => Err(Complaint {
-                word: self.index + 1,
-                cause,
-            }),
+    /// The next word; `missing` is the complaint when there is none.
+    fn expect(&mut self, missing: &'static str) -> Option<&'a str> {
+        let word = self.next();
+        if word.is_none() {
+            self.index += 1;
+            self.last = "";
+            self.cause = missing;
         }
+        word
     }
 
-    /// A complaint about the word that [`Iterator::next`] gave last.
-    fn complain<T>(&self, cause: &'static str) -> Result<T, Complaint> {
-        Err(Complaint {
-            word: self.index,
-            cause,
-        })
+    /// Complains about the word that [`Iterator::next`] gave last.
+    fn refuse<T>(&mut self, cause: &'static str) -> Option<T> {
+        self.cause = cause;
+        None
     }
 
-    fn or_complain<T>(&self, value: Option<T>, cause: &'static str) -> Result<T, Complaint> {
-        match value {
-            Some(value) => Ok(value),
-            None => self.complain(cause),
+    /// Complains about the line as a whole.
+    fn refuse_line<T>(&mut self, cause: &'static str) -> Option<T> {
+        self.index = 0;
+        self.last = "";
+        self.refuse(cause)
+    }
+
+    /// Complains about the line's first word.
+    fn refuse_keyword<T>(&mut self, cause: &'static str) -> Option<T> {
+        self.at = 0;
+        self.index = 0;
+        self.next();
+        self.refuse(cause)
+    }
+
+    /// A word's value, or a complaint about it.
+    fn accept<T>(&mut self, value: Option<T>, cause: &'static str) -> Option<T> {
+        if value.is_none() {
+            self.cause = cause;
+        }
+        value
+    }
+
+    fn finish(&mut self) -> Option<()> {
+        match self.next() {
+            None => Some(()),
+            Some(_) => self.refuse("one word too many"),
         }
     }
 }
@@ -378,7 +382,8 @@ impl<'a> Iterator for Cursor<'a> {
             return None;
         }
         self.index += 1;
-        self.text.get(start..self.at)
+        self.last = self.text.get(start..self.at)?;
+        Some(self.last)
     }
 }
 
@@ -391,43 +396,22 @@ fn is_end(text: &str) -> bool {
     words.next() == Some(END) && words.next().is_none()
 }
 
-struct Complaint {
-    word: usize,
-    cause: &'static str,
-}
-
 /// The first line is the version, so that a message of another version is not half understood.
-fn check_version(text: &str) -> Result<(), Complaint> {
-    let mut words = Cursor::new(text);
-    if words.next() != Some("hawser") {
-        return Err(Complaint {
-            word: 1,
-            cause: "the first line is not `hawser 1`",
-        });
-    }
-    if words.next() != Some("1") {
-        return Err(Complaint {
-            word: 2,
-            cause: "only version 1 is understood",
-        });
-    }
-    finish(&mut words)
+fn check_version(words: &mut Cursor<'_>) -> Option<()> {
+    let first = words.next();
+    words.accept(
+        first.filter(|&word| word == "hawser"),
+        "the first line is not `hawser 1`",
+    )?;
+    let second = words.expect("the first line is not `hawser 1`")?;
+    words.accept(
+        Some(second).filter(|&word| word == "1"),
+        "only version 1 is understood",
+    )?;
+    words.finish()
 }
 
-fn finish(words: &mut Cursor<'_>) -> Result<(), Complaint> {
-    match words.next() {
-        None => Ok(()),
-        Some(_) => words.complain("one word too many"),
-    }
-}
-
-/// What a line may say depends on the lines before it.
-#[derive(Default)]
-struct Rules {
-    seen: u32,
-}
-
-// Bits of `Rules::seen`.
+// What a line may say depends on the lines before it: these have been seen.
 const LINK: u32 = 1;
 const NO_LINKS: u32 = 2;
 const SEARCH: u32 = 4;
@@ -439,11 +423,13 @@ const NO_NEW_PRIVILEGES: u32 = 128;
 const CAPABILITIES: u32 = 256;
 const NO_CAPABILITIES: u32 = 512;
 
-fn check_line(text: &str, rules: &mut Rules) -> Result<(), Complaint> {
-    let Some(fact) = parse_line(text)? else {
-        return Ok(());
+/// One line, and whether it may stand behind those that were seen.
+fn check_line(words: &mut Cursor<'_>, seen: &mut u32) -> Option<()> {
+    let Some(fact) = parse_line(words) else {
+        // Nothing on it, or something wrong with it.
+        return Some(()).filter(|()| words.cause.is_empty());
     };
-    // What this line is, what must not have been before it.
+    // What this line is, and what must not have been before it.
     let (bit, excludes) = match fact {
         Fact::Link { .. } => (LINK, NO_LINKS),
         Fact::NoLinks => (NO_LINKS, LINK | NO_LINKS),
@@ -455,197 +441,151 @@ fn check_line(text: &str, rules: &mut Rules) -> Result<(), Complaint> {
         Fact::NoNewPrivileges => (NO_NEW_PRIVILEGES, NO_NEW_PRIVILEGES),
         Fact::Capability(_) | Fact::Ambient(_) => (CAPABILITIES, NO_CAPABILITIES),
         Fact::NoCapabilities => (NO_CAPABILITIES, CAPABILITIES | NO_CAPABILITIES),
+        Fact::Address(_) | Fact::Neighbour { .. } | Fact::Route { .. } if *seen & LINK == 0 => {
+            return words.refuse_keyword("it belongs to no link; a `link` line comes before it");
+        }
         _ => (0, 0),
     };
-    let needs_link = matches!(
-        fact,
-        Fact::Address(_) | Fact::Neighbour { .. } | Fact::Route { .. }
-    );
-    if needs_link && rules.seen & LINK == 0 {
-        return Err(Complaint {
-            word: 1,
-            cause: "it belongs to no link; a `link` line comes before it",
-        });
+    if *seen & excludes != 0 {
+        return words.refuse_keyword("an earlier line has said this, or the opposite");
     }
-    if rules.seen & excludes != 0 {
-        return Err(Complaint {
-            word: 1,
-            cause: "an earlier line has said this, or the opposite",
-        });
-    }
-    rules.seen |= bit;
-    Ok(())
+    *seen |= bit;
+    Some(())
 }
 
-/// One line; `None` for an empty one and for a comment.
+/// One line. `None` without a cause is an empty one or a comment, and `end`.
 #[inline(never)]
-fn parse_line(text: &str) -> Result<Option<Fact<'_>>, Complaint> {
-    if text
-        .bytes()
-        .any(|byte| byte.is_ascii_control() && byte != b'\t')
-    {
-        return Err(Complaint {
-            word: 0,
-            cause: "a control character, or not UTF-8",
-        });
+fn parse_line<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
+    let is_odd = |byte: u8| byte.is_ascii_control() && byte != b'\t';
+    if words.text.bytes().any(is_odd) {
+        return words.refuse_line("a control character, or not UTF-8");
     }
-    let mut words = Cursor::new(text);
-    let Some(keyword) = words.next() else {
-        return Ok(None);
-    };
+    let keyword = words.next()?;
     if keyword.starts_with('#') {
-        return Ok(None);
+        return None;
     }
     let fact = match keyword {
-        "link" => parse_link(&mut words)?,
+        "link" => parse_link(words)?,
         "no-links" => Fact::NoLinks,
-        "address" => {
-            let prefix = parse_prefix(&mut words)?;
-            check_unicast(&words, prefix.address)?;
-            Fact::Address(prefix)
-        }
-        "neighbour" => {
-            let address = parse_address(&mut words)?;
-            check_unicast(&words, address)?;
-            let word = words.expect("a MAC is missing")?;
-            let mac = words.or_complain(Mac::parse(word), "not a MAC such as 02:00:ac:13:00:01")?;
-            Fact::Neighbour { address, mac }
-        }
-        "route" => parse_route(&mut words)?,
-        "nameserver" => Fact::Nameserver(parse_address(&mut words)?),
-        "search" => Fact::Search(parse_names(&mut words, "a domain is missing")?),
-        "option" => Fact::Option(parse_names(&mut words, "an option is missing")?),
+        "address" => Fact::Address(parse_interface_address(words)?),
+        "neighbour" => parse_neighbour(words)?,
+        "route" => parse_route(words)?,
+        "nameserver" => Fact::Nameserver(parse_address(words)?),
+        "search" => Fact::Search(parse_names(words)?),
+        "option" => Fact::Option(parse_names(words)?),
         "host" => {
-            let address = parse_address(&mut words)?;
-            Fact::Host {
-                address,
-                names: parse_names(&mut words, "a name is missing")?,
-            }
+            let address = parse_address(words)?;
+            let names = parse_names(words)?;
+            Fact::Host { address, names }
         }
-        "hostname" => {
-            let name = words.expect("a name is missing")?;
-            if name.len() > 64 || !is_name(name) {
-                return words.complain("not a host name of at most 64 characters");
-            }
-            Fact::Hostname(name)
-        }
-        "user" => parse_user(&mut words)?,
-        "groups" => parse_groups(&mut words)?,
-        "workdir" => {
-            let path = words.rest();
-            words.expect("a directory is missing")?;
-            if !path.starts_with('/') || path.len() > 4095 {
-                return words.complain("not an absolute path of at most 4,095 bytes");
-            }
-            while words.next().is_some() {}
-            Fact::Workdir(path)
-        }
-        "capability" => {
-            let name = words.expect("a name is missing")?;
-            if name == "none" {
-                Fact::NoCapabilities
-            } else {
-                Fact::Capability(words.or_complain(Capability::from_name(name), "no capability")?)
-            }
-        }
-        "ambient" => {
-            let name = words.expect("a name is missing")?;
-            Fact::Ambient(words.or_complain(Capability::from_name(name), "no capability")?)
-        }
+        "hostname" => Fact::Hostname(parse_hostname(words)?),
+        "user" => parse_user(words)?,
+        "groups" => Fact::Groups(parse_groups(words)?),
+        "workdir" => Fact::Workdir(parse_workdir(words)?),
+        "capability" => match parse_capability(words) {
+            None if words.last == "none" => Fact::NoCapabilities,
+            capability => Fact::Capability(capability?),
+        },
+        "ambient" => Fact::Ambient(parse_capability(words)?),
         "no-new-privileges" => Fact::NoNewPrivileges,
-        _ => return words.complain("unknown word"),
+        _ => return words.refuse(UNKNOWN),
     };
-    finish(&mut words)?;
-    Ok(Some(fact))
+    words.finish()?;
+    Some(fact)
 }
 
 /// The kernel's rule for a name (`dev_valid_name`), and no control or other odd character.
-fn parse_link<'a>(words: &mut Cursor<'a>) -> Result<Fact<'a>, Complaint> {
-    let name = words.expect("a name is missing")?;
-    let odd = name
-        .bytes()
-        .any(|byte| byte == b'/' || byte == b':' || !byte.is_ascii_graphic());
-    if name.len() > 15 || odd || name == "." || name == ".." {
-        return words.complain("not a link's name");
+fn parse_link<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
+    let name = words.expect(NO_NAME)?;
+    let is_odd = |byte: u8| byte == b'/' || byte == b':' || !byte.is_ascii_graphic();
+    if name.len() > 15 || name.bytes().any(is_odd) || name == "." || name == ".." {
+        return words.refuse("not a link's name");
     }
     let mut mtu = None;
     if let Some(word) = words.next() {
         if word != "mtu" {
-            return words.complain("unknown word");
+            return words.refuse(UNKNOWN);
         }
-        let number = parse_number(words.expect("a number is missing")?);
         // 68: RFC 791. 65536: what `lo` has, and no link has more.
-        mtu = Some(words.or_complain(
-            number.filter(|mtu| (68..=65536).contains(mtu)),
-            "not an MTU from 68 to 65536",
-        )?);
+        let number = parse_number(words.expect("a number is missing")?);
+        let number = number.filter(|mtu| (68..=65536).contains(mtu));
+        mtu = Some(words.accept(number, "not an MTU from 68 to 65536")?);
     }
-    Ok(Fact::Link { name, mtu })
+    Some(Fact::Link { name, mtu })
 }
 
-fn parse_route<'a>(words: &mut Cursor<'a>) -> Result<Fact<'a>, Complaint> {
+const NO_NAME: &str = "a name is missing";
+const NO_ADDRESS: &str = "an address is missing";
+const NO_PREFIX: &str = "not an address with the length of its prefix";
+const UNKNOWN: &str = "unknown word";
+
+fn parse_interface_address(words: &mut Cursor<'_>) -> Option<Prefix> {
+    let word = words.expect(NO_ADDRESS)?;
+    let prefix = words.accept(Prefix::parse(word), NO_PREFIX)?;
+    check_unicast(words, prefix.address)?;
+    Some(prefix)
+}
+
+fn parse_neighbour<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
+    let address = parse_address(words)?;
+    check_unicast(words, address)?;
+    let word = words.expect("a MAC is missing")?;
+    let mac = words.accept(Mac::parse(word), "not a MAC such as 02:00:ac:13:00:01")?;
+    Some(Fact::Neighbour { address, mac })
+}
+
+fn parse_route<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
     let word = words.expect("a destination is missing")?;
     let destination = if word == "default" {
         None
     } else {
-        let prefix = words.or_complain(Prefix::parse(word), NO_PREFIX)?;
-        if !prefix.is_network() {
-            return words.complain("bits are set behind the prefix");
-        }
-        Some(prefix)
+        let prefix = words.accept(Prefix::parse(word), NO_PREFIX)?;
+        let network = Some(prefix).filter(Prefix::is_network);
+        Some(words.accept(network, "bits are set behind the prefix")?)
     };
-    match words.expect("`via` or `onlink` is missing")? {
-        "via" => {}
-        "onlink" if destination.is_some() => {
-            let destination = words.or_complain(destination, NO_PREFIX)?;
-            return Ok(Fact::Route {
+    let how = words.expect("`via` or `onlink` is missing")?;
+    match destination {
+        Some(destination) if how == "onlink" => {
+            return Some(Fact::Route {
                 destination,
                 gateway: None,
             });
         }
-        _ => return words.complain("unknown word"),
+        _ if how != "via" => return words.refuse(UNKNOWN),
+        _ => {}
     }
     let gateway = parse_address(words)?;
     check_unicast(words, gateway)?;
-    let unspecified = Prefix {
-        address: unspecified(gateway),
-        len: 0,
+    let everywhere = match gateway {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    let destination = destination.unwrap_or(unspecified);
+    let destination = destination.unwrap_or(Prefix {
+        address: everywhere,
+        len: 0,
+    });
     if destination.address.is_ipv4() != gateway.is_ipv4() {
-        return words.complain("not of the destination's family");
+        return words.refuse("not of the destination's family");
     }
-    Ok(Fact::Route {
+    Some(Fact::Route {
         destination,
         gateway: Some(gateway),
     })
 }
 
-const NO_PREFIX: &str = "not an address with the length of its prefix";
-
-fn unspecified(like: IpAddr) -> IpAddr {
-    match like {
-        IpAddr::V4(_) => IpAddr::V4(core::net::Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(core::net::Ipv6Addr::UNSPECIFIED),
-    }
+#[inline(never)]
+fn parse_address(words: &mut Cursor<'_>) -> Option<IpAddr> {
+    let word = words.expect(NO_ADDRESS)?;
+    words.accept(parse_ip(word), "not an IPv4 or IPv6 address")
 }
 
-fn parse_prefix(words: &mut Cursor<'_>) -> Result<Prefix, Complaint> {
-    let word = words.expect("an address is missing")?;
-    words.or_complain(Prefix::parse(word), NO_PREFIX)
-}
-
-fn parse_address(words: &mut Cursor<'_>) -> Result<IpAddr, Complaint> {
-    let word = words.expect("an address is missing")?;
-    words.or_complain(parse_ip(word), "not an IPv4 or IPv6 address")
-}
-
-fn check_unicast(words: &Cursor<'_>, address: IpAddr) -> Result<(), Complaint> {
-    let broadcast = address == IpAddr::V4(core::net::Ipv4Addr::BROADCAST);
+#[inline(never)]
+fn check_unicast(words: &mut Cursor<'_>, address: IpAddr) -> Option<()> {
+    let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
     if address.is_unspecified() || address.is_multicast() || broadcast {
-        return words.complain("no address that a machine can have");
+        return words.refuse("no address that a machine can have");
     }
-    Ok(())
+    Some(())
 }
 
 /// Printable ASCII, without the characters that begin a comment in resolv.conf and hosts.
@@ -654,18 +594,39 @@ fn is_name(word: &str) -> bool {
         .all(|byte| byte.is_ascii_graphic() && byte != b'#' && byte != b';')
 }
 
-fn parse_names<'a>(words: &mut Cursor<'a>, missing: &'static str) -> Result<Words<'a>, Complaint> {
+#[inline(never)]
+fn parse_names<'a>(words: &mut Cursor<'a>) -> Option<Words<'a>> {
     let names = Words(words.rest());
-    let mut word = words.expect(missing)?;
+    let mut word = words.expect(NO_NAME)?;
     loop {
-        if !is_name(word) {
-            return words.complain("not a name");
-        }
+        words.accept(Some(()).filter(|()| is_name(word)), "not a name")?;
         match words.next() {
             Some(next) => word = next,
-            None => return Ok(names),
+            None => return Some(names),
         }
     }
+}
+
+fn parse_hostname<'a>(words: &mut Cursor<'a>) -> Option<&'a str> {
+    let name = words.expect(NO_NAME)?;
+    // 64: __NEW_UTS_LEN of linux/utsname.h.
+    let good = Some(name).filter(|name| name.len() <= 64 && is_name(name));
+    words.accept(good, "not a host name of at most 64 characters")
+}
+
+fn parse_capability(words: &mut Cursor<'_>) -> Option<Capability> {
+    let name = words.expect(NO_NAME)?;
+    words.accept(Capability::from_name(name), "no capability")
+}
+
+/// The path goes to the end of the line: spaces may be in it.
+fn parse_workdir<'a>(words: &mut Cursor<'a>) -> Option<&'a str> {
+    let path = words.rest();
+    words.expect("a directory is missing")?;
+    let good = Some(path).filter(|path| path.starts_with('/') && path.len() < 4096);
+    words.accept(good, "not an absolute path of at most 4,095 bytes")?;
+    words.at = words.text.len();
+    Some(path)
 }
 
 /// A user's or group's number; the last one stands for "leave alone" in the kernel's calls.
@@ -673,28 +634,20 @@ fn parse_id(text: &str) -> Option<u32> {
     parse_number(text).filter(|&id| id != u32::MAX)
 }
 
-fn parse_user<'a>(words: &mut Cursor<'a>) -> Result<Fact<'a>, Complaint> {
-    let word = words.expect("UID:GID is missing")?;
-    let colon = word.bytes().position(|byte| byte == b':').unwrap_or(0);
-    let uid = word.get(..colon).and_then(parse_id);
-    let gid = word.get(colon + 1..).and_then(parse_id);
-    match (uid, gid) {
-        (Some(uid), Some(gid)) => Ok(Fact::User { uid, gid }),
-        _ => words.complain("not UID:GID in numbers"),
-    }
+fn parse_user<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
+    let (uid, gid) = cut(words.expect("UID:GID is missing")?, b':');
+    let ids = parse_id(uid).zip(gid.and_then(parse_id));
+    let (uid, gid) = words.accept(ids, "not UID:GID in numbers")?;
+    Some(Fact::User { uid, gid })
 }
 
-fn parse_groups<'a>(words: &mut Cursor<'a>) -> Result<Fact<'a>, Complaint> {
-    let word = words.expect("a group is missing")?;
-    let mut count = 0;
-    for group in word.split(',') {
-        count += 1;
-        words.or_complain(parse_id(group), "not numbers with commas between them")?;
-    }
-    if count > GROUPS {
-        return words.complain("more than 256 groups");
-    }
-    Ok(Fact::Groups(Groups(word)))
+fn parse_groups<'a>(words: &mut Cursor<'a>) -> Option<Groups<'a>> {
+    let groups = Groups(words.expect("a group is missing")?);
+    let commas = groups.0.bytes().filter(|&byte| byte == b',').count();
+    // The iterator ends at the first word that is no number.
+    let all = Some(groups).filter(|groups| groups.iter().count() == commas + 1);
+    words.accept(all, "not numbers with commas between them")?;
+    words.accept(all.filter(|_| commas < GROUPS), "more than 256 groups")
 }
 
 impl Fact<'_> {

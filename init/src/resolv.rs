@@ -7,24 +7,24 @@ use core::ffi::CStr;
 
 use hawser::protocol::{Entry, Fact, Message};
 
-use crate::error::Failure;
-use crate::sys::{self, Fd};
+use crate::error::{OrFail, Step};
+use crate::sys::{self, Errno, Fd};
 
 const RESOLV_CONF: &CStr = c"/etc/resolv.conf";
 const HOSTS: &CStr = c"/etc/hosts";
 
 /// Writes each file that the message has a line for.
-pub fn write_files(message: &Message<'_>, text: &mut [u8]) -> Result<(), Failure<'static>> {
+pub fn write_files(message: &Message<'_>, text: &mut [u8]) {
     write_lines(RESOLV_CONF, message, text, |entry| match entry.fact {
         Fact::Nameserver(_) => Some(("nameserver ", entry.object())),
         Fact::Search(_) => Some(("search ", entry.object())),
         Fact::Option(_) => Some(("options ", entry.object())),
         _ => None,
-    })?;
+    });
     write_lines(HOSTS, message, text, |entry| match entry.fact {
         Fact::Host { .. } => Some(("", entry.object())),
         _ => None,
-    })
+    });
 }
 
 type Line<'a> = Option<(&'static str, &'a str)>;
@@ -34,15 +34,22 @@ fn write_lines(
     message: &Message<'_>,
     text: &mut [u8],
     line_of: for<'e> fn(&Entry<'e>) -> Line<'e>,
-) -> Result<(), Failure<'static>> {
+) {
     if message.facts().all(|entry| line_of(&entry).is_none()) {
-        return Ok(());
+        return;
     }
-    let failure = |errno| {
-        Failure::system("write", path.to_bytes(), errno)
-            .with_cure("bind a writable file over it, or leave its lines out of the config")
-    };
-    let file = sys::open_write(path).map_err(failure)?;
+    write_file(path, message, text, line_of).or_fail(STEP, path.to_bytes());
+}
+
+const STEP: Step = "write; bind a writable file over it, or leave its lines out of the config";
+
+fn write_file(
+    path: &CStr,
+    message: &Message<'_>,
+    text: &mut [u8],
+    line_of: for<'e> fn(&Entry<'e>) -> Line<'e>,
+) -> Result<(), Errno> {
+    let file = sys::open_write(path)?;
     let old_len = sys::size_and_rewind(file);
     let mut page = Page {
         file,
@@ -52,14 +59,14 @@ fn write_lines(
     };
     for entry in message.facts() {
         if let Some((word, value)) = line_of(&entry) {
-            page.push(word.as_bytes()).map_err(failure)?;
-            page.push(value.as_bytes()).map_err(failure)?;
-            page.push(b"\n").map_err(failure)?;
+            page.push(word.as_bytes())?;
+            page.push(value.as_bytes())?;
+            page.push(b"\n")?;
         }
     }
-    page.flush().map_err(failure)?;
+    page.flush()?;
     if old_len > page.written {
-        sys::truncate(file, page.written).map_err(failure)?;
+        sys::truncate(file, page.written)?;
     }
     sys::close(file);
     Ok(())
@@ -74,7 +81,7 @@ struct Page<'a> {
 }
 
 impl Page<'_> {
-    fn push(&mut self, bytes: &[u8]) -> Result<(), sys::Errno> {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), Errno> {
         if self.len + bytes.len() > self.text.len() {
             self.flush()?;
         }
@@ -94,7 +101,7 @@ impl Page<'_> {
         }
     }
 
-    fn flush(&mut self) -> Result<(), sys::Errno> {
+    fn flush(&mut self) -> Result<(), Errno> {
         sys::write_all(self.file, self.text.get(..self.len).unwrap_or(&[]))?;
         self.written += self.len;
         self.len = 0;

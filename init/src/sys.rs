@@ -1,18 +1,18 @@
 //! The kernel, and the only file with `unsafe`: system calls as functions that take and give Rust's own types.
 //!
-//! All go through `syscall(2)`: musl's own wrappers bring cancellation points, and for setresuid a broadcast to all
-//! threads, that a program of one thread has no use for; they cost 3 KB.
+//! The calls are made directly, and for musl the program starts at a `_start` of its own: libc's start, its errno and
+//! its wrappers (cancellation points, setresuid in all threads) serve programs that have threads and stdio, and cost
+//! 3 KB and two pages of memory here.
 
 use core::ffi::{CStr, c_char, c_int, c_long};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use hawser::protocol::LIMIT;
 
-// The libc crate without its default features names no library to link (it leaves that to std).
+// The libc crate without its default features names no library to link (it leaves that to std). What is taken from it
+// is memcpy and its like.
 #[link(name = "c")]
-unsafe extern "C" {
-    static environ: *const *const c_char;
-}
+unsafe extern "C" {}
 
 /// An errno as the kernel gave it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,10 +36,8 @@ pub struct Buffers {
     /// Requests to the kernel, and the text of files: the longest message makes 92 KiB of requests (18 bytes of text, `route ::/0 onlink` and
     /// its newline, make 76).
     pub batch: [u8; 128 * 1024],
-    /// What the kernel answers.
-    pub reply: [u8; 8 * 1024],
-    /// A dump of what the kernel has.
-    pub dump: [u8; 32 * 1024],
+    /// What the kernel answers; a message of a dump is at most this long (NLMSG_GOODSIZE is 8 KiB, what it has in store 32).
+    pub reply: [u8; 32 * 1024],
     /// A path to execute, an error's sentence.
     pub text: [u8; 4096],
 }
@@ -48,8 +46,7 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 static mut BUFFERS: Buffers = Buffers {
     message: [0; LIMIT + 64],
     batch: [0; 128 * 1024],
-    reply: [0; 8 * 1024],
-    dump: [0; 32 * 1024],
+    reply: [0; 32 * 1024],
     text: [0; 4096],
 };
 
@@ -89,12 +86,23 @@ impl Arguments {
     }
 }
 
+impl Arguments {
+    /// The list behind the one that begins here: the environment, on the stack of a new program.
+    fn skip_list(mut self) -> Arguments {
+        while self.take().is_some() {}
+        // SAFETY: `first` has seen the null pointer, and behind that of `argv` the kernel puts `envp`.
+        Arguments(unsafe { self.0.add(1) })
+    }
+}
+
+/// The environment as it was when the program started.
+static ENVIRONMENT: AtomicPtr<*const c_char> = AtomicPtr::new(core::ptr::null_mut());
+
 /// The value of an environment variable.
-pub fn variable(name: &str) -> Option<&'static [u8]> {
-    // SAFETY: the C runtime has set `environ` before `main`, and nothing here changes it.
-    let mut variables = Arguments(unsafe { environ });
+pub fn variable(name: &[u8]) -> Option<&'static [u8]> {
+    let mut variables = Arguments(ENVIRONMENT.load(Ordering::Relaxed));
     while let Some(variable) = variables.take() {
-        let value = variable.to_bytes().strip_prefix(name.as_bytes());
+        let value = variable.to_bytes().strip_prefix(name);
         if let Some(value) = value.and_then(|rest| rest.strip_prefix(b"=")) {
             return Some(value);
         }
@@ -102,10 +110,64 @@ pub fn variable(name: &str) -> Option<&'static [u8]> {
     None
 }
 
-/// Where the C runtime hands over.
+/// A C string without its first `count` bytes; `None` when it is shorter.
+pub fn suffix(text: &'static CStr, count: usize) -> Option<&'static CStr> {
+    if count > text.count_bytes() {
+        return None;
+    }
+    // SAFETY: at most the NUL is left, so this is the rest of a C string that lives as long.
+    Some(unsafe { CStr::from_ptr(text.as_ptr().add(count)) })
+}
+
+/// Joins parts to a C string in `space`; `None` when it does not fit or has a NUL inside.
+pub fn c_string<'a>(parts: &[&[u8]], space: &'a mut [u8]) -> Option<&'a CStr> {
+    let mut len = 0;
+    for &byte in parts.iter().flat_map(|part| part.iter()) {
+        *space.get_mut(len)? = byte;
+        len += 1;
+        if byte == 0 {
+            return None;
+        }
+    }
+    *space.get_mut(len)? = 0;
+    // SAFETY: the only NUL was written just now, at the end.
+    Some(unsafe { CStr::from_bytes_with_nul_unchecked(space.get(..=len)?) })
+}
+
+/// The beginning, whoever calls it: `argv`, and `envp` right behind it as the kernel has put them on the stack.
+extern "C" fn start(words: *const *const c_char) -> ! {
+    let words = Arguments(words);
+    ENVIRONMENT.store(words.skip_list().0.cast_mut(), Ordering::Relaxed);
+    exit(crate::run(words))
+}
+
+// The kernel starts a program with the number of arguments on top of the stack, and `argv` above it (elf(5), the
+// processor's ABI). The stack must be aligned to 16 bytes where a function is called. build.rs makes this the entry.
+#[cfg(all(target_env = "musl", panic = "abort", target_arch = "x86_64"))]
+core::arch::global_asm!(
+    ".globl hawser_start",
+    "hawser_start:",
+    "xor ebp, ebp",
+    "lea rdi, [rsp + 8]",
+    "and rsp, -16",
+    "call {start}",
+    start = sym start
+);
+
+#[cfg(all(target_env = "musl", panic = "abort", target_arch = "aarch64"))]
+core::arch::global_asm!(
+    ".globl hawser_start",
+    "hawser_start:",
+    "mov x29, #0",
+    "add x0, sp, #8",
+    "bl {start}",
+    start = sym start
+);
+
+/// Where the C runtime hands over, on targets where there is one, and the entry that its start code refers to.
 #[unsafe(no_mangle)]
 extern "C" fn main(_count: c_int, words: *const *const c_char) -> c_int {
-    c_int::from(crate::run(Arguments(words)))
+    start(words)
 }
 
 #[cfg(all(target_env = "musl", panic = "abort"))]
@@ -116,11 +178,9 @@ fn panic(_: &core::panic::PanicInfo) -> ! {
 
 /// Ends the process.
 pub fn exit(code: u8) -> ! {
-    // SAFETY: exit_group takes a number and does not come back.
-    unsafe {
-        libc::syscall(libc::SYS_exit_group, c_long::from(code));
+    loop {
+        let _ = call_by_value(libc::SYS_exit_group, usize::from(code), 0, 0, 0, 0);
     }
-    loop {}
 }
 
 /// One system call.
@@ -136,14 +196,34 @@ unsafe fn call(
     d: usize,
     e: usize,
 ) -> Result<usize, Errno> {
-    // SAFETY: handed on to the caller; `__errno_location` points to this thread's errno.
+    let result: isize;
+    // SAFETY: what the call does is up to the caller. The kernel takes the number and the arguments in these registers,
+    // gives the result in the first of them, and changes none that is not named here (syscall(2)).
+    #[cfg(target_arch = "x86_64")]
     unsafe {
-        let result = libc::syscall(number, a, b, c, d, e);
-        if result == -1 {
-            Err(Errno(*libc::__errno_location()))
-        } else {
-            Ok(result as usize)
-        }
+        core::arch::asm!(
+            "syscall",
+            inlateout("rax") number as isize => result,
+            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") 0,
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack)
+        );
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        core::arch::asm!(
+            "svc 0",
+            inlateout("x0") a as isize => result,
+            in("x8") number, in("x1") b, in("x2") c, in("x3") d, in("x4") e, in("x5") 0,
+            options(nostack)
+        );
+    }
+    // The last 4,095 values are errors (syscall(2); MAX_ERRNO in the kernel).
+    if (-4095..0).contains(&result) {
+        Err(Errno(-result as i32))
+    } else {
+        Ok(result as usize)
     }
 }
 
@@ -559,13 +639,14 @@ fn set_action(signal: c_int, handler: libc::sighandler_t) {
 
 /// Becomes another program; comes back only with an error.
 pub fn execute(path: &CStr, arguments: Arguments) -> Errno {
+    let environment = ENVIRONMENT.load(Ordering::Relaxed);
     // SAFETY: the path is a C string, both lists end with a null pointer.
     let result = unsafe {
         call(
             libc::SYS_execve,
             path.as_ptr() as usize,
             arguments.0 as usize,
-            environ as usize,
+            environment as usize,
             0,
             0,
         )
