@@ -13,7 +13,7 @@ MAN8 := $(wildcard docs/*.8)
 DOC := $(DESTDIR)$(PREFIX)/share/doc/hawser
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # nextest where it is: a process per test, all of them in parallel.
-RUNNER = $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test --lib --bins --tests)
+RUNNER = $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test --tests)
 # Bytes: init is copied into every image.
 INIT_MAX := 24576
 
