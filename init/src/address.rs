@@ -14,37 +14,33 @@ pub struct Prefix {
 
 /// The bytes of an address without allocation: 4 or 16 of them, in network order.
 #[derive(Clone, Copy)]
-pub struct Octets {
-    bytes: [u8; 16],
-    len: usize,
+pub enum Octets {
+    /// IPv4
+    Four([u8; 4]),
+    /// IPv6
+    Sixteen([u8; 16]),
 }
 
 impl Octets {
     /// The bytes of `address`.
-    pub fn of(address: IpAddr) -> Self {
-        let mut bytes = [0; 16];
+    pub fn of(address: &IpAddr) -> Self {
         match address {
-            IpAddr::V4(v4) => {
-                for (to, from) in bytes.iter_mut().zip(v4.octets()) {
-                    *to = from;
-                }
-                Octets { bytes, len: 4 }
-            }
-            IpAddr::V6(v6) => Octets {
-                bytes: v6.octets(),
-                len: 16,
-            },
+            IpAddr::V4(v4) => Octets::Four(v4.octets()),
+            IpAddr::V6(v6) => Octets::Sixteen(v6.octets()),
         }
     }
 
     /// As netlink wants them.
     pub fn as_slice(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or(&[])
+        match self {
+            Octets::Four(bytes) => bytes,
+            Octets::Sixteen(bytes) => bytes,
+        }
     }
 }
 
 /// `AF_INET` or `AF_INET6`.
-pub fn family(address: IpAddr) -> u8 {
+pub fn family(address: &IpAddr) -> u8 {
     match address {
         IpAddr::V4(_) => libc::AF_INET as u8,
         IpAddr::V6(_) => libc::AF_INET6 as u8,
@@ -69,7 +65,7 @@ impl Prefix {
 
     /// True when no bit behind the prefix is set: what a route's destination must be.
     pub fn is_network(&self) -> bool {
-        let octets = Octets::of(self.address);
+        let octets = Octets::of(&self.address);
         let mut before = usize::from(self.len);
         for byte in octets.as_slice() {
             let kept = before.min(8);

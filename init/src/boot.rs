@@ -10,6 +10,7 @@
 
 use core::ffi::CStr;
 
+use hawser::buffer::Buffer;
 use hawser::protocol::{Fact, Message, READY, UP};
 
 use crate::config::Source;
@@ -31,6 +32,7 @@ pub fn boot(options: &Options, command: Arguments) -> ! {
     exec::execute(command, &mut buffers.text)
 }
 
+#[inline(never)]
 fn set_up(path: &'static CStr, status: Option<Fd>, buffers: &mut Buffers) {
     let Buffers {
         message,
@@ -47,7 +49,7 @@ fn set_up(path: &'static CStr, status: Option<Fd>, buffers: &mut Buffers) {
     set_hostname(message);
     network::set_up(message, batch, reply);
     tell(status, UP);
-    resolv::write_files(message, text);
+    resolv::write_files(message, batch);
     privileges::drop_privileges(message, text);
     if status.is_some() {
         die_with_helper(source.fd);
@@ -70,16 +72,16 @@ fn set_hostname(message: &Message<'_>) {
 fn tell(status: Option<Fd>, word: &str) {
     const STEP: Step = "tell the helper";
     let Some(fd) = status else { return };
-    let mut line = [0u8; 8];
-    for (to, from) in line.iter_mut().zip(word.bytes().chain([b'\n'])) {
-        *to = from;
-    }
-    let line = line.get(..=word.len()).unwrap_or(&[]);
-    sys::write_all(fd, line).or_fail(STEP, word.as_bytes());
+    let mut space = [0; 8];
+    let mut line = Buffer::new(&mut space);
+    line.put(word.as_bytes());
+    line.put(b"\n");
+    sys::write_all(fd, line.finish().unwrap_or(&[])).or_fail(STEP, word.as_bytes());
 }
 
 /// From here on the kernel kills us when the helper dies. It may have died before, which only its pipe can tell:
 /// getppid() is 0 in a PID namespace of our own.
+#[inline(never)]
 fn die_with_helper(fd: Fd) {
     const STEP: Step = "follow the helper";
     sys::control(libc::PR_SET_PDEATHSIG, libc::SIGKILL as usize, 0).or_fail(STEP, b"");

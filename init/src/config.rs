@@ -47,6 +47,7 @@ impl Source {
     }
 
     /// Reads up to `end` and checks all of it.
+    #[inline(never)]
     pub fn read<'a>(&self, buffer: &'a mut [u8]) -> Config<'a> {
         // Standard input goes on to the command: not a byte behind the message may be taken from it.
         let step = if self.fd == sys::STDIN { 1 } else { usize::MAX };
@@ -72,6 +73,7 @@ impl Source {
     }
 
     /// Reads the line `go`. The end of the pipe is never `go`: it means that the helper died.
+    #[inline(never)]
     pub fn wait_for_go(&self, rest: &[u8]) {
         let mut line = [0u8; 8];
         let mut len = 0;

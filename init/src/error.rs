@@ -17,13 +17,14 @@ pub const CANNOT_EXECUTE: u8 = 126;
 /// Exit code: the command was not found.
 pub const NOT_FOUND: u8 = 127;
 
-const SPACE: usize = 1024;
+/// Where the sentence begins: `error 125 ` or `init: ` fits before it.
+const START: usize = 16;
 /// Of somebody else's words at most: the cure behind them must still fit.
 const OBJECT: usize = 256;
 
 // Atomics because a buffer of the program that safe code can write to is made of them; there is one thread.
-static SENTENCE: [AtomicU8; SPACE] = [const { AtomicU8::new(0) }; SPACE];
-static LEN: AtomicUsize = AtomicUsize::new(0);
+static SENTENCE: [AtomicU8; 1024] = [const { AtomicU8::new(0) }; 1024];
+static LEN: AtomicUsize = AtomicUsize::new(START);
 
 /// The pipe to the helper, or -1.
 static STATUS: AtomicI32 = AtomicI32::new(-1);
@@ -41,15 +42,18 @@ pub fn push(text: &str) {
 /// Text of others: a control character in it could forge a line of its own.
 #[inline(never)]
 pub fn push_bytes(bytes: &[u8]) {
-    let mut len = LEN.load(Relaxed);
     for &byte in bytes.iter().take(OBJECT) {
-        if let Some(space) = SENTENCE.get(len) {
-            let byte = if byte.is_ascii_control() { b'?' } else { byte };
-            space.store(byte, Relaxed);
-            len += 1;
-        }
+        push_byte(if byte.is_ascii_control() { b'?' } else { byte });
     }
-    LEN.store(len, Relaxed);
+}
+
+/// The last byte of the space is kept for the end of the line.
+fn push_byte(byte: u8) {
+    let len = LEN.load(Relaxed);
+    if let Some(space) = SENTENCE.get(len) {
+        space.store(byte, Relaxed);
+        LEN.store((len + 1).min(SENTENCE.len() - 1), Relaxed);
+    }
 }
 
 /// A decimal number.
@@ -58,7 +62,7 @@ pub fn push_number(number: u32) {
     let mut scale = 1_000_000_000;
     while scale > 0 {
         if number >= scale || scale == 1 {
-            push_bytes(&[b'0' + (number / scale % 10) as u8]);
+            push_byte(b'0' + (number / scale % 10) as u8);
         }
         scale /= 10;
     }
@@ -67,7 +71,7 @@ pub fn push_number(number: u32) {
 /// Begins the sentence: `verb object`.
 #[inline(never)]
 pub fn begin(verb: &str, object: &[u8]) {
-    LEN.store(0, Relaxed);
+    LEN.store(START, Relaxed);
     push(verb);
     if !object.is_empty() {
         push(" ");
@@ -163,28 +167,27 @@ pub fn fail_by_errno(step: Step, object: &[u8], errno: Errno, code: u8) -> ! {
 /// Says the sentence, to the helper on the status pipe and to people on standard error, and ends the program.
 #[inline(never)]
 pub fn end(code: u8) -> ! {
-    let status = STATUS.load(Relaxed);
-    if status >= 0 {
-        let digits = [b'0' + code / 100, b'0' + code / 10 % 10, b'0' + code % 10];
-        say(Fd(status), &[ERROR.as_bytes(), b" ", &digits, b" "]);
+    push_byte(b'\n');
+    let len = LEN.load(Relaxed);
+    if STATUS.load(Relaxed) >= 0 {
+        // `error `, the code and a space.
+        LEN.store(START - ERROR.len() - 5, Relaxed);
+        push(ERROR);
+        push(" ");
+        push_number(u32::from(code));
+        push(" ");
+        say(Fd(STATUS.load(Relaxed)), START - ERROR.len() - 5, len);
     }
-    say(sys::STDERR, &[b"init: "]);
+    const NAME: &str = "init: ";
+    LEN.store(START - NAME.len(), Relaxed);
+    push(NAME);
+    say(sys::STDERR, START - NAME.len(), len);
     sys::exit(code)
 }
 
-/// The sentence as a line: in one write, so that it stays whole among the lines of others.
-fn say(fd: Fd, before: &[&[u8]]) {
-    let mut line = [0; SPACE + 16];
-    let mut len = 0;
-    let sentence = SENTENCE
-        .iter()
-        .take(LEN.load(Relaxed))
-        .map(|byte| byte.load(Relaxed));
-    let before = before.iter().flat_map(|part| part.iter().copied());
-    for (to, from) in line.iter_mut().zip(before.chain(sentence).chain([b'\n'])) {
-        *to = from;
-        len += 1;
-    }
+/// In one write, so that the line stays whole among the lines of others.
+fn say(fd: Fd, start: usize, end: usize) {
+    let line = SENTENCE.get(start..end).unwrap_or(&[]);
     // Nothing is left to be done when nobody listens.
-    let _ = sys::write_all(fd, line.get(..len).unwrap_or(&[]));
+    let _ = sys::write_all(fd, sys::bytes_of(line));
 }

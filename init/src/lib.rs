@@ -2,6 +2,8 @@
 #![no_std]
 
 pub mod address;
+pub mod batch;
+pub mod buffer;
 pub mod capability;
 pub mod errno;
 pub mod netlink;

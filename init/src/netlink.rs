@@ -3,6 +3,8 @@
 //! The layout is that of `linux/netlink.h`: a 16-byte header, a family header, then attributes of
 //! `{u16 length, u16 kind, value}`, everything padded to four bytes and in host byte order.
 
+use crate::buffer::Buffer;
+
 /// Length of `struct nlmsghdr`.
 pub const HEADER: usize = 16;
 /// Length of `struct nlattr`.
@@ -22,10 +24,9 @@ const fn align(len: usize) -> usize {
 ///
 /// A buffer that is too small makes [`Writer::finish`] give `None`; nothing is written past it.
 pub struct Writer<'a> {
-    buffer: &'a mut [u8],
-    len: usize,
+    batch: Buffer<'a>,
     message: usize,
-    overflow: bool,
+    flags: u16,
 }
 
 /// An attribute that was opened and whose length is not known yet.
@@ -36,56 +37,51 @@ impl<'a> Writer<'a> {
     /// An empty batch in `buffer`.
     pub fn new(buffer: &'a mut [u8]) -> Self {
         Writer {
-            buffer,
-            len: 0,
+            batch: Buffer::new(buffer),
             message: 0,
-            overflow: false,
+            flags: 0,
         }
     }
 
     /// Starts a message; `header` is the family's own header (`struct ifinfomsg`, ...).
+    #[inline(never)]
     pub fn begin(&mut self, kind: u16, flags: u16, sequence: u32, header: &[u8]) {
-        self.message = self.len;
-        self.put(&0u32.to_ne_bytes());
-        self.put(&kind.to_ne_bytes());
-        self.put(&(flags | libc::NLM_F_REQUEST as u16).to_ne_bytes());
-        self.put(&sequence.to_ne_bytes());
-        self.put(&0u32.to_ne_bytes());
+        self.message = self.batch.len();
+        self.flags = flags | libc::NLM_F_REQUEST as u16;
+        self.batch.put(&[0; 4]);
+        self.batch.put(&kind.to_ne_bytes());
+        self.batch.put(&self.flags.to_ne_bytes());
+        self.batch.put(&sequence.to_ne_bytes());
+        self.batch.put(&[0; 4]);
         self.bytes(header);
     }
 
-    /// Asks for an acknowledgement of the message that was begun last: one for a whole batch is enough, since the
+    /// Asks for an acknowledgement of the message that was begun last: one is enough for a whole batch, since the
     /// kernel goes through it in order and answers each message that fails.
     pub fn ask_acknowledgement(&mut self) {
-        let at = self.message + 6;
-        if let Some(flags) = self
-            .buffer
-            .get(..self.len)
-            .and_then(|batch| read_u16(batch, at))
-        {
-            self.patch(at, &(flags | libc::NLM_F_ACK as u16).to_ne_bytes());
-        }
+        let flags = self.flags | libc::NLM_F_ACK as u16;
+        self.batch.patch(self.message + 6, &flags.to_ne_bytes());
     }
 
     /// Ends the message that was begun last: its length is now known.
     pub fn end(&mut self) {
-        let len = (self.len - self.message) as u32;
-        self.patch(self.message, &len.to_ne_bytes());
+        let len = (self.batch.len() - self.message) as u32;
+        self.batch.patch(self.message, &len.to_ne_bytes());
     }
 
     /// Raw bytes, padded (a family header inside an attribute: `VETH_INFO_PEER` has one).
     pub fn bytes(&mut self, data: &[u8]) {
-        self.put(data);
-        const PADDING: [u8; 3] = [0; 3];
+        self.batch.put(data);
         let padding = align(data.len()) - data.len();
-        self.put(&PADDING[..padding]);
+        self.batch.put([0; 3].get(..padding).unwrap_or(&[]));
     }
 
     /// One attribute.
+    #[inline(never)]
     pub fn attribute(&mut self, kind: u16, value: &[u8]) {
         let len = (ATTRIBUTE + value.len()) as u16;
-        self.put(&len.to_ne_bytes());
-        self.put(&kind.to_ne_bytes());
+        self.batch.put(&len.to_ne_bytes());
+        self.batch.put(&kind.to_ne_bytes());
         self.bytes(value);
     }
 
@@ -96,54 +92,31 @@ impl<'a> Writer<'a> {
 
     /// An attribute that holds a string, with the NUL that the kernel wants behind it.
     pub fn string(&mut self, kind: u16, value: &str) {
-        let len = (ATTRIBUTE + value.len() + 1) as u16;
-        self.put(&len.to_ne_bytes());
-        self.put(&kind.to_ne_bytes());
-        self.put(value.as_bytes());
-        const END: [u8; 4] = [0; 4];
-        let end = align(value.len() + 1) - value.len();
-        self.put(&END[..end]);
+        let nest = self.open(kind);
+        self.batch.put(value.as_bytes());
+        self.batch.put(&[0]);
+        self.close(nest);
+        let padding = align(value.len() + 1) - (value.len() + 1);
+        self.batch.put([0; 3].get(..padding).unwrap_or(&[]));
     }
 
     /// Opens an attribute that holds attributes; close it with [`Writer::close`].
     pub fn open(&mut self, kind: u16) -> Nest {
-        let nest = Nest(self.len);
-        self.put(&0u16.to_ne_bytes());
-        self.put(&kind.to_ne_bytes());
+        let nest = Nest(self.batch.len());
+        self.batch.put(&0u16.to_ne_bytes());
+        self.batch.put(&kind.to_ne_bytes());
         nest
     }
 
     /// Closes an attribute that [`Writer::open`] opened.
     pub fn close(&mut self, nest: Nest) {
-        let len = (self.len - nest.0) as u16;
-        self.patch(nest.0, &len.to_ne_bytes());
+        let len = (self.batch.len() - nest.0) as u16;
+        self.batch.patch(nest.0, &len.to_ne_bytes());
     }
 
     /// The finished batch, or `None` when the buffer was too small.
     pub fn finish(self) -> Option<&'a [u8]> {
-        let Writer {
-            buffer,
-            len,
-            overflow,
-            ..
-        } = self;
-        if overflow { None } else { buffer.get(..len) }
-    }
-
-    fn put(&mut self, data: &[u8]) {
-        match self.buffer.get_mut(self.len..self.len + data.len()) {
-            Some(space) if !self.overflow => {
-                space.copy_from_slice(data);
-                self.len += data.len();
-            }
-            _ => self.overflow = true,
-        }
-    }
-
-    fn patch(&mut self, at: usize, data: &[u8]) {
-        if let Some(space) = self.buffer.get_mut(at..at + data.len()) {
-            space.copy_from_slice(data);
-        }
+        self.batch.finish()
     }
 }
 
@@ -260,38 +233,30 @@ fn read_i32(bytes: &[u8], at: usize) -> Option<i32> {
 
 /// `struct ifinfomsg`: `flags` and `change` are `IFF_*`; `index` 0 means "by name" or "new".
 pub fn ifinfomsg(index: u32, flags: u32, change: u32) -> [u8; 16] {
-    let mut header = [0; 16];
-    header[4..8].copy_from_slice(&index.to_ne_bytes());
-    header[8..12].copy_from_slice(&flags.to_ne_bytes());
-    header[12..16].copy_from_slice(&change.to_ne_bytes());
-    header
+    let [a, b, c, d] = index.to_ne_bytes();
+    let [e, f, g, h] = flags.to_ne_bytes();
+    let [i, j, k, l] = change.to_ne_bytes();
+    [0, 0, 0, 0, a, b, c, d, e, f, g, h, i, j, k, l]
 }
 
 /// `struct ifaddrmsg`; `flags` is 8 bits here, further ones go into `IFA_FLAGS`.
 pub fn ifaddrmsg(family: u8, prefix_len: u8, flags: u8, scope: u8, index: u32) -> [u8; 8] {
-    let mut header = [family, prefix_len, flags, scope, 0, 0, 0, 0];
-    header[4..8].copy_from_slice(&index.to_ne_bytes());
-    header
+    let [a, b, c, d] = index.to_ne_bytes();
+    [family, prefix_len, flags, scope, a, b, c, d]
 }
 
 /// `struct rtmsg` for a unicast route of the main table, `rtm_protocol` `RTPROT_BOOT` as `ip route add` has it.
 pub fn rtmsg(family: u8, prefix_len: u8, scope: u8, flags: u32) -> [u8; 12] {
-    let mut header = [0; 12];
-    header[0] = family;
-    header[1] = prefix_len;
-    header[4] = libc::RT_TABLE_MAIN;
-    header[5] = libc::RTPROT_BOOT;
-    header[6] = scope;
-    header[7] = libc::RTN_UNICAST;
-    header[8..12].copy_from_slice(&flags.to_ne_bytes());
-    header
+    let (table, protocol, kind) = (libc::RT_TABLE_MAIN, libc::RTPROT_BOOT, libc::RTN_UNICAST);
+    let [a, b, c, d] = flags.to_ne_bytes();
+    [
+        family, prefix_len, 0, 0, table, protocol, scope, kind, a, b, c, d,
+    ]
 }
 
 /// `struct ndmsg`; `state` is `NUD_*`.
 pub fn ndmsg(family: u8, index: u32, state: u16) -> [u8; 12] {
-    let mut header = [0; 12];
-    header[0] = family;
-    header[4..8].copy_from_slice(&index.to_ne_bytes());
-    header[8..10].copy_from_slice(&state.to_ne_bytes());
-    header
+    let [a, b, c, d] = index.to_ne_bytes();
+    let [e, f] = state.to_ne_bytes();
+    [family, 0, 0, 0, a, b, c, d, e, f, 0, 0]
 }

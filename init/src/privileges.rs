@@ -22,6 +22,7 @@ struct Wanted<'a> {
 }
 
 /// Drops what the message does not keep, and changes to its user and working directory.
+#[inline(never)]
 pub fn drop_privileges(message: &Message<'_>, text: &mut [u8]) {
     let wanted = collect(message);
     if wanted.has_list {
@@ -61,6 +62,7 @@ const AMBIENT: Step = "make ambient; init itself must have the capability";
 const NO_NEW: Step = "set no-new-privileges";
 const CHDIR: Step = "chdir; the user of the command must be able to enter it";
 
+#[inline(never)]
 fn collect<'a>(message: &Message<'a>) -> Wanted<'a> {
     let mut wanted = Wanted::default();
     for entry in message.facts() {
@@ -99,6 +101,7 @@ fn drop_bounding_set(kept: u64) {
 }
 
 /// A user has the groups that the message names and no others; without a user and without groups nothing changes.
+#[inline(never)]
 fn set_groups(message: &Message<'_>, has_user: bool) {
     let mut groups = [0u32; GROUPS];
     let mut count = 0;
@@ -121,6 +124,7 @@ fn set_groups(message: &Message<'_>, has_user: bool) {
 }
 
 /// Root keeps its list; another user has nothing but what is ambient.
+#[inline(never)]
 fn set_capabilities(wanted: &Wanted<'_>) {
     let is_root = sys::effective_user() == 0;
     let ambient = if is_root { 0 } else { wanted.ambient };

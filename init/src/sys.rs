@@ -5,8 +5,9 @@
 //! 3 KB and two pages of memory here.
 
 use core::ffi::{CStr, c_char, c_int, c_long};
-use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 
+use hawser::buffer::Buffer;
 use hawser::protocol::LIMIT;
 
 // The libc crate without its default features names no library to link (it leaves that to std). What is taken from it
@@ -121,17 +122,23 @@ pub fn suffix(text: &'static CStr, count: usize) -> Option<&'static CStr> {
 
 /// Joins parts to a C string in `space`; `None` when it does not fit or has a NUL inside.
 pub fn c_string<'a>(parts: &[&[u8]], space: &'a mut [u8]) -> Option<&'a CStr> {
-    let mut len = 0;
-    for &byte in parts.iter().flat_map(|part| part.iter()) {
-        *space.get_mut(len)? = byte;
-        len += 1;
-        if byte == 0 {
-            return None;
-        }
+    let mut path = Buffer::new(space);
+    for part in parts {
+        path.put(part);
     }
-    *space.get_mut(len)? = 0;
-    // SAFETY: the only NUL was written just now, at the end.
-    Some(unsafe { CStr::from_bytes_with_nul_unchecked(space.get(..=len)?) })
+    path.put(b"\0");
+    let path = path.finish()?;
+    if path.iter().position(|&byte| byte == 0)? + 1 < path.len() {
+        return None;
+    }
+    // SAFETY: the only NUL is the last byte.
+    Some(unsafe { CStr::from_bytes_with_nul_unchecked(path) })
+}
+
+/// Bytes that are kept in atomics.
+pub fn bytes_of(bytes: &[AtomicU8]) -> &[u8] {
+    // SAFETY: AtomicU8 has the representation of u8, and there is no other thread that could change it meanwhile.
+    unsafe { core::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len()) }
 }
 
 /// The beginning, whoever calls it: `argv`, and `envp` right behind it as the kernel has put them on the stack.

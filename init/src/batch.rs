@@ -1,0 +1,140 @@
+//! The container's side of the network as requests to the kernel: one batch.
+//!
+//! First `lo`, then for all links their addresses, then the links go up (with their MTU), then neighbours and routes,
+//! each in the order of the message. Each request has the number of its line, so that an error finds its fact again.
+
+use core::net::IpAddr;
+
+use crate::address::{Octets, Prefix, family};
+use crate::netlink::{Attributes, Message, Writer, ifaddrmsg, ifinfomsg, ndmsg, rtmsg};
+use crate::protocol::{self, Fact};
+
+/// `LOOPBACK_IFINDEX` of the kernel's net/flow.h: `lo` is number 1 in every network namespace.
+const LOOPBACK: u32 = 1;
+/// The message's line 1 is its version: its number is free for the request that brings `lo` up.
+const LOOPBACK_LINE: u32 = 1;
+
+const NEW: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
+const NEW_OR_CHANGED: u16 = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
+
+/// Writes the batch; the last request asks for the acknowledgement. `find_link` gives the index of a link.
+///
+/// `None` when `space` is too small.
+pub fn write<'a>(
+    message: &protocol::Message<'_>,
+    find_link: impl Fn(&str) -> u32,
+    space: &'a mut [u8],
+) -> Option<&'a [u8]> {
+    let mut batch = Writer::new(space);
+    bring_up(&mut batch, LOOPBACK_LINE, LOOPBACK, None);
+    for round in 0..3 {
+        let mut index = 0;
+        for entry in message.facts() {
+            let line = entry.line as u32;
+            match (&entry.fact, round) {
+                (Fact::Link { name, mtu }, _) => {
+                    index = find_link(name);
+                    if round == 1 {
+                        bring_up(&mut batch, line, index, *mtu);
+                    }
+                }
+                (Fact::Address(prefix), 0) => add_address(&mut batch, line, index, prefix),
+                (Fact::Neighbour { address, mac }, 2) => {
+                    let header = ndmsg(family(address), index, libc::NUD_PERMANENT);
+                    batch.begin(libc::RTM_NEWNEIGH, NEW_OR_CHANGED, line, &header);
+                    put_address(&mut batch, libc::NDA_DST, address);
+                    batch.attribute(libc::NDA_LLADDR, &mac.0);
+                    batch.end();
+                }
+                (
+                    Fact::Route {
+                        destination,
+                        gateway,
+                    },
+                    2,
+                ) => {
+                    add_route(&mut batch, line, index, destination, gateway.as_ref());
+                }
+                _ => {}
+            }
+        }
+    }
+    batch.ask_acknowledgement();
+    batch.finish()
+}
+
+#[inline(never)]
+fn bring_up(batch: &mut Writer<'_>, line: u32, index: u32, mtu: Option<u32>) {
+    let up = libc::IFF_UP as u32;
+    batch.begin(libc::RTM_NEWLINK, 0, line, &ifinfomsg(index, up, up));
+    if let Some(mtu) = mtu {
+        batch.number(libc::IFLA_MTU, mtu);
+    }
+    batch.end();
+}
+
+/// IPv6 addresses skip duplicate address detection: they would be of no use for a second or two.
+fn add_address(batch: &mut Writer<'_>, line: u32, index: u32, prefix: &Prefix) {
+    let scope = libc::RT_SCOPE_UNIVERSE;
+    let header = ifaddrmsg(family(&prefix.address), prefix.len, 0, scope, index);
+    batch.begin(libc::RTM_NEWADDR, NEW, line, &header);
+    // IFA_LOCAL is what IPv4 must have and IPv6 has for a peer only.
+    if let IpAddr::V4(_) = prefix.address {
+        put_address(batch, libc::IFA_LOCAL, &prefix.address);
+    } else {
+        put_address(batch, libc::IFA_ADDRESS, &prefix.address);
+        batch.number(libc::IFA_FLAGS, libc::IFA_F_NODAD);
+    }
+    batch.end();
+}
+
+fn add_route(batch: &mut Writer<'_>, line: u32, index: u32, to: &Prefix, by: Option<&IpAddr>) {
+    let scope = if by.is_some() {
+        libc::RT_SCOPE_UNIVERSE
+    } else {
+        libc::RT_SCOPE_LINK
+    };
+    let header = rtmsg(family(&to.address), to.len, scope, 0);
+    batch.begin(libc::RTM_NEWROUTE, NEW, line, &header);
+    if to.len > 0 {
+        put_address(batch, libc::RTA_DST, &to.address);
+    }
+    if let Some(gateway) = by {
+        put_address(batch, libc::RTA_GATEWAY, gateway);
+    }
+    batch.number(libc::RTA_OIF, index);
+    batch.end();
+}
+
+#[inline(never)]
+fn put_address(batch: &mut Writer<'_>, kind: u16, address: &IpAddr) {
+    batch.attribute(kind, Octets::of(address).as_slice());
+}
+
+/// True when a `record` of the kernel says everything that `request` (an address or a route of this module) asks for:
+/// it is there already, and equal.
+pub fn says_all_of(record: &Message<'_>, request: &Message<'_>) -> bool {
+    // What the family header says, and its length. struct ifaddrmsg: family, prefix length, index.
+    // struct rtmsg: family, prefix length, table, type.
+    let (told, header): (&[usize], usize) = match request.kind {
+        libc::RTM_NEWADDR => (&[0, 1, 4, 5, 6, 7], 8),
+        _ => (&[0, 1, 4, 7], 12),
+    };
+    if record.kind != request.kind {
+        return false;
+    }
+    for &at in told {
+        if record.payload.get(at) != request.payload.get(at) {
+            return false;
+        }
+    }
+    for wanted in Attributes::new(request.payload.get(header..).unwrap_or(&[])) {
+        let mut has = Attributes::new(record.payload.get(header..).unwrap_or(&[]));
+        // How an address is added (without detection of duplicates) is nothing that it says later.
+        let is_flags = request.kind == libc::RTM_NEWADDR && wanted.0 == libc::IFA_FLAGS;
+        if !is_flags && !has.any(|attribute| attribute == wanted) {
+            return false;
+        }
+    }
+    true
+}
