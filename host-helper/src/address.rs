@@ -28,7 +28,9 @@ impl FromStr for Subnet {
         if text == "auto" {
             return Ok(Subnet::Auto);
         }
-        let net: Ipv4Net = text.parse().map_err(|_| "not a subnet: write it as 192.0.2.0/24, or auto".to_string())?;
+        let net: Ipv4Net = text
+            .parse()
+            .map_err(|_| "not a subnet: write it as 192.0.2.0/24, or auto".to_string())?;
         if net.addr() != net.network() {
             return Err(format!("has host bits set: its network is {}", net.trunc()));
         }
@@ -36,7 +38,11 @@ impl FromStr for Subnet {
             return Err("its prefix length must be 8 to 30".to_string());
         }
         let first = net.addr();
-        if first.is_loopback() || first.is_multicast() || first.octets()[0] == 0 || first.octets()[0] >= 240 {
+        if first.is_loopback()
+            || first.is_multicast()
+            || first.octets()[0] == 0
+            || first.octets()[0] >= 240
+        {
             return Err("no host may have an address in it".to_string());
         }
         Ok(Subnet::Fixed(net))
@@ -78,12 +84,23 @@ impl fmt::Display for DisplayMac {
 pub fn parse_mac(text: &str) -> std::result::Result<Mac, String> {
     let bytes: Vec<u8> = text
         .split(':')
-        .map(|byte| if byte.len() == 2 { u8::from_str_radix(byte, 16).ok() } else { None })
+        .map(|byte| {
+            if byte.len() == 2 {
+                u8::from_str_radix(byte, 16).ok()
+            } else {
+                None
+            }
+        })
         .collect::<Option<_>>()
         .ok_or("not a MAC address: write it as 02:00:5e:10:00:01")?;
-    let mac: Mac = bytes.try_into().map_err(|_| "a MAC address has six bytes")?;
+    let mac: Mac = bytes
+        .try_into()
+        .map_err(|_| "a MAC address has six bytes")?;
     if mac[0] & 1 != 0 || mac == [0; 6] {
-        return Err("not a unicast MAC address: its first byte must be even, and not all be zero".to_string());
+        return Err(
+            "not a unicast MAC address: its first byte must be even, and not all be zero"
+                .to_string(),
+        );
     }
     Ok(mac)
 }
@@ -119,7 +136,8 @@ pub fn check_fixed(address: Ipv4Addr, subnet: Ipv4Net, gateway: Ipv4Addr) -> Res
 pub fn colliding_route(routes: &[Route], subnet: Ipv4Net) -> Option<&Route> {
     routes.iter().find(|route| {
         let other = route.destination;
-        other.prefix_len() > 0 && (other.contains(&subnet.network()) || subnet.contains(&other.network()))
+        other.prefix_len() > 0
+            && (other.contains(&subnet.network()) || subnet.contains(&other.network()))
     })
 }
 
@@ -145,7 +163,14 @@ mod tests {
     }
 
     fn routes(list: &[&str]) -> Vec<Route> {
-        list.iter().map(|to| Route { destination: net(to), link: None, gateway: None, is_local: false }).collect()
+        list.iter()
+            .map(|to| Route {
+                destination: net(to),
+                link: None,
+                gateway: None,
+                is_local: false,
+            })
+            .collect()
     }
 
     #[test]
@@ -156,7 +181,10 @@ mod tests {
             let expected: Vec<_> = (10..15).map(|n| Ipv4Addr::new(192, 0, 2, n)).collect();
             assert_eq!(all, expected, "start {start}");
         }
-        assert_eq!(candidates(net("10.0.0.0/24"), 0).next(), Some(Ipv4Addr::new(10, 0, 0, 2)));
+        assert_eq!(
+            candidates(net("10.0.0.0/24"), 0).next(),
+            Some(Ipv4Addr::new(10, 0, 0, 2))
+        );
         assert_eq!(candidates(net("192.0.2.0/30"), 7).count(), 1);
     }
 
@@ -165,7 +193,12 @@ mod tests {
         let subnet = net("172.19.0.0/16");
         let check = |a: [u8; 4]| check_fixed(a.into(), subnet, gateway_of(subnet));
         assert!(check([172, 19, 0, 2]).is_ok());
-        for bad in [[172, 20, 0, 2], [172, 19, 0, 1], [172, 19, 255, 255], [172, 19, 0, 0]] {
+        for bad in [
+            [172, 20, 0, 2],
+            [172, 19, 0, 1],
+            [172, 19, 255, 255],
+            [172, 19, 0, 0],
+        ] {
             assert!(check(bad).is_err(), "{bad:?}");
         }
     }
@@ -180,22 +213,50 @@ mod tests {
             (&["0.0.0.0/0"], false),
             (&["172.18.0.0/16"], false),
         ] {
-            assert_eq!(colliding_route(&routes(list), subnet).is_some(), collides, "{list:?}");
+            assert_eq!(
+                colliding_route(&routes(list), subnet).is_some(),
+                collides,
+                "{list:?}"
+            );
         }
-        assert_eq!(free_subnet(&routes(&["172.16.0.0/15"]), 16).unwrap(), net("172.18.0.0/16"));
+        assert_eq!(
+            free_subnet(&routes(&["172.16.0.0/15"]), 16).unwrap(),
+            net("172.18.0.0/16")
+        );
         assert!(free_subnet(&routes(&["172.0.0.0/8"]), 16).is_err());
     }
 
     #[test]
     fn subnets_and_macs_are_checked() {
         assert_eq!("auto".parse(), Ok(Subnet::Auto));
-        assert_eq!("192.0.2.0/24".parse(), Ok(Subnet::Fixed(net("192.0.2.0/24"))));
-        for bad in ["192.0.2.1/24", "192.0.2.0", "192.0.2.0/31", "127.0.0.0/8", "224.0.0.0/8", "0.0.0.0/8", ""] {
+        assert_eq!(
+            "192.0.2.0/24".parse(),
+            Ok(Subnet::Fixed(net("192.0.2.0/24")))
+        );
+        for bad in [
+            "192.0.2.1/24",
+            "192.0.2.0",
+            "192.0.2.0/31",
+            "127.0.0.0/8",
+            "224.0.0.0/8",
+            "0.0.0.0/8",
+            "",
+        ] {
             assert!(bad.parse::<Subnet>().is_err(), "{bad}");
         }
         assert_eq!(parse_mac("02:00:5e:10:00:01"), Ok([2, 0, 0x5e, 0x10, 0, 1]));
-        assert_eq!(DisplayMac([2, 0, 0x5e, 0x10, 0, 1]).to_string(), "02:00:5e:10:00:01");
-        for bad in ["", "02:00:5e:10:00", "02:00:5e:10:00:0g", "03:00:5e:10:00:01", "0:0:0:0:0:0", "00:00:00:00:00:00"] {
+        assert_eq!(
+            DisplayMac([2, 0, 0x5e, 0x10, 0, 1]).to_string(),
+            "02:00:5e:10:00:01"
+        );
+        for bad in [
+            "",
+            "02:00:5e:10:00",
+            "02:00:5e:10:00:0g",
+            "03:00:5e:10:00:01",
+            "0:0:0:0:0:0",
+            "00:00:00:00:00:00",
+        ] {
             assert!(parse_mac(bad).is_err(), "{bad}");
         }
     }

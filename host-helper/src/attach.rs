@@ -140,34 +140,50 @@ pub struct Attachment {
 
 /// The sequence. Nothing is left behind when it fails.
 ///
+/// The child comes first: making its view of files takes as long as everything that is done for its network, and the
+/// two go on side by side. It changes nothing but its own namespaces until its config is there, which is after
+/// everything that can be refused has been accepted.
+///
 /// # Errors
 /// The first step that failed; a signal meanwhile is one.
-pub fn run(request: &Request, command: Command, signals: &Signals, steps: &mut Steps) -> Result<Container> {
-    let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
-    let (lease, offset) = lease_name(request)?;
+pub fn run(
+    request: &Request,
+    command: Command,
+    signals: &Signals,
+    steps: &mut Steps,
+) -> Result<Container> {
+    // What init says on its standard error reaches the user, and need not be said twice.
+    let hears_init = command.stdio == StdioChoice::Inherit;
+    let lease_first = match command.stdio {
+        StdioChoice::Log => Some(lease_name(request)?),
+        _ => None,
+    };
+    let (spawn, rest) = prepare(request, command)?;
     steps.done("plan");
+    let mut child = spawn::spawn(&spawn)?;
+    let mut undo = Undo::default();
+    let pidfd = child
+        .pidfd
+        .try_clone()
+        .doing(|| "copy a descriptor".into())?;
+    undo.push(move || kill(&pidfd));
+    steps.done("clone");
+    let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
+    let (lease, offset) = lease_first.map_or_else(|| lease_name(request), Ok)?;
     let network = ensure_network(&mut route, request, steps)?;
     let mtu = choose_mtu(&mut route, request)?;
     steps.done("ensure");
-    // What init says on its standard error reaches the user, and need not be said twice.
-    let hears_init = command.stdio == StdioChoice::Inherit;
-    let (spawn, rest) = prepare(request, command)?;
-    let mut child = spawn::spawn(&spawn)?;
-    let mut undo = Undo::default();
-    let pidfd = child.pidfd.try_clone().doing(|| "copy a descriptor".into())?;
-    undo.push(move || kill(&pidfd));
-    steps.done("clone");
-    let wish = network.as_ref().map(|network| Wish {
-        network,
-        address: request.address,
-        offset,
-        mac: request.mac,
-        mtu,
-        pid: child.pid.as_raw(),
-    });
-    let veth = create_veth(&mut route, wish, &mut child)?;
+    let attachment = match &network {
+        Some(network) => Some(attach(
+            &mut route,
+            request,
+            network,
+            (offset, mtu),
+            &mut child,
+        )?),
+        None => None,
+    };
     steps.done("veth");
-    let attachment = network.zip(veth).map(|(network, veth)| Attachment { network, veth, mtu });
     send_config(&child.config, &config(request, &rest, attachment.as_ref()))?;
     steps.done("config");
     if let Some(attachment) = &attachment {
@@ -179,14 +195,27 @@ pub fn run(request: &Request, command: Command, signals: &Signals, steps: &mut S
     if let Some(attachment) = &attachment {
         // Looking at the link makes the kernel finish what its coming up has begun: the bridge's port forwards from
         // here on. Without this the command's first packet is lost now and then, and that costs it a second.
-        route.find_link(&attachment.veth.name).doing(|| format!("look at link {}", attachment.veth.name))?;
+        let name = &attachment.veth.name;
+        route
+            .find_link(name)
+            .doing(|| format!("look at link {name}"))?;
     }
     steps.done("link");
-    child.config.write_all(format!("{}\n", protocol::GO).as_bytes()).doing(|| "tell init to go on".into())?;
+    let go = format!("{}\n", protocol::GO);
+    child
+        .config
+        .write_all(go.as_bytes())
+        .doing(|| "tell init to go on".into())?;
     expect(&Said::Ready, &mut status, &mut child, signals, hears_init)?;
     steps.done("ready");
     undo.commit();
-    Ok(Container { child, status, lease, attachment, user: rest.user.uid })
+    Ok(Container {
+        child,
+        status,
+        lease,
+        attachment,
+        user: rest.user.uid,
+    })
 }
 
 /// Takes the name, and a place to start looking for an address.
@@ -212,7 +241,11 @@ fn lease_name(request: &Request) -> Result<(Lease, u32)> {
 /// The network is there, the host forwards for it and hides its addresses.
 ///
 /// Not undone: it is the network, and belongs to all of its containers.
-fn ensure_network(route: &mut Netlink, request: &Request, steps: &Steps) -> Result<Option<Network>> {
+fn ensure_network(
+    route: &mut Netlink,
+    request: &Request,
+    steps: &Steps,
+) -> Result<Option<Network>> {
     let network = match &request.network {
         NetworkChoice::Bridge => bridge::ensure(route, &request.bridge, request.subnet)?,
         NetworkChoice::PointToPoint => bridge::point_to_point(route, request.subnet)?,
@@ -250,7 +283,10 @@ fn ensure_way_out(route: &mut Netlink, network: &Network, steps: &Steps) -> Resu
     let mut nft = Netlink::netfilter().doing(|| "open a netlink socket".into())?;
     let bridge = network.bridge.map(|_| network.name.as_str());
     nft::ensure(&mut nft, bridge, || {
-        Ok(bridge::ours(route)?.into_iter().map(|link| link.name).collect())
+        Ok(bridge::ours(route)?
+            .into_iter()
+            .map(|link| link.name)
+            .collect())
     })
 }
 
@@ -260,11 +296,17 @@ fn choose_mtu(route: &mut Netlink, request: &Request) -> Result<u32> {
     if let Some(mtu) = request.mtu {
         return Ok(mtu);
     }
-    if !matches!(request.network, NetworkChoice::Bridge | NetworkChoice::PointToPoint) {
+    if !matches!(
+        request.network,
+        NetworkChoice::Bridge | NetworkChoice::PointToPoint
+    ) {
         return Ok(ETHERNET);
     }
     let doing = || "look for the default route".to_string();
-    let uplink = route.route_to(Ipv4Addr::UNSPECIFIED).doing(doing)?.filter(|route| !route.is_local);
+    let uplink = route
+        .route_to(Ipv4Addr::UNSPECIFIED)
+        .doing(doing)?
+        .filter(|route| !route.is_local);
     let link = match uplink.and_then(|route| route.link) {
         Some(index) => route.link(index).doing(doing)?,
         None => None,
@@ -283,8 +325,10 @@ struct Rest {
 
 fn prepare(request: &Request, command: Command) -> Result<(Spawn, Rest)> {
     let c_strings = |words: Vec<String>| {
-        let made: std::result::Result<Vec<_>, _> = words.into_iter().map(std::ffi::CString::new).collect();
-        made.map_err(|_| Errno::EINVAL).doing(|| "pass the command's words on".into())
+        let made: std::result::Result<Vec<_>, _> =
+            words.into_iter().map(std::ffi::CString::new).collect();
+        made.map_err(|_| Errno::EINVAL)
+            .doing(|| "pass the command's words on".into())
     };
     let stdio = match command.stdio {
         StdioChoice::Inherit => Stdio::Inherit,
@@ -318,58 +362,103 @@ fn prepare(request: &Request, command: Command) -> Result<(Spawn, Rest)> {
 pub fn open_log(name: &str) -> Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let path = state::path(name, "log");
-    let log = File::options().create(true).append(true).mode(0o600).open(&path);
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&path);
     log.doing(|| format!("open log {}", path.display()))
 }
 
 fn namespace(choice: &NetworkChoice) -> Result<NetworkNamespace> {
     let path = match choice {
         NetworkChoice::Host => return Ok(NetworkNamespace::Host),
-        NetworkChoice::Container(name) => PathBuf::from(format!("/proc/{}/ns/net", control::pid_of(name)?)),
+        NetworkChoice::Container(name) => {
+            PathBuf::from(format!("/proc/{}/ns/net", control::pid_of(name)?))
+        }
         NetworkChoice::Path(path) => path.clone(),
         _ => return Ok(NetworkNamespace::New),
     };
     let doing = || format!("open network namespace {}", path.display());
-    let file = openat(AT_FDCWD, &path, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty());
+    let file = openat(
+        AT_FDCWD,
+        &path,
+        OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK,
+        Mode::empty(),
+    );
     let file = file.doing(doing)?;
     // linux/magic.h: any other file would be refused by setns(2), but after everything else was made.
     const NSFS_MAGIC: u64 = 0x6e73_6673;
-    let kind = nix::sys::statfs::fstatfs(&file).doing(doing)?.filesystem_type().0;
+    let kind = nix::sys::statfs::fstatfs(&file)
+        .doing(doing)?
+        .filesystem_type()
+        .0;
     if kind as u64 != NSFS_MAGIC {
-        return Err(Error::new(format!("open network namespace {}: it is an ordinary file; give one of /run/netns or /proc/PID/ns/net", path.display())));
+        return Err(Error::new(format!(
+            "open network namespace {}: it is an ordinary file; give one of /run/netns or /proc/PID/ns/net",
+            path.display()
+        )));
     }
     Ok(NetworkNamespace::Join(file))
 }
 
 /// The veth. A failure while the child has failed too is the child's: its namespace was gone.
-fn create_veth(route: &mut Netlink, wish: Option<Wish>, child: &mut Child) -> Result<Option<Veth>> {
-    let Some(wish) = wish else { return Ok(None) };
+fn attach(
+    route: &mut Netlink,
+    request: &Request,
+    network: &Network,
+    (offset, mtu): (u32, u32),
+    child: &mut Child,
+) -> Result<Attachment> {
+    let wish = Wish {
+        network,
+        address: request.address,
+        offset,
+        mac: request.mac,
+        mtu,
+        pid: child.pid.as_raw(),
+    };
     let created = veth::create(route, &wish).and_then(|veth| {
-        if wish.network.bridge.is_none() {
-            veth::address_host_end(route, &veth, wish.network)?;
+        if network.bridge.is_none() {
+            veth::address_host_end(route, &veth, network)?;
         }
-        Ok(veth)
+        Ok(Attachment {
+            network: network.clone(),
+            veth,
+            mtu,
+        })
     });
     match created {
         Err(error) if matches!(error.errno, Some(Errno::ESRCH | Errno::EINVAL)) => {
             Err(what_child_said(child).unwrap_or(error))
         }
-        created => created.map(Some),
+        created => created,
     }
 }
 
 /// Why the child ended, when it has.
 fn what_child_said(child: &mut Child) -> Option<Error> {
-    let mut fds = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&child.pidfd), nix::poll::PollFlags::POLLIN)];
-    nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).ok().filter(|ended| *ended > 0)?;
+    let mut fds = [nix::poll::PollFd::new(
+        std::os::fd::AsFd::as_fd(&child.pidfd),
+        nix::poll::PollFlags::POLLIN,
+    )];
+    nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO)
+        .ok()
+        .filter(|ended| *ended > 0)?;
     match StatusReader::default().read(&mut child.status) {
         Ok(Said::Failed(text)) => Some(Error::new(text)),
         _ => None,
     }
 }
 
-fn mark(route: &mut Netlink, attachment: &Attachment, request: &Request, child: &Child) -> Result<()> {
-    let owner = Owner::of(&request.name, child.pid.as_raw()).doing(|| "look at the container's process".into())?;
+fn mark(
+    route: &mut Netlink,
+    attachment: &Attachment,
+    request: &Request,
+    child: &Child,
+) -> Result<()> {
+    let owner = Owner::of(&request.name, child.pid.as_raw())
+        .doing(|| "look at the container's process".into())?;
     veth::mark(route, &attachment.veth, &owner)
 }
 
@@ -380,16 +469,28 @@ fn config(request: &Request, rest: &Rest, attachment: Option<&Attachment>) -> St
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{fact}");
     };
-    if let Some(Attachment { network, veth, mtu: _ }) = attachment {
+    if let Some(Attachment {
+        network,
+        veth,
+        mtu: _,
+    }) = attachment
+    {
         line(format_args!("link {INSIDE}"));
         let gateway = network.gateway;
         if network.bridge.is_some() {
-            line(format_args!("address {}/{}", veth.address, network.subnet.prefix_len()));
+            line(format_args!(
+                "address {}/{}",
+                veth.address,
+                network.subnet.prefix_len()
+            ));
         } else {
             line(format_args!("address {}/32", veth.address));
             line(format_args!("route {gateway}/32 onlink"));
         }
-        line(format_args!("neighbour {gateway} {}", DisplayMac(network.gateway_mac(veth.address))));
+        line(format_args!(
+            "neighbour {gateway} {}",
+            DisplayMac(network.gateway_mac(veth.address))
+        ));
         line(format_args!("route default via {gateway}"));
     } else if request.network != NetworkChoice::None {
         line(format_args!("no-links"));
@@ -423,7 +524,11 @@ fn config(request: &Request, rest: &Rest, attachment: Option<&Attachment>) -> St
     text + protocol::END + "\n"
 }
 
-fn resolv_lines(request: &Request, attachment: Option<&Attachment>, line: &mut impl FnMut(std::fmt::Arguments)) {
+fn resolv_lines(
+    request: &Request,
+    attachment: Option<&Attachment>,
+    line: &mut impl FnMut(std::fmt::Arguments),
+) {
     let resolvers = Resolvers::choose(&request.resolvers);
     for server in &resolvers.servers {
         line(format_args!("nameserver {server}"));
@@ -435,7 +540,9 @@ fn resolv_lines(request: &Request, attachment: Option<&Attachment>, line: &mut i
         line(format_args!("option {}", resolvers.options.join(" ")));
     }
     line(format_args!("host 127.0.0.1 localhost"));
-    line(format_args!("host ::1 localhost ip6-localhost ip6-loopback"));
+    line(format_args!(
+        "host ::1 localhost ip6-localhost ip6-loopback"
+    ));
     let own = attachment.map_or(Ipv4Addr::LOCALHOST, |attachment| attachment.veth.address);
     line(format_args!("host {own} {}", request.hostname));
     for (address, name) in &request.hosts {
@@ -456,7 +563,13 @@ fn send_config(mut config: &File, text: &str) -> Result<()> {
 
 /// Waits until init has said what is expected next; anything else is the error that it means. `hears_init`: the user
 /// has read what init had to say.
-fn expect(expected: &Said, status: &mut StatusReader, child: &mut Child, signals: &Signals, hears_init: bool) -> Result<()> {
+fn expect(
+    expected: &Said,
+    status: &mut StatusReader,
+    child: &mut Child,
+    signals: &Signals,
+    hears_init: bool,
+) -> Result<()> {
     signals.interrupt_unless_readable(&child.status)?;
     match status.read(&mut child.status)? {
         said if said == *expected => Ok(()),
@@ -465,9 +578,11 @@ fn expect(expected: &Said, status: &mut StatusReader, child: &mut Child, signals
             let mut error = Error::new(text).with_code(code);
             error.unsaid = !hears_init;
             Err(error)
-        },
+        }
         Said::Nothing => Err(Error::new("start the command: init was killed before it")),
-        said => Err(Error::new(format!("start the command: init says {said:?} and not {expected:?}"))),
+        said => Err(Error::new(format!(
+            "start the command: init says {said:?} and not {expected:?}"
+        ))),
     }
 }
 
@@ -490,11 +605,18 @@ pub fn check_name(name: &str) -> std::result::Result<(), String> {
         return Err(format!("a name has 1 to {LONGEST} characters"));
     }
     if !name.bytes().all(is_plain) || !name.as_bytes()[0].is_ascii_alphanumeric() {
-        return Err("a name consists of letters, digits, _ . and -, and begins with a letter or digit".into());
+        return Err(
+            "a name consists of letters, digits, _ . and -, and begins with a letter or digit"
+                .into(),
+        );
     }
     // It is also another name of the link: hardware, and networkd's .network files, must not find theirs taken.
-    let is_of_hardware = ["eth", "en", "wl", "ww"].iter().any(|prefix| name.starts_with(prefix));
-    let is_bridge = name.strip_prefix("hawser").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()));
+    let is_of_hardware = ["eth", "en", "wl", "ww"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix));
+    let is_bridge = name
+        .strip_prefix("hawser")
+        .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()));
     if is_of_hardware || is_bridge || name == "lo" || owner::leased_address(name).is_some() {
         return Err("such names belong to network interfaces (eth* en* wl* ww* lo hawser*)".into());
     }
@@ -507,10 +629,32 @@ mod tests {
 
     #[test]
     fn names() {
-        for good in ["web", "a", "box-1", "a.b_c", "hawser-test", &"n".repeat(127)] {
+        for good in [
+            "web",
+            "a",
+            "box-1",
+            "a.b_c",
+            "hawser-test",
+            &"n".repeat(127),
+        ] {
             assert_eq!(check_name(good), Ok(()), "{good}");
         }
-        for bad in ["", "a/b", ".", "-a", "eth0", "ethel", "enp1s0", "wlan0", "wwan0", "lo", "hwac130002", "hawser0", "a b", &"n".repeat(128)] {
+        for bad in [
+            "",
+            "a/b",
+            ".",
+            "-a",
+            "eth0",
+            "ethel",
+            "enp1s0",
+            "wlan0",
+            "wwan0",
+            "lo",
+            "hwac130002",
+            "hawser0",
+            "a b",
+            &"n".repeat(128),
+        ] {
             assert!(check_name(bad).is_err(), "{bad}");
         }
     }

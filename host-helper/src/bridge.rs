@@ -6,7 +6,9 @@ use hawser::netlink::{Writer, ifaddrmsg, ifinfomsg};
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
 
-use crate::address::{DisplayMac, Subnet, colliding_route, free_subnet, gateway_of, host_mac_of, mac_of};
+use crate::address::{
+    DisplayMac, Subnet, colliding_route, free_subnet, gateway_of, host_mac_of, mac_of,
+};
 use crate::error::{Doing, Error, Refusal, Result};
 use crate::link::{Link, Mac, Route};
 use crate::netlink::{ACK, CREATE, Netlink};
@@ -49,7 +51,8 @@ pub struct Bridge {
 impl Network {
     /// The hardware address of the gateway, as the container with `address` sees it.
     pub fn gateway_mac(&self, address: Ipv4Addr) -> Mac {
-        self.bridge.map_or_else(|| host_mac_of(address), |bridge| bridge.mac)
+        self.bridge
+            .map_or_else(|| host_mac_of(address), |bridge| bridge.mac)
     }
 
     fn of_bridge(link: &Link, gateway: Ipv4Net, is_ours: bool) -> Network {
@@ -57,7 +60,10 @@ impl Network {
             name: link.name.clone(),
             subnet: gateway.trunc(),
             gateway: gateway.addr(),
-            bridge: Some(Bridge { index: link.index, mac: link.mac }),
+            bridge: Some(Bridge {
+                index: link.index,
+                mac: link.mac,
+            }),
             is_ours,
         }
     }
@@ -85,22 +91,38 @@ pub fn ensure(route: &mut Netlink, name: &str, wanted: Option<Subnet>) -> Result
     }
 }
 
-
 fn check_name(name: &str) -> Result<()> {
     let is_plain = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b':' && b != b'%';
-    if name.is_empty() || name.len() >= libc::IFNAMSIZ || !name.bytes().all(is_plain) || matches!(name, "." | "..") {
-        return Err(Error::new(format!("use bridge {name:?}: a link's name has 1 to 15 visible characters, no / : %")));
+    if name.is_empty()
+        || name.len() >= libc::IFNAMSIZ
+        || !name.bytes().all(is_plain)
+        || matches!(name, "." | "..")
+    {
+        return Err(Error::new(format!(
+            "use bridge {name:?}: a link's name has 1 to 15 visible characters, no / : %"
+        )));
     }
     if name.starts_with("hw") {
-        return Err(Error::new(format!("use bridge {name}: names that begin with hw are our containers' links; choose another")));
+        return Err(Error::new(format!(
+            "use bridge {name}: names that begin with hw are our containers' links; choose another"
+        )));
     }
     Ok(())
 }
 
 fn find(route: &mut Netlink, name: &str) -> Result<Option<Link>> {
-    let Some(link) = route.find_link(name).doing(|| format!("look for bridge {name}"))? else { return Ok(None) };
+    let Some(link) = route
+        .find_link(name)
+        .doing(|| format!("look for bridge {name}"))?
+    else {
+        return Ok(None);
+    };
     if link.kind != "bridge" {
-        let kind = if link.kind.is_empty() { "hardware" } else { &link.kind };
+        let kind = if link.kind.is_empty() {
+            "hardware"
+        } else {
+            &link.kind
+        };
         return Err(Error::new(format!(
             "use bridge {name}: there is a link of that name that is no bridge but {kind}; choose another with --bridge"
         )));
@@ -110,7 +132,9 @@ fn find(route: &mut Netlink, name: &str) -> Result<Option<Link>> {
 
 /// The network of this bridge, or `None` when it is ours and something is missing.
 fn complete(route: &mut Netlink, link: &Link, wanted: Option<Subnet>) -> Result<Option<Network>> {
-    let addresses = route.addresses(link.index).doing(|| format!("list addresses of {}", link.name))?;
+    let addresses = route
+        .addresses(link.index)
+        .doing(|| format!("list addresses of {}", link.name))?;
     let Some(Mark::Network(gateway)) = link.mark else {
         if is_half_made(link) {
             return Ok(None);
@@ -131,10 +155,14 @@ fn foreign(link: &Link, addresses: &[Ipv4Net], wanted: Option<Subnet>) -> Result
         )));
     };
     if !link.is_up {
-        return Err(Error::new(format!("use bridge {name}: it is not ours and is down; set it up, or choose another")));
+        return Err(Error::new(format!(
+            "use bridge {name}: it is not ours and is down; set it up, or choose another"
+        )));
     }
     if !(8..=30).contains(&gateway.prefix_len()) {
-        return Err(Error::new(format!("use bridge {name}: its subnet {gateway} has no room; its length must be 8 to 30")));
+        return Err(Error::new(format!(
+            "use bridge {name}: its subnet {gateway} has no room; its length must be 8 to 30"
+        )));
     }
     check_subnet(name, gateway.trunc(), wanted)?;
     Ok(Network::of_bridge(link, *gateway, false))
@@ -152,7 +180,9 @@ fn check_subnet(name: &str, has: Ipv4Net, wanted: Option<Subnet>) -> Result<()> 
 /// Ours, but its maker was killed before it could set the alias: our kind of address is in the create message.
 fn is_half_made(link: &Link) -> bool {
     let [a, b, c, d, e, f] = link.mac;
-    link.mark.is_none() && (a, b) == (0x02, 0x00) && gateway_of_half_made(link).octets() == [c, d, e, f]
+    link.mark.is_none()
+        && (a, b) == (0x02, 0x00)
+        && gateway_of_half_made(link).octets() == [c, d, e, f]
 }
 
 fn gateway_of_half_made(link: &Link) -> Ipv4Addr {
@@ -179,9 +209,15 @@ fn create(route: &mut Netlink, name: &str, wanted: Option<Subnet>) -> Result<Net
     route
         .request(|batch, sequence| write_bridge(batch, sequence, name, gateway.addr()))
         .doing(|| format!("create bridge {name}"))
-        .map_err(|e| e.cure(Errno::EOPNOTSUPP, "the kernel lacks bridges: enable CONFIG_BRIDGE (modprobe bridge)"))?;
+        .map_err(|e| {
+            e.cure(
+                Errno::EOPNOTSUPP,
+                "the kernel lacks bridges: enable CONFIG_BRIDGE (modprobe bridge)",
+            )
+        })?;
     let made = (|| {
-        let link = find(route, name)?.ok_or_else(|| Error::new(format!("find bridge {name}: it is gone again")))?;
+        let link = find(route, name)?
+            .ok_or_else(|| Error::new(format!("find bridge {name}: it is gone again")))?;
         configure(route, &link, gateway)?;
         Ok(Network::of_bridge(&link, gateway, true))
     })();
@@ -195,7 +231,12 @@ fn create(route: &mut Netlink, name: &str, wanted: Option<Subnet>) -> Result<Net
 fn write_bridge(batch: &mut Writer, sequence: u32, name: &str, gateway: Ipv4Addr) {
     // linux/if_link.h; snooping would only cost: a timer per port, and no user of multicast groups to speak of.
     const IFLA_BR_MCAST_SNOOPING: u16 = 23;
-    batch.begin(libc::RTM_NEWLINK, CREATE | ACK, sequence, &ifinfomsg(0, 0, 0));
+    batch.begin(
+        libc::RTM_NEWLINK,
+        CREATE | ACK,
+        sequence,
+        &ifinfomsg(0, 0, 0),
+    );
     batch.string(libc::IFLA_IFNAME, name);
     // In the create message: a bridge that follows its ports' addresses, or udev's, breaks its neighbours' caches.
     batch.attribute(libc::IFLA_ADDRESS, &mac_of(gateway));
@@ -213,12 +254,18 @@ fn configure(route: &mut Netlink, link: &Link, gateway: Ipv4Net) -> Result<()> {
     let up = libc::IFF_UP as u32;
     route
         .request(|batch, sequence| {
-            batch.begin(libc::RTM_NEWLINK, ACK, sequence, &ifinfomsg(link.index, up, up));
+            batch.begin(
+                libc::RTM_NEWLINK,
+                ACK,
+                sequence,
+                &ifinfomsg(link.index, up, up),
+            );
             batch.string(libc::IFLA_IFALIAS, &Mark::Network(gateway).to_string());
             batch.end();
         })
         .doing(|| format!("set up bridge {}", link.name))?;
-    add_address(route, link.index, gateway, None).doing(|| format!("add address {gateway} to {}", link.name))
+    add_address(route, link.index, gateway, None)
+        .doing(|| format!("add address {gateway} to {}", link.name))
 }
 
 /// Adds an address of the host, with the one at the other end when there is no subnet on the link.
@@ -232,7 +279,13 @@ pub fn add_address(
     peer: Option<Ipv4Addr>,
 ) -> std::result::Result<(), Refusal> {
     let added = route.request(|batch, sequence| {
-        let header = ifaddrmsg(libc::AF_INET as u8, address.prefix_len(), 0, libc::RT_SCOPE_UNIVERSE, index);
+        let header = ifaddrmsg(
+            libc::AF_INET as u8,
+            address.prefix_len(),
+            0,
+            libc::RT_SCOPE_UNIVERSE,
+            index,
+        );
         batch.begin(libc::RTM_NEWADDR, CREATE | ACK, sequence, &header);
         batch.attribute(libc::IFA_LOCAL, &address.addr().octets());
         batch.attribute(libc::IFA_ADDRESS, &peer.unwrap_or(address.addr()).octets());
@@ -260,7 +313,10 @@ fn choose_subnet(route: &mut Netlink, wanted: Option<Subnet>) -> Result<Ipv4Net>
 }
 
 fn collision(route: &mut Netlink, subnet: Ipv4Net, taken: &Route) -> Error {
-    let mut text = format!("use subnet {subnet}: the host has a route to {}", taken.destination);
+    let mut text = format!(
+        "use subnet {subnet}: the host has a route to {}",
+        taken.destination
+    );
     if let Some(gateway) = taken.gateway {
         text += &format!(" via {gateway}");
     }
@@ -291,15 +347,24 @@ pub fn point_to_point(route: &mut Netlink, wanted: Option<Subnet>) -> Result<Net
         }
     };
     let name = POINT_TO_POINT_NAME.to_string();
-    Ok(Network { name, subnet, gateway: gateway_of(subnet), bridge: None, is_ours: true })
+    Ok(Network {
+        name,
+        subnet,
+        gateway: gateway_of(subnet),
+        bridge: None,
+        is_ours: true,
+    })
 }
 
 /// Whether packets to the range would leave by a default route, or by a container of ours.
 fn is_free(route: &mut Netlink, subnet: Ipv4Net) -> Result<bool> {
     for address in [subnet.network(), gateway_of(subnet), subnet.broadcast()] {
-        let found = route.route_to(address).doing(|| format!("look for a route to {address}"))?;
+        let found = route
+            .route_to(address)
+            .doing(|| format!("look for a route to {address}"))?;
         let Some(found) = found else { continue };
-        if found.destination.prefix_len() > 0 && !(found.is_local && address == gateway_of(subnet)) {
+        if found.destination.prefix_len() > 0 && !(found.is_local && address == gateway_of(subnet))
+        {
             return Ok(false);
         }
     }
@@ -309,8 +374,11 @@ fn is_free(route: &mut Netlink, subnet: Ipv4Net) -> Result<bool> {
 /// The routes of the host but those to our own point-to-point containers.
 fn foreign_routes(route: &mut Netlink) -> Result<Vec<Route>> {
     let links = route.links().doing(|| "list links".to_string())?;
-    let ours: Vec<u32> =
-        links.iter().filter(|link| owner::leased_address(&link.name).is_some()).map(|link| link.index).collect();
+    let ours: Vec<u32> = links
+        .iter()
+        .filter(|link| owner::leased_address(&link.name).is_some())
+        .map(|link| link.index)
+        .collect();
     let mut routes = route.routes().doing(|| "list routes".to_string())?;
     routes.retain(|route| !route.link.is_some_and(|link| ours.contains(&link)));
     Ok(routes)

@@ -86,7 +86,12 @@ pub struct Name {
 #[derive(Debug, Args)]
 pub struct Run {
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
     pub command: Vec<String>,
 
     /// Directory to use as root file system; without it, the files of the host's own / (not of its other mounts),
@@ -144,7 +149,12 @@ pub struct Run {
           require_equals = true, help_heading = "Process")]
     pub no_new_privileges: Switch,
     /// Seconds after a TERM that was forwarded until the container is killed
-    #[arg(long, default_value_t = 10, value_name = "SECONDS", help_heading = "Process")]
+    #[arg(
+        long,
+        default_value_t = 10,
+        value_name = "SECONDS",
+        help_heading = "Process"
+    )]
     pub grace: u64,
     /// The init to use [default: ../libexec/hawser/init beside this program's directory, or the one inside it]
     #[arg(long, value_name = "FILE", help_heading = "Process")]
@@ -181,7 +191,12 @@ pub struct Run {
     #[arg(long, value_name = "NAME:ADDR", value_parser = parse_host, help_heading = "Network")]
     pub add_host: Vec<(IpAddr, String)>,
     /// off: /etc/resolv.conf and /etc/hosts stay those of the root file system
-    #[arg(long, value_name = "required|off", default_value = "required", help_heading = "Network")]
+    #[arg(
+        long,
+        value_name = "required|off",
+        default_value = "required",
+        help_heading = "Network"
+    )]
     pub resolv: Resolv,
 }
 
@@ -207,12 +222,16 @@ pub enum Resolv {
 ///
 /// # Errors
 /// One line, without a period.
-pub fn parse(words: impl IntoIterator<Item = OsString>) -> std::result::Result<Result<Cli, String>, String> {
+pub fn parse(
+    words: impl IntoIterator<Item = OsString>,
+) -> std::result::Result<Result<Cli, String>, String> {
     use clap::error::ErrorKind;
     match Cli::try_parse_from(words) {
         Ok(cli) => Ok(Ok(cli)),
         Err(error) => match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Err(error.render().to_string())),
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                Ok(Err(error.render().to_string()))
+            }
             _ => Err(one_line(&error.render().to_string())),
         },
     }
@@ -220,7 +239,11 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> std::result::Result<R
 
 /// clap's paragraphs as one sentence: its first one, and where to read on.
 fn one_line(text: &str) -> String {
-    let first: Vec<&str> = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
+    let first: Vec<&str> = text
+        .lines()
+        .take_while(|line| !line.trim().is_empty())
+        .map(str::trim)
+        .collect();
     let sentence = first.join(" ");
     let sentence = sentence.strip_prefix("error: ").unwrap_or(&sentence);
     format!("read the command line: {sentence}; see --help")
@@ -235,7 +258,9 @@ fn parse_network(text: &str) -> Result<NetworkChoice, String> {
             "host" => Ok(NetworkChoice::Host),
             _ => Err("not one of bridge, ptp, none, host, container:NAME, ns:PATH".into()),
         },
-        Some(("container", name)) => check_name(name).map(|()| NetworkChoice::Container(name.into())),
+        Some(("container", name)) => {
+            check_name(name).map(|()| NetworkChoice::Container(name.into()))
+        }
         Some(("ns", path)) if !path.is_empty() => Ok(NetworkChoice::Path(path.into())),
         Some(_) => Err("not one of bridge, ptp, none, host, container:NAME, ns:PATH".into()),
     }
@@ -252,19 +277,33 @@ fn parse_volume(text: &str) -> Result<Volume, String> {
         [source, destination, "ro"] => (source, destination, true),
         _ => return Err("write it as /on/the/host:/inside or /on/the/host:/inside:ro".into()),
     };
-    let source = PathBuf::from(source).canonicalize().map_err(|error| format!("{source}: {}", crate::error::Refusal::from(error)))?;
-    Ok(Volume { source, destination: parse_inside(destination)?, is_read_only })
+    let source = PathBuf::from(source)
+        .canonicalize()
+        .map_err(|error| format!("{source}: {}", crate::error::Refusal::from(error)))?;
+    Ok(Volume {
+        source,
+        destination: parse_inside(destination)?,
+        is_read_only,
+    })
 }
 
 fn parse_inside(path: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(path);
     let is_root = path.components().count() < 2;
-    if path.is_absolute() && !is_root { Ok(path) } else { Err("a place inside is an absolute path, and not /".into()) }
+    if path.is_absolute() && !is_root {
+        Ok(path)
+    } else {
+        Err("a place inside is an absolute path, and not /".into())
+    }
 }
 
 fn parse_workdir(path: &str) -> Result<String, String> {
     let is_plain = path.starts_with('/') && !path.contains('\n');
-    if is_plain { Ok(path.into()) } else { Err("a working directory is an absolute path".into()) }
+    if is_plain {
+        Ok(path.into())
+    } else {
+        Err("a working directory is an absolute path".into())
+    }
 }
 
 fn parse_variable(text: &str) -> Result<String, String> {
@@ -272,30 +311,47 @@ fn parse_variable(text: &str) -> Result<String, String> {
         Some(("", _)) => Err("a variable has a name".into()),
         Some(_) => Ok(text.into()),
         None if text.is_empty() => Err("a variable has a name".into()),
-        None => std::env::var(text).map(|value| format!("{text}={value}")).map_err(|_| "not set here; give it a value with =".into()),
+        None => std::env::var(text)
+            .map(|value| format!("{text}={value}"))
+            .map_err(|_| "not set here; give it a value with =".into()),
     }
 }
 
 fn parse_hostname(text: &str) -> Result<String, String> {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
     let is_name = !text.is_empty() && text.len() <= 64 && text.bytes().all(is_plain);
-    if is_name { Ok(text.into()) } else { Err("a host name has 1 to 64 letters, digits, - . _".into()) }
+    if is_name {
+        Ok(text.into())
+    } else {
+        Err("a host name has 1 to 64 letters, digits, - . _".into())
+    }
 }
 
 fn parse_word(text: &str) -> Result<String, String> {
     let is_word = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
-    if is_word { Ok(text.into()) } else { Err("one word without blanks".into()) }
+    if is_word {
+        Ok(text.into())
+    } else {
+        Err("one word without blanks".into())
+    }
 }
 
 fn parse_host(text: &str) -> Result<(IpAddr, String), String> {
     let (name, address) = text.split_once(':').ok_or("write it as NAME:ADDR")?;
-    let address = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
-    let address = address.parse().map_err(|_| format!("{address}: not an address"))?;
+    let address = address
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(address);
+    let address = address
+        .parse()
+        .map_err(|_| format!("{address}: not an address"))?;
     Ok((address, parse_hostname(name)?))
 }
 
 fn parse_sysctl(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("write it as net.ipv4.ip_forward=1")?;
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("write it as net.ipv4.ip_forward=1")?;
     let path = key.replace('.', "/");
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'/');
     if !path.starts_with("net/") || !path.bytes().all(is_plain) {
@@ -334,7 +390,9 @@ const DEFAULT_CAPABILITIES: [&str; 14] = [
 impl Run {
     /// The capabilities that are kept: the default ones, without those that are dropped, with those that are added.
     pub fn capabilities(&self) -> Vec<String> {
-        let all = || hawser::capability::Capability::all().map(|capability| capability.name().to_string());
+        let all = || {
+            hawser::capability::Capability::all().map(|capability| capability.name().to_string())
+        };
         let has = |list: &[String], name: &str| list.iter().any(|item| item == name);
         let mut kept: Vec<String> = match (has(&self.cap_add, "all"), has(&self.cap_drop, "all")) {
             (true, _) => all().collect(),
@@ -383,7 +441,10 @@ mod tests {
     use clap::CommandFactory;
 
     fn run(words: &[&str]) -> Result<Run, String> {
-        let all = ["host-helper", "run"].iter().chain(words).map(OsString::from);
+        let all = ["host-helper", "run"]
+            .iter()
+            .chain(words)
+            .map(OsString::from);
         match parse(all)?.unwrap().action {
             Action::Run(run) => Ok(*run),
             _ => unreachable!(),
@@ -397,7 +458,10 @@ mod tests {
 
     #[test]
     fn the_first_word_that_is_no_option_starts_the_command() {
-        assert_eq!(run(&["-t", "ls", "-l", "--help"]).unwrap().command, ["ls", "-l", "--help"]);
+        assert_eq!(
+            run(&["-t", "ls", "-l", "--help"]).unwrap().command,
+            ["ls", "-l", "--help"]
+        );
         assert_eq!(run(&["--", "-x"]).unwrap().command, ["-x"]);
         assert!(run(&[]).is_err());
     }
@@ -409,7 +473,10 @@ mod tests {
             run(&words).unwrap().capabilities()
         };
         assert_eq!(kept(&[]).len(), 14);
-        assert_eq!(kept(&["--cap-drop", "ALL", "--cap-add", "CAP_NET_RAW"]), ["net_raw"]);
+        assert_eq!(
+            kept(&["--cap-drop", "ALL", "--cap-add", "CAP_NET_RAW"]),
+            ["net_raw"]
+        );
         assert!(!kept(&["--cap-drop=net_raw"]).contains(&"net_raw".to_string()));
         assert_eq!(kept(&["--cap-add=all", "--cap-drop=sys_module"]).len(), 40);
         assert!(run(&["--cap-add", "net_everything", "true"]).is_err());
@@ -431,7 +498,10 @@ mod tests {
             &["--tmpfs", "/", "true"],
         ] {
             let error = run(bad).unwrap_err();
-            assert!(!error.contains('\n') && error.ends_with("; see --help"), "{error}");
+            assert!(
+                !error.contains('\n') && error.ends_with("; see --help"),
+                "{error}"
+            );
         }
     }
 }

@@ -54,11 +54,17 @@ impl Lease {
         let inode = fs::metadata(&path).doing(doing)?.ino();
         for extension in ["log", "code"] {
             match fs::remove_file(state::path(name, extension)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).doing(doing),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).doing(doing);
+                }
                 _ => {}
             }
         }
-        Ok(Some(Lease { listener, path, inode }))
+        Ok(Some(Lease {
+            listener,
+            path,
+            inode,
+        }))
     }
 }
 
@@ -78,9 +84,16 @@ pub fn in_use(name: &str) -> Error {
         connection.set_read_timeout(Some(Duration::from_secs(1)))?;
         exchange(connection, "inspect")
     });
-    let pid = holder.ok().and_then(|answer| serde_json::from_str::<serde_json::Value>(&answer).ok()?.get("pid")?.as_i64());
+    let pid = holder.ok().and_then(|answer| {
+        serde_json::from_str::<serde_json::Value>(&answer)
+            .ok()?
+            .get("pid")?
+            .as_i64()
+    });
     let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
-    Error::new(format!("take name {name}: it is in use by a running container{pid}; choose another --name, or stop that one"))
+    Error::new(format!(
+        "take name {name}: it is in use by a running container{pid}; choose another --name, or stop that one"
+    ))
 }
 
 /// Asks the supervisor of a running container.
@@ -112,27 +125,39 @@ fn exchange(mut connection: UnixStream, request: &str) -> io::Result<String> {
 /// There is no such container.
 pub fn pid_of(name: &str) -> Result<i32> {
     let answer = ask(name, "inspect").map_err(|error| no_such(name, &error))?;
-    let pid = serde_json::from_str::<serde_json::Value>(&answer).ok().and_then(|answer| answer.get("pid")?.as_i64());
-    pid.and_then(|pid| pid.try_into().ok()).ok_or_else(|| Error::new(format!("find container {name}: its supervisor gives no pid")))
+    let pid = serde_json::from_str::<serde_json::Value>(&answer)
+        .ok()
+        .and_then(|answer| answer.get("pid")?.as_i64());
+    pid.and_then(|pid| pid.try_into().ok()).ok_or_else(|| {
+        Error::new(format!(
+            "find container {name}: its supervisor gives no pid"
+        ))
+    })
 }
 
 /// The error of who asks for a container that is not there.
 pub fn no_such(name: &str, error: &io::Error) -> Error {
     match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            Error::new(format!("find container {name}: none of that name runs; host-helper ls shows those that do"))
-        }
-        io::ErrorKind::PermissionDenied => {
-            Error::new(format!("ask container {name}: permission denied (EACCES); run as root (sudo)"))
-        }
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Error::new(format!(
+            "find container {name}: none of that name runs; host-helper ls shows those that do"
+        )),
+        io::ErrorKind::PermissionDenied => Error::new(format!(
+            "ask container {name}: permission denied (EACCES); run as root (sudo)"
+        )),
         _ => Error::new(format!("ask container {name}: {error}")),
     }
 }
 
 /// The names of sockets that are there, whether somebody still listens or not, as the beginning of their file's name.
 pub fn sockets() -> Vec<PathBuf> {
-    let entries = fs::read_dir(state::DIRECTORY).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "sock")).collect()
+    let entries = fs::read_dir(state::DIRECTORY)
+        .into_iter()
+        .flatten()
+        .flatten();
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|e| e == "sock"))
+        .collect()
 }
 
 /// What a client wants.
@@ -148,12 +173,18 @@ pub enum Request {
 
 impl Request {
     fn parse(line: &str) -> std::result::Result<Request, String> {
-        let words: Vec<&str> =
-            line.strip_prefix(VERSION).ok_or("another version of hawser speaks here")?.split(' ').collect();
+        let words: Vec<&str> = line
+            .strip_prefix(VERSION)
+            .ok_or("another version of hawser speaks here")?
+            .split(' ')
+            .collect();
         match words[..] {
             ["inspect"] => Ok(Request::Inspect),
             ["wait"] => Ok(Request::Wait),
-            ["stop", seconds] => seconds.parse().map(Request::Stop).map_err(|_| format!("{seconds}: not seconds")),
+            ["stop", seconds] => seconds
+                .parse()
+                .map(Request::Stop)
+                .map_err(|_| format!("{seconds}: not seconds")),
             _ => Err(format!("{}: unknown request", words[0])),
         }
     }
@@ -173,7 +204,10 @@ impl Client {
         stream.set_nonblocking(true).ok()?;
         let peer = getsockopt(&stream, PeerCredentials).ok()?.uid();
         let trusted = peer == 0 || peer == nix::unistd::geteuid().as_raw();
-        trusted.then_some(Client { stream, said: Vec::new() })
+        trusted.then_some(Client {
+            stream,
+            said: Vec::new(),
+        })
     }
 
     /// Reads what has come. `None`: not a whole line yet. An error ends the connection, its text is for the client.
@@ -184,7 +218,12 @@ impl Client {
             return Some(Request::parse(&line));
         }
         match read {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.said.len() < LONGEST as usize => None,
+            Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock
+                    && self.said.len() < LONGEST as usize =>
+            {
+                None
+            }
             _ => Some(Err("no request".to_string())),
         }
     }
@@ -204,7 +243,15 @@ mod tests {
         assert_eq!(Request::parse("hawser 1 inspect"), Ok(Request::Inspect));
         assert_eq!(Request::parse("hawser 1 wait"), Ok(Request::Wait));
         assert_eq!(Request::parse("hawser 1 stop 10"), Ok(Request::Stop(10)));
-        for bad in ["", "inspect", "hawser 2 inspect", "hawser 1 ", "hawser 1 stop", "hawser 1 stop x", "hawser 1 wait x"] {
+        for bad in [
+            "",
+            "inspect",
+            "hawser 2 inspect",
+            "hawser 1 ",
+            "hawser 1 stop",
+            "hawser 1 stop x",
+            "hawser 1 wait x",
+        ] {
             assert!(Request::parse(bad).is_err(), "{bad}");
         }
     }

@@ -25,10 +25,14 @@ pub enum Living {
 /// Living containers, by name; a bridge that is not ours; then everything that could not be removed.
 pub fn down(name: &str, living: Living) -> Result<()> {
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
-    let found = route.find_link(name).doing(|| format!("look for bridge {name}"))?;
+    let found = route
+        .find_link(name)
+        .doing(|| format!("look for bridge {name}"))?;
     if let Some(link) = &found {
         if !matches!(link.mark, Some(Mark::Network(_))) {
-            return Err(Error::new(format!("remove bridge {name}: it is not ours; ip link del {name} removes it all the same")));
+            return Err(Error::new(format!(
+                "remove bridge {name}: it is not ours; ip link del {name} removes it all the same"
+            )));
         }
         empty(&mut route, link, living)?;
     }
@@ -49,7 +53,11 @@ pub fn down(name: &str, living: Living) -> Result<()> {
         Err(error) => keep(Err(error)),
     }
     let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
-    if text.is_empty() { Ok(()) } else { Err(Error::new(text.join("; and "))) }
+    if text.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::new(text.join("; and ")))
+    }
 }
 
 /// No container lives on the bridge, or none does any more.
@@ -57,7 +65,9 @@ fn empty(route: &mut Netlink, bridge: &Link, living: Living) -> Result<()> {
     let ports = route.links().doing(|| "list links".into())?;
     let owners: Vec<_> = ports
         .iter()
-        .filter(|port| port.controller == Some(bridge.index) && leased_address(&port.name).is_some())
+        .filter(|port| {
+            port.controller == Some(bridge.index) && leased_address(&port.name).is_some()
+        })
         .filter_map(|port| match &port.mark {
             Some(Mark::Run(owner)) if owner.is_dead() => None,
             Some(Mark::Run(owner)) => Some(owner.name.clone()),

@@ -30,12 +30,18 @@ impl Resolvers {
             match words.next() {
                 Some("nameserver") => {
                     let server = words.next().and_then(|word| word.parse::<IpAddr>().ok());
-                    let server = server.filter(|server| !server.is_loopback() && !server.is_unspecified());
+                    let server =
+                        server.filter(|server| !server.is_loopback() && !server.is_unspecified());
                     if let Some(server) = server.filter(|server| !found.servers.contains(server)) {
                         found.servers.push(server);
                     }
                 }
-                Some("search" | "domain") => found.search = words.filter(|word| *word != ".").map(String::from).collect(),
+                Some("search" | "domain") => {
+                    found.search = words
+                        .filter(|word| *word != ".")
+                        .map(String::from)
+                        .collect()
+                }
                 Some("options") => found.options.extend(words.map(String::from)),
                 _ => {}
             }
@@ -48,15 +54,36 @@ impl Resolvers {
     fn of_host() -> Resolvers {
         let read = |path| Resolvers::parse(&fs::read_to_string(path).unwrap_or_default());
         let found = read(HOST);
-        if found.servers.is_empty() { Resolvers { servers: read(UPLINK).servers, ..found } } else { found }
+        if found.servers.is_empty() {
+            Resolvers {
+                servers: read(UPLINK).servers,
+                ..found
+            }
+        } else {
+            found
+        }
     }
 
     /// What was asked for, and the host's where nothing was.
     pub fn choose(asked: &Resolvers) -> Resolvers {
-        let host = if asked.servers.is_empty() { Resolvers::of_host() } else { Resolvers::default() };
-        let or = |asked: &Vec<String>, host| if asked.is_empty() { host } else { asked.clone() };
+        let host = if asked.servers.is_empty() {
+            Resolvers::of_host()
+        } else {
+            Resolvers::default()
+        };
+        let or = |asked: &Vec<String>, host| {
+            if asked.is_empty() {
+                host
+            } else {
+                asked.clone()
+            }
+        };
         Resolvers {
-            servers: if asked.servers.is_empty() { host.servers } else { asked.servers.clone() },
+            servers: if asked.servers.is_empty() {
+                host.servers
+            } else {
+                asked.servers.clone()
+            },
             search: or(&asked.search, host.search),
             options: or(&asked.options, host.options),
         }
@@ -73,7 +100,9 @@ mod tests {
                     nameserver 2001:db8::1\nnameserver x\nsearch a.example . b.example\noptions ndots:1 edns0\n\
                     nameserver 192.0.2.2\nnameserver 192.0.2.3\n";
         let found = Resolvers::parse(text);
-        let servers: Vec<IpAddr> = ["192.0.2.1", "2001:db8::1", "192.0.2.2"].map(|a| a.parse().unwrap()).into();
+        let servers: Vec<IpAddr> = ["192.0.2.1", "2001:db8::1", "192.0.2.2"]
+            .map(|a| a.parse().unwrap())
+            .into();
         assert_eq!(found.servers, servers);
         assert_eq!(found.search, ["a.example", "b.example"]);
         assert_eq!(found.options, ["ndots:1", "edns0"]);
@@ -82,7 +111,10 @@ mod tests {
 
     #[test]
     fn what_was_asked_for_is_taken_whole() {
-        let asked = Resolvers { servers: vec!["192.0.2.9".parse().unwrap()], ..Resolvers::default() };
+        let asked = Resolvers {
+            servers: vec!["192.0.2.9".parse().unwrap()],
+            ..Resolvers::default()
+        };
         assert_eq!(Resolvers::choose(&asked), asked);
     }
 }

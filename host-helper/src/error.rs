@@ -15,7 +15,10 @@ pub struct Refusal {
 
 impl From<Errno> for Refusal {
     fn from(errno: Errno) -> Self {
-        Refusal { errno, text: String::new() }
+        Refusal {
+            errno,
+            text: String::new(),
+        }
     }
 }
 
@@ -23,7 +26,10 @@ impl From<std::io::Error> for Refusal {
     fn from(error: std::io::Error) -> Self {
         match error.raw_os_error() {
             Some(errno) => Errno::from_raw(errno).into(),
-            None => Refusal { errno: Errno::EIO, text: error.to_string() },
+            None => Refusal {
+                errno: Errno::EIO,
+                text: error.to_string(),
+            },
         }
     }
 }
@@ -61,7 +67,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error that no system call gave.
     pub fn new(sentence: impl Into<String>) -> Self {
-        Error { code: OURS, errno: None, unsaid: true, sentence: sentence.into() }
+        Error {
+            code: OURS,
+            errno: None,
+            unsaid: true,
+            sentence: sentence.into(),
+        }
     }
 
     /// The same with another exit code.
@@ -100,7 +111,12 @@ impl<T, E: Into<Refusal>> Doing<T> for std::result::Result<T, E> {
         self.map_err(|error| {
             let refusal = error.into();
             let errno = Some(refusal.errno);
-            Error { code: OURS, errno, unsaid: true, sentence: format!("{}: {refusal}", step()) }
+            Error {
+                code: OURS,
+                errno,
+                unsaid: true,
+                sentence: format!("{}: {refusal}", step()),
+            }
         })
     }
 }

@@ -73,10 +73,13 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Address(mac) => link.mac = mac.try_into().unwrap_or_default(),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Controller(index) => link.controller = Some(index),
-                LinkAttribute::PropList(names) => link.altnames.extend(names.into_iter().filter_map(|name| match name {
-                    Prop::AltIfName(name) => Some(name),
-                    _ => None,
-                })),
+                LinkAttribute::PropList(names) => {
+                    link.altnames
+                        .extend(names.into_iter().filter_map(|name| match name {
+                            Prop::AltIfName(name) => Some(name),
+                            _ => None,
+                        }))
+                }
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
                         if let LinkInfo::Kind(kind) = info {
@@ -98,7 +101,11 @@ impl Netlink {
     /// What the kernel says; no such link is `Ok(None)`.
     pub fn find_link(&mut self, name: &str) -> Result<Option<Link>, Refusal> {
         // IFLA_IFNAME holds 15 bytes, IFLA_ALT_IFNAME 127 (linux/if.h); the kernel looks both up by either.
-        let kind = if name.len() < libc::IFNAMSIZ { libc::IFLA_IFNAME } else { libc::IFLA_ALT_IFNAME };
+        let kind = if name.len() < libc::IFNAMSIZ {
+            libc::IFLA_IFNAME
+        } else {
+            libc::IFLA_ALT_IFNAME
+        };
         self.one_link(0, |batch| batch.string(kind, name))
     }
 
@@ -154,10 +161,15 @@ impl Netlink {
         let address = |message| match message {
             RouteNetlinkMessage::NewAddress(message) => {
                 let length = message.header.prefix_len;
-                message.attributes.iter().find_map(|attribute| match attribute {
-                    AddressAttribute::Local(IpAddr::V4(address)) => Ipv4Net::new(*address, length).ok(),
-                    _ => None,
-                })
+                message
+                    .attributes
+                    .iter()
+                    .find_map(|attribute| match attribute {
+                        AddressAttribute::Local(IpAddr::V4(address)) => {
+                            Ipv4Net::new(*address, length).ok()
+                        }
+                        _ => None,
+                    })
             }
             _ => None,
         };
@@ -193,7 +205,12 @@ impl Netlink {
         match answer {
             Ok(found) => Ok(found.into_iter().find_map(route)),
             // A fib lookup that finds nothing, or an unreachable or prohibiting route, is an errno here.
-            Err(r) if matches!(r.errno, Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL) => {
+            Err(r)
+                if matches!(
+                    r.errno,
+                    Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL
+                ) =>
+            {
                 Ok(None)
             }
             Err(refusal) => Err(refusal),
@@ -217,8 +234,16 @@ pub fn gone(messages: Vec<RouteNetlinkMessage>) -> impl Iterator<Item = Link> {
 }
 
 fn route(message: RouteNetlinkMessage) -> Option<Route> {
-    let RouteNetlinkMessage::NewRoute(RouteMessage { header, attributes, .. }) = message else { return None };
-    if matches!(header.kind, RouteType::Broadcast | RouteType::Multicast | RouteType::Anycast) {
+    let RouteNetlinkMessage::NewRoute(RouteMessage {
+        header, attributes, ..
+    }) = message
+    else {
+        return None;
+    };
+    if matches!(
+        header.kind,
+        RouteType::Broadcast | RouteType::Multicast | RouteType::Anycast
+    ) {
         return None;
     }
     let mut route = Route {

@@ -78,8 +78,12 @@ pub fn list() -> Result<Vec<Row>> {
     let mut rows: Vec<Row> = Vec::new();
     for path in control::sockets() {
         // A refused connection is a name that somebody has left over; one that is being made will be listed later.
-        let Ok(answer) = control::ask_at(&path, "inspect") else { continue };
-        let Ok(found) = serde_json::from_str::<Description>(&answer) else { continue };
+        let Ok(answer) = control::ask_at(&path, "inspect") else {
+            continue;
+        };
+        let Ok(found) = serde_json::from_str::<Description>(&answer) else {
+            continue;
+        };
         rows.push(Row {
             name: found.name,
             address: found.address,
@@ -93,15 +97,31 @@ pub fn list() -> Result<Vec<Row>> {
     let links = route.links().doing(|| "list links".into())?;
     for link in &links {
         let known = rows.iter().any(|row| row.veth.as_ref() == Some(&link.name));
-        let Some(address) = leased_address(&link.name).filter(|_| !known && link.kind == "veth") else { continue };
-        let bridge = links.iter().find(|other| Some(other.index) == link.controller);
-        let network = bridge.map_or(POINT_TO_POINT_NAME, |bridge| &bridge.name).to_string();
+        let Some(address) = leased_address(&link.name).filter(|_| !known && link.kind == "veth")
+        else {
+            continue;
+        };
+        let bridge = links
+            .iter()
+            .find(|other| Some(other.index) == link.controller);
+        let network = bridge
+            .map_or(POINT_TO_POINT_NAME, |bridge| &bridge.name)
+            .to_string();
         let (name, pid, status) = match &link.mark {
-            Some(Mark::Run(owner)) if owner.is_dead() => (owner.name.clone(), Some(owner.pid), "dead"),
+            Some(Mark::Run(owner)) if owner.is_dead() => {
+                (owner.name.clone(), Some(owner.pid), "dead")
+            }
             Some(Mark::Run(owner)) => (owner.name.clone(), Some(owner.pid), "unsupervised"),
             _ => (String::new(), None, "unmarked"),
         };
-        rows.push(Row { name, address: Some(address), network, veth: Some(link.name.clone()), pid, status });
+        rows.push(Row {
+            name,
+            address: Some(address),
+            network,
+            veth: Some(link.name.clone()),
+            pid,
+            status,
+        });
     }
     rows.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(rows)
@@ -124,11 +144,20 @@ pub fn write_table(rows: &[Row], out: &mut impl Write) -> std::io::Result<()> {
             row.status.to_string(),
         ]);
     }
-    let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
+    let width = |column: usize| {
+        lines
+            .iter()
+            .map(|line| line[column].len())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..6).map(width).collect();
     for line in &lines {
-        let padded: Vec<String> =
-            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}", width = *width)).collect();
+        let padded: Vec<String> = line
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}", width = *width))
+            .collect();
         writeln!(out, "{}", padded.join("  ").trim_end())?;
     }
     Ok(())

@@ -48,7 +48,11 @@ impl Netlink {
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
         socket.bind(&SocketAddr::new(0, 0))?;
-        Ok(Netlink { socket, sequence: 0, buffer: Vec::new() })
+        Ok(Netlink {
+            socket,
+            sequence: 0,
+            buffer: Vec::new(),
+        })
     }
 
     /// Joins a multicast group (`RTNLGRP_*`).
@@ -87,7 +91,10 @@ impl Netlink {
     }
 
     /// One request of rtnetlink whose answers are parsed: the objects of a dump, or the one that was asked for.
-    pub fn ask(&mut self, write: impl Fn(&mut Writer, u32)) -> Result<Vec<RouteNetlinkMessage>, Refusal> {
+    pub fn ask(
+        &mut self,
+        write: impl Fn(&mut Writer, u32),
+    ) -> Result<Vec<RouteNetlinkMessage>, Refusal> {
         let mut found = Vec::new();
         self.exchange(
             |batch, sequence| {
@@ -120,7 +127,11 @@ impl Netlink {
         loop {
             // Requests are worked off before send(2) returns: behind a refusal there is nothing left to wait for,
             // and the answer to the last message may never come (a refused nf_tables batch header ends it all).
-            let flags = if first_refusal.is_some() { libc::MSG_DONTWAIT } else { 0 };
+            let flags = if first_refusal.is_some() {
+                libc::MSG_DONTWAIT
+            } else {
+                0
+            };
             let len = match (self.receive(flags), &first_refusal) {
                 (Ok(len), _) => len,
                 (Err(_), Some(refusal)) => return Err(Refusal::clone(refusal)),
@@ -135,12 +146,17 @@ impl Netlink {
                 if let Some(outcome) = message.outcome() {
                     if outcome.errno != 0 && first_refusal.is_none() {
                         let text = String::from_utf8_lossy(outcome.text).into_owned();
-                        first_refusal = Some(Refusal { errno: Errno::from_raw(outcome.errno), text });
+                        first_refusal = Some(Refusal {
+                            errno: Errno::from_raw(outcome.errno),
+                            text,
+                        });
                     }
                 } else if !done {
                     each(&message);
                 }
-                let answered = done || message.outcome().is_some() || message.flags & libc::NLM_F_MULTI as u16 == 0;
+                let answered = done
+                    || message.outcome().is_some()
+                    || message.flags & libc::NLM_F_MULTI as u16 == 0;
                 if message.sequence == last && answered {
                     return match first_refusal {
                         Some(refusal) => Err(refusal),
@@ -155,7 +171,11 @@ impl Netlink {
     pub fn receive(&mut self, flags: i32) -> Result<usize, Refusal> {
         self.buffer.resize(BUFFER, 0);
         loop {
-            match self.socket.recv(&mut &mut self.buffer[..], flags).map_err(Refusal::from) {
+            match self
+                .socket
+                .recv(&mut &mut self.buffer[..], flags)
+                .map_err(Refusal::from)
+            {
                 Err(refusal) if refusal.errno == Errno::EINTR => {}
                 received => return received,
             }
@@ -164,7 +184,9 @@ impl Netlink {
 
     /// The rtnetlink messages of the datagram that [`Netlink::receive`] got.
     pub fn received(&self, len: usize) -> Vec<RouteNetlinkMessage> {
-        Messages::new(&self.buffer[..len]).filter_map(|message| parse(&message)).collect()
+        Messages::new(&self.buffer[..len])
+            .filter_map(|message| parse(&message))
+            .collect()
     }
 }
 

@@ -39,7 +39,11 @@ impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Mark::Network(gateway) => write!(f, "{PREFIX}network {gateway}"),
-            Mark::Run(o) => write!(f, "{PREFIX}run {} {} {} {} {}", o.name, o.pid, o.start, o.pidns, o.netns),
+            Mark::Run(o) => write!(
+                f,
+                "{PREFIX}run {} {} {} {} {}",
+                o.name, o.pid, o.start, o.pidns, o.netns
+            ),
         }
     }
 }
@@ -115,7 +119,9 @@ fn start_time(pid: i32) -> Option<u64> {
 }
 
 fn any_process_in(netns: u64) -> bool {
-    let Ok(processes) = fs::read_dir("/proc") else { return true };
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return true;
+    };
     processes
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
@@ -146,7 +152,13 @@ mod tests {
 
     #[test]
     fn a_mark_reads_back() {
-        let owner = Owner { name: "n".repeat(127), pid: i32::MAX, start: u64::MAX, pidns: 1 << 32, netns: 1 << 32 };
+        let owner = Owner {
+            name: "n".repeat(127),
+            pid: i32::MAX,
+            start: u64::MAX,
+            pidns: 1 << 32,
+            netns: 1 << 32,
+        };
         let network = "172.19.0.1/16".parse().unwrap();
         for mark in [Mark::Run(owner), Mark::Network(network)] {
             let alias = mark.to_string();
@@ -157,7 +169,13 @@ mod tests {
 
     #[test]
     fn what_is_not_ours_is_no_mark() {
-        for alias in ["", "uplink", "hawser 2 run a 1 2 3 4", "hawser 1 run a 1 2 3", "hawser 1 run a 1 2 3 4 5"] {
+        for alias in [
+            "",
+            "uplink",
+            "hawser 2 run a 1 2 3 4",
+            "hawser 1 run a 1 2 3",
+            "hawser 1 run a 1 2 3 4 5",
+        ] {
             assert_eq!(alias.parse::<Mark>(), Err(()), "{alias}");
         }
     }
@@ -165,7 +183,10 @@ mod tests {
     #[test]
     fn a_lease_is_a_name() {
         assert_eq!(lease_name(Ipv4Addr::new(172, 19, 0, 2)), "hwac130002");
-        assert_eq!(leased_address("hwac130002"), Some(Ipv4Addr::new(172, 19, 0, 2)));
+        assert_eq!(
+            leased_address("hwac130002"),
+            Some(Ipv4Addr::new(172, 19, 0, 2))
+        );
         for name in ["hwac13000", "hawser0", "hwAC130002", "hw+c130002"] {
             assert_eq!(leased_address(name), None, "{name}");
         }
@@ -175,8 +196,20 @@ mod tests {
     fn this_process_runs_and_a_finished_one_does_not() {
         let me = Owner::of("me", std::process::id() as i32).unwrap();
         assert!(me.is_running());
-        assert!(!Owner { start: me.start + 1, ..me.clone() }.is_running());
+        assert!(
+            !Owner {
+                start: me.start + 1,
+                ..me.clone()
+            }
+            .is_running()
+        );
         // Something else lives in our network namespace: this process.
-        assert!(!Owner { start: me.start + 1, ..me }.is_dead());
+        assert!(
+            !Owner {
+                start: me.start + 1,
+                ..me
+            }
+            .is_dead()
+        );
     }
 }

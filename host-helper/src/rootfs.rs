@@ -4,13 +4,14 @@
 //! descriptor: a symbolic link in an image cannot lead a mount out of it.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknodat};
 use nix::unistd::{fchdir, pivot_root, symlinkat};
 
@@ -24,10 +25,9 @@ const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
 const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 
 /// Tells about the host or changes it: hidden. (What Docker and runc hide too.)
-const MASKED_PROC: [&CStr; 10] = [
+const MASKED_PROC: [&CStr; 9] = [
     c"acpi",
     c"asound",
-    c"interrupts",
     c"kcore",
     c"keys",
     c"latency_stats",
@@ -84,18 +84,24 @@ enum Kind {
 ///
 /// # Errors
 /// The step that failed and on which path.
-pub fn enter(rootfs: &Rootfs) -> Result<OwnedFd> {
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-        .doing(|| "make mounts private".into())?;
-    let scratch = mount_scratch()?;
-    let root = mount_root(rootfs)?;
+pub fn enter(rootfs: &Rootfs, permission: &Permission) -> Result<OwnedFd> {
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )
+    .doing(|| "make mounts private".into())?;
+    let scratch = mount_scratch(rootfs)?;
+    let root = mount_root(rootfs, &scratch)?;
     mount_proc(&root, rootfs)?;
     mount_sys(&root, &scratch)?;
-    let dev = mount_dev(&root)?;
+    let dev = mount_dev(&root, &scratch)?;
     mask_proc(&root, &dev, &scratch)?;
-    mount_volumes(&root, rootfs)?;
+    mount_volumes(&root, rootfs, permission)?;
     if rootfs.binds_resolv {
-        bind_resolv(&root, &scratch)?;
+        bind_resolv(&root, &scratch, permission)?;
     }
     if rootfs.is_read_only {
         set_mount_attributes(&root, RDONLY, false).doing(|| "make the root read-only".into())?;
@@ -106,20 +112,30 @@ pub fn enter(rootfs: &Rootfs) -> Result<OwnedFd> {
     Ok(dev)
 }
 
-/// A tmpfs of our own over `/run/hawser` (in this namespace only): what is bound into the container comes from it,
-/// and it goes with the host's root.
-fn mount_scratch() -> Result<OwnedFd> {
-    let scratch = make_mount(c"tmpfs", &[(c"mode", c"755")], NOSUID | NODEV).doing(|| "make a tmpfs".into())?;
-    let place = open_path(Path::new(state::DIRECTORY)).doing(|| format!("open {}", state::DIRECTORY))?;
-    attach_tree(&scratch, &place).doing(|| format!("mount a tmpfs on {}", state::DIRECTORY))?;
-    for directory in ["empty", "upper", "work"] {
-        mkdirat(&scratch, directory, Mode::from_bits_truncate(0o755)).doing(|| format!("make {directory}"))?;
+/// A tmpfs of our own over `/run/hawser` (in this namespace only): `/dev` and what is bound into the container come
+/// from it, and it goes with the host's root.
+fn mount_scratch(rootfs: &Rootfs) -> Result<OwnedFd> {
+    let doing = || format!("mount a tmpfs on {}", state::DIRECTORY);
+    let (mode, size) = ((c"mode", c"755"), (c"size", c"65536k"));
+    // What a container changes in its view of the host's files is kept there too.
+    let options = if rootfs.directory.is_some() {
+        &[mode, size][..]
+    } else {
+        &[mode]
+    };
+    let scratch = make_mount(c"tmpfs", options, NOSUID | NOEXEC).doing(doing)?;
+    let place = open_path(Path::new(state::DIRECTORY)).doing(doing)?;
+    attach_tree(&scratch, &place).doing(doing)?;
+    for directory in ["dev", "empty"] {
+        mkdirat(&scratch, directory, Mode::from_bits_truncate(0o755)).doing(doing)?;
     }
     Ok(scratch)
 }
 
-fn mount_root(rootfs: &Rootfs) -> Result<OwnedFd> {
-    let Some(directory) = &rootfs.directory else { return mount_copy_of_host() };
+fn mount_root(rootfs: &Rootfs, scratch: &OwnedFd) -> Result<OwnedFd> {
+    let Some(directory) = &rootfs.directory else {
+        return mount_copy_of_host(scratch);
+    };
     let doing = || format!("bind root file system {}", directory.display());
     let place = open_path(directory).doing(doing)?;
     let root = clone_tree(&place, c"", true).doing(doing)?;
@@ -127,11 +143,22 @@ fn mount_root(rootfs: &Rootfs) -> Result<OwnedFd> {
     Ok(root)
 }
 
-fn mount_copy_of_host() -> Result<OwnedFd> {
+fn mount_copy_of_host(scratch: &OwnedFd) -> Result<OwnedFd> {
     let doing = || "mount an overlay over /".to_string();
-    let upper = CString::new(format!("{}/upper", state::DIRECTORY)).map_err(|_| Errno::EINVAL).doing(doing)?;
-    let work = CString::new(format!("{}/work", state::DIRECTORY)).map_err(|_| Errno::EINVAL).doing(doing)?;
-    let options: [(&CStr, &CStr); 3] = [(c"lowerdir", c"/"), (c"upperdir", &upper), (c"workdir", &work)];
+    for directory in ["upper", "work"] {
+        mkdirat(scratch, directory, Mode::from_bits_truncate(0o755)).doing(doing)?;
+    }
+    let upper = CString::new(format!("{}/upper", state::DIRECTORY))
+        .map_err(|_| Errno::EINVAL)
+        .doing(doing)?;
+    let work = CString::new(format!("{}/work", state::DIRECTORY))
+        .map_err(|_| Errno::EINVAL)
+        .doing(doing)?;
+    let options: [(&CStr, &CStr); 3] = [
+        (c"lowerdir", c"/"),
+        (c"upperdir", &upper),
+        (c"workdir", &work),
+    ];
     let root = make_mount(c"overlay", &options, 0).doing(doing).map_err(|error| {
         let cure = "the kernel refuses an overlay of / here (no CONFIG_OVERLAY_FS, or a user namespace): give --rootfs DIR";
         [Errno::EPERM, Errno::EINVAL, Errno::ENODEV].into_iter().fold(error, |error, errno| error.cure(errno, cure))
@@ -147,7 +174,8 @@ fn mount_proc(root: &OwnedFd, rootfs: &Rootfs) -> Result<()> {
         allow_ping(&proc)?;
     }
     for (path, value) in &rootfs.sysctls {
-        write_at(&proc, &format!("sys/{path}"), value).doing(|| format!("write {value} to /proc/sys/{path}"))?;
+        write_at(&proc, &format!("sys/{path}"), value)
+            .doing(|| format!("write {value} to /proc/sys/{path}"))?;
     }
     Ok(())
 }
@@ -167,18 +195,27 @@ fn allow_ping(proc: &OwnedFd) -> Result<()> {
 }
 
 fn write_at(directory: &OwnedFd, path: &str, value: &str) -> std::result::Result<(), Refusal> {
-    let file = openat(directory, path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let file = openat(
+        directory,
+        path,
+        OFlag::O_WRONLY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )?;
     nix::unistd::write(&file, value.as_bytes())?;
     Ok(())
 }
 
 fn mask_proc(root: &OwnedFd, dev: &OwnedFd, scratch: &OwnedFd) -> Result<()> {
-    let proc = open_in_root(root, Path::new("proc"), OFlag::O_PATH).doing(|| "open /proc".into())?;
+    let proc =
+        open_in_root(root, Path::new("proc"), OFlag::O_PATH).doing(|| "open /proc".into())?;
+    // The switches of its own network are the container's (the kernel shows those of the host read-only).
+    let own = clone_tree(&proc, c"sys/net", false).doing(|| "keep /proc/sys/net".into())?;
     for path in READ_ONLY_PROC {
         remount(&proc, path, RDONLY | NOSUID | NODEV | NOEXEC)?;
     }
-    // The switches of its own network are the container's (the kernel shows those of the host read-only).
-    remount(&proc, c"sys/net", NOSUID | NODEV | NOEXEC)?;
+    if let Some(place) = open_if_there(&proc, c"sys/net").doing(|| "open /proc/sys/net".into())? {
+        attach_tree(&own, &place).doing(|| "keep /proc/sys/net".into())?;
+    }
     for path in MASKED_PROC {
         mask(&proc, path, dev, scratch)?;
     }
@@ -207,9 +244,15 @@ fn mount_sys(root: &OwnedFd, scratch: &OwnedFd) -> Result<()> {
 /// Hides a path: a file behind the null device, a directory behind an empty one.
 fn mask(under: &OwnedFd, path: &CStr, dev: &OwnedFd, scratch: &OwnedFd) -> Result<()> {
     let doing = || format!("mask {}", path.to_string_lossy());
-    let Some(place) = open_if_there(under, path).doing(doing)? else { return Ok(()) };
+    let Some(place) = open_if_there(under, path).doing(doing)? else {
+        return Ok(());
+    };
     let is_directory = is_directory(&place).doing(doing)?;
-    let cover = if is_directory { clone_tree(scratch, c"empty", false) } else { clone_tree(dev, c"null", false) };
+    let cover = if is_directory {
+        clone_tree(scratch, c"empty", false)
+    } else {
+        clone_tree(dev, c"null", false)
+    };
     let cover = cover.doing(doing)?;
     if is_directory {
         set_mount_attributes(&cover, RDONLY, false).doing(doing)?;
@@ -220,18 +263,28 @@ fn mask(under: &OwnedFd, path: &CStr, dev: &OwnedFd, scratch: &OwnedFd) -> Resul
 /// Mounts a path over itself with other attributes; what is not there needs none.
 fn remount(under: &OwnedFd, path: &CStr, attributes: u64) -> Result<()> {
     let doing = || format!("remount {}", path.to_string_lossy());
-    let Some(place) = open_if_there(under, path).doing(doing)? else { return Ok(()) };
+    let Some(place) = open_if_there(under, path).doing(doing)? else {
+        return Ok(());
+    };
     let tree = clone_tree(&place, c"", false).doing(doing)?;
     set_mount_attributes(&tree, attributes, false).doing(doing)?;
     attach_tree(&tree, &place).doing(doing)
 }
 
-fn mount_dev(root: &OwnedFd) -> Result<OwnedFd> {
+fn mount_dev(root: &OwnedFd, scratch: &OwnedFd) -> Result<OwnedFd> {
     let doing = || "make /dev".to_string();
-    let dev = mount_new(root, c"tmpfs", &[(c"mode", c"755"), (c"size", c"65536k")], "dev", NOSUID | NOEXEC)?;
-    for (name, major, minor) in
-        [(c"null", 1, 3), (c"zero", 1, 5), (c"full", 1, 7), (c"random", 1, 8), (c"urandom", 1, 9), (c"tty", 5, 0)]
-    {
+    let place =
+        open_in_root(root, Path::new("dev"), OFlag::O_PATH | OFlag::O_DIRECTORY).doing(doing)?;
+    let dev = clone_tree(scratch, c"dev", false).doing(doing)?;
+    attach_tree(&dev, &place).doing(doing)?;
+    for (name, major, minor) in [
+        (c"null", 1, 3),
+        (c"zero", 1, 5),
+        (c"full", 1, 7),
+        (c"random", 1, 8),
+        (c"urandom", 1, 9),
+        (c"tty", 5, 0),
+    ] {
         let mode = Mode::from_bits_truncate(0o666);
         match mknodat(&dev, name, SFlag::S_IFCHR, mode, makedev(major, minor)) {
             // A user namespace may make no device nodes: the host's, bound.
@@ -252,14 +305,21 @@ fn mount_dev(root: &OwnedFd) -> Result<OwnedFd> {
         mkdirat(&dev, name, Mode::from_bits_truncate(0o755)).doing(doing)?;
     }
     // Group 5 is tty, as everywhere; a user namespace may have none.
-    let with_group: [(&CStr, &CStr); 3] = [(c"ptmxmode", c"666"), (c"mode", c"620"), (c"gid", c"5")];
+    let with_group: [(&CStr, &CStr); 3] =
+        [(c"ptmxmode", c"666"), (c"mode", c"620"), (c"gid", c"5")];
     if let Err(error) = mount_new(&dev, c"devpts", &with_group, "pts", NOSUID | NOEXEC) {
         if error.errno != Some(Errno::EINVAL) {
             return Err(error);
         }
         mount_new(&dev, c"devpts", &with_group[..2], "pts", NOSUID | NOEXEC)?;
     }
-    mount_new(&dev, c"tmpfs", &[(c"mode", c"1777"), (c"size", c"65536k")], "shm", NOSUID | NODEV | NOEXEC)?;
+    mount_new(
+        &dev,
+        c"tmpfs",
+        &[(c"mode", c"1777"), (c"size", c"65536k")],
+        "shm",
+        NOSUID | NODEV | NOEXEC,
+    )?;
     Ok(dev)
 }
 
@@ -267,23 +327,42 @@ fn bind_device(dev: &OwnedFd, name: &CStr) -> Result<()> {
     let doing = || format!("bind /dev/{}", name.to_string_lossy());
     let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
     let place = openat(dev, name, flags, Mode::from_bits_truncate(0o666)).doing(doing)?;
-    let host = CString::new(format!("/dev/{}", name.to_string_lossy())).map_err(|_| Errno::EINVAL).doing(doing)?;
+    let host = CString::new(format!("/dev/{}", name.to_string_lossy()))
+        .map_err(|_| Errno::EINVAL)
+        .doing(doing)?;
     let device = clone_tree(AT_FDCWD, &host, false).doing(doing)?;
     attach_tree(&device, &place).doing(doing)
 }
 
-fn mount_volumes(root: &OwnedFd, rootfs: &Rootfs) -> Result<()> {
+fn mount_volumes(root: &OwnedFd, rootfs: &Rootfs, permission: &Permission) -> Result<()> {
     for destination in &rootfs.tmpfs {
         let doing = || format!("mount a tmpfs on {}", destination.display());
-        let place = open_or_make(root, destination, Kind::Directory, Parents::Make).doing(doing)?;
+        let place = open_or_make(
+            root,
+            destination,
+            Kind::Directory,
+            Parents::Make,
+            permission,
+        )
+        .doing(doing)?;
         let tmpfs = make_mount(c"tmpfs", &[(c"mode", c"1777")], NOSUID | NODEV).doing(doing)?;
         attach_tree(&tmpfs, &place).doing(doing)?;
     }
-    for Volume { source, destination, is_read_only } in &rootfs.volumes {
+    for Volume {
+        source,
+        destination,
+        is_read_only,
+    } in &rootfs.volumes
+    {
         let doing = || format!("bind {} on {}", source.display(), destination.display());
         let from = open_path(source).doing(doing)?;
-        let kind = if is_directory(&from).doing(doing)? { Kind::Directory } else { Kind::File };
-        let place = open_or_make(root, destination, kind, Parents::Make).doing(doing)?;
+        let kind = if is_directory(&from).doing(doing)? {
+            Kind::Directory
+        } else {
+            Kind::File
+        };
+        let place =
+            open_or_make(root, destination, kind, Parents::Make, permission).doing(doing)?;
         let tree = clone_tree(&from, c"", true).doing(doing)?;
         if *is_read_only {
             set_mount_attributes(&tree, RDONLY, true).doing(doing)?;
@@ -295,16 +374,31 @@ fn mount_volumes(root: &OwnedFd, rootfs: &Rootfs) -> Result<()> {
 
 /// The container's resolv.conf and hosts are files of our own, bound over the image's: two containers may share one
 /// root file system. init fills them.
-fn bind_resolv(root: &OwnedFd, scratch: &OwnedFd) -> Result<()> {
+fn bind_resolv(root: &OwnedFd, scratch: &OwnedFd, permission: &Permission) -> Result<()> {
     for (name, path) in [(c"resolv.conf", "etc/resolv.conf"), (c"hosts", "etc/hosts")] {
         let doing = || format!("bind a file of our own on /{path}");
         let flags = OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
         openat(scratch, name, flags, Mode::from_bits_truncate(0o644)).doing(doing)?;
-        let place = open_or_make(root, Path::new(path), Kind::File, Parents::MustExist).doing(doing).map_err(|error| {
+        let place = open_or_make(
+            root,
+            Path::new(path),
+            Kind::File,
+            Parents::MustExist,
+            permission,
+        )
+        .doing(doing)
+        .map_err(|error| {
             let cure = "make an empty file there in the root file system, or use --resolv=off";
-            [Errno::EROFS, Errno::ENOENT, Errno::ENOTDIR, Errno::EACCES, Errno::EISDIR, Errno::ELOOP]
-                .into_iter()
-                .fold(error, |error, errno| error.cure(errno, cure))
+            [
+                Errno::EROFS,
+                Errno::ENOENT,
+                Errno::ENOTDIR,
+                Errno::EACCES,
+                Errno::EISDIR,
+                Errno::ELOOP,
+            ]
+            .into_iter()
+            .fold(error, |error, errno| error.cure(errno, cure))
         })?;
         let file = clone_tree(scratch, name, false).doing(doing)?;
         attach_tree(&file, &place).doing(doing)?;
@@ -313,20 +407,37 @@ fn bind_resolv(root: &OwnedFd, scratch: &OwnedFd) -> Result<()> {
 }
 
 /// A new file system on `path` under `root`.
-fn mount_new(root: &OwnedFd, kind: &CStr, options: &[(&CStr, &CStr)], path: &str, attributes: u64) -> Result<OwnedFd> {
+fn mount_new(
+    root: &OwnedFd,
+    kind: &CStr,
+    options: &[(&CStr, &CStr)],
+    path: &str,
+    attributes: u64,
+) -> Result<OwnedFd> {
     let doing = || format!("mount {} on /{path}", kind.to_string_lossy());
-    let place = open_in_root(root, Path::new(path), OFlag::O_PATH | OFlag::O_DIRECTORY).doing(doing)?;
+    let place =
+        open_in_root(root, Path::new(path), OFlag::O_PATH | OFlag::O_DIRECTORY).doing(doing)?;
     let made = make_mount(kind, options, attributes).doing(doing)?;
     attach_tree(&made, &place).doing(doing)?;
     Ok(made)
 }
 
 fn open_path(path: &Path) -> nix::Result<OwnedFd> {
-    openat(AT_FDCWD, path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+    openat(
+        AT_FDCWD,
+        path,
+        OFlag::O_PATH | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 fn open_if_there(under: &OwnedFd, path: &CStr) -> nix::Result<Option<OwnedFd>> {
-    match openat(under, path, OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty()) {
+    match openat(
+        under,
+        path,
+        OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW,
+        Mode::empty(),
+    ) {
         Err(Errno::ENOENT) => Ok(None),
         opened => opened.map(Some),
     }
@@ -342,7 +453,9 @@ fn is_directory(fd: &OwnedFd) -> nix::Result<bool> {
 /// # Errors
 /// As openat2(2).
 pub fn open_in_root(root: impl AsFd, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
-    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let how = OpenHow::new()
+        .flags(flags | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     loop {
         // EAGAIN: something was renamed meanwhile, and the kernel could not prove that ".." stayed inside.
         match openat2(root.as_fd(), path, how) {
@@ -361,63 +474,146 @@ enum Parents {
 
 /// Opens a path of the container, and makes it, empty, when it is missing; a symbolic link that leads nowhere is
 /// followed inside the root, and what it names is made.
-fn open_or_make(root: &OwnedFd, path: &Path, kind: Kind, parents: Parents) -> nix::Result<OwnedFd> {
-    make_in_root(root, path.to_path_buf(), kind, parents, 0)
+fn open_or_make(
+    root: &OwnedFd,
+    path: &Path,
+    kind: Kind,
+    parents: Parents,
+    permission: &Permission,
+) -> nix::Result<OwnedFd> {
+    Maker { root, permission }.make(path.to_path_buf(), kind, parents, 0)
 }
 
-fn make_in_root(root: &OwnedFd, path: PathBuf, kind: Kind, parents: Parents, depth: u32) -> nix::Result<OwnedFd> {
-    const DEEPEST: u32 = 40; // as many links as the kernel follows, path_resolution(7)
-    match open_in_root(root, &path, OFlag::O_PATH) {
-        Ok(found) if is_directory(&found)? == (kind == Kind::Directory) => return Ok(found),
-        Ok(_) => return Err(if kind == Kind::Directory { Errno::ENOTDIR } else { Errno::EISDIR }),
-        Err(Errno::ENOENT) if depth < DEEPEST => {}
-        Err(errno) => return Err(errno),
-    }
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::ENOENT) };
-    let directory = match open_in_root(root, if parent.as_os_str().is_empty() { Path::new("/") } else { parent }, OFlag::O_PATH) {
-        Err(Errno::ENOENT) if parents == Parents::Make => {
-            make_in_root(root, parent.to_path_buf(), Kind::Directory, parents, depth + 1)?
+struct Maker<'a> {
+    root: &'a OwnedFd,
+    permission: &'a Permission<'a>,
+}
+
+impl Maker<'_> {
+    fn make(
+        &self,
+        path: PathBuf,
+        kind: Kind,
+        parents: Parents,
+        depth: u32,
+    ) -> nix::Result<OwnedFd> {
+        const DEEPEST: u32 = 40; // as many links as the kernel follows, path_resolution(7)
+        match open_in_root(self.root, &path, OFlag::O_PATH) {
+            Ok(found) if is_directory(&found)? == (kind == Kind::Directory) => return Ok(found),
+            Ok(_) => {
+                return Err(if kind == Kind::Directory {
+                    Errno::ENOTDIR
+                } else {
+                    Errno::EISDIR
+                });
+            }
+            Err(Errno::ENOENT) if depth < DEEPEST => {}
+            Err(errno) => return Err(errno),
         }
-        opened => opened?,
-    };
-    let name = CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL)?;
-    if let Ok(target) = readlinkat(&directory, name.as_c_str()) {
-        // Its way was never there: a link that dangles says where the file is to be, and so its directories.
-        return make_in_root(root, parent.join(target), kind, Parents::Make, depth + 1);
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(Errno::ENOENT);
+        };
+        let above = if parent.as_os_str().is_empty() {
+            Path::new("/")
+        } else {
+            parent
+        };
+        let directory = match open_in_root(self.root, above, OFlag::O_PATH) {
+            Err(Errno::ENOENT) if parents == Parents::Make => {
+                self.make(parent.to_path_buf(), Kind::Directory, parents, depth + 1)?
+            }
+            opened => opened?,
+        };
+        let name = CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL)?;
+        if let Ok(target) = readlinkat(&directory, name.as_c_str()) {
+            // Its way was never there: a link that dangles says where the file is to be, and so its directories.
+            return self.make(parent.join(target), kind, Parents::Make, depth + 1);
+        }
+        self.permission.wait()?;
+        match kind {
+            Kind::Directory => {
+                match mkdirat(&directory, name.as_c_str(), Mode::from_bits_truncate(0o755)) {
+                    Err(Errno::EEXIST) => {}
+                    made => made?,
+                }
+            }
+            Kind::File => {
+                let flags = OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                openat(
+                    &directory,
+                    name.as_c_str(),
+                    flags,
+                    Mode::from_bits_truncate(0o644),
+                )?;
+            }
+        }
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        openat(&directory, name.as_c_str(), flags, Mode::empty())
     }
-    match kind {
-        Kind::Directory => match mkdirat(&directory, name.as_c_str(), Mode::from_bits_truncate(0o755)) {
-            Err(Errno::EEXIST) => {}
-            made => made?,
-        },
-        Kind::File => {
-            let flags = OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-            openat(&directory, name.as_c_str(), flags, Mode::from_bits_truncate(0o644))?;
+}
+
+/// The pipe of the config message. What changes a root file system, which may be shared and stays, waits until
+/// something is in it: everything that can be refused has been accepted then.
+pub struct Permission<'a>(pub BorrowedFd<'a>);
+
+impl Permission<'_> {
+    fn wait(&self) -> nix::Result<()> {
+        let mut fds = [PollFd::new(self.0, PollFlags::POLLIN)];
+        while let Err(errno) = poll(&mut fds, PollTimeout::NONE) {
+            if errno != Errno::EINTR {
+                return Err(errno);
+            }
+        }
+        let is_there = fds[0]
+            .revents()
+            .is_some_and(|events| events.contains(PollFlags::POLLIN));
+        if is_there {
+            Ok(())
+        } else {
+            Err(Errno::ECANCELED)
         }
     }
-    let found = openat(&directory, name.as_c_str(), OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
-    Ok(found)
 }
 
 /// Refuses a root file system that cannot be one, before anything is made.
 ///
 /// # Errors
 /// Not there, not a directory, or without the directories that are mounted on.
-pub fn check(directory: &Path) -> Result<PathBuf> {
+pub fn check(directory: &Path, needs_etc: bool) -> Result<PathBuf> {
     let shown = directory.display();
-    let whole = directory.canonicalize().doing(|| format!("open root file system {shown}"))?;
-    let root = openat(AT_FDCWD, &whole, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+    let whole = directory
+        .canonicalize()
         .doing(|| format!("open root file system {shown}"))?;
+    let root = openat(
+        AT_FDCWD,
+        &whole,
+        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+    .doing(|| format!("open root file system {shown}"))?;
     let missing: Vec<String> = ["proc", "sys", "dev"]
         .iter()
-        .filter(|name| open_in_root(&root, Path::new(name), OFlag::O_PATH | OFlag::O_DIRECTORY).is_err())
+        .filter(|name| {
+            open_in_root(&root, Path::new(name), OFlag::O_PATH | OFlag::O_DIRECTORY).is_err()
+        })
         .map(|name| format!("/{name}"))
         .collect();
     if !missing.is_empty() {
         let list = missing.join(", ");
         return Err(Error::new(format!(
             "use root file system {shown}: it has no directory {list} to mount on; make it: mkdir {}",
-            missing.iter().map(|name| format!("{shown}{name}")).collect::<Vec<_>>().join(" ")
+            missing
+                .iter()
+                .map(|name| format!("{shown}{name}"))
+                .collect::<Vec<_>>()
+                .join(" ")
+        )));
+    }
+    if needs_etc
+        && open_in_root(&root, Path::new("etc"), OFlag::O_PATH | OFlag::O_DIRECTORY).is_err()
+    {
+        return Err(Error::new(format!(
+            "use root file system {shown}: it has no directory /etc for resolv.conf; make it (mkdir {shown}/etc), or use --resolv=off"
         )));
     }
     Ok(whole)
@@ -426,7 +622,10 @@ pub fn check(directory: &Path) -> Result<PathBuf> {
 /// `true` when two descriptors are the same file: for a check that a bind mount took.
 #[cfg(test)]
 fn same(a: &OwnedFd, b: &OwnedFd) -> bool {
-    let (a, b) = (nix::sys::stat::fstat(a).unwrap(), nix::sys::stat::fstat(b).unwrap());
+    let (a, b) = (
+        nix::sys::stat::fstat(a).unwrap(),
+        nix::sys::stat::fstat(b).unwrap(),
+    );
     (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
 }
 
@@ -437,7 +636,8 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     fn root(name: &str) -> (PathBuf, OwnedFd) {
-        let path = std::env::temp_dir().join(format!("hawser-rootfs-{name}-{}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("hawser-rootfs-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(path.join("etc")).unwrap();
         let fd = open_path(&path).unwrap();
@@ -447,9 +647,21 @@ mod tests {
     #[test]
     fn a_link_that_leads_out_ends_inside() {
         let (path, fd) = root("out");
-        for (link, target) in [("a", "/run/deep/er/file"), ("b", "../../../../../run/deep/er/file"), ("c", "../etc/b")] {
+        let granted = fs::File::open("/dev/zero").unwrap();
+        for (link, target) in [
+            ("a", "/run/deep/er/file"),
+            ("b", "../../../../../run/deep/er/file"),
+            ("c", "../etc/b"),
+        ] {
             symlink(target, path.join("etc").join(link)).unwrap();
-            let made = open_or_make(&fd, &Path::new("etc").join(link), Kind::File, Parents::MustExist).unwrap();
+            let made = open_or_make(
+                &fd,
+                &Path::new("etc").join(link),
+                Kind::File,
+                Parents::MustExist,
+                &Permission(granted.as_fd()),
+            )
+            .unwrap();
             let inside = open_path(&path.join("run/deep/er/file")).unwrap();
             assert!(same(&made, &inside), "{link} -> {target}");
         }
@@ -460,10 +672,26 @@ mod tests {
     #[test]
     fn what_cannot_be_made_is_an_errno() {
         let (path, fd) = root("not");
+        let granted = fs::File::open("/dev/zero").unwrap();
         symlink("loop", path.join("etc/loop")).unwrap();
-        let make = |p: &str, kind, parents| open_or_make(&fd, Path::new(p), kind, parents).map(drop);
-        assert_eq!(make("etc/loop", Kind::File, Parents::Make), Err(Errno::ELOOP));
-        assert_eq!(make("usr/etc/hosts", Kind::File, Parents::MustExist), Err(Errno::ENOENT));
+        let make = |p: &str, kind, parents| {
+            open_or_make(
+                &fd,
+                Path::new(p),
+                kind,
+                parents,
+                &Permission(granted.as_fd()),
+            )
+            .map(drop)
+        };
+        assert_eq!(
+            make("etc/loop", Kind::File, Parents::Make),
+            Err(Errno::ELOOP)
+        );
+        assert_eq!(
+            make("usr/etc/hosts", Kind::File, Parents::MustExist),
+            Err(Errno::ENOENT)
+        );
         assert_eq!(make("etc", Kind::File, Parents::Make), Err(Errno::EISDIR));
         assert_eq!(make("/srv/www", Kind::Directory, Parents::Make), Ok(()));
         assert!(path.join("srv/www").is_dir());

@@ -45,9 +45,19 @@ pub fn run(options: cli::Run, mut steps: Steps) -> Result<u8> {
     Ok(supervisor.wait())
 }
 
-fn start(request: &Request, command: Command, signals: &Signals, steps: &mut Steps) -> Result<Container> {
-    if request.writes_resolv && Resolvers::choose(&request.resolvers).servers.is_empty() && has_way_out(request) {
-        warn("no resolver for the container: the host has none but on loopback addresses; name one with --dns");
+fn start(
+    request: &Request,
+    command: Command,
+    signals: &Signals,
+    steps: &mut Steps,
+) -> Result<Container> {
+    if request.writes_resolv
+        && Resolvers::choose(&request.resolvers).servers.is_empty()
+        && has_way_out(request)
+    {
+        warn(
+            "no resolver for the container: the host has none but on loopback addresses; name one with --dns",
+        );
     }
     attach::run(request, command, signals, steps)
 }
@@ -57,13 +67,20 @@ fn has_way_out(request: &Request) -> bool {
 }
 
 /// The supervisor is a process of its own; the caller hears from it once the command runs.
-fn run_detached(options: &cli::Run, request: &Request, command: Command, mut steps: Steps) -> Result<u8> {
+fn run_detached(
+    options: &cli::Run,
+    request: &Request,
+    command: Command,
+    mut steps: Steps,
+) -> Result<u8> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC).doing(|| "make a pipe".into())?;
     match sys::clone_process(0).doing(|| "start a supervisor".into())? {
         Clone::Parent(_, pidfd) => {
             drop(write);
             let mut said = String::new();
-            File::from(read).read_to_string(&mut said).doing(|| "wait for the supervisor".into())?;
+            File::from(read)
+                .read_to_string(&mut said)
+                .doing(|| "wait for the supervisor".into())?;
             if !said.is_empty() {
                 return crate::show(&said);
             }
@@ -91,16 +108,33 @@ fn run_detached(options: &cli::Run, request: &Request, command: Command, mut ste
     }
 }
 
-fn supervise(options: &cli::Run, request: &Request, container: Container, signals: Signals) -> Result<Supervisor> {
-    let terminal = match container.child.terminal.as_ref().and_then(terminal::receive) {
-        Some(host_side) if options.detach => {
-            Some(Terminal::join(host_side, Output::Log(attach::open_log(&request.name)?))?)
-        }
+fn supervise(
+    options: &cli::Run,
+    request: &Request,
+    container: Container,
+    signals: Signals,
+) -> Result<Supervisor> {
+    let terminal = match container
+        .child
+        .terminal
+        .as_ref()
+        .and_then(terminal::receive)
+    {
+        Some(host_side) if options.detach => Some(Terminal::join(
+            host_side,
+            Output::Log(attach::open_log(&request.name)?),
+        )?),
         Some(host_side) => Some(Terminal::join(host_side, Output::Standard)?),
         None => None,
     };
     let description = describe(options, request, &container);
-    Ok(Supervisor::new(container, terminal, signals, description, Duration::from_secs(options.grace)))
+    Ok(Supervisor::new(
+        container,
+        terminal,
+        signals,
+        description,
+        Duration::from_secs(options.grace),
+    ))
 }
 
 fn describe(options: &cli::Run, request: &Request, container: &Container) -> Description {
@@ -117,9 +151,14 @@ fn describe(options: &cli::Run, request: &Request, container: &Container) -> Des
         status: "running".into(),
         pid: container.child.pid.as_raw(),
         supervisor: std::process::id(),
-        started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
+        started: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| time.as_secs()),
         command: options.command.clone(),
-        rootfs: options.rootfs.as_ref().map(|path| path.display().to_string()),
+        rootfs: options
+            .rootfs
+            .as_ref()
+            .map(|path| path.display().to_string()),
         user: container.user,
         hostname: request.hostname.clone(),
         network,
@@ -127,10 +166,13 @@ fn describe(options: &cli::Run, request: &Request, container: &Container) -> Des
         subnet: attachment.map(|attachment| attachment.network.subnet.to_string()),
         gateway: attachment.map(|attachment| attachment.network.gateway),
         veth: attachment.map(|attachment| attachment.veth.name.clone()),
-        mac: attachment.map(|attachment| crate::address::DisplayMac(attachment.veth.mac).to_string()),
+        mac: attachment
+            .map(|attachment| crate::address::DisplayMac(attachment.veth.mac).to_string()),
         mtu: attachment.map(|attachment| attachment.mtu),
         is_detached: options.detach,
-        log: options.detach.then(|| state::path(&request.name, "log").display().to_string()),
+        log: options
+            .detach
+            .then(|| state::path(&request.name, "log").display().to_string()),
     }
 }
 
@@ -161,33 +203,53 @@ fn check_preserved(count: u32) -> Result<()> {
 
 fn plan(options: &cli::Run) -> Result<(Request, Command)> {
     if let Some(option) = options.option_of_a_network() {
-        if !matches!(options.network, NetworkChoice::Bridge | NetworkChoice::PointToPoint) {
+        if !matches!(
+            options.network,
+            NetworkChoice::Bridge | NetworkChoice::PointToPoint
+        ) {
             return Err(Error::new(format!(
                 "read the command line: {option} needs a network of the container's own: --network bridge or ptp"
             )));
         }
     }
     if options.bridge.is_some() && options.network == NetworkChoice::PointToPoint {
-        return Err(Error::new("read the command line: --network ptp has no bridge; leave --bridge out"));
+        return Err(Error::new(
+            "read the command line: --network ptp has no bridge; leave --bridge out",
+        ));
     }
-    let directory = options.rootfs.as_deref().map(rootfs::check).transpose()?;
+    let needs_etc = options.resolv == Resolv::Required;
+    let directory = options
+        .rootfs
+        .as_deref()
+        .map(|path| rootfs::check(path, needs_etc))
+        .transpose()?;
     let user = match &options.user {
         Some(asked) => user::find(asked, directory.as_deref())?,
         None => User::default(),
     };
-    let name = options.name.clone().unwrap_or_else(|| format!("box-{:08x}", sys::random_u32()));
-    let hostname = options.hostname.clone().unwrap_or_else(|| name.chars().take(63).collect());
-    let is_new_network =
-        matches!(options.network, NetworkChoice::Bridge | NetworkChoice::PointToPoint | NetworkChoice::None);
+    let name = options
+        .name
+        .clone()
+        .unwrap_or_else(|| format!("box-{:08x}", sys::random_u32()));
+    let hostname = options
+        .hostname
+        .clone()
+        .unwrap_or_else(|| name.chars().take(63).collect());
+    let is_new_network = matches!(
+        options.network,
+        NetworkChoice::Bridge | NetworkChoice::PointToPoint | NetworkChoice::None
+    );
     if !is_new_network && !options.sysctl.is_empty() {
-        return Err(Error::new("read the command line: --sysctl needs a network namespace of the container's own"));
+        return Err(Error::new(
+            "read the command line: --sysctl needs a network namespace of the container's own",
+        ));
     }
     let rootfs = Rootfs {
         directory,
         is_read_only: options.read_only,
         volumes: options.volume.clone(),
         tmpfs: options.tmpfs.clone(),
-        binds_resolv: options.resolv == Resolv::Required,
+        binds_resolv: needs_etc,
         sysctls: options.sysctl.clone(),
         is_new_network,
     };
@@ -203,7 +265,11 @@ fn plan(options: &cli::Run) -> Result<(Request, Command)> {
         stdio,
         workdir: options.workdir.clone(),
         capabilities: options.capabilities(),
-        ambient: if is_root { Vec::new() } else { ambient(options) },
+        ambient: if is_root {
+            Vec::new()
+        } else {
+            ambient(options)
+        },
         no_new_privileges: options.no_new_privileges == Switch::On,
         preserved: options.preserve_fds,
         init: options.open_init()?,
@@ -214,7 +280,10 @@ fn plan(options: &cli::Run) -> Result<(Request, Command)> {
     let request = Request {
         name,
         network: options.network.clone(),
-        bridge: options.bridge.clone().unwrap_or_else(|| DEFAULT_BRIDGE.to_string()),
+        bridge: options
+            .bridge
+            .clone()
+            .unwrap_or_else(|| DEFAULT_BRIDGE.to_string()),
         subnet: options.subnet,
         address: options.ip,
         mac: options.mac,
@@ -224,7 +293,7 @@ fn plan(options: &cli::Run) -> Result<(Request, Command)> {
             search: options.dns_search.clone(),
             options: options.dns_option.clone(),
         },
-        writes_resolv: options.resolv == Resolv::Required,
+        writes_resolv: needs_etc,
         hosts: options.add_host.clone(),
         hostname,
     };
@@ -234,13 +303,22 @@ fn plan(options: &cli::Run) -> Result<(Request, Command)> {
 /// A user who is not root gets what was asked for by name, and no more.
 fn ambient(options: &cli::Run) -> Vec<String> {
     let kept = options.capabilities();
-    options.cap_add.iter().filter(|name| kept.contains(name)).cloned().collect()
+    options
+        .cap_add
+        .iter()
+        .filter(|name| kept.contains(name))
+        .cloned()
+        .collect()
 }
 
 fn environment(options: &cli::Run, user: &User, hostname: &str) -> Vec<String> {
     let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_string());
-    let mut all =
-        vec![PATH.to_string(), format!("HOME={}", user.home), format!("TERM={term}"), format!("HOSTNAME={hostname}")];
+    let mut all = vec![
+        PATH.to_string(),
+        format!("HOME={}", user.home),
+        format!("TERM={term}"),
+        format!("HOSTNAME={hostname}"),
+    ];
     for variable in &options.env {
         let name = variable.split('=').next().unwrap_or_default();
         all.retain(|other| other.split('=').next() != Some(name));
@@ -266,7 +344,9 @@ pub fn wait_for(name: &str) -> Result<u8> {
     }
     Err(match answer {
         Err(error) => control::no_such(name, &error),
-        Ok(_) => Error::new(format!("wait for container {name}: its supervisor was killed, and the exit code with it")),
+        Ok(_) => Error::new(format!(
+            "wait for container {name}: its supervisor was killed, and the exit code with it"
+        )),
     })
 }
 
@@ -276,8 +356,15 @@ pub fn wait_for(name: &str) -> Result<u8> {
 /// It runs, or left nothing.
 pub fn forget(name: &str) -> Result<()> {
     if let Ok(pid) = control::pid_of(name) {
-        return Err(Error::new(format!("forget container {name}: it runs (pid {pid}); host-helper stop {name} ends it")));
+        return Err(Error::new(format!(
+            "forget container {name}: it runs (pid {pid}); host-helper stop {name} ends it"
+        )));
     }
-    let removed = ["sock", "log", "code"].map(|extension| std::fs::remove_file(state::path(name, extension)).is_ok());
-    if removed.contains(&true) { Ok(()) } else { Err(control::no_such(name, &ErrorKind::NotFound.into())) }
+    let removed = ["sock", "log", "code"]
+        .map(|extension| std::fs::remove_file(state::path(name, extension)).is_ok());
+    if removed.contains(&true) {
+        Ok(())
+    } else {
+        Err(control::no_such(name, &ErrorKind::NotFound.into()))
+    }
 }

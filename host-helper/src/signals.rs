@@ -32,7 +32,12 @@ const FORWARDED: [Signal; 17] = [
 ];
 
 /// Ask a program to end; a program that is PID 1 does not notice unless it has asked for them.
-pub const ENDING: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
+pub const ENDING: [Signal; 4] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+];
 
 /// The signals that this process does not get otherwise any more.
 pub struct Signals(SignalFd);
@@ -46,7 +51,8 @@ impl Signals {
         let doing = || "block signals".to_string();
         let set: SigSet = FORWARDED.into_iter().collect();
         set.thread_block().doing(doing)?;
-        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).doing(doing)?;
+        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .doing(doing)?;
         Ok(Signals(fd))
     }
 
@@ -62,7 +68,10 @@ impl Signals {
     /// A signal that asks to end came first: exit code 128 + n.
     pub fn interrupt_unless_readable(&self, fd: impl AsFd) -> Result<()> {
         loop {
-            let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN), PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+            let mut fds = [
+                PollFd::new(self.as_fd(), PollFlags::POLLIN),
+                PollFd::new(fd.as_fd(), PollFlags::POLLIN),
+            ];
             match poll(&mut fds, PollTimeout::NONE) {
                 Err(Errno::EINTR) => continue,
                 polled => polled.doing(|| "wait for init".into())?,
@@ -71,7 +80,10 @@ impl Signals {
             while let Some(signal) = self.next() {
                 if ENDING.contains(&signal) {
                     let code = 128 + signal as u8;
-                    return Err(Error::new(format!("start the command: interrupted by {signal}")).with_code(code));
+                    return Err(
+                        Error::new(format!("start the command: interrupted by {signal}"))
+                            .with_code(code),
+                    );
                 }
             }
             if is_readable {

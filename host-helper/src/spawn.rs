@@ -17,7 +17,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, execveat, pipe2, setsid};
 
 use crate::error::{Doing, Error, OURS, Result};
-use crate::rootfs::{self, Rootfs};
+use crate::rootfs::{self, Permission, Rootfs};
 use crate::sys::{self, Clone};
 use crate::terminal;
 
@@ -86,12 +86,21 @@ pub struct Child {
 /// # Errors
 /// A file that cannot be opened.
 pub fn open_init(path: Option<&Path>) -> Result<OwnedFd> {
-    let open = |path: &Path| openat(AT_FDCWD, path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
+    let open = |path: &Path| {
+        openat(
+            AT_FDCWD,
+            path,
+            OFlag::O_PATH | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )
+    };
     if let Some(path) = path {
         return open(path).doing(|| format!("open init {}", path.display()));
     }
     let program = std::env::current_exe().ok();
-    let installed = program.as_deref().and_then(|path| Some(path.parent()?.parent()?.join("libexec/hawser/init")));
+    let installed = program
+        .as_deref()
+        .and_then(|path| Some(path.parent()?.parent()?.join("libexec/hawser/init")));
     if let Some(found) = installed.and_then(|path| open(&path).ok()) {
         return Ok(found);
     }
@@ -100,7 +109,10 @@ pub fn open_init(path: Option<&Path>) -> Result<OwnedFd> {
     let memory = memfd_create(c"init", flags).doing(doing)?;
     let mut file = File::from(memory);
     file.write_all(EMBEDDED).doing(doing)?;
-    let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    let seals = SealFlag::F_SEAL_WRITE
+        | SealFlag::F_SEAL_SHRINK
+        | SealFlag::F_SEAL_GROW
+        | SealFlag::F_SEAL_SEAL;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).doing(doing)?;
     Ok(file.into())
 }
@@ -119,11 +131,18 @@ pub fn spawn(spawn: &Spawn) -> Result<Child> {
         Stdio::Terminal => Some(terminal::channel()?).unzip(),
         _ => (None, None),
     };
-    let cloned = sys::clone_process(namespaces(&spawn.network)).doing(|| "clone into new namespaces".into());
+    let cloned =
+        sys::clone_process(namespaces(&spawn.network)).doing(|| "clone into new namespaces".into());
     match cloned.map_err(explain_clone)? {
         Clone::Parent(pid, pidfd) => {
             let (config, status) = (config_write.into(), status_read.into());
-            Ok(Child { pid, pidfd, config, status, terminal: host_end })
+            Ok(Child {
+                pid,
+                pidfd,
+                config,
+                status,
+                terminal: host_end,
+            })
         }
         Clone::Child => {
             drop((config_write, status_read, host_end));
@@ -174,13 +193,19 @@ fn become_init(
         setns(namespace, CloneFlags::CLONE_NEWNET).doing(|| "join the network namespace".into())?;
     }
     umask(Mode::empty());
-    let dev = rootfs::enter(&spawn.rootfs)?;
+    let dev = rootfs::enter(&spawn.rootfs, &Permission(config.as_fd()))?;
     umask(Mode::from_bits_truncate(0o022));
     match (&spawn.stdio, terminal) {
         (Stdio::Terminal, Some(to_host)) => terminal::take(&dev, spawn.user, &to_host)?,
         (Stdio::Log(log), _) => {
             let doing = || "redirect the command's output".to_string();
-            let nothing = openat(&dev, "null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).doing(doing)?;
+            let nothing = openat(
+                &dev,
+                "null",
+                OFlag::O_RDWR | OFlag::O_CLOEXEC,
+                Mode::empty(),
+            )
+            .doing(doing)?;
             dup2_stdin(nothing).doing(doing)?;
             dup2_stdout(log).doing(doing)?;
             dup2_stderr(log).doing(doing)?;
@@ -200,15 +225,24 @@ fn exec_init(spawn: &Spawn, config: RawFd, status: RawFd) -> Result<std::convert
     for fd in 3..first_free {
         sys::keep_over_exec(fd).doing(|| format!("preserve file descriptor {fd}"))?;
     }
-    let mut arguments: Vec<CString> =
-        [c"init", c"--config"].map(CStr::to_owned).into_iter().collect();
+    let mut arguments: Vec<CString> = [c"init", c"--config"]
+        .map(CStr::to_owned)
+        .into_iter()
+        .collect();
     let number = |text: String| CString::new(text).unwrap_or_default();
     arguments.push(number(format!("fd:{config}")));
     arguments.push(c"--status-fd".to_owned());
     arguments.push(number(status.to_string()));
     arguments.push(c"--".to_owned());
     arguments.extend(spawn.command.iter().cloned());
-    execveat(&spawn.init, c"", &arguments, &spawn.environment, AtFlags::AT_EMPTY_PATH).doing(doing)
+    execveat(
+        &spawn.init,
+        c"",
+        &arguments,
+        &spawn.environment,
+        AtFlags::AT_EMPTY_PATH,
+    )
+    .doing(doing)
 }
 
 /// What was said on the status pipe.
@@ -261,9 +295,14 @@ fn parse_status(line: &str) -> Result<Said> {
         FAILED => Ok(Said::Failed(rest.to_string())),
         ERROR => {
             let (code, text) = rest.split_once(' ').unwrap_or((rest, ""));
-            Ok(Said::InitFailed(code.parse().unwrap_or(OURS), text.to_string()))
+            Ok(Said::InitFailed(
+                code.parse().unwrap_or(OURS),
+                text.to_string(),
+            ))
         }
-        _ => Err(Error::new(format!("understand init: it says {line:?}; is --init-path another version's?"))),
+        _ => Err(Error::new(format!(
+            "understand init: it says {line:?}; is --init-path another version's?"
+        ))),
     }
 }
 
@@ -275,8 +314,14 @@ mod tests {
     fn what_init_says() {
         assert_eq!(parse_status("up").unwrap(), Said::Up);
         assert_eq!(parse_status("ready").unwrap(), Said::Ready);
-        assert_eq!(parse_status("error 127 exec x: not there").unwrap(), Said::InitFailed(127, "exec x: not there".into()));
-        assert_eq!(parse_status("failed mount").unwrap(), Said::Failed("mount".into()));
+        assert_eq!(
+            parse_status("error 127 exec x: not there").unwrap(),
+            Said::InitFailed(127, "exec x: not there".into())
+        );
+        assert_eq!(
+            parse_status("failed mount").unwrap(),
+            Said::Failed("mount".into())
+        );
         assert!(parse_status("hello").is_err());
     }
 }

@@ -72,8 +72,16 @@ pub fn path(name: &str, extension: &str) -> PathBuf {
 /// Hold the [`lock`].
 pub fn next_offset(network: &str) -> u32 {
     let path = Path::new(DIRECTORY).join(format!("{network}.next"));
-    let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-    let Ok(mut file) = file else { return crate::sys::random_u32() };
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path);
+    let Ok(mut file) = file else {
+        return crate::sys::random_u32();
+    };
     let mut bytes = [0; 4];
     let offset = match file.read_exact(&mut bytes) {
         Ok(()) => u32::from_ne_bytes(bytes),
@@ -81,7 +89,9 @@ pub fn next_offset(network: &str) -> u32 {
     };
     let next = offset.wrapping_add(1).to_ne_bytes();
     // A counter that cannot be stored costs a few names that are tried in vain.
-    let _ = file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&next));
+    let _ = file
+        .seek(SeekFrom::Start(0))
+        .and_then(|_| file.write_all(&next));
     offset
 }
 
@@ -96,13 +106,17 @@ pub fn remove_leftovers() {
         for entry in fs::read_dir(DIRECTORY).into_iter().flatten().flatten() {
             let path = entry.path();
             let extension = path.extension().and_then(|extension| extension.to_str());
-            if extension.is_some_and(|extension| extensions.contains(&extension)) && is_left_over(&path) {
+            if extension.is_some_and(|extension| extensions.contains(&extension))
+                && is_left_over(&path)
+            {
                 let _ = fs::remove_file(path);
             }
         }
     };
     remove(&["sock"], &|path| UnixStream::connect(path).is_err());
-    remove(&["log", "code"], &|path| !path.with_extension("sock").exists());
+    remove(&["log", "code"], &|path| {
+        !path.with_extension("sock").exists()
+    });
     // Only when it is empty.
     let _ = fs::remove_dir(DIRECTORY);
 }
@@ -114,10 +128,20 @@ const REMEMBERED: usize = 100;
 pub fn forget_oldest() {
     let ended = |entry: fs::DirEntry| {
         let path = entry.path();
-        let is_code = path.extension().is_some_and(|extension| extension == "code");
-        Some((entry.metadata().ok().filter(|_| is_code)?.modified().ok()?, path))
+        let is_code = path
+            .extension()
+            .is_some_and(|extension| extension == "code");
+        Some((
+            entry.metadata().ok().filter(|_| is_code)?.modified().ok()?,
+            path,
+        ))
     };
-    let mut codes: Vec<_> = fs::read_dir(DIRECTORY).into_iter().flatten().flatten().filter_map(ended).collect();
+    let mut codes: Vec<_> = fs::read_dir(DIRECTORY)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(ended)
+        .collect();
     codes.sort();
     for (_, path) in codes.iter().take(codes.len().saturating_sub(REMEMBERED)) {
         let _ = fs::remove_file(path.with_extension("log"));

@@ -11,7 +11,9 @@ pub struct Steps {
 impl Steps {
     /// Says nothing unless `is_verbose`.
     pub fn new(is_verbose: bool) -> Self {
-        Steps { since: is_verbose.then(Instant::now) }
+        Steps {
+            since: is_verbose.then(Instant::now),
+        }
     }
 
     /// A step is done; the next one begins.

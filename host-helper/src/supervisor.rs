@@ -113,9 +113,13 @@ impl Supervisor {
             // Answers first: who asked before the end is told.
             self.serve(&ready);
             if is(LISTENER) {
-                self.clients.extend(Client::accept(&self.container.lease.listener));
+                self.clients
+                    .extend(Client::accept(&self.container.lease.listener));
             }
-            if self.kill_at.is_some_and(|deadline| deadline <= Instant::now()) {
+            if self
+                .kill_at
+                .is_some_and(|deadline| deadline <= Instant::now())
+            {
                 self.kill();
             }
             if is(CHILD) {
@@ -141,13 +145,26 @@ impl Supervisor {
             PollFd::new(signals, PollFlags::POLLIN),
             PollFd::new(child.pidfd.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.container.lease.listener.as_fd(), PollFlags::POLLIN),
-            if self.is_status_open { PollFd::new(child.status.as_fd(), PollFlags::POLLIN) } else { PollFd::new(signals, none) },
+            if self.is_status_open {
+                PollFd::new(child.status.as_fd(), PollFlags::POLLIN)
+            } else {
+                PollFd::new(signals, none)
+            },
             PollFd::new(host_side, output),
-            if wants_input { PollFd::new(sys::inherited(0), PollFlags::POLLIN) } else { PollFd::new(signals, none) },
+            if wants_input {
+                PollFd::new(sys::inherited(0), PollFlags::POLLIN)
+            } else {
+                PollFd::new(signals, none)
+            },
         ];
-        fds.extend(self.clients.iter().map(|client| PollFd::new(client.stream.as_fd(), PollFlags::POLLIN)));
+        fds.extend(
+            self.clients
+                .iter()
+                .map(|client| PollFd::new(client.stream.as_fd(), PollFlags::POLLIN)),
+        );
         let timeout = self.kill_at.map_or(PollTimeout::NONE, |deadline| {
-            let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            let left =
+                deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
         match poll(&mut fds, timeout) {
@@ -185,11 +202,13 @@ impl Supervisor {
     /// Whether PID 1 of the container has a handler for the signal, or ignores it on purpose. The kernel does not
     /// deliver it otherwise, and the container would never end (kill(2), pid_namespaces(7)).
     fn notices(&self, signal: Signal) -> bool {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.container.child.pid)).unwrap_or_default();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.container.child.pid))
+            .unwrap_or_default();
         let bit = 1u64 << (signal as u32 - 1);
         ["SigCgt:", "SigIgn:"].iter().any(|field| {
             let mask = status.lines().find_map(|line| line.strip_prefix(field));
-            mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & bit != 0)
+            mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+                .is_some_and(|mask| mask & bit != 0)
         })
     }
 
@@ -225,9 +244,14 @@ impl Supervisor {
     }
 
     fn reap(&self) -> Option<u8> {
-        match waitid(Id::PIDFd(self.container.child.pidfd.as_fd()), WaitPidFlag::WEXITED) {
+        match waitid(
+            Id::PIDFd(self.container.child.pidfd.as_fd()),
+            WaitPidFlag::WEXITED,
+        ) {
             Ok(WaitStatus::Exited(_, code)) => Some(code as u8),
-            Ok(WaitStatus::Signaled(_, signal, _)) => Some(self.killed_for.unwrap_or(128 + signal as u8)),
+            Ok(WaitStatus::Signaled(_, signal, _)) => {
+                Some(self.killed_for.unwrap_or(128 + signal as u8))
+            }
             Err(Errno::ECHILD) => Some(crate::error::OURS),
             _ => None,
         }
@@ -241,7 +265,11 @@ impl Supervisor {
         if self.description.is_detached {
             leave_code(&self.description.name, code);
         }
-        for mut client in self.waiting.drain(..).chain(self.clients.drain(..).map(|client| client.stream)) {
+        for mut client in self
+            .waiting
+            .drain(..)
+            .chain(self.clients.drain(..).map(|client| client.stream))
+        {
             use io::Write;
             let _ = client.write_all(format!("exit {code}\n").as_bytes());
         }

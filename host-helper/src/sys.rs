@@ -30,7 +30,13 @@ pub fn clone_process(flags: libc::c_int) -> Result<Clone> {
     args.exit_signal = libc::SIGCHLD as u64;
     // SAFETY: without CLONE_VM the child has a copy of everything; this program has one thread, so that no lock
     // of another thread can be held in the copy. args and pidfd outlive the call.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const args,
+            size_of::<libc::clone_args>(),
+        )
+    };
     match Errno::result(pid)? {
         0 => Ok(Clone::Child),
         pid => {
@@ -44,14 +50,29 @@ pub fn clone_process(flags: libc::c_int) -> Result<Clone> {
 /// `pidfd_send_signal(2)`; unlike `kill(2)` it cannot reach a process that got the number later.
 pub fn pidfd_send_signal(pidfd: BorrowedFd, signal: i32) -> Result<()> {
     // SAFETY: no pointers but a null siginfo, which is documented to stand for that of kill(2).
-    let done = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, 0usize, 0) };
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            0usize,
+            0,
+        )
+    };
     Errno::result(done).map(drop)
 }
 
 /// `close_range(2)` with `CLOSE_RANGE_CLOEXEC`: everything from `first` on is closed by the next exec.
 pub fn close_on_exec_from(first: RawFd) -> Result<()> {
     // SAFETY: marks descriptors, frees nothing.
-    let done = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
     Errno::result(done).map(drop)
 }
 
@@ -62,7 +83,14 @@ pub fn clone_tree(dir: impl AsFd, path: &CStr, recursive: bool) -> Result<OwnedF
         flags |= libc::AT_RECURSIVE as u32;
     }
     // SAFETY: path is NUL-terminated and outlives the call.
-    let fd = unsafe { libc::syscall(libc::SYS_open_tree, dir.as_fd().as_raw_fd(), path.as_ptr(), flags) };
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_open_tree,
+            dir.as_fd().as_raw_fd(),
+            path.as_ptr(),
+            flags,
+        )
+    };
     own(fd)
 }
 
@@ -114,19 +142,45 @@ pub fn make_mount(kind: &CStr, options: &[(&CStr, &CStr)], attributes: u64) -> R
     // SAFETY: kind is NUL-terminated and outlives the call.
     let context = own(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), CLOEXEC) })?;
     for (key, value) in options {
-        let (command, value) =
-            if value.is_empty() { (SET_FLAG, std::ptr::null()) } else { (SET_STRING, value.as_ptr()) };
+        let (command, value) = if value.is_empty() {
+            (SET_FLAG, std::ptr::null())
+        } else {
+            (SET_STRING, value.as_ptr())
+        };
         // SAFETY: key and value are NUL-terminated (or null for a flag) and outlive the call.
         let done = unsafe {
-            libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, key.as_ptr(), value, 0)
+            libc::syscall(
+                libc::SYS_fsconfig,
+                context.as_raw_fd(),
+                command,
+                key.as_ptr(),
+                value,
+                0,
+            )
         };
         Errno::result(done)?;
     }
     // SAFETY: FSCONFIG_CMD_CREATE takes no key and no value.
-    let done = unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), CREATE, 0usize, 0usize, 0) };
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_fsconfig,
+            context.as_raw_fd(),
+            CREATE,
+            0usize,
+            0usize,
+            0,
+        )
+    };
     Errno::result(done)?;
     // SAFETY: integers only.
-    own(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), CLOEXEC, attributes as u32) })
+    own(unsafe {
+        libc::syscall(
+            libc::SYS_fsmount,
+            context.as_raw_fd(),
+            CLOEXEC,
+            attributes as u32,
+        )
+    })
 }
 
 /// The effective capabilities of this process, one bit each (`capget(2)`, version 3).
@@ -154,10 +208,22 @@ pub fn open_terminal_peer(ptmx: BorrowedFd) -> Result<(u32, OwnedFd)> {
     let mut number: libc::c_uint = 0;
     // SAFETY: TIOCSPTLCK reads an int, TIOCGPTN stores an unsigned int, TIOCGPTPEER takes open flags (ioctl_tty(2)).
     unsafe {
-        Errno::result(libc::ioctl(ptmx.as_raw_fd(), libc::TIOCSPTLCK as _, &raw const unlock))?;
-        Errno::result(libc::ioctl(ptmx.as_raw_fd(), libc::TIOCGPTN as _, &raw mut number))?;
+        Errno::result(libc::ioctl(
+            ptmx.as_raw_fd(),
+            libc::TIOCSPTLCK as _,
+            &raw const unlock,
+        ))?;
+        Errno::result(libc::ioctl(
+            ptmx.as_raw_fd(),
+            libc::TIOCGPTN as _,
+            &raw mut number,
+        ))?;
         let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-        let peer = own(libc::c_long::from(libc::ioctl(ptmx.as_raw_fd(), libc::TIOCGPTPEER as _, flags)))?;
+        let peer = own(libc::c_long::from(libc::ioctl(
+            ptmx.as_raw_fd(),
+            libc::TIOCGPTPEER as _,
+            flags,
+        )))?;
         Ok((number, peer))
     }
 }
@@ -173,8 +239,17 @@ pub fn copy_window_size(from: BorrowedFd, to: BorrowedFd) -> Result<()> {
     // SAFETY: winsize is plain integers that TIOCGWINSZ fills and TIOCSWINSZ reads.
     unsafe {
         let mut size: libc::winsize = std::mem::zeroed();
-        Errno::result(libc::ioctl(from.as_raw_fd(), libc::TIOCGWINSZ as _, &raw mut size))?;
-        Errno::result(libc::ioctl(to.as_raw_fd(), libc::TIOCSWINSZ as _, &raw const size)).map(drop)
+        Errno::result(libc::ioctl(
+            from.as_raw_fd(),
+            libc::TIOCGWINSZ as _,
+            &raw mut size,
+        ))?;
+        Errno::result(libc::ioctl(
+            to.as_raw_fd(),
+            libc::TIOCSWINSZ as _,
+            &raw const size,
+        ))
+        .map(drop)
     }
 }
 

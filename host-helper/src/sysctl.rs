@@ -25,7 +25,12 @@ pub fn ensure_forwarding() -> Result<bool> {
     fs::write(&saved, now).doing(|| format!("write {}", saved.display()))?;
     fs::write(IP_FORWARD, "1")
         .doing(|| format!("write 1 to {IP_FORWARD}"))
-        .map_err(|e| e.cure(nix::errno::Errno::EROFS, "/proc/sys is read-only here: set net.ipv4.ip_forward=1 outside"))?;
+        .map_err(|e| {
+            e.cure(
+                nix::errno::Errno::EROFS,
+                "/proc/sys is read-only here: set net.ipv4.ip_forward=1 outside",
+            )
+        })?;
     Ok(true)
 }
 

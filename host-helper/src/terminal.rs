@@ -9,7 +9,9 @@ use std::os::unix::net::UnixStream;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use nix::sys::stat::Mode;
-use nix::sys::termios::{SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::termios::{
+    SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcgetattr, tcsetattr,
+};
 use nix::unistd::{Gid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown};
 
 use crate::error::{Doing, Result};
@@ -36,7 +38,14 @@ pub fn take(dev: &OwnedFd, user: u32, to_host: &UnixStream) -> Result<()> {
     dup2_stderr(&terminal).doing(doing)?;
     let fds = [host_side.as_raw_fd()];
     let message = [ControlMessage::ScmRights(&fds)];
-    sendmsg::<()>(to_host.as_raw_fd(), &[IoSlice::new(b"t")], &message, MsgFlags::empty(), None).doing(doing)?;
+    sendmsg::<()>(
+        to_host.as_raw_fd(),
+        &[IoSlice::new(b"t")],
+        &message,
+        MsgFlags::empty(),
+        None,
+    )
+    .doing(doing)?;
     Ok(())
 }
 
@@ -54,7 +63,8 @@ pub fn receive(from_child: &UnixStream) -> Option<OwnedFd> {
     let mut space = nix::cmsg_space!([std::os::fd::RawFd; 1]);
     let mut slices = [IoSliceMut::new(&mut byte)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<()>(from_child.as_raw_fd(), &mut slices, Some(&mut space), flags).ok()?;
+    let message =
+        recvmsg::<()>(from_child.as_raw_fd(), &mut slices, Some(&mut space), flags).ok()?;
     message.cmsgs().ok()?.find_map(|message| match message {
         ControlMessageOwned::ScmRights(fds) => fds.first().map(|fd| sys::adopt(*fd)),
         _ => None,
@@ -86,10 +96,16 @@ impl Terminal {
     /// What the user's terminal refuses.
     pub fn join(host_side: OwnedFd, output: Output) -> Result<Terminal> {
         let doing = || "join the terminal".to_string();
-        nix::fcntl::fcntl(&host_side, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).doing(doing)?;
+        nix::fcntl::fcntl(&host_side, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+            .doing(doing)?;
         let is_input_over = matches!(output, Output::Log(_));
-        let mut joined =
-            Terminal { host_side: host_side.into(), saved: None, output, is_input_over, to_container: VecDeque::new() };
+        let mut joined = Terminal {
+            host_side: host_side.into(),
+            saved: None,
+            output,
+            is_input_over,
+            to_container: VecDeque::new(),
+        };
         if !is_input_over {
             joined.resize();
             joined.make_raw();
@@ -170,7 +186,9 @@ impl Terminal {
                 Ok(len) => {
                     // A user who is gone cannot be told.
                     let _ = match &mut self.output {
-                        Output::Standard => io::stdout().write_all(&chunk[..len]).and_then(|()| io::stdout().flush()),
+                        Output::Standard => io::stdout()
+                            .write_all(&chunk[..len])
+                            .and_then(|()| io::stdout().flush()),
                         Output::Log(file) => file.write_all(&chunk[..len]),
                     };
                 }

@@ -25,7 +25,12 @@ pub struct User {
 
 impl Default for User {
     fn default() -> Self {
-        User { uid: 0, gid: 0, groups: Vec::new(), home: "/root".to_string() }
+        User {
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+            home: "/root".to_string(),
+        }
     }
 }
 
@@ -35,16 +40,27 @@ impl Default for User {
 /// A name that its passwd does not have; numbers that are none.
 pub fn find(asked: &str, root: Option<&Path>) -> Result<User> {
     let doing = || format!("look for user {asked}");
-    let directory = openat(AT_FDCWD, root.unwrap_or(Path::new("/")), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
+    let directory = openat(
+        AT_FDCWD,
+        root.unwrap_or(Path::new("/")),
+        OFlag::O_PATH | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    );
     let directory = directory.doing(doing)?;
-    parse(asked, &read(&directory, "etc/passwd"), &read(&directory, "etc/group"))
+    parse(
+        asked,
+        &read(&directory, "etc/passwd"),
+        &read(&directory, "etc/group"),
+    )
 }
 
 fn read(root: &OwnedFd, path: &str) -> String {
     let mut text = String::new();
     if let Ok(file) = open_in_root(root, Path::new(path), OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
         // What is no text has no user that we could name.
-        let _ = std::fs::File::from(file).take(1 << 20).read_to_string(&mut text);
+        let _ = std::fs::File::from(file)
+            .take(1 << 20)
+            .read_to_string(&mut text);
     }
     text
 }
@@ -55,7 +71,11 @@ fn parse(asked: &str, passwd: &str, group: &str) -> Result<User> {
         None => (asked, None),
     };
     let entry = entries(passwd).find(|entry| entry[0] == who || entry.get(2) == Some(&who));
-    let number = |at: usize| entry.as_ref().and_then(|entry| entry.get(at)?.parse::<u32>().ok());
+    let number = |at: usize| {
+        entry
+            .as_ref()
+            .and_then(|entry| entry.get(at)?.parse::<u32>().ok())
+    };
     let is_number = who.bytes().all(|b| b.is_ascii_digit());
     let uid = match number(2) {
         Some(uid) => Some(uid),
@@ -73,50 +93,114 @@ fn parse(asked: &str, passwd: &str, group: &str) -> Result<User> {
     };
     let name = entry.as_ref().map_or("", |entry| entry[0]);
     // Asked for one group: that one alone.
-    let groups = if asked_group.is_some() { Vec::new() } else { memberships(name, group) };
-    let home = entry.as_ref().and_then(|entry| entry.get(5)).filter(|home| home.starts_with('/'));
-    let home = home.map_or(if uid == 0 { "/root" } else { "/" }, |home| home).to_string();
-    Ok(User { uid, gid: gid.unwrap_or(0), groups, home })
+    let groups = if asked_group.is_some() {
+        Vec::new()
+    } else {
+        memberships(name, group)
+    };
+    let home = entry
+        .as_ref()
+        .and_then(|entry| entry.get(5))
+        .filter(|home| home.starts_with('/'));
+    let home = home
+        .map_or(if uid == 0 { "/root" } else { "/" }, |home| home)
+        .to_string();
+    Ok(User {
+        uid,
+        gid: gid.unwrap_or(0),
+        groups,
+        home,
+    })
 }
 
 fn find_group(asked: &str, group: &str) -> Result<u32> {
-    let by_name = entries(group).find(|entry| entry[0] == asked).and_then(|entry| entry.get(2)?.parse().ok());
+    let by_name = entries(group)
+        .find(|entry| entry[0] == asked)
+        .and_then(|entry| entry.get(2)?.parse().ok());
     by_name.or_else(|| asked.parse().ok().filter(|gid| *gid != u32::MAX)).ok_or_else(|| {
         Error::new(format!("run as group {asked:?}: the container's /etc/group has no such name; give a number, or add it there"))
     })
 }
 
 fn memberships(user: &str, group: &str) -> Vec<u32> {
-    let is_member = |entry: &Vec<&str>| !user.is_empty() && entry.get(3).is_some_and(|list| list.split(',').any(|m| m == user));
-    entries(group).filter(is_member).filter_map(|entry| entry.get(2)?.parse().ok()).collect()
+    let is_member = |entry: &Vec<&str>| {
+        !user.is_empty()
+            && entry
+                .get(3)
+                .is_some_and(|list| list.split(',').any(|m| m == user))
+    };
+    entries(group)
+        .filter(is_member)
+        .filter_map(|entry| entry.get(2)?.parse().ok())
+        .collect()
 }
 
 fn entries(text: &str) -> impl Iterator<Item = Vec<&str>> {
-    text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(|line| line.split(':').collect())
+    text.lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| line.split(':').collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33::/srv:/bin/false\nodd:x:no:1::/:\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33::/srv:/bin/false\nodd:x:no:1::/:\n";
     const GROUP: &str = "root:x:0:\nwww:x:33:\nnet:x:40:web,odd\nlog:x:41:other,web\n";
 
     #[test]
     fn names_and_numbers() {
         let user = |asked| parse(asked, PASSWD, GROUP).unwrap();
-        let web = User { uid: 33, gid: 33, groups: vec![40, 41], home: "/srv".into() };
+        let web = User {
+            uid: 33,
+            gid: 33,
+            groups: vec![40, 41],
+            home: "/srv".into(),
+        };
         assert_eq!(user("web"), web);
         assert_eq!(user("33"), web);
-        assert_eq!(user("web:log"), User { gid: 41, groups: vec![], ..web.clone() });
-        assert_eq!(user("1000"), User { uid: 1000, gid: 0, groups: vec![], home: "/".into() });
-        assert_eq!(user("1000:1001"), User { uid: 1000, gid: 1001, groups: vec![], home: "/".into() });
+        assert_eq!(
+            user("web:log"),
+            User {
+                gid: 41,
+                groups: vec![],
+                ..web.clone()
+            }
+        );
+        assert_eq!(
+            user("1000"),
+            User {
+                uid: 1000,
+                gid: 0,
+                groups: vec![],
+                home: "/".into()
+            }
+        );
+        assert_eq!(
+            user("1000:1001"),
+            User {
+                uid: 1000,
+                gid: 1001,
+                groups: vec![],
+                home: "/".into()
+            }
+        );
         assert_eq!(user("0").home, "/root");
     }
 
     #[test]
     fn what_is_nobody_is_refused() {
-        for bad in ["nobody", "", "odd", "web:none", "4294967295", "-1", "99999999999", "0:-1"] {
+        for bad in [
+            "nobody",
+            "",
+            "odd",
+            "web:none",
+            "4294967295",
+            "-1",
+            "99999999999",
+            "0:-1",
+        ] {
             assert!(parse(bad, PASSWD, GROUP).is_err(), "{bad}");
         }
     }

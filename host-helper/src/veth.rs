@@ -64,7 +64,8 @@ pub fn create(route: &mut Netlink, wish: &Wish) -> Result<Veth> {
         }
         return Ok(made(wish, address));
     }
-    let mut all = candidates(network.subnet, wish.offset).filter(|address| *address != network.gateway);
+    let mut all =
+        candidates(network.subnet, wish.offset).filter(|address| *address != network.gateway);
     // In a large subnet half of it is never taken (a bridge has 1,023 ports): nothing to be gained by the rest.
     for address in all.by_ref() {
         if try_create(route, wish, address)? {
@@ -73,7 +74,9 @@ pub fn create(route: &mut Netlink, wish: &Wish) -> Result<Veth> {
     }
     // All are taken; those of the dead are being given back at this moment, or were left over.
     for address in candidates(network.subnet, wish.offset) {
-        if reclaim(route, &lease_name(address), &format!("address {address}")).is_ok() && try_create(route, wish, address)? {
+        if reclaim(route, &lease_name(address), &format!("address {address}")).is_ok()
+            && try_create(route, wish, address)?
+        {
             return Ok(made(wish, address));
         }
     }
@@ -84,7 +87,11 @@ pub fn create(route: &mut Netlink, wish: &Wish) -> Result<Veth> {
 }
 
 fn made(wish: &Wish, address: Ipv4Addr) -> Veth {
-    Veth { name: lease_name(address), address, mac: wish.mac.unwrap_or_else(|| mac_of(address)) }
+    Veth {
+        name: lease_name(address),
+        address,
+        mac: wish.mac.unwrap_or_else(|| mac_of(address)),
+    }
 }
 
 /// One attempt; false when the host name is taken.
@@ -94,34 +101,55 @@ fn try_create(route: &mut Netlink, wish: &Wish, address: Ipv4Addr) -> Result<boo
     // Twice: the holder may have gone between the kernel's refusal and our look for it.
     for _ in 0..2 {
         // Travels alone: the kernel goes on with a batch after an error, and the rest would hit the living holder's.
-        let refusal = match route.request(|batch, sequence| write_veth(batch, sequence, wish, address)) {
-            Ok(()) => return Ok(true),
-            Err(refusal) => refusal,
-        };
+        let refusal =
+            match route.request(|batch, sequence| write_veth(batch, sequence, wish, address)) {
+                Ok(()) => return Ok(true),
+                Err(refusal) => refusal,
+            };
         if refusal.errno != Errno::EEXIST {
             return Err(refusal)
                 .doing(|| format!("create veth {name} on {network}"))
                 .map_err(|e| explain_create(e, network));
         }
-        if route.find_link(&name).doing(|| format!("look for link {name}"))?.is_some() {
+        if route
+            .find_link(&name)
+            .doing(|| format!("look for link {name}"))?
+            .is_some()
+        {
             return Ok(false);
         }
     }
-    Err(Error::new(format!("create veth {name} on {network}: the namespace has a link {INSIDE} already")))
+    Err(Error::new(format!(
+        "create veth {name} on {network}: the namespace has a link {INSIDE} already"
+    )))
 }
 
 fn explain_create(error: Error, network: &str) -> Error {
     error
-        .cure(Errno::EXFULL, "a bridge holds 1,023 ports; give this container another with --bridge")
-        .cure(Errno::EOPNOTSUPP, "the kernel lacks veth: enable CONFIG_VETH (modprobe veth)")
+        .cure(
+            Errno::EXFULL,
+            "a bridge holds 1,023 ports; give this container another with --bridge",
+        )
+        .cure(
+            Errno::EOPNOTSUPP,
+            "the kernel lacks veth: enable CONFIG_VETH (modprobe veth)",
+        )
         .cure(Errno::EPERM, "run as root (sudo), or inside `unshare -rnm`")
-        .cure(Errno::ENODEV, &format!("{network} has just been removed; run it again"))
+        .cure(
+            Errno::ENODEV,
+            &format!("{network} has just been removed; run it again"),
+        )
 }
 
 fn write_veth(batch: &mut Writer, sequence: u32, wish: &Wish, address: Ipv4Addr) {
     const VETH_INFO_PEER: u16 = 1; // linux/veth.h
     let up = libc::IFF_UP as u32;
-    batch.begin(libc::RTM_NEWLINK, CREATE | ACK, sequence, &ifinfomsg(0, up, up));
+    batch.begin(
+        libc::RTM_NEWLINK,
+        CREATE | ACK,
+        sequence,
+        &ifinfomsg(0, up, up),
+    );
     batch.string(libc::IFLA_IFNAME, &lease_name(address));
     batch.attribute(libc::IFLA_ADDRESS, &host_mac_of(address));
     if let Some(bridge) = wish.network.bridge {
@@ -134,7 +162,10 @@ fn write_veth(batch: &mut Writer, sequence: u32, wish: &Wish, address: Ipv4Addr)
     let peer = batch.open(VETH_INFO_PEER);
     batch.bytes(&ifinfomsg(0, 0, 0));
     batch.string(libc::IFLA_IFNAME, INSIDE);
-    batch.attribute(libc::IFLA_ADDRESS, &wish.mac.unwrap_or_else(|| mac_of(address)));
+    batch.attribute(
+        libc::IFLA_ADDRESS,
+        &wish.mac.unwrap_or_else(|| mac_of(address)),
+    );
     batch.number(libc::IFLA_NET_NS_PID, wish.pid as u32);
     write_end(batch, wish.mtu);
     batch.close(peer);
@@ -158,7 +189,10 @@ fn write_end(batch: &mut Writer, mtu: u32) {
 /// A name that a living link has.
 pub fn mark(route: &mut Netlink, veth: &Veth, owner: &Owner) -> Result<()> {
     loop {
-        let done = route.exchange(|batch, sequence| write_marks(batch, sequence, veth, owner), |_| {});
+        let done = route.exchange(
+            |batch, sequence| write_marks(batch, sequence, veth, owner),
+            |_| {},
+        );
         match done {
             Err(refusal) if refusal.errno == Errno::EEXIST => {
                 reclaim(route, &owner.name, &format!("name {}", owner.name))?;
@@ -174,7 +208,12 @@ fn write_marks(batch: &mut Writer, sequence: u32, veth: &Veth, owner: &Owner) ->
     batch.string(libc::IFLA_IFNAME, &veth.name);
     batch.string(libc::IFLA_IFALIAS, &Mark::Run(owner.clone()).to_string());
     batch.end();
-    batch.begin(RTM_NEWLINKPROP, CREATE | libc::NLM_F_APPEND as u16 | ACK, sequence + 1, &ifinfomsg(0, 0, 0));
+    batch.begin(
+        RTM_NEWLINKPROP,
+        CREATE | libc::NLM_F_APPEND as u16 | ACK,
+        sequence + 1,
+        &ifinfomsg(0, 0, 0),
+    );
     batch.string(libc::IFLA_IFNAME, &veth.name);
     let names = batch.open(libc::IFLA_PROP_LIST | libc::NLA_F_NESTED as u16);
     batch.string(libc::IFLA_ALT_IFNAME, &owner.name);
@@ -189,7 +228,11 @@ fn write_marks(batch: &mut Writer, sequence: u32, veth: &Veth, owner: &Owner) ->
 /// What the kernel says.
 pub fn address_host_end(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()> {
     let doing = || format!("add address {} to {}", network.gateway, veth.name);
-    let link = route.find_link(&veth.name).doing(doing)?.ok_or(Errno::ENODEV).doing(doing)?;
+    let link = route
+        .find_link(&veth.name)
+        .doing(doing)?
+        .ok_or(Errno::ENODEV)
+        .doing(doing)?;
     let host = Ipv4Net::new_assert(network.gateway, 32);
     bridge::add_address(route, link.index, host, Some(veth.address)).doing(doing)
 }
@@ -201,8 +244,14 @@ pub fn address_host_end(route: &mut Netlink, veth: &Veth, network: &Network) -> 
 fn reclaim(route: &mut Netlink, name: &str, what: &str) -> Result<()> {
     let mut news = Netlink::route().doing(|| "open a netlink socket".to_string())?;
     // Joined before the look, so that the end cannot be missed in between.
-    news.join(libc::RTNLGRP_LINK).doing(|| "listen to links".to_string())?;
-    let Some(link) = route.find_link(name).doing(|| format!("look for link {name}"))? else { return Ok(()) };
+    news.join(libc::RTNLGRP_LINK)
+        .doing(|| "listen to links".to_string())?;
+    let Some(link) = route
+        .find_link(name)
+        .doing(|| format!("look for link {name}"))?
+    else {
+        return Ok(());
+    };
     let holder = match &link.mark {
         Some(Mark::Run(owner)) if owner.is_dead() => None,
         Some(Mark::Run(owner)) => Some(format!("container {} (pid {})", owner.name, owner.pid)),
@@ -212,12 +261,17 @@ fn reclaim(route: &mut Netlink, name: &str, what: &str) -> Result<()> {
             if wait_until_gone(&mut news, link.index)? {
                 return Ok(());
             }
-            Some(format!("link {}, which says nothing of its owner (ip link del {0} gives it back)", link.name))
+            Some(format!(
+                "link {}, which says nothing of its owner (ip link del {0} gives it back)",
+                link.name
+            ))
         }
         None => Some(format!("link {}", link.name)),
     };
     if let Some(holder) = holder {
-        return Err(Error::new(format!("take {what}: it is in use by {holder}; choose another")));
+        return Err(Error::new(format!(
+            "take {what}: it is in use by {holder}; choose another"
+        )));
     }
     if !wait_until_gone(&mut news, link.index)? {
         bridge::delete(route, &link.name)?;
@@ -230,7 +284,9 @@ fn wait_until_gone(news: &mut Netlink, index: u32) -> Result<bool> {
     let doing = || "wait for a link to go".to_string();
     let deadline = Instant::now() + GONE_WITHIN;
     loop {
-        let left = deadline.saturating_duration_since(Instant::now()).as_millis() as u16;
+        let left = deadline
+            .saturating_duration_since(Instant::now())
+            .as_millis() as u16;
         let mut fds = [PollFd::new(news.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::from(left)) {
             Ok(0) => return Ok(false),

@@ -76,7 +76,12 @@ pub struct Batch<'w, 'b> {
 impl<'w, 'b> Batch<'w, 'b> {
     /// Messages about `table`, numbered from `sequence` on.
     pub fn new(writer: &'w mut Writer<'b>, sequence: u32, family: Family, table: &'w str) -> Self {
-        Batch { writer, sequence, family, table }
+        Batch {
+            writer,
+            sequence,
+            family,
+            table,
+        }
     }
 
     /// The number of the message that was written last.
@@ -100,14 +105,20 @@ impl<'w, 'b> Batch<'w, 'b> {
     fn mark(&mut self, kind: u16) {
         // struct nfgenmsg: the subsystem that the batch is for, in network byte order (linux/netfilter/nfnetlink.h).
         let [high, low] = (libc::NFNL_SUBSYS_NFTABLES as u16).to_be_bytes();
-        self.writer.begin(kind, 0, self.sequence, &[0, 0, high, low]);
+        self.writer
+            .begin(kind, 0, self.sequence, &[0, 0, high, low]);
         self.writer.end();
         self.sequence += 1;
     }
 
     fn message(&mut self, kind: i32, flags: i32, write: impl FnOnce(&mut Writer)) {
         let kind = (libc::NFNL_SUBSYS_NFTABLES << 8 | kind) as u16;
-        self.writer.begin(kind, flags as u16, self.sequence, &[self.family as u8, 0, 0, 0]);
+        self.writer.begin(
+            kind,
+            flags as u16,
+            self.sequence,
+            &[self.family as u8, 0, 0, 0],
+        );
         // Every message of this subsystem names its table in attribute 1.
         self.writer.string(1, self.table);
         write(self.writer);
@@ -153,7 +164,12 @@ impl<'w, 'b> Batch<'w, 'b> {
 
     /// Adds link names to a set; one that is there already is no error.
     pub fn add_names(&mut self, set: &str, names: &[&str], flags: i32) {
-        self.names(libc::NFT_MSG_NEWSETELEM, set, names, libc::NLM_F_CREATE | flags);
+        self.names(
+            libc::NFT_MSG_NEWSETELEM,
+            set,
+            names,
+            libc::NLM_F_CREATE | flags,
+        );
     }
 
     /// Deletes a link name from a set.
@@ -176,7 +192,9 @@ impl<'w, 'b> Batch<'w, 'b> {
                 for name in names {
                     let mut key = [0; IFNAME_LEN];
                     key[..name.len()].copy_from_slice(name.as_bytes());
-                    nest(w, NFTA_LIST_ELEM, |w| nest(w, NFTA_SET_ELEM_KEY, |w| w.attribute(NFTA_DATA_VALUE, &key)));
+                    nest(w, NFTA_LIST_ELEM, |w| {
+                        nest(w, NFTA_SET_ELEM_KEY, |w| w.attribute(NFTA_DATA_VALUE, &key))
+                    });
                 }
             });
         });
@@ -202,21 +220,27 @@ impl<'w, 'b> Batch<'w, 'b> {
     /// Asks for a chain.
     pub fn ask_chain(&mut self, name: &str) {
         const NFTA_CHAIN_NAME: u16 = 3;
-        self.message(libc::NFT_MSG_GETCHAIN, 0, |w| w.string(NFTA_CHAIN_NAME, name));
+        self.message(libc::NFT_MSG_GETCHAIN, 0, |w| {
+            w.string(NFTA_CHAIN_NAME, name)
+        });
     }
 
     /// Appends a rule.
     pub fn add_rule(&mut self, rule: &Rule) {
         const NFTA_RULE_CHAIN: u16 = 2;
         const NFTA_RULE_EXPRESSIONS: u16 = 4;
-        self.message(libc::NFT_MSG_NEWRULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND, |w| {
-            w.string(NFTA_RULE_CHAIN, rule.chain);
-            nest(w, NFTA_RULE_EXPRESSIONS, |w| {
-                for expression in rule.expressions {
-                    nest(w, NFTA_LIST_ELEM, |w| write_expression(w, *expression));
-                }
-            });
-        });
+        self.message(
+            libc::NFT_MSG_NEWRULE,
+            libc::NLM_F_CREATE | libc::NLM_F_APPEND,
+            |w| {
+                w.string(NFTA_RULE_CHAIN, rule.chain);
+                nest(w, NFTA_RULE_EXPRESSIONS, |w| {
+                    for expression in rule.expressions {
+                        nest(w, NFTA_LIST_ELEM, |w| write_expression(w, *expression));
+                    }
+                });
+            },
+        );
     }
 }
 
@@ -268,6 +292,8 @@ fn write_verdict(w: &mut Writer, code: i32) {
     const NFTA_IMMEDIATE_DATA: u16 = 2;
     w.number(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT.to_be());
     nest(w, NFTA_IMMEDIATE_DATA, |w| {
-        nest(w, NFTA_DATA_VERDICT, |w| w.attribute(NFTA_VERDICT_CODE, &code.to_be_bytes()));
+        nest(w, NFTA_DATA_VERDICT, |w| {
+            w.attribute(NFTA_VERDICT_CODE, &code.to_be_bytes())
+        });
     });
 }

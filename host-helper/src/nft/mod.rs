@@ -34,12 +34,36 @@ fn rules() -> [Rule<'static>; 6] {
     use Expression::{In, InputName, Masquerade, OutputName, Return};
     let chain = POSTROUTING.name;
     [
-        Rule { chain, expressions: &[InputName, In(NETWORKS), OutputName, In(NETWORKS), Return] },
-        Rule { chain, expressions: &[InputName, In(NETWORKS), OutputName, POINT_TO_POINT, Return] },
-        Rule { chain, expressions: &[InputName, In(NETWORKS), Masquerade] },
-        Rule { chain, expressions: &[InputName, POINT_TO_POINT, OutputName, In(NETWORKS), Return] },
-        Rule { chain, expressions: &[InputName, POINT_TO_POINT, OutputName, POINT_TO_POINT, Return] },
-        Rule { chain, expressions: &[InputName, POINT_TO_POINT, Masquerade] },
+        Rule {
+            chain,
+            expressions: &[InputName, In(NETWORKS), OutputName, In(NETWORKS), Return],
+        },
+        Rule {
+            chain,
+            expressions: &[InputName, In(NETWORKS), OutputName, POINT_TO_POINT, Return],
+        },
+        Rule {
+            chain,
+            expressions: &[InputName, In(NETWORKS), Masquerade],
+        },
+        Rule {
+            chain,
+            expressions: &[InputName, POINT_TO_POINT, OutputName, In(NETWORKS), Return],
+        },
+        Rule {
+            chain,
+            expressions: &[
+                InputName,
+                POINT_TO_POINT,
+                OutputName,
+                POINT_TO_POINT,
+                Return,
+            ],
+        },
+        Rule {
+            chain,
+            expressions: &[InputName, POINT_TO_POINT, Masquerade],
+        },
     ]
 }
 
@@ -48,10 +72,19 @@ fn rules() -> [Rule<'static>; 6] {
 ///
 /// # Errors
 /// What the kernel refused; the ruleset is then as it was.
-pub fn ensure(nft: &mut Netlink, bridge: Option<&str>, all: impl FnOnce() -> Result<Vec<String>>) -> Result<()> {
+pub fn ensure(
+    nft: &mut Netlink,
+    bridge: Option<&str>,
+    all: impl FnOnce() -> Result<Vec<String>>,
+) -> Result<()> {
     let found = look(nft, bridge).doing(|| format!("look at nft table inet {TABLE}"));
     let found = found.map_err(name_missing_options)?;
-    if found == (Found { is_whole: true, has_bridge: true }) {
+    if found
+        == (Found {
+            is_whole: true,
+            has_bridge: true,
+        })
+    {
         return Ok(());
     }
     if !found.is_whole {
@@ -63,8 +96,10 @@ pub fn ensure(nft: &mut Netlink, bridge: Option<&str>, all: impl FnOnce() -> Res
             .map_err(name_missing_options);
     }
     let Some(bridge) = bridge else { return Ok(()) };
-    transaction(nft, |batch| batch.add_names(NETWORKS, &[bridge], libc::NLM_F_ACK))
-        .doing(|| format!("add {bridge} to nft set {NETWORKS}"))
+    transaction(nft, |batch| {
+        batch.add_names(NETWORKS, &[bridge], libc::NLM_F_ACK)
+    })
+    .doing(|| format!("add {bridge} to nft set {NETWORKS}"))
 }
 
 /// The bridge is no longer one of ours. Gone already is success.
@@ -72,7 +107,9 @@ pub fn ensure(nft: &mut Netlink, bridge: Option<&str>, all: impl FnOnce() -> Res
 /// # Errors
 /// What the kernel refused.
 pub fn forget(nft: &mut Netlink, bridge: &str) -> Result<()> {
-    let done = transaction(nft, |batch| batch.delete_name(NETWORKS, bridge, libc::NLM_F_ACK));
+    let done = transaction(nft, |batch| {
+        batch.delete_name(NETWORKS, bridge, libc::NLM_F_ACK)
+    });
     ignore(Errno::ENOENT, done).doing(|| format!("delete {bridge} from nft set {NETWORKS}"))
 }
 
@@ -85,7 +122,10 @@ pub fn remove(nft: &mut Netlink) -> Result<()> {
     ignore(Errno::ENOENT, done).doing(|| format!("delete nft table inet {TABLE}"))
 }
 
-fn ignore(errno: Errno, done: std::result::Result<(), Refusal>) -> std::result::Result<(), Refusal> {
+fn ignore(
+    errno: Errno,
+    done: std::result::Result<(), Refusal>,
+) -> std::result::Result<(), Refusal> {
     match done {
         Err(refusal) if refusal.errno == errno => Ok(()),
         done => done,
@@ -94,7 +134,10 @@ fn ignore(errno: Errno, done: std::result::Result<(), Refusal>) -> std::result::
 
 fn name_missing_options(error: crate::error::Error) -> crate::error::Error {
     let cure = "the kernel lacks nf_tables NAT: enable CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT, CONFIG_NFT_MASQ (modprobe nf_tables nft_masq)";
-    error.cure(Errno::EOPNOTSUPP, cure).cure(Errno::EPROTONOSUPPORT, cure).cure(Errno::EAFNOSUPPORT, cure)
+    error
+        .cure(Errno::EOPNOTSUPP, cure)
+        .cure(Errno::EPROTONOSUPPORT, cure)
+        .cure(Errno::EAFNOSUPPORT, cure)
 }
 
 #[derive(PartialEq, Eq)]
@@ -108,7 +151,8 @@ fn look(nft: &mut Netlink, bridge: Option<&str>) -> std::result::Result<Found, R
     const NFTA_TABLE_USE: u16 = 3;
     const NFTA_TABLE_USERDATA: u16 = 6;
     const NFTA_CHAIN_USE: u16 = 6;
-    let (mut objects, mut version, mut rule_count, mut has_bridge) = (0, false, 0, bridge.is_none());
+    let (mut objects, mut version, mut rule_count, mut has_bridge) =
+        (0, false, 0, bridge.is_none());
     let new = |kind: i32| (libc::NFNL_SUBSYS_NFTABLES << 8 | kind) as u16;
     let number = |value: &[u8]| read_u32(value, 0).map_or(0, u32::from_be);
     let done = nft.exchange(
@@ -127,7 +171,11 @@ fn look(nft: &mut Netlink, bridge: Option<&str>) -> std::result::Result<Found, R
                 for (kind, value) in attributes() {
                     match kind {
                         NFTA_TABLE_USE => objects = number(value),
-                        NFTA_TABLE_USERDATA => version = value.get(2..).is_some_and(|v| v.starts_with(COMMENT.as_bytes())),
+                        NFTA_TABLE_USERDATA => {
+                            version = value
+                                .get(2..)
+                                .is_some_and(|v| v.starts_with(COMMENT.as_bytes()))
+                        }
                         _ => {}
                     }
                 }
@@ -142,7 +190,10 @@ fn look(nft: &mut Netlink, bridge: Option<&str>) -> std::result::Result<Found, R
     ignore(Errno::ENOENT, done)?;
     // One set and one chain.
     let is_whole = version && objects == 2 && rule_count as usize == rules().len();
-    Ok(Found { is_whole, has_bridge })
+    Ok(Found {
+        is_whole,
+        has_bridge,
+    })
 }
 
 /// Makes the whole table in one transaction, in the place of whatever has its name.
