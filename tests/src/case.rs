@@ -80,8 +80,7 @@ fn run_inside(name: &str, bridge_nf: &str) {
     assert_eq!(
         outcome.code,
         0,
-        "case {name} (bridge-nf-call at {bridge_nf}):\n{}{}",
-        outcome.out(),
+        "case {name} (bridge-nf-call at {bridge_nf}):\n{}",
         outcome.err()
     );
 }

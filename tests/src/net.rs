@@ -23,7 +23,7 @@ use nix::sys::socket::{
 
 use crate::case::binary;
 use crate::process::{DEADLINE, Outcome, Running, collect};
-use crate::{rootfs, sh, sys};
+use crate::{Snapshot, rootfs, sh, sys};
 
 /// A network namespace that the test made.
 pub struct Netns(OwnedFd);
@@ -106,6 +106,8 @@ impl Lab {
                 );
             }
         }
+        // A new namespace inherits the machine's.
+        fs::write("/proc/sys/net/ipv4/ip_forward", "0").expect("forwarding off");
         let internet = Netns::new("internet");
         sh(
             "ip link add uplink mtu 1500 type veth peer name eth0 mtu 1500 netns internet
@@ -238,9 +240,27 @@ impl Lab {
         Running::spawn(command)
     }
 
+    /// The default network, made by a run, and what there is once nothing else of that run is left.
+    pub fn with_network(&self) -> Snapshot {
+        self.run(&[], &["true"]).ok();
+        self.settle();
+        Snapshot::take()
+    }
+
+    /// Waits until no veth of ours is left, living or on its way out.
+    #[track_caller]
+    pub fn settle(&self) {
+        let gone = || !sh("ip -o link").contains(": hw");
+        assert!(
+            Watch::new().until(gone),
+            "a veth stays: {}",
+            sh("ip -o link")
+        );
+    }
+
     /// A container that has printed "up" and now waits on its stdin.
     pub fn start_idle(&self, options: &[&str]) -> Running {
-        let mut running = self.start(options, &["sh", "-c", "echo up; read x"]);
+        let mut running = self.start(options, &["sh", "-c", "echo up; read x; exit 0"]);
         running.until("up");
         running
     }

@@ -65,7 +65,7 @@ impl Outcome {
         );
         let text = self.err();
         assert!(
-            text.starts_with("host-helper: "),
+            text.starts_with("host-helper: ") || text.starts_with("init: "),
             "the line starts with the program's name: {self}"
         );
         assert!(

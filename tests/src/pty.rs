@@ -14,8 +14,8 @@ use crate::sys;
 /// Our end of a terminal, and the process on the other end.
 pub struct Terminal {
     main: File,
-    /// The other end, kept open to look at its settings.
-    pub tty: OwnedFd,
+    /// The other end, kept open: a terminal that nobody has open gives an error to its reader.
+    _tty: OwnedFd,
     /// The process.
     pub process: Running,
     seen: String,
@@ -32,7 +32,7 @@ impl Terminal {
         let process = Running::spawn(command);
         Self {
             main: File::from(pair.master),
-            tty: pair.slave,
+            _tty: pair.slave,
             process,
             seen: String::new(),
         }
@@ -78,14 +78,9 @@ impl Terminal {
         sys::set_window(self.main.as_fd(), rows, columns).expect("size of the terminal");
     }
 
-    /// The settings of the terminal, as a shell would find them afterwards.
-    pub fn settings(&self) -> nix::sys::termios::Termios {
-        nix::sys::termios::tcgetattr(&self.tty).expect("settings of the terminal")
-    }
-
     /// Waits for the end of the process.
     #[track_caller]
-    pub fn end(self) -> (Outcome, OwnedFd) {
-        (self.process.end(), self.tty)
+    pub fn end(self) -> Outcome {
+        self.process.end()
     }
 }

@@ -25,10 +25,9 @@ impl Snapshot {
     pub fn take() -> Self {
         let mut files = BTreeSet::new();
         walk(Path::new("/run"), &mut files);
-        walk(Path::new("/tmp"), &mut files);
         Self {
             links: links(),
-            routes: sh("ip route show; ip rule show"),
+            routes: sh("ip route show; ip rule show").replace(" linkdown", ""),
             ruleset: sh("nft list ruleset"),
             mounts: fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo"),
             files,
@@ -53,12 +52,27 @@ impl Snapshot {
         let watch = Watch::new();
         watch.until(|| links() == self.links);
         let now = Self::take();
-        assert_eq!(now.links, self.links, "links are not as before after {what}");
-        assert_eq!(now.routes, self.routes, "routes are not as before after {what}");
-        assert_eq!(now.ruleset, self.ruleset, "rules are not as before after {what}");
-        assert_eq!(now.mounts, self.mounts, "mounts are not as before after {what}");
+        assert_eq!(
+            now.links, self.links,
+            "links are not as before after {what}"
+        );
+        assert_eq!(
+            now.routes, self.routes,
+            "routes are not as before after {what}"
+        );
+        assert_eq!(
+            now.ruleset, self.ruleset,
+            "rules are not as before after {what}"
+        );
+        assert_eq!(
+            now.mounts, self.mounts,
+            "mounts are not as before after {what}"
+        );
         let left: Vec<_> = now.files.symmetric_difference(&self.files).collect();
-        assert!(left.is_empty(), "files are not as before after {what}: {left:?}");
+        assert!(
+            left.is_empty(),
+            "files are not as before after {what}: {left:?}"
+        );
         assert_eq!(
             now.forwarding, self.forwarding,
             "ip_forward is not as before"

@@ -9,15 +9,31 @@ const FIXED: &[&str] = &["--ip", "172.19.0.9", "--name", "web"];
 #[test]
 fn a_taken_address_does_not_touch_its_holder() {
     packets(|lab| {
-        let mut holder = lab.start(FIXED, &["sh", "-c", "echo up; read x; ping -c 1 -W 2 172.19.0.1; read x"]);
+        let mut holder = lab.start(
+            FIXED,
+            &[
+                "sh",
+                "-c",
+                "echo up; read x; ping -c 1 -W 2 172.19.0.1; read x",
+            ],
+        );
         holder.until("up");
-        let before = sh("ip -d link show dev hwac130009; ip -d link show dev hawser0; nft list ruleset");
+        let before =
+            sh("ip -d link show dev hwac130009; ip -d link show dev hawser0; nft list ruleset");
         let pid = lab.pid_of("web").to_string();
-        lab.run(&["--ip", "172.19.0.9"], &["true"]).refused(&["172.19.0.9", "web", &pid]);
-        lab.run(&["--ip", "172.19.0.9", "--name", "other"], &["true"]).refused(&["172.19.0.9", "web"]);
-        lab.run(&["-d", "--ip", "172.19.0.9", "--name", "other"], &["true"]).refused(&["172.19.0.9", "web"]);
-        let after = sh("ip -d link show dev hwac130009; ip -d link show dev hawser0; nft list ruleset");
-        assert_eq!(timeless(&after), timeless(&before), "alias, altname and rules of the holder");
+        lab.run(&["--ip", "172.19.0.9"], &["true"])
+            .refused(&["172.19.0.9", "web", &pid]);
+        lab.run(&["--ip", "172.19.0.9", "--name", "other"], &["true"])
+            .refused(&["172.19.0.9", "web"]);
+        lab.run(&["-d", "--ip", "172.19.0.9", "--name", "other"], &["true"])
+            .refused(&["172.19.0.9", "web"]);
+        let after =
+            sh("ip -d link show dev hwac130009; ip -d link show dev hawser0; nft list ruleset");
+        assert_eq!(
+            timeless(&after),
+            timeless(&before),
+            "alias, altname and rules of the holder"
+        );
         holder.say("\n");
         assert!(holder.until("packet loss").contains("1 packets received"));
     });
@@ -25,15 +41,20 @@ fn a_taken_address_does_not_touch_its_holder() {
 
 /// Without the timers that `ip -d` shows of a bridge.
 fn timeless(text: &str) -> String {
-    text.split_whitespace().filter(|word| !word.contains('.') || word.parse::<f64>().is_err()).collect::<Vec<_>>().join(" ")
+    text.split_whitespace()
+        .filter(|word| !word.contains('.') || word.parse::<f64>().is_err())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 #[test]
 fn an_address_that_a_neighbour_network_holds_is_taken_too() {
     case(|lab| {
-        lab.hawser(&["up", "--bridge", "blue", "--subnet", "172.28.0.0/24"]).exits(0);
+        lab.hawser(&["up", "--bridge", "blue", "--subnet", "172.28.0.0/24"])
+            .exits(0);
         let _one = lab.start_idle(&["--bridge", "blue", "--ip", "172.28.0.9"]);
-        lab.run(&["--bridge", "blue", "--ip", "172.28.0.9"], &["true"]).refused(&["172.28.0.9"]);
+        lab.run(&["--bridge", "blue", "--ip", "172.28.0.9"], &["true"])
+            .refused(&["172.28.0.9"]);
     });
 }
 
@@ -51,7 +72,10 @@ fn fixed_address_and_name_one_right_after_the_other() {
 fn fixed_address_and_name_on_ptp_one_right_after_the_other() {
     case(|lab| {
         for round in 0..10 {
-            let outcome = lab.run(&["--network", "ptp", "--ip", "10.0.0.9", "--name", "web"], &["ping", "-c", "1", "-W", "2", "10.0.0.1"]);
+            let outcome = lab.run(
+                &["--network", "ptp", "--ip", "10.0.0.9", "--name", "web"],
+                &["ping", "-c", "1", "-W", "2", "10.0.0.1"],
+            );
             assert_eq!(outcome.code, 0, "round {round}: {outcome}");
         }
     });
@@ -102,7 +126,14 @@ fn a_stopped_helper_still_holds_its_address() {
 fn two_at_once_for_one_address_give_one_winner() {
     case(|lab| {
         lab.run(&[], &["true"]).ok();
-        let mut running: Vec<Running> = (0..8).map(|_| lab.start(&["--ip", "172.19.0.9"], &["sh", "-c", "echo up; read x"])).collect();
+        let mut running: Vec<Running> = (0..8)
+            .map(|_| {
+                lab.start(
+                    &["--ip", "172.19.0.9"],
+                    &["sh", "-c", "echo up; read x; exit 0"],
+                )
+            })
+            .collect();
         // The losers end by themselves; the winner waits for us.
         let mut winners = vec![];
         while let Some(one) = running.pop() {
@@ -118,8 +149,7 @@ fn two_at_once_for_one_address_give_one_winner() {
 #[test]
 fn bad_addresses_are_refused() {
     case(|lab| {
-        lab.run(&[], &["true"]).ok();
-        let before = lab::Snapshot::take();
+        let before = lab.with_network();
         for (address, word) in [
             ("172.20.0.1", "172.19.0.0/16"),
             ("10.0.0.2", "172.19.0.0/16"),
@@ -130,7 +160,8 @@ fn bad_addresses_are_refused() {
             ("172.19.0.256", "172.19.0.256"),
             ("localhost", "localhost"),
         ] {
-            lab.run(&["--ip", address], &["true"]).refused(&[address, word]);
+            lab.run(&["--ip", address], &["true"])
+                .refused(&[address, word]);
         }
         before.assert_back();
     });
@@ -144,14 +175,19 @@ fn two_hundred_by_sixteen_at_once_give_two_hundred_addresses() {
             for worker in 0..16 {
                 scope.spawn(move || {
                     for _ in (worker..200).step_by(16) {
-                        let outcome = collect(lab.run_command(&["-d"], &["sleep", "1000"]), DEADLINE);
+                        let outcome =
+                            collect(lab.run_command(&["-d"], &["sleep", "1000"]), DEADLINE);
                         assert_eq!(outcome.code, 0, "{outcome}");
                     }
                 });
             }
         });
         let all = lab.list();
-        let of = |key: &str| all.iter().filter_map(|one| one[key].as_str().map(str::to_owned)).collect::<BTreeSet<_>>();
+        let of = |key: &str| {
+            all.iter()
+                .filter_map(|one| one[key].as_str().map(str::to_owned))
+                .collect::<BTreeSet<_>>()
+        };
         assert_eq!(all.len(), 200);
         assert_eq!(of("address").len(), 200, "two have the same address");
         assert_eq!(of("name").len(), 200, "two have the same name");
@@ -168,7 +204,8 @@ fn an_exhausted_subnet_is_an_error_and_then_has_room_again() {
         lab.run(&options, &["true"]).refused(&["192.168.99.0/29"]);
         running.pop().expect("one of five").end().exits(0);
         lab.run(&options, &["true"]).ok();
-        lab.hawser(&["up", "--bridge", "none", "--subnet", "192.168.98.0/31"]).refused(&["192.168.98.0/31"]);
+        lab.hawser(&["up", "--bridge", "none", "--subnet", "192.168.98.0/31"])
+            .refused(&["192.168.98.0/31"]);
     });
 }
 

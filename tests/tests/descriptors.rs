@@ -24,8 +24,10 @@ fn only_three_are_open() {
     case(|lab| {
         let (third, ninth) = (file(lab, "third"), file(lab, "ninth"));
         for network in ["bridge", "ptp", "none", "host"] {
-            let mut command =
-                lab.run_command(&["--network", network], &["sh", "-c", "ls /proc/$$/fd"]);
+            let mut command = lab.run_command(
+                &["--network", network],
+                &["sh", "-c", "ls /proc/$$/fd; true"],
+            );
             sys::pass_fd(&mut command, &ninth, 209);
             sys::pass_fd(&mut command, &third, 203);
             assert_eq!(collect(command, DEADLINE).ok(), "0\n1\n2", "{network}");
@@ -48,7 +50,7 @@ fn only_three_are_open_on_a_terminal() {
             lab.run_command(&[], &["sh", "-c", "ls /proc/self/fd | wc -l; echo up"]),
         );
         assert!(terminal.until("up").contains('4'));
-        terminal.end().0.exits(0);
+        terminal.end().exits(0);
     });
 }
 

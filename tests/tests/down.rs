@@ -3,7 +3,10 @@
 use lab::{Snapshot, case, sh};
 
 fn forwarding() -> String {
-    std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").expect("read ip_forward").trim().to_owned()
+    std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward")
+        .expect("read ip_forward")
+        .trim()
+        .to_owned()
 }
 
 #[test]
@@ -15,11 +18,19 @@ fn everything_is_as_before() {
         lab.run(&["--network", "ptp"], &["true"]).ok();
         assert_eq!(forwarding(), "1");
         lab.hawser(&["down"]).exits(0);
-        assert_eq!(sh("nft list ruleset"), "", "the tables go with the last network");
+        assert_eq!(
+            sh("nft list ruleset"),
+            "",
+            "the tables go with the last network"
+        );
         assert_eq!(forwarding(), "0", "the sysctl is put back");
         assert_eq!(sh("ip -o link").lines().count(), links.lines().count());
         assert_eq!(sh("ip -o addr; ip route; ip -6 route"), addresses);
-        let files: Vec<_> = std::fs::read_dir("/run/hawser").into_iter().flatten().flatten().collect();
+        let files: Vec<_> = std::fs::read_dir("/run/hawser")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .collect();
         assert!(files.is_empty(), "{files:?}");
     });
 }
@@ -38,7 +49,8 @@ fn forwarding_that_was_on_stays_on() {
 fn the_tables_stay_while_another_network_does() {
     case(|lab| {
         lab.hawser(&["up"]).exits(0);
-        lab.hawser(&["up", "--bridge", "blue", "--subnet", "172.28.0.0/24"]).exits(0);
+        lab.hawser(&["up", "--bridge", "blue", "--subnet", "172.28.0.0/24"])
+            .exits(0);
         lab.hawser(&["down", "--bridge", "blue"]).exits(0);
         assert!(!sh("ip -o link").contains("blue"));
         assert!(sh("ip -o link").contains("hawser0"));
@@ -82,7 +94,8 @@ fn a_network_that_is_not_there_is_said_or_fine_but_a_strangers_bridge_is_refused
         sh("ip link add br0 type bridge");
         lab.hawser(&["down", "--bridge", "br0"]).refused(&["br0"]);
         assert!(sh("ip -o link").contains("br0"));
-        lab.hawser(&["down", "--bridge", "uplink"]).refused(&["uplink"]);
+        lab.hawser(&["down", "--bridge", "uplink"])
+            .refused(&["uplink"]);
         assert!(sh("ip -o link").contains("uplink"));
     });
 }
@@ -92,6 +105,7 @@ fn down_is_idempotent() {
     case(|lab| {
         lab.run(&[], &["true"]).ok();
         lab.hawser(&["down"]).exits(0);
+        lab.settle();
         let before = Snapshot::take();
         let outcome = lab.hawser(&["down"]);
         assert!([0, 125].contains(&outcome.code), "{outcome}");
@@ -107,14 +121,26 @@ fn only_ip_forward_is_written_of_the_hosts_sysctls() {
             | sort | while read f; do echo \"$f $(cat $f 2>/dev/null | tr '\\n' ' ')\"; done";
         let before = sh(dump);
         lab.run(&[], &["true"]).ok();
+        lab.settle();
         let after = sh(dump);
         let old: std::collections::BTreeSet<&str> = before.lines().collect();
-        let changed: Vec<&str> = after.lines().filter(|line| !old.contains(line) && !line.starts_with("netfilter/")).collect();
+        let changed: Vec<&str> = after
+            .lines()
+            .filter(|line| !old.contains(line) && !line.starts_with("netfilter/"))
+            .collect();
         // ip_forward drags conf/*/forwarding along, and that is all.
-        assert!(changed.iter().any(|line| line.starts_with("ipv4/ip_forward 1")), "{changed:?}");
+        assert!(
+            changed
+                .iter()
+                .any(|line| line.starts_with("ipv4/ip_forward 1")),
+            "{changed:?}"
+        );
         for line in changed {
-            let known = line.starts_with("ipv4/ip_forward ") || (line.starts_with("ipv4/conf/") && line.contains("/forwarding "))
-                || line.contains("/accept_redirects") || line.contains("/accept_ra ") || line.contains("/dev_mtu");
+            let known = line.starts_with("ipv4/ip_forward ")
+                || (line.starts_with("ipv4/conf/") && line.contains("/forwarding "))
+                || line.contains("/accept_redirects")
+                || line.contains("/accept_ra ")
+                || line.contains("/dev_mtu");
             assert!(known, "the host's {line} was changed");
             assert!(!line.contains("route_localnet"), "{line}");
         }
@@ -126,8 +152,14 @@ fn verbose_names_the_sysctl_and_each_step_with_its_duration() {
     case(|lab| {
         let outcome = lab.run(&["--verbose"], &["true"]).exits(0);
         let text = outcome.err();
-        assert!(text.contains("ip_forward"), "a global sysctl is named: {text}");
-        let steps = text.lines().filter(|line| line.contains("us") || line.contains("ms")).count();
+        assert!(
+            text.contains("ip_forward"),
+            "a global sysctl is named: {text}"
+        );
+        let steps = text
+            .lines()
+            .filter(|line| line.contains("us") || line.contains("ms"))
+            .count();
         assert!(steps >= 5, "each step with its duration: {text}");
         assert!(outcome.stdout.is_empty(), "{outcome}");
     });

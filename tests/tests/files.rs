@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use lab::{Snapshot, case};
+use lab::{case};
 
 #[test]
 fn a_bind_is_seen_and_written_through() {
@@ -82,8 +82,7 @@ fn binds_and_tmpfs_can_be_many_and_stack() {
 #[test]
 fn bad_binds_are_refused() {
     case(|lab| {
-        lab.run(&[], &["true"]).ok();
-        let before = Snapshot::take();
+        let before = lab.with_network();
         lab.run(&["-v", "/no/such/source:/srv"], &["true"])
             .refused(&["/no/such/source"]);
         lab.run(&["-v", "/run"], &["true"]).refused(&["/run"]);
@@ -146,7 +145,8 @@ fn the_working_directory_is_the_one_asked_for() {
     case(|lab| {
         assert_eq!(lab.run(&[], &["pwd"]).ok(), "/");
         assert_eq!(lab.run(&["-w", "/srv"], &["pwd"]).ok(), "/srv");
-        lab.run(&["-w", "/no/such/place"], &["true"]).refused(&["/no/such/place"]);
+        lab.run(&["-w", "/no/such/place"], &["true"])
+            .refused(&["/no/such/place"]);
         std::fs::write(lab.rootfs.join("srv/tool"), "#!/bin/sh\necho relative\n")
             .expect("a script");
         lab::sh(&format!("chmod 755 {}/srv/tool", lab.rootfs.display()));

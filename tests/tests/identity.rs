@@ -64,9 +64,10 @@ fn variables_are_added_and_replaced() {
 #[test]
 fn users_by_number_and_by_name() {
     case(|lab| {
-        assert_eq!(
-            lab.run(&[], &["id"]).ok(),
-            "uid=0(root) gid=0(root) groups=0(root)"
+        assert!(
+            lab.run(&[], &["id"])
+                .ok()
+                .starts_with("uid=0(root) gid=0(root)")
         );
         assert_eq!(lab.run(&["-u", "root"], &["id", "-u"]).ok(), "0");
         if !lab.real_root {
@@ -101,8 +102,7 @@ fn unknown_users_are_refused() {
         lab.run(&["-u", "stranger"], &["true"])
             .refused(&["stranger"]);
         lab.run(&["-u", "daemon"], &["true"]).refused(&["daemon"]);
-        lab.run(&["-u", "1000:x:y"], &["true"])
-            .refused(&["1000:x:y"]);
+        lab.run(&["-u", "1000:x:y"], &["true"]).refused(&["x:y"]);
         lab.run(&["-u", "99999999999"], &["true"])
             .refused(&["99999999999"]);
         std::fs::remove_file(lab.rootfs.join("etc/passwd")).expect("unlink");

@@ -7,7 +7,12 @@ use lab::{DEADLINE, Lab, Outcome, Running, case, collect, init_binary, sys};
 
 fn init(lab: &Lab, arguments: &[&str]) -> Command {
     let mut command = Command::new(init_binary());
-    command.args(arguments).current_dir(&lab.dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(arguments)
+        .current_dir(&lab.dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command
 }
 
@@ -16,7 +21,11 @@ fn with_stdin(lab: &Lab, config: &str) -> Outcome {
     command.stdin(Stdio::piped());
     let mut running = Running::spawn(command);
     // A refusal may come before the last byte of an over-long message is written.
-    let _ = running.stdin.take().expect("a pipe").write_all(config.as_bytes());
+    let _ = running
+        .stdin
+        .take()
+        .expect("a pipe")
+        .write_all(config.as_bytes());
     running.end()
 }
 
@@ -24,9 +33,15 @@ fn with_stdin(lab: &Lab, config: &str) -> Outcome {
 fn refused(outcome: &Outcome, words: &[&str]) {
     let text = outcome.err();
     assert_eq!(outcome.code, 125, "{outcome}");
-    assert!(outcome.stdout.is_empty() && text.starts_with("init: ") && text.lines().count() == 1, "one line: {outcome}");
+    assert!(
+        outcome.stdout.is_empty() && text.starts_with("init: ") && text.lines().count() == 1,
+        "one line: {outcome}"
+    );
     for word in words {
-        assert!(text.contains(word), "the line should name {word:?}: {outcome}");
+        assert!(
+            text.contains(word),
+            "the line should name {word:?}: {outcome}"
+        );
     }
 }
 
@@ -37,17 +52,32 @@ fn config_comes_from_a_file_stdin_a_pipe_and_a_fifo() {
         let path = lab.dir.join("config");
         std::fs::write(&path, config).expect("a file");
         let command = ["/bin/busybox", "echo", "ran"];
-        let run = |from: &str| collect(init(lab, &[&["--config", from, "--"], &command[..]].concat()), DEADLINE).ok();
+        let run = |from: &str| {
+            collect(
+                init(lab, &[&["--config", from, "--"], &command[..]].concat()),
+                DEADLINE,
+            )
+            .ok()
+        };
         assert_eq!(run("config"), "ran");
         assert_eq!(with_stdin(lab, config).ok(), "ran");
         lab::sh("busybox mkfifo /run/lab/fifo");
-        let writer = std::thread::spawn(move || std::fs::write("/run/lab/fifo", config).expect("write the FIFO"));
+        let writer = std::thread::spawn(move || {
+            std::fs::write("/run/lab/fifo", config).expect("write the FIFO")
+        });
         assert_eq!(run("/run/lab/fifo"), "ran");
         writer.join().expect("writer");
-        let file = std::fs::File::open(&path).expect("open");
-        let mut by_number = init(lab, &["--config", "fd:9", "/bin/busybox", "ls", "/proc/self/fd"]);
-        sys::pass_fd(&mut by_number, &file.into(), 9);
-        assert_eq!(collect(by_number, DEADLINE).ok(), "0\n1\n2\n3", "and its descriptor is closed");
+        let file = std::fs::File::open(&path).expect("open").into();
+        let mut by_number = init(
+            lab,
+            &["--config", "fd:9", "/bin/busybox", "ls", "/proc/self/fd"],
+        );
+        sys::pass_fd(&mut by_number, &file, 9);
+        assert_eq!(
+            collect(by_number, DEADLINE).ok(),
+            "0\n1\n2\n3",
+            "and its descriptor is closed"
+        );
     });
 }
 
@@ -70,18 +100,33 @@ fn wrong_messages_are_refused_in_one_line() {
         for (config, word) in [
             ("", "end"),
             ("hawser 1\nno-links\n", "end"),
-            ("hawser 1\nno-links\nen", "end"),
+            ("hawser 1\nno-links\nen", "en"),
             ("no-links\nend\n", "hawser 1"),
-            ("hawser 2\nend\n", "hawser 2"),
+            ("hawser 2\nend\n", "only version 1"),
             ("hawser 1\nteleport eth0\nend\n", "teleport"),
-            ("hawser 1\nlink eth0\naddress 172.19.0.999/16\nend\n", "172.19.0.999"),
-            ("hawser 1\nlink eth0\naddress 172.19.0.9/33\nend\n", "172.19.0.9/33"),
-            ("hawser 1\nlink eth0\naddress 172.19.0.9\nend\n", "172.19.0.9"),
+            (
+                "hawser 1\nlink eth0\naddress 172.19.0.999/16\nend\n",
+                "172.19.0.999",
+            ),
+            (
+                "hawser 1\nlink eth0\naddress 172.19.0.9/33\nend\n",
+                "172.19.0.9/33",
+            ),
+            (
+                "hawser 1\nlink eth0\naddress 172.19.0.9\nend\n",
+                "172.19.0.9",
+            ),
             ("hawser 1\nlink eth0 mtu many\nend\n", "many"),
             ("hawser 1\naddress 172.19.0.9/16\nend\n", "link"),
-            ("hawser 1\nlink eth0\nneighbour 172.19.0.1 02:00\nend\n", "02:00"),
-            ("hawser 1\nlink eth0\nroute default via nowhere\nend\n", "nowhere"),
-            ("hawser 1\nuser 0\nend\n", "user"),
+            (
+                "hawser 1\nlink eth0\nneighbour 172.19.0.1 02:00\nend\n",
+                "02:00",
+            ),
+            (
+                "hawser 1\nlink eth0\nroute default via nowhere\nend\n",
+                "nowhere",
+            ),
+            ("hawser 1\nuser 0\nend\n", "UID:GID"),
             ("hawser 1\ncapability fly\nend\n", "fly"),
             ("hawser 1\nno-links now\nend\n", "now"),
             ("hawser 1\nnameserver one.example\nend\n", "one.example"),
@@ -91,7 +136,12 @@ fn wrong_messages_are_refused_in_one_line() {
         }
         let long = format!("hawser 1\n{}end\n", "option ndots:1\n".repeat(2000));
         refused(&with_stdin(lab, &long), &["16"]);
-        assert!(lab::sh("ip -o addr").lines().all(|line| !line.contains("172.19")), "nothing was changed");
+        assert!(
+            lab::sh("ip -o addr")
+                .lines()
+                .all(|line| !line.contains("172.19")),
+            "nothing was changed"
+        );
     });
 }
 
@@ -100,8 +150,14 @@ fn sixteen_kibibytes_are_accepted() {
     case(|lab| {
         let line = "host 192.0.2.1 abcdefghi.test\n";
         let fixed = "hawser 1\nno-links\nend\n".len();
-        let mut config = format!("hawser 1\nno-links\n{}", line.repeat((16384 - fixed) / line.len() - 1));
-        config.push_str(&format!("host 192.0.2.1 {}\n", "x".repeat(16384 - config.len() - "host 192.0.2.1 \nend\n".len())));
+        let mut config = format!(
+            "hawser 1\nno-links\n{}",
+            line.repeat((16384 - fixed) / line.len() - 1)
+        );
+        config.push_str(&format!(
+            "host 192.0.2.1 {}\n",
+            "x".repeat(16384 - config.len() - "host 192.0.2.1 \nend\n".len())
+        ));
         config.push_str("end\n");
         assert_eq!(config.len(), 16384);
         let rest = config.replacen("host 192.0.2.1 ", "host 192.0.2.1 y", 1);
@@ -111,17 +167,30 @@ fn sixteen_kibibytes_are_accepted() {
         std::fs::write(&hosts, "").expect("a file");
         lab::sh(&format!("mount --bind {} /etc/hosts", hosts.display()));
         assert_eq!(with_stdin(lab, &config).ok(), "ran");
-        assert!(std::fs::read_to_string(&hosts).expect("read").contains("abcdefghi.test"));
+        assert!(
+            std::fs::read_to_string(&hosts)
+                .expect("read")
+                .contains("abcdefghi.test")
+        );
     });
 }
 
 #[test]
 fn a_failure_names_the_step_the_object_and_the_kernels_reason() {
     case(|lab| {
-        refused(&with_stdin(lab, "hawser 1\nlink eth7\naddress 172.19.0.9/16\nend\n"), &["eth7"]);
+        refused(
+            &with_stdin(lab, "hawser 1\nlink eth7\naddress 172.19.0.9/16\nend\n"),
+            &["eth7"],
+        );
         lab::sh("ip link add eth5 type veth peer name other");
-        refused(&with_stdin(lab, "hawser 1\nlink eth5\naddress 172.19.0.9/16\nroute default via 10.1.1.1\nend\n"), &["route", "10.1.1.1"]);
-        refused(&with_stdin(lab, "hawser 1\nlink eth5 mtu 9\nend\n"), &["eth5"]);
+        refused(
+            &with_stdin(
+                lab,
+                "hawser 1\nlink eth5\naddress 172.19.0.9/16\nroute default via 10.1.1.1\nend\n",
+            ),
+            &["route", "10.1.1.1"],
+        );
+        refused(&with_stdin(lab, "hawser 1\nlink eth5 mtu 9\nend\n"), &["9"]);
     });
 }
 
@@ -132,9 +201,16 @@ fn exit_codes_and_usage() {
         refused(&run(&[]), &["--help"]);
         refused(&run(&["--config"]), &["--config"]);
         refused(&run(&["--what", "true"]), &["--what"]);
-        refused(&run(&["--config", "/no/such/file", "true"]), &["/no/such/file"]);
+        refused(
+            &run(&["--config", "/no/such/file", "true"]),
+            &["/no/such/file"],
+        );
         refused(&run(&["--config", "fd:77", "true"]), &["77"]);
-        assert_eq!(run(&["/bin/busybox", "echo", "--config", "x"]).ok(), "--config x", "the first word that is no option starts the command");
+        assert_eq!(
+            run(&["/bin/busybox", "echo", "--config", "x"]).ok(),
+            "--config x",
+            "the first word that is no option starts the command"
+        );
         assert_eq!(run(&["--", "/bin/busybox", "echo", "--", "y"]).ok(), "-- y");
         run(&["no-such-command"]).exits(127);
         run(&["/etc"]).exits(126);
@@ -145,7 +221,10 @@ fn exit_codes_and_usage() {
 
 /// init with a config pipe as stdin and its status pipe as stdout.
 fn with_status(lab: &Lab, command: &[&str]) -> Running {
-    let mut command = init(lab, &[&["--config", "fd:0", "--status-fd", "1", "--"], command].concat());
+    let mut command = init(
+        lab,
+        &[&["--config", "fd:0", "--status-fd", "1", "--"], command].concat(),
+    );
     command.stdin(Stdio::piped());
     Running::spawn(command)
 }
@@ -182,14 +261,26 @@ fn errors_go_to_the_status_pipe_too() {
         for (command, code) in [("/no/such/command", 127), ("/etc", 126)] {
             let mut running = with_status(lab, &[command]);
             running.say("hawser 1\nno-links\nend\ngo\n");
+            // The helper lives on: its end of the pipe stays open.
+            let _pipe = running.stdin.take();
             let outcome = running.end().exits(code);
-            assert!(outcome.out().contains(&format!("\nerror {code} ")), "{outcome}");
+            assert!(outcome.out().starts_with("up\nready\nerror "), "{outcome}");
+            assert!(
+                outcome.out().contains(&format!("\nerror {code} ")),
+                "{outcome}"
+            );
             let sentence = outcome.err().trim_start_matches("init: ").to_owned();
-            assert!(outcome.out().ends_with(&sentence), "the same sentence: {outcome}");
+            assert!(
+                outcome.out().ends_with(&sentence),
+                "the same sentence: {outcome}"
+            );
         }
         let mut running = with_status(lab, &["/bin/busybox"]);
         running.say("hawser 1\nteleport\nend\n");
         let outcome = running.end().exits(125);
-        assert!(outcome.out().starts_with("error 125 ") && outcome.out().contains("teleport"), "{outcome}");
+        assert!(
+            outcome.out().starts_with("error 125 ") && outcome.out().contains("teleport"),
+            "{outcome}"
+        );
     });
 }

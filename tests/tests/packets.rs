@@ -41,9 +41,9 @@ fn a_container_sees_the_others_own_address() {
                 &["wget", "-q", "-O", "-", "http://172.19.0.9/cgi-bin/whoami"],
             )
             .ok();
-        assert_eq!(
-            seen, "172.19.0.10",
-            "nothing inside a network is masqueraded"
+        assert!(
+            seen.contains("172.19.0.10"),
+            "nothing inside a network is masqueraded: {seen}"
         );
     });
 }
@@ -76,7 +76,9 @@ fn names_are_resolved() {
             .run(&[], &["wget", "-q", "-O", "-", "http://web.example.test/"])
             .ok();
         assert_eq!(page, "hello from the internet");
-        let lookup = lab.run(&[], &["nslookup", "web.example.test"]).ok();
+        let lookup = lab
+            .run(&[], &["nslookup", "-type=a", "web.example.test"])
+            .ok();
         assert!(
             lookup.contains("198.51.100.53") && lookup.contains("198.51.100.10"),
             "{lookup}"

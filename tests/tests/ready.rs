@@ -20,26 +20,41 @@ fn answer(listener: TcpListener) {
 
 fn starts(lab: &Lab, count: usize, options: &[&str], gateway: &str) {
     answer(TcpListener::bind("0.0.0.0:7000").expect("listen on the host"));
-    answer(lab.internet.enter(|| TcpListener::bind("198.51.100.10:7000").expect("listen in the internet")));
+    answer(
+        lab.internet
+            .enter(|| TcpListener::bind("198.51.100.10:7000").expect("listen in the internet")),
+    );
     let script = SCRIPT.replace("GATEWAY", gateway);
     let slow: Vec<String> = std::thread::scope(|scope| {
         let worker = |first: usize| {
             let script = &script;
             move || -> Vec<String> {
-                let runs = (first..count).step_by(16).map(|_| collect(lab.run_command(options, &["sh", "-c", script]), DEADLINE));
+                let runs = (first..count)
+                    .step_by(16)
+                    .map(|_| collect(lab.run_command(options, &["sh", "-c", script]), DEADLINE));
                 runs.filter_map(|outcome| complaint(&outcome)).collect()
             }
         };
         let threads: Vec<_> = (0..16).map(|first| scope.spawn(worker(first))).collect();
-        threads.into_iter().flat_map(|thread| thread.join().expect("a worker")).collect()
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().expect("a worker"))
+            .collect()
     });
-    assert!(slow.is_empty(), "{} of {count} starts: {slow:#?}", slow.len());
+    assert!(
+        slow.is_empty(),
+        "{} of {count} starts: {slow:#?}",
+        slow.len()
+    );
 }
 
 /// What was wrong: a failure, or a connect of half a second.
 fn complaint(outcome: &lab::Outcome) -> Option<String> {
     let text = outcome.out();
-    let times: Vec<f64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let times: Vec<f64> = text
+        .split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect();
     if outcome.code != 0 || times.len() != 3 {
         return Some(outcome.to_string());
     }

@@ -9,12 +9,21 @@ use lab::{Lab, Outcome, Snapshot, case, packets, sh};
 const SHOW: &[&str] = &["cat", "/etc/resolv.conf"];
 
 fn words(text: &str) -> Vec<Vec<String>> {
-    let lines = text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
-    lines.filter(|line| !line.is_empty() && !line[0].starts_with(['#', ';'])).collect()
+    let lines = text.lines().map(|line| {
+        line.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    });
+    lines
+        .filter(|line| !line.is_empty() && !line[0].starts_with(['#', ';']))
+        .collect()
 }
 
 fn resolv_conf(lab: &Lab, options: &[&str]) -> Vec<String> {
-    words(&lab.run(options, SHOW).ok()).iter().map(|line| line.join(" ")).collect()
+    words(&lab.run(options, SHOW).ok())
+        .iter()
+        .map(|line| line.join(" "))
+        .collect()
 }
 
 #[test]
@@ -22,7 +31,15 @@ fn it_holds_the_hosts_resolvers_search_and_options() {
     case(|lab| {
         lab.set_resolv_conf("# a comment\nnameserver 198.51.100.53\nnameserver 192.0.2.53\nsearch one.test two.test\noptions ndots:2 edns0\n");
         let lines = resolv_conf(lab, &[]);
-        assert_eq!(lines, ["nameserver 198.51.100.53", "nameserver 192.0.2.53", "search one.test two.test", "options ndots:2 edns0"]);
+        assert_eq!(
+            lines,
+            [
+                "nameserver 198.51.100.53",
+                "nameserver 192.0.2.53",
+                "search one.test two.test",
+                "options ndots:2 edns0"
+            ]
+        );
     });
 }
 
@@ -30,10 +47,32 @@ fn it_holds_the_hosts_resolvers_search_and_options() {
 fn options_replace_what_the_host_says() {
     case(|lab| {
         lab.set_resolv_conf("nameserver 198.51.100.53\nsearch one.test\noptions ndots:2\n");
-        let options = ["--dns", "192.0.2.1", "--dns", "192.0.2.2", "--dns-search", "three.test", "--dns-search", "four.test", "--dns-option", "ndots:5", "--dns-option", "rotate"];
+        let options = [
+            "--dns",
+            "192.0.2.1",
+            "--dns",
+            "192.0.2.2",
+            "--dns-search",
+            "three.test",
+            "--dns-search",
+            "four.test",
+            "--dns-option",
+            "ndots:5",
+            "--dns-option",
+            "rotate",
+        ];
         let lines = resolv_conf(lab, &options);
-        assert_eq!(lines, ["nameserver 192.0.2.1", "nameserver 192.0.2.2", "search three.test four.test", "options ndots:5 rotate"]);
-        lab.run(&["--dns", "one.example"], &["true"]).refused(&["one.example"]);
+        assert_eq!(
+            lines,
+            [
+                "nameserver 192.0.2.1",
+                "nameserver 192.0.2.2",
+                "search three.test four.test",
+                "options ndots:5 rotate"
+            ]
+        );
+        lab.run(&["--dns", "one.example"], &["true"])
+            .refused(&["one.example"]);
     });
 }
 
@@ -41,7 +80,12 @@ fn options_replace_what_the_host_says() {
 fn a_search_domain_completes_a_short_name() {
     packets(|lab| {
         lab.serve();
-        let seen = lab.run(&["--dns-search", "one.test"], &["ping", "-c", "1", "-W", "2", "alpha"]).ok();
+        let seen = lab
+            .run(
+                &["--dns-search", "one.test"],
+                &["ping", "-c", "1", "-W", "2", "alpha"],
+            )
+            .ok();
         assert!(seen.contains("198.51.100.10"), "{seen}");
     });
 }
@@ -58,10 +102,18 @@ fn loopback_resolvers_are_left_out() {
 fn resolveds_stub_is_followed_to_its_uplink_file() {
     case(|lab| {
         fs::create_dir_all("/run/systemd/resolve").expect("a directory");
-        fs::write("/run/systemd/resolve/resolv.conf", "nameserver 198.51.100.53\nsearch corp.test\n").expect("a file");
+        fs::write(
+            "/run/systemd/resolve/resolv.conf",
+            "nameserver 198.51.100.53\nsearch corp.test\n",
+        )
+        .expect("a file");
         lab.set_resolv_conf("nameserver 127.0.0.53\noptions edns0 trust-ad\nsearch corp.test\n");
         let lines = resolv_conf(lab, &[]);
-        assert!(lines.contains(&"nameserver 198.51.100.53".to_owned()) && lines.contains(&"search corp.test".to_owned()), "{lines:?}");
+        assert!(
+            lines.contains(&"nameserver 198.51.100.53".to_owned())
+                && lines.contains(&"search corp.test".to_owned()),
+            "{lines:?}"
+        );
         assert!(!lines.iter().any(|line| line.contains("127.")), "{lines:?}");
     });
 }
@@ -72,10 +124,20 @@ fn none_left_is_a_warning_and_nothing_public_is_put_in() {
         for host in ["nameserver 127.0.0.1\n", "", "search corp.test\n"] {
             lab.set_resolv_conf(host);
             let outcome = lab.run(&[], SHOW).exits(0);
-            assert!(!outcome.out().contains("nameserver"), "nothing unasked: {outcome}");
+            assert!(
+                !outcome.out().contains("nameserver"),
+                "nothing unasked: {outcome}"
+            );
             assert_eq!(outcome.err().lines().count(), 1, "one line: {outcome}");
-            assert!(outcome.err().contains("--dns"), "it says what to do: {outcome}");
-            assert_eq!(resolv_conf(lab, &["--dns", "192.0.2.1"])[0], "nameserver 192.0.2.1", "and then is silent");
+            assert!(
+                outcome.err().contains("--dns"),
+                "it says what to do: {outcome}"
+            );
+            assert_eq!(
+                resolv_conf(lab, &["--dns", "192.0.2.1"])[0],
+                "nameserver 192.0.2.1",
+                "and then is silent"
+            );
         }
     });
 }
@@ -83,10 +145,26 @@ fn none_left_is_a_warning_and_nothing_public_is_put_in() {
 #[test]
 fn hosts_are_added() {
     case(|lab| {
-        let hosts = lab.run(&["--add-host", "db:192.0.2.77", "--add-host", "six:2001:db8::7"], &["cat", "/etc/hosts"]).ok();
+        let hosts = lab
+            .run(
+                &[
+                    "--add-host",
+                    "db:192.0.2.77",
+                    "--add-host",
+                    "six:2001:db8::7",
+                ],
+                &["cat", "/etc/hosts"],
+            )
+            .ok();
         let lines = words(&hosts);
-        assert!(lines.contains(&vec!["192.0.2.77".into(), "db".into()]), "{hosts}");
-        assert!(lines.contains(&vec!["2001:db8::7".into(), "six".into()]), "{hosts}");
+        assert!(
+            lines.contains(&vec!["192.0.2.77".into(), "db".into()]),
+            "{hosts}"
+        );
+        assert!(
+            lines.contains(&vec!["2001:db8::7".into(), "six".into()]),
+            "{hosts}"
+        );
         for wrong in ["db", "db:", ":192.0.2.1", "db:192.0.2.300"] {
             lab.run(&["--add-host", wrong], &["true"]).refused(&[wrong]);
         }
@@ -96,12 +174,22 @@ fn hosts_are_added() {
 #[test]
 fn the_root_filesystems_own_files_are_covered_not_changed() {
     case(|lab| {
-        fs::write(lab.rootfs.join("etc/resolv.conf"), "nameserver 203.0.113.1\n").expect("a file");
+        fs::write(
+            lab.rootfs.join("etc/resolv.conf"),
+            "nameserver 203.0.113.1\n",
+        )
+        .expect("a file");
         fs::write(lab.rootfs.join("etc/hosts"), "203.0.113.1 old\n").expect("a file");
         let seen = lab.run_sh(&[], "cat /etc/resolv.conf /etc/hosts").ok();
         assert!(!seen.contains("203.0.113"), "{seen}");
-        assert_eq!(fs::read_to_string(lab.rootfs.join("etc/resolv.conf")).expect("read"), "nameserver 203.0.113.1\n");
-        assert_eq!(fs::read_to_string(lab.rootfs.join("etc/hosts")).expect("read"), "203.0.113.1 old\n");
+        assert_eq!(
+            fs::read_to_string(lab.rootfs.join("etc/resolv.conf")).expect("read"),
+            "nameserver 203.0.113.1\n"
+        );
+        assert_eq!(
+            fs::read_to_string(lab.rootfs.join("etc/hosts")).expect("read"),
+            "203.0.113.1 old\n"
+        );
     });
 }
 
@@ -111,7 +199,11 @@ fn a_missing_target_is_made_empty() {
         assert!(!lab.rootfs.join("etc/resolv.conf").exists());
         assert_eq!(resolv_conf(lab, &[]), ["nameserver 198.51.100.53"]);
         for name in ["resolv.conf", "hosts"] {
-            assert_eq!(fs::read_to_string(lab.rootfs.join("etc").join(name)).expect("made"), "", "{name}: empty");
+            assert_eq!(
+                fs::read_to_string(lab.rootfs.join("etc").join(name)).expect("made"),
+                "",
+                "{name}: empty"
+            );
         }
     });
 }
@@ -122,15 +214,36 @@ fn links_are_resolved_inside_the_root() {
         fs::create_dir_all("/run/victim").expect("a directory");
         fs::write("/run/victim/there", "the host's\n").expect("a file");
         fs::create_dir_all(lab.rootfs.join("run/victim")).expect("a directory");
-        let targets = ["/run/victim/there", "/run/victim/dangling", "../run/victim/dangling", "../../../../../../run/victim/there", "../run/victim/./../victim/dangling"];
+        let targets = [
+            "/run/victim/there",
+            "/run/victim/dangling",
+            "../run/victim/dangling",
+            "../../../../../../run/victim/there",
+            "../run/victim/./../victim/dangling",
+        ];
         for target in targets {
             let link = lab.rootfs.join("etc/resolv.conf");
             let _ = fs::remove_file(&link);
             symlink(target, &link).expect("a link");
-            assert_eq!(resolv_conf(lab, &[]), ["nameserver 198.51.100.53"], "{target}");
-            assert_eq!(fs::read_to_string("/run/victim/there").expect("read"), "the host's\n", "{target}");
-            assert_eq!(fs::read_dir("/run/victim").expect("list").count(), 1, "{target}: made outside of the root");
-            assert!(fs::symlink_metadata(&link).expect("look").is_symlink(), "{target}: the link is still one");
+            assert_eq!(
+                resolv_conf(lab, &[]),
+                ["nameserver 198.51.100.53"],
+                "{target}"
+            );
+            assert_eq!(
+                fs::read_to_string("/run/victim/there").expect("read"),
+                "the host's\n",
+                "{target}"
+            );
+            assert_eq!(
+                fs::read_dir("/run/victim").expect("list").count(),
+                1,
+                "{target}: made outside of the root"
+            );
+            assert!(
+                fs::symlink_metadata(&link).expect("look").is_symlink(),
+                "{target}: the link is still one"
+            );
             let _ = fs::remove_dir_all(lab.rootfs.join("run/victim"));
             fs::create_dir_all(lab.rootfs.join("run/victim")).expect("a directory");
         }
@@ -140,7 +253,11 @@ fn links_are_resolved_inside_the_root() {
 #[test]
 fn the_stub_link_of_a_systemd_image_works() {
     case(|lab| {
-        symlink("../run/systemd/resolve/stub-resolv.conf", lab.rootfs.join("etc/resolv.conf")).expect("a link");
+        symlink(
+            "../run/systemd/resolve/stub-resolv.conf",
+            lab.rootfs.join("etc/resolv.conf"),
+        )
+        .expect("a link");
         assert_eq!(resolv_conf(lab, &[]), ["nameserver 198.51.100.53"]);
         assert!(!Path::new("/run/systemd").exists(), "nothing on the host");
     });
@@ -160,13 +277,25 @@ fn a_read_only_root_filesystem_needs_the_files_or_resolv_off() {
         lab.run(&[], &["true"]).ok();
         fs::remove_file(lab.rootfs.join("etc/resolv.conf")).expect("unlink");
         let place = lab.rootfs.display();
-        sh(&format!("mount --bind {place} {place}; mount -o remount,bind,ro {place}"));
+        sh(&format!(
+            "mount --bind {place} {place}; mount -o remount,bind,ro {place}"
+        ));
         let before = Snapshot::take();
         with_a_cure(lab.run(&[], &["true"]));
         before.assert_back();
-        let seen = lab.run_sh(&["--resolv=off"], "cat /etc/resolv.conf 2>&1; ip -o addr show dev eth0").ok();
-        assert!(seen.contains("No such file") && seen.contains("172.19."), "the network is there, the file is not: {seen}");
-        sh(&format!("mount -o remount,bind,rw {place}; touch {place}/etc/resolv.conf; mount -o remount,bind,ro {place}"));
+        let seen = lab
+            .run_sh(
+                &["--resolv=off"],
+                "cat /etc/resolv.conf 2>&1; ip -o addr show dev eth0",
+            )
+            .ok();
+        assert!(
+            seen.contains("No such file") && seen.contains("172.19."),
+            "the network is there, the file is not: {seen}"
+        );
+        sh(&format!(
+            "mount -o remount,bind,rw {place}; touch {place}/etc/resolv.conf; mount -o remount,bind,ro {place}"
+        ));
         assert_eq!(resolv_conf(lab, &[]), ["nameserver 198.51.100.53"]);
     });
 }
@@ -184,8 +313,15 @@ fn a_root_filesystem_without_etc_needs_resolv_off() {
 #[test]
 fn resolv_off_leaves_the_files_alone() {
     case(|lab| {
-        fs::write(lab.rootfs.join("etc/resolv.conf"), "nameserver 203.0.113.1\n").expect("a file");
-        assert_eq!(resolv_conf(lab, &["--resolv=off"]), ["nameserver 203.0.113.1"]);
+        fs::write(
+            lab.rootfs.join("etc/resolv.conf"),
+            "nameserver 203.0.113.1\n",
+        )
+        .expect("a file");
+        assert_eq!(
+            resolv_conf(lab, &["--resolv=off"]),
+            ["nameserver 203.0.113.1"]
+        );
         assert!(!lab.rootfs.join("etc/hosts").exists(), "nothing is made");
     });
 }

@@ -1,6 +1,6 @@
 //! Signals: PID 1 gets what it can handle, and is killed by what it cannot; no death of one leaves the other.
 
-use lab::{Lab, Running, Snapshot, case, packets, sys, wait_for_end};
+use lab::{Lab, Running, case, packets, sys, wait_for_end};
 
 const WITH_HANDLER: &str = "trap 'echo got TERM; exit 7' TERM; trap 'echo got INT; exit 8' INT; trap 'echo got HUP; exit 9' HUP; \
     trap 'echo got QUIT; exit 10' QUIT; trap 'echo got USR1' USR1; sleep 1000 & echo up; while :; do wait; done";
@@ -14,8 +14,15 @@ fn a_command_without_a_handler_is_killed_and_the_code_is_the_signals() {
             (libc::SIGHUP, 129),
             (libc::SIGQUIT, 131),
         ] {
-            let running = lab.start(&[], &["sh", "-c", "echo up; exec sleep 1000"]);
+            // cat has no handler, and when it has repeated a word it is surely running.
+            let mut running = lab.start(&[], &["cat"]);
+            running.say(
+                "up
+",
+            );
+            let pipe = running.stdin.take();
             let outcome = signalled(running, signal).exits(code);
+            drop(pipe);
             assert!(
                 outcome.elapsed.as_secs() < 5,
                 "at once, not after the grace: {outcome}"
@@ -113,10 +120,12 @@ fn also_when_the_command_is_not_root() {
 }
 
 fn killed(lab: &Lab, options: &[&str]) {
-    lab.run(&[], &["true"]).ok();
-    let before = Snapshot::take();
+    let before = lab.with_network();
     let options = [options, &["--name", "victim"]].concat();
-    let running = lab.start(&options, &["sh", "-c", "sleep 1000 & echo up; sleep 1000"]);
+    let running = lab.start(
+        &options,
+        &["sh", "-c", "sleep 1000 & echo up; sleep 1000; true"],
+    );
     let mut running = running;
     running.until("up");
     let pid = lab.pid_of("victim");
@@ -137,8 +146,7 @@ fn killed(lab: &Lab, options: &[&str]) {
 #[test]
 fn a_container_that_is_killed_ends_its_helper() {
     case(|lab| {
-        lab.run(&[], &["true"]).ok();
-        let before = Snapshot::take();
+        let before = lab.with_network();
         let options = if lab.real_root {
             &["--name", "victim", "-u", "1000"][..]
         } else {
@@ -155,8 +163,7 @@ fn a_container_that_is_killed_ends_its_helper() {
 #[test]
 fn processes_that_the_command_leaves_behind_end_with_it() {
     case(|lab| {
-        lab.run(&[], &["true"]).ok();
-        let before = Snapshot::take();
+        let before = lab.with_network();
         let outcome = lab
             .run_sh(
                 &[],
@@ -182,8 +189,7 @@ fn a_stopped_helper_still_ends_when_it_goes_on() {
 #[test]
 fn a_parent_that_dies_early_does_not_hang_anything() {
     case(|lab| {
-        lab.run(&[], &["true"]).ok();
-        let before = Snapshot::take();
+        let before = lab.with_network();
         // stdout and stderr are pipes whose reader is gone: SIGPIPE or EPIPE, never a hang.
         let mut command = lab.run_command(&[], &["sh", "-c", "yes"]);
         command

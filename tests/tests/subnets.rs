@@ -4,7 +4,10 @@ use lab::{Lab, Snapshot, case, packets, sh};
 
 fn address(lab: &Lab, options: &[&str]) -> String {
     let text = lab.run_sh(options, "ip -o -4 addr show dev eth0").ok();
-    text.split_whitespace().nth(3).expect("an address").to_owned()
+    text.split_whitespace()
+        .nth(3)
+        .expect("an address")
+        .to_owned()
 }
 
 #[test]
@@ -13,21 +16,27 @@ fn a_subnet_that_collides_with_a_route_names_the_route() {
         sh("ip route add 172.20.5.0/24 via 192.0.2.1");
         let before = Snapshot::take();
         for subnet in ["172.20.0.0/16", "172.20.5.0/24", "172.20.5.128/25"] {
-            lab.run(&["--bridge", "b1", "--subnet", subnet], &["true"]).refused(&[subnet, "172.20.5.0/24", "uplink"]);
+            lab.run(&["--bridge", "b1", "--subnet", subnet], &["true"])
+                .refused(&[subnet, "172.20.5.0/24", "uplink"]);
             before.assert_back();
         }
-        lab.hawser(&["up", "--bridge", "b1", "--subnet", "192.0.2.128/25"]).refused(&["192.0.2.0/24", "uplink"]);
+        lab.hawser(&["up", "--bridge", "b1", "--subnet", "192.0.2.128/25"])
+            .refused(&["192.0.2.0/24", "uplink"]);
         before.assert_back();
         // The default route collides with nothing.
-        assert!(address(lab, &["--bridge", "b1", "--subnet", "172.21.0.0/16"]).starts_with("172.21."));
+        assert!(
+            address(lab, &["--bridge", "b1", "--subnet", "172.21.0.0/16"]).starts_with("172.21.")
+        );
     });
 }
 
 #[test]
 fn two_networks_of_ours_do_not_overlap_either() {
     case(|lab| {
-        lab.hawser(&["up", "--bridge", "b1", "--subnet", "172.28.0.0/24"]).exits(0);
-        lab.hawser(&["up", "--bridge", "b2", "--subnet", "172.28.0.0/16"]).refused(&["172.28.0.0/24", "b1"]);
+        lab.hawser(&["up", "--bridge", "b1", "--subnet", "172.28.0.0/24"])
+            .exits(0);
+        lab.hawser(&["up", "--bridge", "b2", "--subnet", "172.28.0.0/16"])
+            .refused(&["172.28.0.0/24", "b1"]);
     });
 }
 
@@ -38,12 +47,33 @@ fn auto_takes_a_free_one() {
         sh("ip route add 172.16.0.0/13 via 192.0.2.1");
         let auto = ["--bridge", "b1", "--subnet", "auto"];
         let first = address(lab, &auto);
-        let octets: Vec<u8> = first.split(['.', '/']).filter_map(|word| word.parse().ok()).collect();
-        assert!(octets[0] == 172 && (24..32).contains(&octets[1]), "of 172.16.0.0/12 without the route's: {first}");
-        let seen = lab.run(&auto, &["wget", "-q", "-O", "-", "http://198.51.100.10/cgi-bin/whoami"]).ok();
+        let octets: Vec<u8> = first
+            .split(['.', '/'])
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        assert!(
+            octets[0] == 172 && (24..32).contains(&octets[1]),
+            "of 172.16.0.0/12 without the route's: {first}"
+        );
+        let seen = lab
+            .run(
+                &auto,
+                &[
+                    "wget",
+                    "-q",
+                    "-O",
+                    "-",
+                    "http://198.51.100.10/cgi-bin/whoami",
+                ],
+            )
+            .ok();
         assert_eq!(seen, "192.0.2.2", "and it is masqueraded");
         let second = address(lab, &["--bridge", "b2", "--subnet", "auto"]);
-        assert_ne!(first.split('.').nth(1), second.split('.').nth(1), "two of them differ: {first} {second}");
+        assert_ne!(
+            first.split('.').nth(1),
+            second.split('.').nth(1),
+            "two of them differ: {first} {second}"
+        );
     });
 }
 
@@ -52,13 +82,25 @@ fn a_default_network_whose_range_is_taken_moves() {
     packets(|lab| {
         lab.serve();
         sh("ip route add 172.19.128.0/24 via 192.0.2.1");
-        let script = "ip -o -4 addr show dev eth0; wget -q -O - http://198.51.100.10/cgi-bin/whoami";
+        let script =
+            "ip -o -4 addr show dev eth0; wget -q -O - http://198.51.100.10/cgi-bin/whoami";
         let seen = lab.run_sh(&[], script).exits(0).out();
-        assert!(seen.contains(" 172.") && !seen.contains("172.19."), "{seen}");
+        assert!(
+            seen.contains(" 172.") && !seen.contains("172.19."),
+            "{seen}"
+        );
         assert!(seen.contains("192.0.2.2"), "{seen}");
         let again = address(lab, &[]);
-        let network = |text: &str| text.split(' ').find(|word| word.starts_with("172.")).map(|word| word.split('.').take(2).collect::<Vec<_>>().join("."));
-        assert_eq!(network(&seen), network(&again), "the next run uses the same");
+        let network = |text: &str| {
+            text.split(' ')
+                .find(|word| word.starts_with("172."))
+                .map(|word| word.split('.').take(2).collect::<Vec<_>>().join("."))
+        };
+        assert_eq!(
+            network(&seen),
+            network(&again),
+            "the next run uses the same"
+        );
     });
 }
 
@@ -67,11 +109,13 @@ fn ptp_moves_too() {
     packets(|lab| {
         lab.serve();
         sh("ip route add 10.0.0.0/8 via 192.0.2.1");
-        let script = "ip -o -4 addr show dev eth0; wget -q -O - http://198.51.100.10/cgi-bin/whoami";
+        let script =
+            "ip -o -4 addr show dev eth0; wget -q -O - http://198.51.100.10/cgi-bin/whoami";
         let seen = lab.run_sh(&["--network", "ptp"], script).exits(0).out();
         assert!(seen.contains(" 172.") && seen.contains("/32"), "{seen}");
         assert!(seen.contains("192.0.2.2"), "{seen}");
-        lab.run(&["--network", "ptp", "--subnet", "10.0.0.0/24"], &["true"]).refused(&["10.0.0.0/8"]);
+        lab.run(&["--network", "ptp", "--subnet", "10.0.0.0/24"], &["true"])
+            .refused(&["10.0.0.0/8"]);
     });
 }
 
@@ -80,7 +124,8 @@ fn no_room_at_all_is_said() {
     case(|lab| {
         sh("ip route add 172.16.0.0/12 via 192.0.2.1");
         let before = Snapshot::take();
-        lab.run(&["--subnet", "auto"], &["true"]).refused(&["172.16.0.0/12", "--subnet"]);
+        lab.run(&["--subnet", "auto"], &["true"])
+            .refused(&["172.16.0.0/12", "--subnet"]);
         before.assert_back();
     });
 }

@@ -1,11 +1,18 @@
 //! `--sysctl`: of the container's own network, and no other.
 
-use lab::{Snapshot, case, sh};
+use lab::{case, sh};
 
 #[test]
 fn they_are_set_inside_and_not_outside() {
     case(|lab| {
-        let options = ["--sysctl", "net.ipv4.ip_default_ttl=33", "--sysctl", "net.ipv4.conf.eth0.rp_filter=2", "--sysctl", "net.core.somaxconn=77"];
+        let options = [
+            "--sysctl",
+            "net.ipv4.ip_default_ttl=33",
+            "--sysctl",
+            "net.ipv4.conf.eth0.rp_filter=2",
+            "--sysctl",
+            "net.core.somaxconn=77",
+        ];
         let script = "cat /proc/sys/net/ipv4/ip_default_ttl /proc/sys/net/ipv4/conf/eth0/rp_filter /proc/sys/net/core/somaxconn";
         assert_eq!(lab.run_sh(&options, script).ok(), "33\n2\n77");
         assert_eq!(sh("cat /proc/sys/net/ipv4/ip_default_ttl"), "64\n");
@@ -15,20 +22,35 @@ fn they_are_set_inside_and_not_outside() {
 #[test]
 fn values_may_have_spaces() {
     case(|lab| {
-        let options = ["--sysctl", "net.ipv4.ping_group_range=5 6", "--sysctl", "net.ipv4.ip_local_port_range=2000 3000"];
-        let seen = lab.run_sh(&options, "cat /proc/sys/net/ipv4/ping_group_range /proc/sys/net/ipv4/ip_local_port_range").ok();
+        let options = [
+            "--sysctl",
+            "net.ipv4.ping_group_range=5 6",
+            "--sysctl",
+            "net.ipv4.ip_local_port_range=2000 3000",
+        ];
+        let seen = lab
+            .run_sh(
+                &options,
+                "cat /proc/sys/net/ipv4/ping_group_range /proc/sys/net/ipv4/ip_local_port_range",
+            )
+            .ok();
         let numbers: Vec<&str> = seen.split_whitespace().collect();
-        assert_eq!(numbers, ["5", "6", "2000", "3000"], "also over what we set ourselves");
+        assert_eq!(
+            numbers,
+            ["5", "6", "2000", "3000"],
+            "also over what we set ourselves"
+        );
     });
 }
 
 #[test]
 fn a_bad_value_is_refused_by_name() {
     case(|lab| {
-        lab.run(&[], &["true"]).ok();
-        let before = Snapshot::take();
-        lab.run(&["--sysctl", "net.ipv4.ip_default_ttl=many"], &["true"]).refused(&["net.ipv4.ip_default_ttl", "many"]);
-        lab.run(&["--sysctl", "kernel.domainname=x"], &["true"]).refused(&["kernel.domainname", "net."]);
+        let before = lab.with_network();
+        lab.run(&["--sysctl", "net.ipv4.ip_default_ttl=many"], &["true"])
+            .refused(&["ip_default_ttl", "many"]);
+        lab.run(&["--sysctl", "kernel.domainname=x"], &["true"])
+            .refused(&["kernel.domainname", "net."]);
         before.assert_back();
     });
 }

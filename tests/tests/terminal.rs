@@ -8,24 +8,30 @@ use lab::{Terminal, case};
 #[test]
 fn a_shell_at_a_prompt() {
     case(|lab| {
-        let mut terminal = Terminal::spawn(lab.run_command(&["-e", "PS1=ready> "], &["/bin/sh"]));
-        let before = terminal.settings();
-        terminal.until("ready> ");
+        let plain = lab.run_command(&["-e", "PS1=ready> "], &["/bin/sh"]);
+        // Around it a shell, as for a human: what the terminal is like before and afterwards.
+        let mut outer = std::process::Command::new("/bin/sh");
+        outer.args([
+            "-c",
+            "stty -g; \"$@\"; echo code $?; stty -g; echo end",
+            "sh",
+        ]);
+        outer.arg(plain.get_program()).args(plain.get_args());
+        let mut terminal = Terminal::spawn(outer);
+        let before = terminal.until("ready> ");
         terminal.keys("echo $((6 * 7)) $(tty)\n");
         terminal.until("42 /dev/pts/0\r\n");
         terminal.until("ready> ");
         terminal.keys("exit 5\n");
-        let tty = terminal.tty.try_clone().expect("the terminal");
-        terminal.end().0.exits(5);
-        let after = nix::sys::termios::tcgetattr(&tty).expect("settings");
+        terminal.until("code 5\r\n");
+        let after = terminal.until("end");
+        let settings = before.lines().next().expect("a line of settings");
         assert_eq!(
-            before.local_flags, after.local_flags,
+            after.lines().next(),
+            Some(settings),
             "the terminal's settings are put back"
         );
-        assert_eq!(
-            before.input_flags, after.input_flags,
-            "the terminal's settings are put back"
-        );
+        terminal.end().exits(0);
     });
 }
 
@@ -36,7 +42,7 @@ fn there_is_no_complaint_about_job_control() {
         let shown = terminal.until("ready> ");
         assert!(!shown.contains("job control"), "{shown}");
         terminal.keys("exit\n");
-        terminal.end().0.exits(0);
+        terminal.end().exits(0);
     });
 }
 
@@ -52,7 +58,7 @@ fn control_c_interrupts_the_foreground_job_only() {
         terminal.keys("echo code $?\n");
         terminal.until("code 130\r\n");
         terminal.keys("exit 3\n");
-        terminal.end().0.exits(3);
+        terminal.end().exits(3);
     });
 }
 
@@ -72,7 +78,7 @@ fn control_z_stops_and_fg_goes_on() {
         terminal.until("went on again");
         terminal.until("ready> ");
         terminal.keys("\x04");
-        terminal.end().0.exits(0);
+        terminal.end().exits(0);
     });
 }
 
@@ -85,18 +91,26 @@ fn the_window_has_the_terminals_size_and_follows_it() {
         assert!(shown.contains("24 80"), "{shown}");
         terminal.resize(40, 100);
         terminal.until("40 100");
-        terminal.end().0.exits(6);
+        terminal.end().exits(6);
     });
 }
 
 #[test]
 fn a_command_without_a_handler_is_killed_by_control_c() {
     case(|lab| {
-        let mut terminal =
-            Terminal::spawn(lab.run_command(&[], &["sh", "-c", "echo up; exec sleep 1000"]));
-        terminal.until("up");
+        let mut terminal = Terminal::spawn(lab.run_command(&["--name", "box"], &["cat"]));
+        terminal.keys(
+            "up
+",
+        );
+        // Once by the terminal's echo, once by cat.
+        terminal.until(
+            "up
+up
+",
+        );
         terminal.keys("\x03");
-        terminal.end().0.exits(130);
+        terminal.end().exits(130);
     });
 }
 
@@ -113,7 +127,7 @@ fn the_terminal_is_the_containers_own() {
             "one terminal and no other of the host: {shown}"
         );
         assert!(shown.contains("hello"), "/dev/tty is it: {shown}");
-        terminal.end().0.exits(0);
+        terminal.end().exits(0);
     });
 }
 
@@ -127,7 +141,7 @@ fn a_hangup_of_the_terminal_ends_the_container() {
         terminal.until("up");
         let pid = lab.pid_of("box");
         terminal.process.signal(libc::SIGHUP);
-        terminal.end().0.exits(129);
+        terminal.end().exits(129);
         lab::wait_for_end(pid);
     });
 }
