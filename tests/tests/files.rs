@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use lab::{case};
+use lab::case;
 
 #[test]
 fn a_bind_is_seen_and_written_through() {

@@ -101,7 +101,7 @@ fn wrong_messages_are_refused_in_one_line() {
             ("", "end"),
             ("hawser 1\nno-links\n", "end"),
             ("hawser 1\nno-links\nen", "en"),
-            ("no-links\nend\n", "hawser 1"),
+            ("no-links\nend\n", "no-links"),
             ("hawser 2\nend\n", "only version 1"),
             ("hawser 1\nteleport eth0\nend\n", "teleport"),
             (

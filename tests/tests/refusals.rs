@@ -241,7 +241,8 @@ fn a_kernel_without_nf_tables() {
             .expect("a socket for nf_tables")
             + 1;
         let before = Snapshot::take();
-        let inject = format!("inject=socket:error=EPROTONOSUPPORT:when={at}");
+        // From that one on: netlink-sys asks again without close-on-exec.
+        let inject = format!("inject=socket:error=EPROTONOSUPPORT:when={at}+");
         let command = strace::traced(
             &lab.command(&["up"]),
             &["-e", "trace=socket", "-e", &inject],

@@ -98,17 +98,12 @@ fn the_window_has_the_terminals_size_and_follows_it() {
 #[test]
 fn a_command_without_a_handler_is_killed_by_control_c() {
     case(|lab| {
-        let mut terminal = Terminal::spawn(lab.run_command(&["--name", "box"], &["cat"]));
-        terminal.keys(
-            "up
-",
-        );
-        // Once by the terminal's echo, once by cat.
-        terminal.until(
-            "up
-up
-",
-        );
+        // cat has no handler, and when it has repeated a word it is surely running.
+        let command = lab.run_command(&[], &["sh", "-c", "echo ready; exec cat"]);
+        let mut terminal = Terminal::spawn(command);
+        terminal.until("ready\r\n");
+        terminal.keys("up\n");
+        terminal.until("up\r\nup\r\n");
         terminal.keys("\x03");
         terminal.end().exits(130);
     });
