@@ -3,58 +3,130 @@
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+/// The family of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4
+    V4,
+    /// IPv6
+    V6,
+}
+
+/// An IPv4 or IPv6 address.
+///
+/// Not `core::net::IpAddr`, which init would be 2 KB larger with: it is copied by case, and its parser is longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// In network order; 4 of them where it is IPv4, the others zero.
+    bytes: [u8; 16],
+    family: Family,
+}
+
+impl Address {
+    /// `0.0.0.0` or `::`.
+    pub fn unspecified(family: Family) -> Self {
+        Address {
+            bytes: [0; 16],
+            family,
+        }
+    }
+
+    /// Reads an address, without a zone.
+    pub fn parse(text: &str) -> Option<Self> {
+        match cut(text, b':') {
+            (_, None) => {
+                let mut address = Address::unspecified(Family::V4);
+                let [a, b, c, d] = parse_v4(text)?;
+                let [w, x, y, z, ..] = &mut address.bytes;
+                (*w, *x, *y, *z) = (a, b, c, d);
+                Some(address)
+            }
+            _ => Some(Address {
+                bytes: parse_v6(text)?,
+                family: Family::V6,
+            }),
+        }
+    }
+
+    /// IPv4 or IPv6.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// Its bytes, 4 or 16, as netlink wants them.
+    pub fn octets(&self) -> &[u8] {
+        match self.family {
+            Family::V4 => self.bytes.get(..4).unwrap_or(&[]),
+            Family::V6 => &self.bytes,
+        }
+    }
+
+    /// True for an address that a machine can have: not unspecified, not multicast, not broadcast.
+    pub fn is_unicast(&self) -> bool {
+        let first = self.bytes.first().copied().unwrap_or(0);
+        let is_all = |value: u8| self.octets().iter().all(|&byte| byte == value);
+        // RFC 4291, section 2.7: ff00::/8. RFC 5771: 224.0.0.0/4.
+        let multicast = match self.family {
+            Family::V4 => first & 0xf0 == 0xe0,
+            Family::V6 => first == 0xff,
+        };
+        !multicast && !is_all(0) && !is_all(0xff)
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => {
+                let [a, b, c, d] = v4.octets();
+                let bytes = [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+                Address {
+                    bytes,
+                    family: Family::V4,
+                }
+            }
+            IpAddr::V6(v6) => Address {
+                bytes: v6.octets(),
+                family: Family::V6,
+            },
+        }
+    }
+}
+
+impl From<Address> for IpAddr {
+    fn from(address: Address) -> Self {
+        match address.family {
+            Family::V4 => {
+                let [a, b, c, d, ..] = address.bytes;
+                IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+            }
+            Family::V6 => IpAddr::V6(Ipv6Addr::from(address.bytes)),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        IpAddr::from(*self).fmt(f)
+    }
+}
+
 /// An address with the length of its network's prefix: `172.19.0.2/16`, `2001:db8::2/64`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefix {
     /// The address; bits behind the prefix may be set (an interface has them, a network does not).
-    pub address: IpAddr,
+    pub address: Address,
     /// Bits: at most 32 or 128.
     pub len: u8,
-}
-
-/// The bytes of an address without allocation: 4 or 16 of them, in network order.
-#[derive(Clone, Copy)]
-pub enum Octets {
-    /// IPv4
-    Four([u8; 4]),
-    /// IPv6
-    Sixteen([u8; 16]),
-}
-
-impl Octets {
-    /// The bytes of `address`.
-    pub fn of(address: &IpAddr) -> Self {
-        match address {
-            IpAddr::V4(v4) => Octets::Four(v4.octets()),
-            IpAddr::V6(v6) => Octets::Sixteen(v6.octets()),
-        }
-    }
-
-    /// As netlink wants them.
-    pub fn as_slice(&self) -> &[u8] {
-        match self {
-            Octets::Four(bytes) => bytes,
-            Octets::Sixteen(bytes) => bytes,
-        }
-    }
-}
-
-/// `AF_INET` or `AF_INET6`.
-pub fn family(address: &IpAddr) -> u8 {
-    match address {
-        IpAddr::V4(_) => libc::AF_INET as u8,
-        IpAddr::V6(_) => libc::AF_INET6 as u8,
-    }
 }
 
 impl Prefix {
     /// Reads `ADDRESS/LENGTH`.
     pub fn parse(text: &str) -> Option<Self> {
         let (address, len) = cut(text, b'/');
-        let address = parse_ip(address)?;
+        let address = Address::parse(address)?;
         let len = parse_number(len?)?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        if len > most {
+        if len as usize > address.octets().len() * 8 {
             return None;
         }
         Some(Prefix {
@@ -65,11 +137,10 @@ impl Prefix {
 
     /// True when no bit behind the prefix is set: what a route's destination must be.
     pub fn is_network(&self) -> bool {
-        let octets = Octets::of(&self.address);
-        let mut before = usize::from(self.len);
-        for byte in octets.as_slice() {
+        let mut before = u32::from(self.len);
+        for byte in self.address.octets() {
             let kept = before.min(8);
-            if byte & (0xffu16 >> kept) as u8 != 0 {
+            if byte & (0xff >> kept) as u8 != 0 {
                 return false;
             }
             before -= kept;
@@ -146,16 +217,6 @@ pub fn parse_number(text: &str) -> Option<u32> {
     Some(value)
 }
 
-/// Reads an IPv4 or an IPv6 address, without a zone.
-///
-/// By hand, since `core::net`'s parser is larger in init; the tests hold one against the other.
-pub fn parse_ip(text: &str) -> Option<IpAddr> {
-    match cut(text, b':') {
-        (_, None) => parse_v4(text).map(|octets| IpAddr::V4(Ipv4Addr::from(octets))),
-        _ => parse_v6(text),
-    }
-}
-
 #[inline(never)]
 fn parse_v4(text: &str) -> Option<[u8; 4]> {
     let mut octets = [0; 4];
@@ -169,10 +230,10 @@ fn parse_v4(text: &str) -> Option<[u8; 4]> {
 }
 
 /// RFC 4291, section 2.2: eight groups, one `::` for one or more zero groups, the last two perhaps as IPv4.
-fn parse_v6(text: &str) -> Option<IpAddr> {
-    let mut groups = [0u16; 8];
-    let mut count = 0;
-    // Where the groups behind `::` begin.
+fn parse_v6(text: &str) -> Option<[u8; 16]> {
+    let mut bytes = [0; 16];
+    let mut len = 0;
+    // Where the bytes behind `::` begin.
     let mut gap = None;
     let mut rest = Some(text);
     if let Some(tail) = text.strip_prefix("::") {
@@ -183,35 +244,36 @@ fn parse_v6(text: &str) -> Option<IpAddr> {
         let (word, tail) = cut(text, b':');
         rest = tail;
         if tail.is_none() && word.len() > 4 {
-            let [a, b, c, d] = parse_v4(word)?;
-            *groups.get_mut(count)? = u16::from_be_bytes([a, b]);
-            count += 1;
-            *groups.get_mut(count)? = u16::from_be_bytes([c, d]);
+            for byte in parse_v4(word)? {
+                *bytes.get_mut(len)? = byte;
+                len += 1;
+            }
         } else {
-            *groups.get_mut(count)? = parse_group(word)?;
+            let group = parse_group(word)?;
+            *bytes.get_mut(len)? = (group >> 8) as u8;
+            *bytes.get_mut(len + 1)? = group as u8;
+            len += 2;
         }
-        count += 1;
         if let Some(behind) = tail.and_then(|tail| tail.strip_prefix(':')) {
             if gap.is_some() {
                 return None;
             }
-            gap = Some(count);
+            gap = Some(len);
             rest = Some(behind).filter(|behind| !behind.is_empty());
         }
     }
     match gap {
-        None if count == 8 => {}
-        // The groups behind the gap go to the end, the last one first.
-        Some(at) if count < 8 => {
-            for from in (at..count).rev() {
-                let group = *groups.get(from)?;
-                *groups.get_mut(from)? = 0;
-                *groups.get_mut(from + 8 - count)? = group;
+        None if len == 16 => {}
+        // What is behind the gap goes to the end, the last byte first.
+        Some(at) if len < 16 => {
+            for from in (at..len).rev() {
+                let byte = core::mem::take(bytes.get_mut(from)?);
+                *bytes.get_mut(from + 16 - len)? = byte;
             }
         }
         _ => return None,
     }
-    Some(IpAddr::V6(Ipv6Addr::from(groups)))
+    Some(bytes)
 }
 
 fn parse_group(word: &str) -> Option<u16> {

@@ -3,10 +3,8 @@
 //! First `lo`, then for all links their addresses, then the links go up (with their MTU), then neighbours and routes,
 //! each in the order of the message. Each request has the number of its line, so that an error finds its fact again.
 
-use core::net::IpAddr;
-
-use crate::address::{Octets, Prefix, family};
-use crate::netlink::{Attributes, Message, Writer, ifaddrmsg, ifinfomsg, ndmsg, rtmsg};
+use crate::address::{Address, Family, Prefix};
+use crate::netlink::{Writer, ifaddrmsg, ifinfomsg, ndmsg, rtmsg};
 use crate::protocol::{self, Fact};
 
 /// `LOOPBACK_IFINDEX` of the kernel's net/flow.h: `lo` is number 1 in every network namespace.
@@ -14,8 +12,18 @@ const LOOPBACK: u32 = 1;
 /// The message's line 1 is its version: its number is free for the request that brings `lo` up.
 const LOOPBACK_LINE: u32 = 1;
 
+/// An address that is there already is answered with EEXIST, which [`is_refusal`] knows for success.
 const NEW: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
+/// A route or a neighbour becomes what the message says, whatever there was.
 const NEW_OR_CHANGED: u16 = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
+
+/// `AF_INET` or `AF_INET6`.
+fn family(address: &Address) -> u8 {
+    match address.family() {
+        Family::V4 => libc::AF_INET as u8,
+        Family::V6 => libc::AF_INET6 as u8,
+    }
+}
 
 /// Writes the batch; the last request asks for the acknowledgement. `find_link` gives the index of a link.
 ///
@@ -79,7 +87,7 @@ fn add_address(batch: &mut Writer<'_>, line: u32, index: u32, prefix: &Prefix) {
     let header = ifaddrmsg(family(&prefix.address), prefix.len, 0, scope, index);
     batch.begin(libc::RTM_NEWADDR, NEW, line, &header);
     // IFA_LOCAL is what IPv4 must have and IPv6 has for a peer only.
-    if let IpAddr::V4(_) = prefix.address {
+    if prefix.address.family() == Family::V4 {
         put_address(batch, libc::IFA_LOCAL, &prefix.address);
     } else {
         put_address(batch, libc::IFA_ADDRESS, &prefix.address);
@@ -88,14 +96,14 @@ fn add_address(batch: &mut Writer<'_>, line: u32, index: u32, prefix: &Prefix) {
     batch.end();
 }
 
-fn add_route(batch: &mut Writer<'_>, line: u32, index: u32, to: &Prefix, by: Option<&IpAddr>) {
+fn add_route(batch: &mut Writer<'_>, line: u32, index: u32, to: &Prefix, by: Option<&Address>) {
     let scope = if by.is_some() {
         libc::RT_SCOPE_UNIVERSE
     } else {
         libc::RT_SCOPE_LINK
     };
     let header = rtmsg(family(&to.address), to.len, scope, 0);
-    batch.begin(libc::RTM_NEWROUTE, NEW, line, &header);
+    batch.begin(libc::RTM_NEWROUTE, NEW_OR_CHANGED, line, &header);
     if to.len > 0 {
         put_address(batch, libc::RTA_DST, &to.address);
     }
@@ -107,34 +115,12 @@ fn add_route(batch: &mut Writer<'_>, line: u32, index: u32, to: &Prefix, by: Opt
 }
 
 #[inline(never)]
-fn put_address(batch: &mut Writer<'_>, kind: u16, address: &IpAddr) {
-    batch.attribute(kind, Octets::of(address).as_slice());
+fn put_address(batch: &mut Writer<'_>, kind: u16, address: &Address) {
+    batch.attribute(kind, address.octets());
 }
 
-/// True when a `record` of the kernel says everything that `request` (an address or a route of this module) asks for:
-/// it is there already, and equal.
-pub fn says_all_of(record: &Message<'_>, request: &Message<'_>) -> bool {
-    // What the family header says, and its length. struct ifaddrmsg: family, prefix length, index.
-    // struct rtmsg: family, prefix length, table, type.
-    let (told, header): (&[usize], usize) = match request.kind {
-        libc::RTM_NEWADDR => (&[0, 1, 4, 5, 6, 7], 8),
-        _ => (&[0, 1, 4, 7], 12),
-    };
-    if record.kind != request.kind {
-        return false;
-    }
-    for &at in told {
-        if record.payload.get(at) != request.payload.get(at) {
-            return false;
-        }
-    }
-    for wanted in Attributes::new(request.payload.get(header..).unwrap_or(&[])) {
-        let mut has = Attributes::new(record.payload.get(header..).unwrap_or(&[]));
-        // How an address is added (without detection of duplicates) is nothing that it says later.
-        let is_flags = request.kind == libc::RTM_NEWADDR && wanted.0 == libc::IFA_FLAGS;
-        if !is_flags && !has.any(|attribute| attribute == wanted) {
-            return false;
-        }
-    }
-    true
+/// True when an answer to one of these requests means failure. Of all of them only an address can give EEXIST, and
+/// only for the same address on the same link (inet_insert_ifa, inet6_addr_add): it is there already, and equal.
+pub fn is_refusal(errno: i32) -> bool {
+    errno != 0 && errno != libc::EEXIST
 }

@@ -10,8 +10,7 @@
 
 use core::ffi::CStr;
 
-use hawser::buffer::Buffer;
-use hawser::protocol::{Fact, Message, READY, UP};
+use hawser::protocol::{Fact, Message, READY_LINE, UP_LINE};
 
 use crate::config::Source;
 use crate::error::{self, OrFail, Step};
@@ -48,13 +47,13 @@ fn set_up(path: &'static CStr, status: Option<Fd>, buffers: &mut Buffers) {
     let message = &config.message;
     set_hostname(message);
     network::set_up(message, batch, reply);
-    tell(status, UP);
+    tell(status, UP_LINE);
     resolv::write_files(message, batch);
-    privileges::drop_privileges(message, text);
+    privileges::drop_privileges(message, batch, text);
     if status.is_some() {
         die_with_helper(source.fd);
         source.wait_for_go(config.rest);
-        tell(status, READY);
+        tell(status, READY_LINE);
     }
 }
 
@@ -68,15 +67,10 @@ fn set_hostname(message: &Message<'_>) {
 }
 
 /// Words over a pipe, and a missing reader is a dead helper.
-#[inline(never)]
-fn tell(status: Option<Fd>, word: &str) {
-    const STEP: Step = "tell the helper";
-    let Some(fd) = status else { return };
-    let mut space = [0; 8];
-    let mut line = Buffer::new(&mut space);
-    line.put(word.as_bytes());
-    line.put(b"\n");
-    sys::write_all(fd, line.finish().unwrap_or(&[])).or_fail(STEP, word.as_bytes());
+fn tell(status: Option<Fd>, line: &str) {
+    if let Some(fd) = status {
+        sys::write_all(fd, line.as_bytes()).or_fail("tell the helper", b"");
+    }
 }
 
 /// From here on the kernel kills us when the helper dies. It may have died before, which only its pipe can tell:

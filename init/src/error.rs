@@ -128,8 +128,11 @@ pub fn fail_by_fault(verb: &str, object: &[u8], fault: &Fault<'_>) -> ! {
         push(fault.text);
         push("`");
     }
+    let (before, behind) = fault.around();
     push(": ");
+    push(before);
     push(fault.cause);
+    push(behind);
     end(OURS)
 }
 

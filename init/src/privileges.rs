@@ -3,54 +3,12 @@
 //! The order is the kernel's: the bounding set needs CAP_SETPCAP, the groups CAP_SETGID, and both are gone with the
 //! user; what shall be ambient must be permitted and inheritable first, and stays permitted only by PR_SET_KEEPCAPS.
 
+use hawser::buffer::Buffer;
 use hawser::capability::Capability;
-use hawser::protocol::{Fact, GROUPS, Message};
+use hawser::protocol::{Fact, Message};
 
 use crate::error::{OrFail, Step};
 use crate::sys::{self, Capabilities, Errno};
-
-/// What the message says about privileges.
-#[derive(Default)]
-struct Wanted<'a> {
-    /// Where there is no list, capabilities are left alone.
-    has_list: bool,
-    kept: u64,
-    ambient: u64,
-    user: Option<(u32, u32)>,
-    no_new_privileges: bool,
-    workdir: Option<&'a str>,
-}
-
-/// Drops what the message does not keep, and changes to its user and working directory.
-#[inline(never)]
-pub fn drop_privileges(message: &Message<'_>, text: &mut [u8]) {
-    let wanted = collect(message);
-    if wanted.has_list {
-        drop_bounding_set(wanted.kept);
-    }
-    set_groups(message, wanted.user.is_some());
-    if let Some((uid, gid)) = wanted.user {
-        if wanted.ambient != 0 && uid != 0 {
-            control(KEEP, libc::PR_SET_KEEPCAPS, 1);
-        }
-        sys::set_group(gid).or_fail(SET_GROUP, b"");
-        sys::set_user(uid).or_fail(SET_USER, b"");
-    }
-    if wanted.has_list {
-        set_capabilities(&wanted);
-    }
-    if wanted.no_new_privileges {
-        control(NO_NEW, libc::PR_SET_NO_NEW_PRIVS, 1);
-    }
-    if let Some(path) = wanted.workdir {
-        let path = path.as_bytes();
-        let changed = match sys::c_string(&[path], text) {
-            Some(path) => sys::change_directory(path),
-            None => Err(Errno(libc::ENAMETOOLONG)),
-        };
-        changed.or_fail(CHDIR, path);
-    }
-}
 
 const BOUND: Step = "drop a capability from the bounding set; it needs CAP_SETPCAP";
 const KEEP: Step = "keep capabilities";
@@ -62,8 +20,59 @@ const AMBIENT: Step = "make ambient; init itself must have the capability";
 const NO_NEW: Step = "set no-new-privileges";
 const CHDIR: Step = "chdir; the user of the command must be able to enter it";
 
+/// What the message says about privileges.
+#[derive(Default)]
+struct Wanted<'a> {
+    /// Where there is no list, capabilities are left alone.
+    has_list: bool,
+    kept: u64,
+    ambient: u64,
+    user: Option<(u32, u32)>,
+    /// The line's text: what an error is about.
+    groups: &'a str,
+    no_new_privileges: bool,
+    workdir: Option<&'a str>,
+}
+
+/// Drops what the message does not keep, and changes to its user and working directory.
 #[inline(never)]
-fn collect<'a>(message: &Message<'a>) -> Wanted<'a> {
+pub fn drop_privileges(message: &Message<'_>, space: &mut [u8], text: &mut [u8]) {
+    // A group of the longest list takes more bytes in the message than here: they fit.
+    let mut groups = Buffer::new(space);
+    let wanted = collect(message, &mut groups);
+    if wanted.has_list {
+        drop_bounding_set(wanted.kept);
+    }
+    let groups = groups.finish().unwrap_or(&[]);
+    // A user has the groups that the message names and no others. Where setgroups is denied (in a user namespace that an
+    // ordinary user made) there may be none to drop.
+    if !groups.is_empty() || (wanted.user.is_some() && sys::count_groups() != Ok(0)) {
+        sys::set_groups(groups).or_fail(SET_GROUPS, wanted.groups.as_bytes());
+    }
+    if let Some((uid, gid)) = wanted.user {
+        if wanted.ambient != 0 && uid != 0 {
+            sys::control(libc::PR_SET_KEEPCAPS, 1, 0).or_fail(KEEP, b"");
+        }
+        sys::set_group(gid).or_fail(SET_GROUP, b"");
+        sys::set_user(uid).or_fail(SET_USER, b"");
+    }
+    if wanted.has_list {
+        set_capabilities(&wanted);
+    }
+    if wanted.no_new_privileges {
+        sys::control(libc::PR_SET_NO_NEW_PRIVS, 1, 0).or_fail(NO_NEW, b"");
+    }
+    if let Some(path) = wanted.workdir {
+        let path = path.as_bytes();
+        let changed = match sys::c_string(&[path], text) {
+            Some(path) => sys::change_directory(path),
+            None => Err(Errno(libc::ENAMETOOLONG)),
+        };
+        changed.or_fail(CHDIR, path);
+    }
+}
+
+fn collect<'a>(message: &Message<'a>, groups: &mut Buffer<'_>) -> Wanted<'a> {
     let mut wanted = Wanted::default();
     for entry in message.facts() {
         match entry.fact {
@@ -78,6 +87,12 @@ fn collect<'a>(message: &Message<'a>) -> Wanted<'a> {
             }
             Fact::NoCapabilities => wanted.has_list = true,
             Fact::User { uid, gid } => wanted.user = Some((uid, gid)),
+            Fact::Groups(list) => {
+                wanted.groups = entry.object();
+                for group in list.iter() {
+                    groups.put(&group.to_ne_bytes());
+                }
+            }
             Fact::NoNewPrivileges => wanted.no_new_privileges = true,
             Fact::Workdir(path) => wanted.workdir = Some(path),
             _ => {}
@@ -88,64 +103,38 @@ fn collect<'a>(message: &Message<'a>) -> Wanted<'a> {
 
 /// Capabilities that the kernel knows and our table does not are dropped as well.
 fn drop_bounding_set(kept: u64) {
-    for number in 0..64usize {
-        match sys::control(libc::PR_CAPBSET_READ, number, 0) {
-            Ok(1) if kept & (1 << number) == 0 => {
-                control(BOUND, libc::PR_CAPBSET_DROP, number);
-            }
-            Ok(_) => {}
-            // One behind the kernel's last.
-            Err(_) => break,
+    let mut number = 0;
+    // One behind the kernel's last gives an error.
+    while let Ok(has) = sys::control(libc::PR_CAPBSET_READ, number, 0) {
+        if has == 1 && kept >> number & 1 == 0 {
+            sys::control(libc::PR_CAPBSET_DROP, number, 0).or_fail(BOUND, b"");
         }
+        number += 1;
     }
-}
-
-/// A user has the groups that the message names and no others; without a user and without groups nothing changes.
-#[inline(never)]
-fn set_groups(message: &Message<'_>, has_user: bool) {
-    let mut groups = [0u32; GROUPS];
-    let mut count = 0;
-    let mut object = "";
-    for entry in message.facts() {
-        if let Fact::Groups(list) = entry.fact {
-            object = entry.object();
-            for (to, from) in groups.iter_mut().zip(list.iter()) {
-                *to = from;
-                count += 1;
-            }
-        }
-    }
-    // Where setgroups is denied (in a user namespace that an ordinary user made) there may be nothing to empty.
-    if count == 0 && (!has_user || sys::count_groups() == Ok(0)) {
-        return;
-    }
-    let groups = groups.get(..count).unwrap_or(&[]);
-    sys::set_groups(groups).or_fail(SET_GROUPS, object.as_bytes());
 }
 
 /// Root keeps its list; another user has nothing but what is ambient.
-#[inline(never)]
 fn set_capabilities(wanted: &Wanted<'_>) {
     let is_root = sys::effective_user() == 0;
     let ambient = if is_root { 0 } else { wanted.ambient };
-    let have = sys::capabilities().or_fail(SET, b"");
-    let permitted = have.permitted & if is_root { wanted.kept } else { ambient };
-    let sets = Capabilities {
-        effective: permitted,
-        permitted,
-        inheritable: ambient,
-    };
+    let mut kept = if is_root { wanted.kept } else { ambient };
+    let mut inheritable = ambient;
+    let mut sets = Capabilities::default();
+    sys::read_capabilities(&mut sets).or_fail(SET, b"");
+    for block in &mut sets.0 {
+        block.permitted &= kept as u32;
+        block.effective = block.permitted;
+        block.inheritable = inheritable as u32;
+        kept >>= 32;
+        inheritable >>= 32;
+    }
     sys::set_capabilities(&sets).or_fail(SET, b"");
     for capability in Capability::all() {
         if ambient & capability.bit() != 0 {
             let raise = libc::PR_CAP_AMBIENT_RAISE as usize;
             let number = usize::from(capability.number());
-            sys::control(libc::PR_CAP_AMBIENT, raise, number)
-                .or_fail(AMBIENT, capability.name().as_bytes());
+            let raised = sys::control(libc::PR_CAP_AMBIENT, raise, number);
+            raised.or_fail(AMBIENT, capability.name().as_bytes());
         }
     }
-}
-
-fn control(step: Step, option: i32, value: usize) {
-    sys::control(option, value, 0).or_fail(step, b"");
 }

@@ -4,10 +4,13 @@
 //! goes over it as often as there are steps. [`Fact`]'s `Display` writes the line that reads back as the same fact.
 
 use core::fmt;
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::address::{Mac, Prefix, cut, parse_ip, parse_number};
+use crate::address::{Address, Mac, Prefix, cut};
 use crate::capability::Capability;
+
+mod line;
+
+use line::{Cursor, check_line, check_version, is_end, parse_id, parse_line};
 
 /// The first line.
 pub const VERSION: &str = "hawser 1";
@@ -17,8 +20,12 @@ pub const END: &str = "end";
 pub const GO: &str = "go";
 /// What init says on the status pipe once the kernel has acknowledged the network.
 pub const UP: &str = "up";
+/// [`UP`] as a line.
+pub const UP_LINE: &str = "up\n";
 /// What init says on the status pipe just before it becomes the command.
 pub const READY: &str = "ready";
+/// [`READY`] as a line.
+pub const READY_LINE: &str = "ready\n";
 /// The first word of what init says on the status pipe when it fails; the exit code and the sentence follow.
 pub const ERROR: &str = "error";
 /// Bytes of a message at most, `end` and its newline included.
@@ -43,7 +50,7 @@ pub enum Fact<'a> {
     /// `neighbour A MAC`: permanent.
     Neighbour {
         /// On the link above.
-        address: IpAddr,
+        address: Address,
         /// Its link-layer address.
         mac: Mac,
     },
@@ -52,10 +59,10 @@ pub enum Fact<'a> {
         /// `default` is a prefix of length 0 of the gateway's family.
         destination: Prefix,
         /// `None`: directly on the link.
-        gateway: Option<IpAddr>,
+        gateway: Option<Address>,
     },
     /// `nameserver A`, for resolv.conf
-    Nameserver(IpAddr),
+    Nameserver(Address),
     /// `search D...`, for resolv.conf
     Search(Words<'a>),
     /// `option O...`, for resolv.conf
@@ -63,7 +70,7 @@ pub enum Fact<'a> {
     /// `host A NAME...`, for hosts
     Host {
         /// What the names stand for.
-        address: IpAddr,
+        address: Address,
         /// At least one.
         names: Words<'a>,
     },
@@ -132,10 +139,34 @@ pub struct Fault<'a> {
     pub line: usize,
     /// From 1; 0 when the line as a whole is wrong.
     pub word: usize,
-    /// The word, empty when there is none (one too few, say).
+    /// The word, empty when there is none.
     pub text: &'a str,
-    /// Why.
+    /// How `cause` is meant.
+    pub kind: Kind,
+    /// What is wrong, or what the word should be.
     pub cause: &'static str,
+}
+
+/// How a cause is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// There is no such word, and it should be what `cause` says.
+    Missing,
+    /// The word is not what `cause` says.
+    Not,
+    /// `cause` is the whole reason.
+    Because,
+}
+
+impl Fault<'_> {
+    /// The words before and behind `cause` in a sentence.
+    pub fn around(&self) -> (&'static str, &'static str) {
+        match self.kind {
+            Kind::Missing => ("", " is missing"),
+            Kind::Not => ("not ", ""),
+            Kind::Because => ("", ""),
+        }
+    }
 }
 
 impl fmt::Display for Fault<'_> {
@@ -147,7 +178,8 @@ impl fmt::Display for Fault<'_> {
         if !self.text.is_empty() {
             write!(f, " `{}`", self.text)?;
         }
-        write!(f, ": {}", self.cause)
+        let (before, behind) = self.around();
+        write!(f, ": {before}{}{behind}", self.cause)
     }
 }
 
@@ -218,12 +250,8 @@ impl<'a> Message<'a> {
                 Some(_) => check_line(&mut words, &mut seen),
             };
             if checked.is_none() {
-                return Err(Fault {
-                    line: lines.number + usize::from(text.is_none()),
-                    word: words.index,
-                    text: words.last,
-                    cause: words.cause,
-                });
+                let line = lines.number + usize::from(text.is_none());
+                return Err(words.fault(line));
             }
         }
     }
@@ -290,364 +318,6 @@ impl<'a> Lines<'a> {
         self.at += len + usize::from(newline.is_some());
         Some(core::str::from_utf8(rest.get(..len)?).unwrap_or("\0"))
     }
-}
-
-/// The words of one line, and what is wrong with the last of them.
-struct Cursor<'a> {
-    text: &'a str,
-    at: usize,
-    index: usize,
-    last: &'a str,
-    cause: &'static str,
-}
-
-impl<'a> Cursor<'a> {
-    fn new(text: &'a str) -> Self {
-        Cursor {
-            text,
-            at: 0,
-            index: 0,
-            last: "",
-            cause: "",
-        }
-    }
-
-    /// What no word was made of yet, without the spaces around it.
-    fn rest(&self) -> &'a str {
-        self.text.get(self.at..).unwrap_or("").trim_ascii()
-    }
-
-    /// The next word; `missing` is the complaint when there is none.
-    fn expect(&mut self, missing: &'static str) -> Option<&'a str> {
-        let word = self.next();
-        if word.is_none() {
-            self.index += 1;
-            self.last = "";
-            self.cause = missing;
-        }
-        word
-    }
-
-    /// Complains about the word that [`Iterator::next`] gave last.
-    fn refuse<T>(&mut self, cause: &'static str) -> Option<T> {
-        self.cause = cause;
-        None
-    }
-
-    /// Complains about the line as a whole.
-    fn refuse_line<T>(&mut self, cause: &'static str) -> Option<T> {
-        self.index = 0;
-        self.last = "";
-        self.refuse(cause)
-    }
-
-    /// Complains about the line's first word.
-    fn refuse_keyword<T>(&mut self, cause: &'static str) -> Option<T> {
-        self.at = 0;
-        self.index = 0;
-        self.next();
-        self.refuse(cause)
-    }
-
-    /// A word's value, or a complaint about it.
-    fn accept<T>(&mut self, value: Option<T>, cause: &'static str) -> Option<T> {
-        if value.is_none() {
-            self.cause = cause;
-        }
-        value
-    }
-
-    fn finish(&mut self) -> Option<()> {
-        match self.next() {
-            None => Some(()),
-            Some(_) => self.refuse("one word too many"),
-        }
-    }
-}
-
-impl<'a> Iterator for Cursor<'a> {
-    type Item = &'a str;
-
-    #[inline(never)]
-    fn next(&mut self) -> Option<&'a str> {
-        let bytes = self.text.as_bytes();
-        while bytes.get(self.at).is_some_and(|&byte| is_space(byte)) {
-            self.at += 1;
-        }
-        let start = self.at;
-        while bytes.get(self.at).is_some_and(|&byte| !is_space(byte)) {
-            self.at += 1;
-        }
-        if start == self.at {
-            return None;
-        }
-        self.index += 1;
-        self.last = self.text.get(start..self.at)?;
-        Some(self.last)
-    }
-}
-
-fn is_space(byte: u8) -> bool {
-    byte == b' ' || byte == b'\t'
-}
-
-fn is_end(text: &str) -> bool {
-    let mut words = Cursor::new(text);
-    words.next() == Some(END) && words.next().is_none()
-}
-
-/// The first line is the version, so that a message of another version is not half understood.
-fn check_version(words: &mut Cursor<'_>) -> Option<()> {
-    let first = words.next();
-    words.accept(
-        first.filter(|&word| word == "hawser"),
-        "the first line is not `hawser 1`",
-    )?;
-    let second = words.expect("the first line is not `hawser 1`")?;
-    words.accept(
-        Some(second).filter(|&word| word == "1"),
-        "only version 1 is understood",
-    )?;
-    words.finish()
-}
-
-// What a line may say depends on the lines before it: these have been seen.
-const LINK: u32 = 1;
-const NO_LINKS: u32 = 2;
-const SEARCH: u32 = 4;
-const HOSTNAME: u32 = 8;
-const USER: u32 = 16;
-const GROUP_LIST: u32 = 32;
-const WORKDIR: u32 = 64;
-const NO_NEW_PRIVILEGES: u32 = 128;
-const CAPABILITIES: u32 = 256;
-const NO_CAPABILITIES: u32 = 512;
-
-/// One line, and whether it may stand behind those that were seen.
-fn check_line(words: &mut Cursor<'_>, seen: &mut u32) -> Option<()> {
-    let Some(fact) = parse_line(words) else {
-        // Nothing on it, or something wrong with it.
-        return Some(()).filter(|()| words.cause.is_empty());
-    };
-    // What this line is, and what must not have been before it.
-    let (bit, excludes) = match fact {
-        Fact::Link { .. } => (LINK, NO_LINKS),
-        Fact::NoLinks => (NO_LINKS, LINK | NO_LINKS),
-        Fact::Search(_) => (SEARCH, SEARCH),
-        Fact::Hostname(_) => (HOSTNAME, HOSTNAME),
-        Fact::User { .. } => (USER, USER),
-        Fact::Groups(_) => (GROUP_LIST, GROUP_LIST),
-        Fact::Workdir(_) => (WORKDIR, WORKDIR),
-        Fact::NoNewPrivileges => (NO_NEW_PRIVILEGES, NO_NEW_PRIVILEGES),
-        Fact::Capability(_) | Fact::Ambient(_) => (CAPABILITIES, NO_CAPABILITIES),
-        Fact::NoCapabilities => (NO_CAPABILITIES, CAPABILITIES | NO_CAPABILITIES),
-        Fact::Address(_) | Fact::Neighbour { .. } | Fact::Route { .. } if *seen & LINK == 0 => {
-            return words.refuse_keyword("it belongs to no link; a `link` line comes before it");
-        }
-        _ => (0, 0),
-    };
-    if *seen & excludes != 0 {
-        return words.refuse_keyword("an earlier line has said this, or the opposite");
-    }
-    *seen |= bit;
-    Some(())
-}
-
-/// One line. `None` without a cause is an empty one or a comment, and `end`.
-#[inline(never)]
-fn parse_line<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
-    let is_odd = |byte: u8| byte.is_ascii_control() && byte != b'\t';
-    if words.text.bytes().any(is_odd) {
-        return words.refuse_line("a control character, or not UTF-8");
-    }
-    let keyword = words.next()?;
-    if keyword.starts_with('#') {
-        return None;
-    }
-    let fact = match keyword {
-        "link" => parse_link(words)?,
-        "no-links" => Fact::NoLinks,
-        "address" => Fact::Address(parse_interface_address(words)?),
-        "neighbour" => parse_neighbour(words)?,
-        "route" => parse_route(words)?,
-        "nameserver" => Fact::Nameserver(parse_address(words)?),
-        "search" => Fact::Search(parse_names(words)?),
-        "option" => Fact::Option(parse_names(words)?),
-        "host" => {
-            let address = parse_address(words)?;
-            let names = parse_names(words)?;
-            Fact::Host { address, names }
-        }
-        "hostname" => Fact::Hostname(parse_hostname(words)?),
-        "user" => parse_user(words)?,
-        "groups" => Fact::Groups(parse_groups(words)?),
-        "workdir" => Fact::Workdir(parse_workdir(words)?),
-        "capability" => match parse_capability(words) {
-            None if words.last == "none" => Fact::NoCapabilities,
-            capability => Fact::Capability(capability?),
-        },
-        "ambient" => Fact::Ambient(parse_capability(words)?),
-        "no-new-privileges" => Fact::NoNewPrivileges,
-        _ => return words.refuse(UNKNOWN),
-    };
-    words.finish()?;
-    Some(fact)
-}
-
-/// The kernel's rule for a name (`dev_valid_name`), and no control or other odd character.
-fn parse_link<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
-    let name = words.expect(NO_NAME)?;
-    let is_odd = |byte: u8| byte == b'/' || byte == b':' || !byte.is_ascii_graphic();
-    if name.len() > 15 || name.bytes().any(is_odd) || name == "." || name == ".." {
-        return words.refuse("not a link's name");
-    }
-    let mut mtu = None;
-    if let Some(word) = words.next() {
-        if word != "mtu" {
-            return words.refuse(UNKNOWN);
-        }
-        // 68: RFC 791. 65536: what `lo` has, and no link has more.
-        let number = parse_number(words.expect("a number is missing")?);
-        let number = number.filter(|mtu| (68..=65536).contains(mtu));
-        mtu = Some(words.accept(number, "not an MTU from 68 to 65536")?);
-    }
-    Some(Fact::Link { name, mtu })
-}
-
-const NO_NAME: &str = "a name is missing";
-const NO_ADDRESS: &str = "an address is missing";
-const NO_PREFIX: &str = "not an address with the length of its prefix";
-const UNKNOWN: &str = "unknown word";
-
-fn parse_interface_address(words: &mut Cursor<'_>) -> Option<Prefix> {
-    let word = words.expect(NO_ADDRESS)?;
-    let prefix = words.accept(Prefix::parse(word), NO_PREFIX)?;
-    check_unicast(words, prefix.address)?;
-    Some(prefix)
-}
-
-fn parse_neighbour<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
-    let address = parse_address(words)?;
-    check_unicast(words, address)?;
-    let word = words.expect("a MAC is missing")?;
-    let mac = words.accept(Mac::parse(word), "not a MAC such as 02:00:ac:13:00:01")?;
-    Some(Fact::Neighbour { address, mac })
-}
-
-fn parse_route<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
-    let word = words.expect("a destination is missing")?;
-    let destination = if word == "default" {
-        None
-    } else {
-        let prefix = words.accept(Prefix::parse(word), NO_PREFIX)?;
-        let network = Some(prefix).filter(Prefix::is_network);
-        Some(words.accept(network, "bits are set behind the prefix")?)
-    };
-    let how = words.expect("`via` or `onlink` is missing")?;
-    match destination {
-        Some(destination) if how == "onlink" => {
-            return Some(Fact::Route {
-                destination,
-                gateway: None,
-            });
-        }
-        _ if how != "via" => return words.refuse(UNKNOWN),
-        _ => {}
-    }
-    let gateway = parse_address(words)?;
-    check_unicast(words, gateway)?;
-    let everywhere = match gateway {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
-    let destination = destination.unwrap_or(Prefix {
-        address: everywhere,
-        len: 0,
-    });
-    if destination.address.is_ipv4() != gateway.is_ipv4() {
-        return words.refuse("not of the destination's family");
-    }
-    Some(Fact::Route {
-        destination,
-        gateway: Some(gateway),
-    })
-}
-
-#[inline(never)]
-fn parse_address(words: &mut Cursor<'_>) -> Option<IpAddr> {
-    let word = words.expect(NO_ADDRESS)?;
-    words.accept(parse_ip(word), "not an IPv4 or IPv6 address")
-}
-
-#[inline(never)]
-fn check_unicast(words: &mut Cursor<'_>, address: IpAddr) -> Option<()> {
-    let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
-    if address.is_unspecified() || address.is_multicast() || broadcast {
-        return words.refuse("no address that a machine can have");
-    }
-    Some(())
-}
-
-/// Printable ASCII, without the characters that begin a comment in resolv.conf and hosts.
-fn is_name(word: &str) -> bool {
-    word.bytes()
-        .all(|byte| byte.is_ascii_graphic() && byte != b'#' && byte != b';')
-}
-
-#[inline(never)]
-fn parse_names<'a>(words: &mut Cursor<'a>) -> Option<Words<'a>> {
-    let names = Words(words.rest());
-    let mut word = words.expect(NO_NAME)?;
-    loop {
-        words.accept(Some(()).filter(|()| is_name(word)), "not a name")?;
-        match words.next() {
-            Some(next) => word = next,
-            None => return Some(names),
-        }
-    }
-}
-
-fn parse_hostname<'a>(words: &mut Cursor<'a>) -> Option<&'a str> {
-    let name = words.expect(NO_NAME)?;
-    // 64: __NEW_UTS_LEN of linux/utsname.h.
-    let good = Some(name).filter(|name| name.len() <= 64 && is_name(name));
-    words.accept(good, "not a host name of at most 64 characters")
-}
-
-fn parse_capability(words: &mut Cursor<'_>) -> Option<Capability> {
-    let name = words.expect(NO_NAME)?;
-    words.accept(Capability::from_name(name), "no capability")
-}
-
-/// The path goes to the end of the line: spaces may be in it.
-fn parse_workdir<'a>(words: &mut Cursor<'a>) -> Option<&'a str> {
-    let path = words.rest();
-    words.expect("a directory is missing")?;
-    let good = Some(path).filter(|path| path.starts_with('/') && path.len() < 4096);
-    words.accept(good, "not an absolute path of at most 4,095 bytes")?;
-    words.at = words.text.len();
-    Some(path)
-}
-
-/// A user's or group's number; the last one stands for "leave alone" in the kernel's calls.
-fn parse_id(text: &str) -> Option<u32> {
-    parse_number(text).filter(|&id| id != u32::MAX)
-}
-
-fn parse_user<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
-    let (uid, gid) = cut(words.expect("UID:GID is missing")?, b':');
-    let ids = parse_id(uid).zip(gid.and_then(parse_id));
-    let (uid, gid) = words.accept(ids, "not UID:GID in numbers")?;
-    Some(Fact::User { uid, gid })
-}
-
-fn parse_groups<'a>(words: &mut Cursor<'a>) -> Option<Groups<'a>> {
-    let groups = Groups(words.expect("a group is missing")?);
-    let commas = groups.0.bytes().filter(|&byte| byte == b',').count();
-    // The iterator ends at the first word that is no number.
-    let all = Some(groups).filter(|groups| groups.iter().count() == commas + 1);
-    words.accept(all, "not numbers with commas between them")?;
-    words.accept(all.filter(|_| commas < GROUPS), "more than 256 groups")
 }
 
 impl Fact<'_> {

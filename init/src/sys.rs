@@ -194,7 +194,7 @@ pub fn exit(code: u8) -> ! {
 ///
 /// # Safety
 /// The arguments must be what the call documents; memory that it writes to must be exclusively ours.
-#[inline(never)]
+#[inline(always)]
 unsafe fn call(
     number: c_long,
     a: usize,
@@ -203,6 +203,22 @@ unsafe fn call(
     d: usize,
     e: usize,
 ) -> Result<usize, Errno> {
+    // SAFETY: handed on to the caller.
+    let result = unsafe { call_raw(number, a, b, c, d, e) };
+    // The last 4,095 values are errors (syscall(2); MAX_ERRNO in the kernel); no other result of these calls is negative.
+    if result < 0 {
+        Err(Errno(-result as i32))
+    } else {
+        Ok(result as usize)
+    }
+}
+
+/// The result as the kernel gives it, since a register is where it needs no code to pick it up.
+///
+/// # Safety
+/// As for [`call`].
+#[inline(never)]
+unsafe fn call_raw(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize) -> isize {
     let result: isize;
     // SAFETY: what the call does is up to the caller. The kernel takes the number and the arguments in these registers,
     // gives the result in the first of them, and changes none that is not named here (syscall(2)).
@@ -226,12 +242,7 @@ unsafe fn call(
             options(nostack)
         );
     }
-    // The last 4,095 values are errors (syscall(2); MAX_ERRNO in the kernel).
-    if (-4095..0).contains(&result) {
-        Err(Errno(-result as i32))
-    } else {
-        Ok(result as usize)
-    }
+    result
 }
 
 /// A system call that touches no memory of ours.
@@ -274,17 +285,9 @@ pub fn read(fd: Fd, buffer: &mut [u8]) -> Result<usize, Errno> {
 /// Writes all of it.
 pub fn write_all(fd: Fd, mut bytes: &[u8]) -> Result<(), Errno> {
     while !bytes.is_empty() {
+        let (start, len) = (bytes.as_ptr() as usize, bytes.len());
         // SAFETY: the kernel reads `len` bytes of the buffer.
-        let written = retry(|| unsafe {
-            call(
-                libc::SYS_write,
-                fd.0 as usize,
-                bytes.as_ptr() as usize,
-                bytes.len(),
-                0,
-                0,
-            )
-        })?;
+        let written = retry(|| unsafe { call(libc::SYS_write, fd.0 as usize, start, len, 0, 0) })?;
         bytes = bytes.get(written..).unwrap_or(&[]);
     }
     Ok(())
@@ -344,12 +347,12 @@ pub fn size_and_rewind(fd: Fd) -> usize {
 }
 
 /// Cuts a file.
-pub fn truncate(fd: Fd, len: usize) -> Result<(), Errno> {
-    call_by_value(libc::SYS_ftruncate, fd.0 as usize, len, 0, 0, 0).map(drop)
+pub fn truncate(fd: Fd, len: usize) -> Result<usize, Errno> {
+    call_by_value(libc::SYS_ftruncate, fd.0 as usize, len, 0, 0, 0)
 }
 
 /// The descriptor is closed when the command is executed.
-pub fn set_close_on_exec(fd: Fd) -> Result<(), Errno> {
+pub fn set_close_on_exec(fd: Fd) -> Result<usize, Errno> {
     call_by_value(
         libc::SYS_fcntl,
         fd.0 as usize,
@@ -358,7 +361,6 @@ pub fn set_close_on_exec(fd: Fd) -> Result<(), Errno> {
         0,
         0,
     )
-    .map(drop)
 }
 
 /// True when nobody has the other end any more.
@@ -417,16 +419,7 @@ pub fn open_rtnetlink() -> Result<Fd, Errno> {
 
 /// One datagram, if there is one.
 pub fn receive_now(fd: Fd, buffer: &mut [u8]) -> Result<usize, Errno> {
-    receive_with(fd, buffer, libc::MSG_DONTWAIT as usize)
-}
-
-/// The next datagram.
-pub fn receive(fd: Fd, buffer: &mut [u8]) -> Result<usize, Errno> {
-    receive_with(fd, buffer, 0)
-}
-
-fn receive_with(fd: Fd, buffer: &mut [u8], flags: usize) -> Result<usize, Errno> {
-    let len = buffer.len();
+    let (len, flags) = (buffer.len(), libc::MSG_DONTWAIT as usize);
     // SAFETY: the kernel writes at most `len` bytes to the buffer; no address is asked for.
     retry(|| unsafe {
         call(
@@ -473,7 +466,7 @@ pub fn link_index(socket: Fd, name: &str) -> Result<u32, Errno> {
 }
 
 /// The host name of this UTS namespace.
-pub fn set_hostname(name: &str) -> Result<(), Errno> {
+pub fn set_hostname(name: &str) -> Result<usize, Errno> {
     // SAFETY: the kernel reads `len` bytes.
     unsafe {
         call(
@@ -485,13 +478,12 @@ pub fn set_hostname(name: &str) -> Result<(), Errno> {
             0,
         )
     }
-    .map(drop)
 }
 
 /// The working directory.
-pub fn change_directory(path: &CStr) -> Result<(), Errno> {
+pub fn change_directory(path: &CStr) -> Result<usize, Errno> {
     // SAFETY: the path is a C string.
-    unsafe { call(libc::SYS_chdir, path.as_ptr() as usize, 0, 0, 0, 0) }.map(drop)
+    unsafe { call(libc::SYS_chdir, path.as_ptr() as usize, 0, 0, 0, 0) }
 }
 
 /// `prctl(2)` with numbers.
@@ -504,32 +496,31 @@ pub fn count_groups() -> Result<usize, Errno> {
     call_by_value(libc::SYS_getgroups, 0, 0, 0, 0, 0)
 }
 
-/// The supplementary groups.
-pub fn set_groups(groups: &[u32]) -> Result<(), Errno> {
-    // SAFETY: the kernel reads as many numbers as it is told.
+/// The supplementary groups, each as four bytes in host order.
+pub fn set_groups(groups: &[u8]) -> Result<usize, Errno> {
+    // SAFETY: the kernel reads as many numbers of four bytes as it is told, with whatever alignment.
     unsafe {
         call(
             libc::SYS_setgroups,
-            groups.len(),
+            groups.len() / 4,
             groups.as_ptr() as usize,
             0,
             0,
             0,
         )
     }
-    .map(drop)
 }
 
 /// Real, effective and saved group.
-pub fn set_group(gid: u32) -> Result<(), Errno> {
+pub fn set_group(gid: u32) -> Result<usize, Errno> {
     let gid = gid as usize;
-    call_by_value(libc::SYS_setresgid, gid, gid, gid, 0, 0).map(drop)
+    call_by_value(libc::SYS_setresgid, gid, gid, gid, 0, 0)
 }
 
 /// Real, effective and saved user. Clears the parent-death signal.
-pub fn set_user(uid: u32) -> Result<(), Errno> {
+pub fn set_user(uid: u32) -> Result<usize, Errno> {
     let uid = uid as usize;
-    call_by_value(libc::SYS_setresuid, uid, uid, uid, 0, 0).map(drop)
+    call_by_value(libc::SYS_setresuid, uid, uid, uid, 0, 0)
 }
 
 /// The effective user.
@@ -537,76 +528,40 @@ pub fn effective_user() -> u32 {
     call_by_value(libc::SYS_geteuid, 0, 0, 0, 0, 0).unwrap_or(0) as u32
 }
 
-/// Capability sets, 64 bits each.
-pub struct Capabilities {
+/// Capability sets, as capget(2) has them: two blocks for 32 capabilities each.
+#[repr(C)]
+#[derive(Default)]
+pub struct Capabilities(pub [CapabilityBlock; 2]);
+
+/// 32 capabilities.
+#[repr(C)]
+#[derive(Default)]
+pub struct CapabilityBlock {
     /// What the process can use.
-    pub effective: u64,
+    pub effective: u32,
     /// What it can make effective.
-    pub permitted: u64,
+    pub permitted: u32,
     /// What can become ambient.
-    pub inheritable: u64,
+    pub inheritable: u32,
 }
 
-// _LINUX_CAPABILITY_VERSION_3 of linux/capability.h: two blocks of 32 bits.
+// _LINUX_CAPABILITY_VERSION_3 of linux/capability.h: two blocks.
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
 
 /// `capget(2)` of this process.
-pub fn capabilities() -> Result<Capabilities, Errno> {
-    let mut blocks = [0u32; 6];
-    // SAFETY: a header of two words, and the two blocks of three words that version 3 writes.
-    unsafe { capability_call(libc::SYS_capget, &mut blocks) }?;
-    let [
-        effective,
-        permitted,
-        inheritable,
-        effective_high,
-        permitted_high,
-        inheritable_high,
-    ] = blocks;
-    let join = |low, high| u64::from(low) | u64::from(high) << 32;
-    Ok(Capabilities {
-        effective: join(effective, effective_high),
-        permitted: join(permitted, permitted_high),
-        inheritable: join(inheritable, inheritable_high),
-    })
+pub fn read_capabilities(sets: &mut Capabilities) -> Result<usize, Errno> {
+    let mut header = [CAPABILITY_VERSION, 0];
+    let (header, sets) = (&raw mut header as usize, &raw mut *sets as usize);
+    // SAFETY: the header has two words, and for its version the kernel writes two blocks.
+    unsafe { call(libc::SYS_capget, header, sets, 0, 0, 0) }
 }
 
 /// `capset(2)` of this process.
-pub fn set_capabilities(sets: &Capabilities) -> Result<(), Errno> {
-    let Capabilities {
-        effective,
-        permitted,
-        inheritable,
-    } = *sets;
-    let high = |set: u64| (set >> 32) as u32;
-    let mut blocks = [
-        effective as u32,
-        permitted as u32,
-        inheritable as u32,
-        high(effective),
-        high(permitted),
-        high(inheritable),
-    ];
-    // SAFETY: a header of two words, and the two blocks of three words that version 3 reads.
-    unsafe { capability_call(libc::SYS_capset, &mut blocks) }
-}
-
-/// # Safety
-/// `number` is capget or capset.
-unsafe fn capability_call(number: c_long, blocks: &mut [u32; 6]) -> Result<(), Errno> {
+pub fn set_capabilities(sets: &Capabilities) -> Result<usize, Errno> {
     let mut header = [CAPABILITY_VERSION, 0];
-    // SAFETY: the caller names a call that takes a header of two words and, for this version, six words of data.
-    unsafe {
-        call(
-            number,
-            &raw mut header as usize,
-            blocks.as_mut_ptr() as usize,
-            0,
-            0,
-            0,
-        )
-    }
-    .map(drop)
+    let (header, sets) = (&raw mut header as usize, &raw const *sets as usize);
+    // SAFETY: the header has two words, and for its version the kernel reads two blocks.
+    unsafe { call(libc::SYS_capset, header, sets, 0, 0, 0) }
 }
 
 /// What the kernel calls `struct kernel_sigaction`: 8 bytes of mask at its end, and at most 32 bytes in all.

@@ -1,0 +1,408 @@
+//! One line of the message, word by word.
+//!
+//! A parser says what it expects before it looks ([`Cursor::want`]): when it gives `None`, the complaint is ready.
+
+use crate::address::{Address, Mac, Prefix, cut, parse_number};
+use crate::capability::Capability;
+
+use super::{END, Fact, Fault, GROUPS, Groups, Kind, Words};
+
+/// The words of one line, and the complaint about the last of them.
+pub(super) struct Cursor<'a> {
+    text: &'a str,
+    at: usize,
+    index: usize,
+    last: &'a str,
+    complaint: Option<Kind>,
+    cause: &'static str,
+}
+
+impl<'a> Cursor<'a> {
+    pub(super) fn new(text: &'a str) -> Self {
+        Cursor {
+            text,
+            at: 0,
+            index: 0,
+            last: "",
+            complaint: None,
+            cause: "",
+        }
+    }
+
+    /// What no word was made of yet, without the spaces around it.
+    pub(super) fn rest(&self) -> &'a str {
+        self.text.get(self.at..).unwrap_or("").trim_ascii()
+    }
+
+    /// The complaint, about this line of the message.
+    pub(super) fn fault(&self, line: usize) -> Fault<'a> {
+        let kind = self.complaint.unwrap_or(Kind::Because);
+        Fault {
+            line,
+            word: self.index,
+            text: self.last,
+            kind,
+            cause: self.cause,
+        }
+    }
+
+    /// The next word, which should be `what`; `None` with a complaint when it is missing.
+    #[inline(never)]
+    fn expect(&mut self, what: &'static str) -> Option<&'a str> {
+        self.cause = what;
+        let word = self.next();
+        if word.is_none() {
+            self.index += 1;
+            self.last = "";
+            self.complaint = Some(Kind::Missing);
+        } else {
+            self.complaint = Some(Kind::Not);
+        }
+        word
+    }
+
+    /// The value of the next word, which should be `what`.
+    fn want<T>(
+        &mut self,
+        what: &'static str,
+        parse: impl FnOnce(&'a str) -> Option<T>,
+    ) -> Option<T> {
+        parse(self.expect(what)?)
+    }
+
+    /// Complains about the word that came last.
+    #[inline(never)]
+    fn refuse(&mut self, cause: &'static str) {
+        self.complaint = Some(Kind::Because);
+        self.cause = cause;
+    }
+
+    /// Complains about the line as a whole.
+    pub(super) fn refuse_line<T>(&mut self, cause: &'static str) -> Option<T> {
+        self.index = 0;
+        self.last = "";
+        self.refuse(cause);
+        None
+    }
+
+    /// Complains about the line's first word.
+    fn refuse_keyword(&mut self, cause: &'static str) -> Option<()> {
+        self.at = 0;
+        self.index = 0;
+        self.next();
+        self.refuse(cause);
+        None
+    }
+
+    fn finish(&mut self) -> Option<()> {
+        self.refuse("one word too many");
+        if self.next().is_some() {
+            None
+        } else {
+            Some(())
+        }
+    }
+}
+
+impl<'a> Iterator for Cursor<'a> {
+    type Item = &'a str;
+
+    #[inline(never)]
+    fn next(&mut self) -> Option<&'a str> {
+        let bytes = self.text.as_bytes();
+        let mut at = self.at;
+        while bytes.get(at).is_some_and(|&byte| is_space(byte)) {
+            at += 1;
+        }
+        let start = at;
+        while bytes.get(at).is_some_and(|&byte| !is_space(byte)) {
+            at += 1;
+        }
+        self.at = at;
+        if start == at {
+            return None;
+        }
+        self.index += 1;
+        self.last = self.text.get(start..at)?;
+        Some(self.last)
+    }
+}
+
+fn is_space(byte: u8) -> bool {
+    byte == b' ' || byte == b'\t'
+}
+
+pub(super) fn is_end(text: &str) -> bool {
+    let mut words = Cursor::new(text);
+    words.next() == Some(END) && words.next().is_none()
+}
+
+/// The first line is the version, so that a message of another version is not half understood.
+pub(super) fn check_version(words: &mut Cursor<'_>) -> Option<()> {
+    words.want("`hawser`", |word| Some(()).filter(|()| word == "hawser"))?;
+    words.want("version 1, the only one there is", |word| {
+        Some(()).filter(|()| word == "1")
+    })?;
+    words.finish()
+}
+
+// What a line may say depends on the lines before it: these have been seen.
+const LINK: u32 = 1;
+const NO_LINKS: u32 = 2;
+const SEARCH: u32 = 4;
+const HOSTNAME: u32 = 8;
+const USER: u32 = 16;
+const GROUP_LIST: u32 = 32;
+const WORKDIR: u32 = 64;
+const NO_NEW_PRIVILEGES: u32 = 128;
+const CAPABILITIES: u32 = 256;
+const NO_CAPABILITIES: u32 = 512;
+
+/// One line, and whether it may stand behind those that were seen.
+pub(super) fn check_line(words: &mut Cursor<'_>, seen: &mut u32) -> Option<()> {
+    let Some(fact) = parse_line(words) else {
+        // Nothing on it, or something wrong with it.
+        return if words.complaint.is_none() {
+            Some(())
+        } else {
+            None
+        };
+    };
+    // What this line is, and what must not have been before it.
+    let (bit, excludes) = match fact {
+        Fact::Link { .. } => (LINK, NO_LINKS),
+        Fact::NoLinks => (NO_LINKS, LINK | NO_LINKS),
+        Fact::Search(_) => (SEARCH, SEARCH),
+        Fact::Hostname(_) => (HOSTNAME, HOSTNAME),
+        Fact::User { .. } => (USER, USER),
+        Fact::Groups(_) => (GROUP_LIST, GROUP_LIST),
+        Fact::Workdir(_) => (WORKDIR, WORKDIR),
+        Fact::NoNewPrivileges => (NO_NEW_PRIVILEGES, NO_NEW_PRIVILEGES),
+        Fact::Capability(_) | Fact::Ambient(_) => (CAPABILITIES, NO_CAPABILITIES),
+        Fact::NoCapabilities => (NO_CAPABILITIES, CAPABILITIES | NO_CAPABILITIES),
+        Fact::Address(_) | Fact::Neighbour { .. } | Fact::Route { .. } if *seen & LINK == 0 => {
+            return words.refuse_keyword("it belongs to no link; a `link` line comes before it");
+        }
+        _ => (0, 0),
+    };
+    if *seen & excludes != 0 {
+        return words.refuse_keyword("an earlier line has said this, or the opposite");
+    }
+    *seen |= bit;
+    Some(())
+}
+
+/// One line. `None` without a complaint is an empty one or a comment.
+#[inline(never)]
+pub(super) fn parse_line<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
+    for byte in words.text.bytes() {
+        if byte.is_ascii_control() && byte != b'\t' {
+            return words.refuse_line("a control character, or not UTF-8");
+        }
+    }
+    let keyword = words.next()?;
+    if keyword.starts_with('#') {
+        return None;
+    }
+    let fact = match keyword {
+        "link" => parse_link(words)?,
+        "no-links" => Fact::NoLinks,
+        "address" => Fact::Address(words.want(
+            "an address that a machine can have, with the length of its prefix",
+            parse_interface_address,
+        )?),
+        "neighbour" => parse_neighbour(words)?,
+        "route" => parse_route(words)?,
+        "nameserver" => Fact::Nameserver(parse_address(words)?),
+        "search" => Fact::Search(parse_names(words)?),
+        "option" => Fact::Option(parse_names(words)?),
+        "host" => {
+            let address = parse_address(words)?;
+            Fact::Host {
+                address,
+                names: parse_names(words)?,
+            }
+        }
+        "hostname" => {
+            Fact::Hostname(words.want("a host name of at most 64 characters", parse_hostname)?)
+        }
+        "user" => words.want("UID:GID in numbers", parse_user)?,
+        "groups" => {
+            Fact::Groups(words.want("at most 256 numbers with commas between them", parse_groups)?)
+        }
+        "workdir" => Fact::Workdir(parse_workdir(words)?),
+        "capability" => words.want("a capability", parse_capability)?,
+        "ambient" => Fact::Ambient(words.want("a capability", Capability::from_name)?),
+        "no-new-privileges" => Fact::NoNewPrivileges,
+        _ => {
+            words.refuse("unknown word");
+            return None;
+        }
+    };
+    words.finish()?;
+    Some(fact)
+}
+
+fn parse_link<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
+    let name = words.want("a link's name", parse_link_name)?;
+    let mut mtu = None;
+    if !words.rest().is_empty() {
+        words.want("`mtu`", |word| Some(()).filter(|()| word == "mtu"))?;
+        // 68: RFC 791. 65536: what `lo` has, and no link has more.
+        let parse = |word| parse_number(word).filter(|mtu| (68..=65536).contains(mtu));
+        mtu = Some(words.want("a number from 68 to 65536", parse)?);
+    }
+    Some(Fact::Link { name, mtu })
+}
+
+/// The kernel's rule for a name (`dev_valid_name`), and no control or other odd character.
+fn parse_link_name(name: &str) -> Option<&str> {
+    for byte in name.bytes() {
+        if byte == b'/' || byte == b':' || !byte.is_ascii_graphic() {
+            return None;
+        }
+    }
+    if name.len() > 15 || name == "." || name == ".." {
+        None
+    } else {
+        Some(name)
+    }
+}
+
+fn parse_interface_address(word: &str) -> Option<Prefix> {
+    Prefix::parse(word).filter(|prefix| prefix.address.is_unicast())
+}
+
+#[inline(never)]
+fn parse_unicast(word: &str) -> Option<Address> {
+    Address::parse(word).filter(Address::is_unicast)
+}
+
+fn parse_neighbour<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
+    let address = words.want("an address that a machine can have", parse_unicast)?;
+    let mac = words.want("a MAC such as 02:00:ac:13:00:01", Mac::parse)?;
+    Some(Fact::Neighbour { address, mac })
+}
+
+fn parse_route<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
+    let word = words.expect(
+        "`default`, or an address with the length of its prefix and no bit set behind that",
+    )?;
+    let destination = Prefix::parse(word).filter(Prefix::is_network);
+    if destination.is_none() && word != "default" {
+        return None;
+    }
+    let how = words.expect("`via` (or `onlink`, with an address)")?;
+    if let Some(destination) = destination.filter(|_| how == "onlink") {
+        return Some(Fact::Route {
+            destination,
+            gateway: None,
+        });
+    }
+    if how != "via" {
+        return None;
+    }
+    let gateway = words.want(
+        "an address that a machine can have, of the destination's family",
+        parse_unicast,
+    )?;
+    let family = gateway.family();
+    let destination = destination.unwrap_or(Prefix {
+        address: Address::unspecified(family),
+        len: 0,
+    });
+    if destination.address.family() != family {
+        return None;
+    }
+    Some(Fact::Route {
+        destination,
+        gateway: Some(gateway),
+    })
+}
+
+#[inline(never)]
+fn parse_address(words: &mut Cursor<'_>) -> Option<Address> {
+    words.want("an IPv4 or IPv6 address", Address::parse)
+}
+
+/// Printable ASCII, without the characters that begin a comment in resolv.conf and hosts.
+#[inline(never)]
+fn is_name(word: &str) -> bool {
+    for byte in word.bytes() {
+        if !byte.is_ascii_graphic() || byte == b'#' || byte == b';' {
+            return false;
+        }
+    }
+    true
+}
+
+/// At least one name, and nothing else to the end of the line.
+#[inline(never)]
+fn parse_names<'a>(words: &mut Cursor<'a>) -> Option<Words<'a>> {
+    let names = Words(words.rest());
+    loop {
+        if !is_name(words.expect("a name in printable ASCII")?) {
+            return None;
+        }
+        if words.rest().is_empty() {
+            return Some(names);
+        }
+    }
+}
+
+/// 64 is `__NEW_UTS_LEN` of linux/utsname.h.
+fn parse_hostname(name: &str) -> Option<&str> {
+    if name.len() <= 64 && is_name(name) {
+        Some(name)
+    } else {
+        None
+    }
+}
+
+fn parse_capability<'a>(name: &str) -> Option<Fact<'a>> {
+    if name == "none" {
+        Some(Fact::NoCapabilities)
+    } else {
+        Some(Fact::Capability(Capability::from_name(name)?))
+    }
+}
+
+/// The path goes to the end of the line: spaces may be in it.
+fn parse_workdir<'a>(words: &mut Cursor<'a>) -> Option<&'a str> {
+    let path = words.rest();
+    words.expect("an absolute path of at most 4,095 bytes")?;
+    words.at = words.text.len();
+    if path.starts_with('/') && path.len() < 4096 {
+        Some(path)
+    } else {
+        None
+    }
+}
+
+/// A user's or group's number; the last one stands for "leave alone" in the kernel's calls.
+#[inline(never)]
+pub(super) fn parse_id(text: &str) -> Option<u32> {
+    parse_number(text).filter(|&id| id != u32::MAX)
+}
+
+fn parse_user<'a>(word: &str) -> Option<Fact<'a>> {
+    let (uid, gid) = cut(word, b':');
+    let uid = parse_id(uid)?;
+    Some(Fact::User {
+        uid,
+        gid: parse_id(gid?)?,
+    })
+}
+
+fn parse_groups(word: &str) -> Option<Groups<'_>> {
+    let mut rest = Some(word);
+    for _ in 0..GROUPS {
+        let (group, tail) = cut(rest?, b',');
+        parse_id(group)?;
+        rest = tail;
+        if rest.is_none() {
+            return Some(Groups(word));
+        }
+    }
+    None
+}
