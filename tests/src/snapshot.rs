@@ -40,43 +40,46 @@ impl Snapshot {
     /// Panics unless everything is again as it was, waiting for links and processes that are still on their way out.
     #[track_caller]
     pub fn assert_back(&self) {
-        self.assert_back_after("this");
+        let changes = self.changes();
+        assert!(changes.is_empty(), "not as before:\n{}", changes.join("\n"));
     }
 
-    /// The same, saying after what.
-    #[track_caller]
-    pub fn assert_back_after(&self, what: &str) {
+    /// What is not as it was, after waiting for links and processes that are still on their way out.
+    pub fn changes(&self) -> Vec<String> {
         for pid in processes().difference(&self.processes) {
             wait_for_end(*pid);
         }
-        let watch = Watch::new();
-        watch.until(|| links() == self.links);
+        Watch::new().until(|| links() == self.links);
         let now = Self::take();
-        assert_eq!(
-            now.links, self.links,
-            "links are not as before after {what}"
-        );
-        assert_eq!(
-            now.routes, self.routes,
-            "routes are not as before after {what}"
-        );
-        assert_eq!(
-            now.ruleset, self.ruleset,
-            "rules are not as before after {what}"
-        );
-        assert_eq!(
-            now.mounts, self.mounts,
-            "mounts are not as before after {what}"
-        );
-        let left: Vec<_> = now.files.symmetric_difference(&self.files).collect();
-        assert!(
-            left.is_empty(),
-            "files are not as before after {what}: {left:?}"
-        );
-        assert_eq!(
-            now.forwarding, self.forwarding,
-            "ip_forward is not as before"
-        );
+        let sets = [
+            ("links", &self.links, &now.links),
+            ("files", &self.files, &now.files),
+        ];
+        let texts = [
+            ("routes", &self.routes, &now.routes),
+            ("rules", &self.ruleset, &now.ruleset),
+            ("mounts", &self.mounts, &now.mounts),
+            ("ip_forward", &self.forwarding, &now.forwarding),
+        ];
+        let mut changes = vec![];
+        for (what, before, after) in sets {
+            changes.extend(
+                before
+                    .difference(after)
+                    .map(|gone| format!("{what}: {gone} is gone")),
+            );
+            changes.extend(
+                after
+                    .difference(before)
+                    .map(|left| format!("{what}: {left} is left")),
+            );
+        }
+        for (what, before, after) in texts {
+            if before != after {
+                changes.push(format!("{what} were:\n{before}\nand are:\n{after}"));
+            }
+        }
+        changes
     }
 }
 

@@ -1,0 +1,159 @@
+//! A signal, or a failure, at any system call of the helper: nothing is left.
+
+use lab::{DEADLINE, Lab, Outcome, Snapshot, case, collect, strace};
+
+/// The system calls of a run, in order: name, and the how manieth of that name it is (strace counts like that).
+fn calls(lab: &Lab, options: &[&str]) -> Vec<(String, usize)> {
+    let path = lab.dir.join("trace");
+    let command = strace::traced(
+        &lab.run_command(options, &["true"]),
+        &[],
+        &path.to_string_lossy(),
+    );
+    collect(command, DEADLINE).exits(0);
+    let trace = std::fs::read_to_string(&path).expect("the trace");
+    let names: Vec<&str> = trace
+        .lines()
+        .filter_map(|line| line.split_once('('))
+        .map(|(name, _)| name)
+        .collect();
+    let nth = |index: usize| {
+        names[..=index]
+            .iter()
+            .filter(|name| **name == names[index])
+            .count()
+    };
+    let all = names
+        .iter()
+        .enumerate()
+        .map(|(index, name)| ((*name).to_owned(), nth(index)));
+    all.filter(|(name, _)| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
+        .collect()
+}
+
+/// Runs with `fault` injected at each of the calls that `wanted` picks; each time `judge` says whether the outcome is
+/// one of those that may be, and whether the fault had any effect.
+fn inject(
+    lab: &Lab,
+    fault: &str,
+    options: &[&str],
+    wanted: impl Fn(&str) -> bool,
+    judge: impl Fn(&Outcome) -> (bool, bool),
+) {
+    lab.run(options, &["true"]).ok();
+    let all: Vec<_> = calls(lab, options)
+        .into_iter()
+        .filter(|(name, _)| wanted(name))
+        .collect();
+    assert!(all.len() > 20, "a run makes more system calls than {all:?}");
+    lab.settle();
+    let before = Snapshot::take();
+    let path = lab.dir.join("trace2");
+    let (mut effects, mut complaints) = (0, vec![]);
+    for (name, count) in &all {
+        let inject = format!("inject={name}:{fault}:when={count}");
+        let plain = lab.run_command(options, &["true"]);
+        let command = strace::traced(
+            &plain,
+            &["-e", &format!("trace={name}"), "-e", &inject],
+            &path.to_string_lossy(),
+        );
+        let outcome = collect(command, DEADLINE);
+        let _ = std::fs::remove_file(&path);
+        let (allowed, effect) = judge(&outcome);
+        if !allowed {
+            complaints.push(format!("{inject}: {outcome}"));
+        }
+        effects += i32::from(effect);
+        if fault.contains("KILL") {
+            // Who is killed cannot unlink its socket; that is a stale name, and the next start takes it.
+            let _ = std::fs::remove_file("/run/hawser/web.sock");
+        }
+        let changes = before.changes();
+        if !changes.is_empty() {
+            complaints.push(format!(
+                "{inject}: code {}: {}",
+                outcome.code,
+                changes.join("; ")
+            ));
+            // So that the next one is judged by itself.
+            let _ = std::fs::remove_file("/run/hawser/web.sock");
+        }
+    }
+    assert!(
+        complaints.is_empty(),
+        "{} complaints:\n{}",
+        complaints.len(),
+        complaints.join("\n")
+    );
+    assert!(effects > 5, "hardly one of them had an effect");
+}
+
+const FIXED: &[&str] = &["--name", "web", "--ip", "172.19.0.9"];
+
+#[test]
+fn an_interrupt_at_any_moment_leaves_nothing() {
+    let judge = |outcome: &Outcome| ([0, 125, 130, -2].contains(&outcome.code), outcome.code != 0);
+    case(|lab| inject(lab, "signal=INT", FIXED, |_| true, judge));
+}
+
+#[test]
+fn a_termination_at_any_moment_leaves_nothing() {
+    let judge = |outcome: &Outcome| {
+        (
+            [0, 125, 143, -15].contains(&outcome.code),
+            outcome.code != 0,
+        )
+    };
+    case(|lab| inject(lab, "signal=TERM", &["--network", "ptp"], |_| true, judge));
+}
+
+#[test]
+fn a_kill_at_any_moment_leaves_nothing_but_a_stale_name() {
+    let judge = |outcome: &Outcome| ([0, -9].contains(&outcome.code), outcome.code != 0);
+    case(|lab| inject(lab, "signal=KILL", FIXED, |_| true, judge));
+}
+
+#[test]
+fn a_system_call_that_fails_leaves_nothing_and_is_told_in_one_line() {
+    // Not those of the C library's start and of the allocator, nor those that cannot fail, nor those that take away.
+    let others = [
+        "execve",
+        "flock",
+        "stat",
+        "unlink",
+        "mmap",
+        "munmap",
+        "brk",
+        "close",
+        "exit_group",
+        "arch_prctl",
+        "set_tid_address",
+        "rt_sigaction",
+        "rt_sigprocmask",
+        "sigaltstack",
+        "mprotect",
+        "madvise",
+        "poll",
+        "ppoll",
+        "read",
+        "write",
+        "wait4",
+        "waitid",
+    ];
+    let judge = |outcome: &Outcome| {
+        let told = outcome.code == 125
+            && outcome.stderr.starts_with(b"host-helper: ")
+            && outcome.err().lines().count() == 1;
+        (outcome.code == 0 || told, told)
+    };
+    case(|lab| {
+        inject(
+            lab,
+            "error=ENOSPC",
+            FIXED,
+            |name| !others.contains(&name),
+            judge,
+        )
+    });
+}
