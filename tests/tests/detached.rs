@@ -174,6 +174,34 @@ fn the_supervisors_death_ends_it_and_the_other_way_round() {
 }
 
 #[test]
+fn its_supervisor_passes_signals_on() {
+    case(|lab| {
+        sh("mkfifo /run/lab/fifo");
+        let script = "trap 'echo closing; exit 6' TERM; sleep 1000 & echo up > /srv/fifo; while :; do wait; done";
+        detach(lab, &["--name", "web", "-v", "/run/lab:/srv"], script);
+        assert_eq!(sh("cat /run/lab/fifo"), "up\n");
+        let pidfd = lab::sys::pidfd(parent(lab.pid_of("web"))).expect("the supervisor");
+        lab::sys::pidfd_signal(&pidfd, libc::SIGTERM).expect("end it");
+        assert_eq!(lab.hawser(&["wait", "web"]).ok(), "6");
+        assert_eq!(lab.hawser(&["logs", "web"]).ok(), "closing");
+    });
+}
+
+#[test]
+fn logs_of_a_living_one_show_what_there_is_so_far() {
+    case(|lab| {
+        sh("mkfifo /run/lab/fifo");
+        detach(
+            lab,
+            &["--name", "web", "-v", "/run/lab:/srv"],
+            "echo so far; echo up > /srv/fifo; sleep 1000",
+        );
+        assert_eq!(sh("cat /run/lab/fifo"), "up\n");
+        assert_eq!(lab.hawser(&["logs", "web"]).ok(), "so far");
+    });
+}
+
+#[test]
 fn ls_is_a_table_and_json() {
     case(|lab| {
         assert_eq!(lab.list().len(), 0, "an empty array before the first start");

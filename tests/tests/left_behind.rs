@@ -87,3 +87,21 @@ fn nothing_is_left_of_a_refused_first_run() {
         before.assert_back();
     });
 }
+
+#[test]
+fn nothing_spreads_over_shared_mounts() {
+    case(|lab| {
+        // As systemd sets a host up.
+        sh("mount --make-rshared /");
+        let before = lab.with_network();
+        let options = ["-v", "/run/lab:/srv", "--tmpfs", "/tmp", "--name", "web"];
+        let running = lab.start_idle(&options);
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo");
+        assert!(
+            !mounts.contains("/run/lab/rootfs"),
+            "the container's mounts are seen on the host: {mounts}"
+        );
+        running.end().exits(0);
+        before.assert_back();
+    });
+}

@@ -271,3 +271,15 @@ fn up_makes_a_network_without_a_container() {
         assert!(sh("ip addr show dev hawser0").contains("172.19.0.1/16"));
     });
 }
+
+#[test]
+fn a_host_without_an_uplink_has_networks_too() {
+    packets(|lab| {
+        sh("ip link del uplink");
+        for (network, gateway) in [("bridge", "172.19.0.1"), ("ptp", "10.0.0.1")] {
+            let script = format!("ping -c 1 -W 2 {gateway} && ip link show dev eth0");
+            let seen = lab.run_sh(&["--network", network], &script).ok();
+            assert!(seen.contains("mtu 1500"), "{seen}");
+        }
+    });
+}
