@@ -32,7 +32,7 @@ impl Address {
     }
 
     /// Reads an address, without a zone.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &[u8]) -> Option<Self> {
         match cut(text, b':') {
             (_, None) => {
                 let mut address = Address::unspecified(Family::V4);
@@ -71,6 +71,14 @@ impl Address {
             Family::V6 => first == 0xff,
         };
         !multicast && !is_all(0) && !is_all(0xff)
+    }
+}
+
+impl core::str::FromStr for Address {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Address::parse(text.as_bytes()).ok_or(())
     }
 }
 
@@ -122,7 +130,7 @@ pub struct Prefix {
 
 impl Prefix {
     /// Reads `ADDRESS/LENGTH`.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &[u8]) -> Option<Self> {
         let (address, len) = cut(text, b'/');
         let address = Address::parse(address)?;
         let len = parse_number(len?)?;
@@ -161,14 +169,14 @@ pub struct Mac(pub [u8; 6]);
 
 impl Mac {
     /// Reads `02:00:ac:13:00:01`, in either case.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &[u8]) -> Option<Self> {
         let mut mac = [0; 6];
-        let mut bytes = text.bytes();
+        let mut bytes = text.iter();
         for (index, value) in mac.iter_mut().enumerate() {
-            if index > 0 && bytes.next()? != b':' {
+            if index > 0 && bytes.next()? != &b':' {
                 return None;
             }
-            *value = hex(bytes.next()?)? << 4 | hex(bytes.next()?)?;
+            *value = hex(*bytes.next()?)? << 4 | hex(*bytes.next()?)?;
         }
         if bytes.next().is_some() {
             None
@@ -195,20 +203,37 @@ fn hex(digit: u8) -> Option<u8> {
 }
 
 /// What is before the first `byte`, and what is behind it when there is one.
-pub(crate) fn cut(text: &str, byte: u8) -> (&str, Option<&str>) {
-    match text.bytes().position(|found| found == byte) {
-        Some(at) => (text.get(..at).unwrap_or(""), text.get(at + 1..)),
+pub(crate) fn cut(text: &[u8], byte: u8) -> (&[u8], Option<&[u8]>) {
+    match text.iter().position(|&found| found == byte) {
+        Some(at) => (text.get(..at).unwrap_or(&[]), text.get(at + 1..)),
         None => (text, None),
     }
 }
 
+/// Which of `names`, which have a space between them, is `word`: from 0.
+///
+/// A table of slices is larger, and `match` compares byte by byte.
+#[inline(never)]
+pub(crate) fn index_of(names: &[u8], word: &[u8]) -> Option<u8> {
+    let mut rest = names;
+    let mut index = 0;
+    loop {
+        let (name, tail) = cut(rest, b' ');
+        if name == word {
+            return Some(index);
+        }
+        rest = tail?;
+        index += 1;
+    }
+}
+
 /// Reads a decimal number: digits alone, no sign, no leading zero, 32 bits.
-pub fn parse_number(text: &str) -> Option<u32> {
-    if text.is_empty() || (text.len() > 1 && text.starts_with('0')) {
+pub fn parse_number(text: &[u8]) -> Option<u32> {
+    if text.is_empty() || (text.len() > 1 && text.first() == Some(&b'0')) {
         return None;
     }
     let mut value: u32 = 0;
-    for byte in text.bytes() {
+    for &byte in text {
         if !byte.is_ascii_digit() {
             return None;
         }
@@ -218,7 +243,7 @@ pub fn parse_number(text: &str) -> Option<u32> {
 }
 
 #[inline(never)]
-fn parse_v4(text: &str) -> Option<[u8; 4]> {
+fn parse_v4(text: &[u8]) -> Option<[u8; 4]> {
     let mut octets = [0; 4];
     let mut rest = Some(text);
     for octet in &mut octets {
@@ -230,13 +255,13 @@ fn parse_v4(text: &str) -> Option<[u8; 4]> {
 }
 
 /// RFC 4291, section 2.2: eight groups, one `::` for one or more zero groups, the last two perhaps as IPv4.
-fn parse_v6(text: &str) -> Option<[u8; 16]> {
+fn parse_v6(text: &[u8]) -> Option<[u8; 16]> {
     let mut bytes = [0; 16];
     let mut len = 0;
     // Where the bytes behind `::` begin.
     let mut gap = None;
     let mut rest = Some(text);
-    if let Some(tail) = text.strip_prefix("::") {
+    if let Some(tail) = text.strip_prefix(b"::") {
         gap = Some(0);
         rest = Some(tail).filter(|tail| !tail.is_empty());
     }
@@ -254,7 +279,7 @@ fn parse_v6(text: &str) -> Option<[u8; 16]> {
             *bytes.get_mut(len + 1)? = group as u8;
             len += 2;
         }
-        if let Some(behind) = tail.and_then(|tail| tail.strip_prefix(':')) {
+        if let Some(behind) = tail.and_then(|tail| tail.strip_prefix(b":")) {
             if gap.is_some() {
                 return None;
             }
@@ -276,12 +301,12 @@ fn parse_v6(text: &str) -> Option<[u8; 16]> {
     Some(bytes)
 }
 
-fn parse_group(word: &str) -> Option<u16> {
+fn parse_group(word: &[u8]) -> Option<u16> {
     if word.is_empty() || word.len() > 4 {
         return None;
     }
     let mut value = 0;
-    for byte in word.bytes() {
+    for &byte in word {
         value = value << 4 | u16::from(hex(byte)?);
     }
     Some(value)

@@ -30,7 +30,7 @@ fn family(address: &Address) -> u8 {
 /// `None` when `space` is too small.
 pub fn write<'a>(
     message: &protocol::Message<'_>,
-    find_link: impl Fn(&str) -> u32,
+    find_link: impl Fn(&[u8]) -> u32,
     space: &'a mut [u8],
 ) -> Option<&'a [u8]> {
     let mut batch = Writer::new(space);
@@ -41,7 +41,7 @@ pub fn write<'a>(
             let line = entry.line as u32;
             match (&entry.fact, round) {
                 (Fact::Link { name, mtu }, _) => {
-                    index = find_link(name);
+                    index = find_link(name.0);
                     if round == 1 {
                         bring_up(&mut batch, line, index, *mtu);
                     }

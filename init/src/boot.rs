@@ -61,7 +61,7 @@ fn set_hostname(message: &Message<'_>) {
     const STEP: Step = "set host name; it needs CAP_SYS_ADMIN and a UTS namespace of its own";
     for entry in message.facts() {
         if let Fact::Hostname(name) = entry.fact {
-            sys::set_hostname(name).or_fail(STEP, name.as_bytes());
+            sys::set_hostname(name.0).or_fail(STEP, name.0);
         }
     }
 }

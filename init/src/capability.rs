@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::address::cut;
+use crate::address::index_of;
 
 /// One capability: its number in `linux/capability.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,15 +20,12 @@ impl Capability {
 
     /// By its name in the config message: lower case, without `cap_`.
     pub fn from_name(name: &str) -> Option<Self> {
-        let mut rest = NAMES;
-        for number in 0..Self::COUNT {
-            let (known, tail) = cut(rest, b' ');
-            if known == name {
-                return Some(Capability(number));
-            }
-            rest = tail?;
-        }
-        None
+        Self::from_bytes(name.as_bytes())
+    }
+
+    /// By its name, as the message has it.
+    pub(crate) fn from_bytes(name: &[u8]) -> Option<Self> {
+        index_of(NAMES.as_bytes(), name).map(Capability)
     }
 
     /// All of them, in the kernel's order.
@@ -38,11 +35,8 @@ impl Capability {
 
     /// Its name in the config message.
     pub fn name(self) -> &'static str {
-        let mut rest = NAMES;
-        for _ in 0..self.0 {
-            rest = cut(rest, b' ').1.unwrap_or("");
-        }
-        cut(rest, b' ').0
+        let mut names = NAMES.split(' ');
+        names.nth(usize::from(self.0)).unwrap_or("")
     }
 
     /// Its number in the kernel.

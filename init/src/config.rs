@@ -2,7 +2,7 @@
 
 use core::ffi::CStr;
 
-use hawser::protocol::{GO, Message, message_len};
+use hawser::protocol::{GO, Kind, Message};
 
 use crate::error::{self, OrFail, Step};
 use crate::options::parse_fd;
@@ -55,11 +55,15 @@ impl Source {
         loop {
             let count = self.read_some(buffer, &mut len, step);
             let read = buffer.get(..len).unwrap_or(&[]);
-            // A search for `end` at each byte would take a second for the longest message.
-            let is_line = step > 1 || read.last() == Some(&b'\n');
-            // At the end of the file, and when the buffer is full, the check below says what is missing.
-            if count == 0 || (is_line && message_len(read).is_some()) {
-                break;
+            // To look at each byte whether the message is complete would take a second for the longest one.
+            if count > 0 && read.last() != Some(&b'\n') {
+                continue;
+            }
+            match Message::parse(read) {
+                Err(fault) if fault.kind == Kind::Unfinished && count > 0 => {}
+                Err(fault) => error::fail_by_fault(READ, self.name, &fault),
+                // Once more, since the borrow checker does not see that the loop ends here (and 10 us are nothing).
+                Ok(_) => break,
             }
         }
         let read = buffer.get(..len).unwrap_or(&[]);

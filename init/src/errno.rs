@@ -51,9 +51,9 @@ const KNOWN: &str = "\
 122 EDQUOT disk quota exceeded
 ";
 
-/// `(name, words)` of an errno, such as `("ENOENT", "no such file or directory")`; `None` when the table lacks it.
-pub fn describe(errno: i32) -> Option<(&'static str, &'static str)> {
-    let mut rest = Some(KNOWN);
+/// `(name, words)` of an errno, such as `ENOENT`, `no such file or directory`; `None` when the table lacks it.
+pub fn describe(errno: i32) -> Option<(&'static [u8], &'static [u8])> {
+    let mut rest = Some(KNOWN.as_bytes());
     while let Some(lines) = rest {
         let (line, tail) = cut(lines, b'\n');
         let (number, words) = cut(line, b' ');

@@ -85,9 +85,9 @@ pub fn push_errno(Errno(number): Errno) {
     push(": ");
     match errno::describe(number) {
         Some((name, words)) => {
-            push(words);
+            push_bytes(words);
             push(" (");
-            push(name);
+            push_bytes(name);
             push(")");
         }
         None => {
@@ -123,9 +123,9 @@ pub fn fail_by_fault(verb: &str, object: &[u8], fault: &Fault<'_>) -> ! {
         push(", word ");
         push_number(fault.word as u32);
     }
-    if !fault.text.is_empty() {
+    if !fault.text.0.is_empty() {
         push(" `");
-        push(fault.text);
+        push_bytes(fault.text.0);
         push("`");
     }
     let (before, behind) = fault.around();

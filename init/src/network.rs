@@ -19,7 +19,7 @@ pub fn set_up(message: &Message<'_>, space: &mut [u8], reply: &mut [u8]) {
         return;
     }
     let socket = sys::open_rtnetlink().or_fail(REQUEST, b"");
-    let find_link = |name: &str| sys::link_index(socket, name).or_fail(FIND_LINK, name.as_bytes());
+    let find_link = |name: &[u8]| sys::link_index(socket, name).or_fail(FIND_LINK, name);
     let Some(batch) = batch::write(message, find_link, space) else {
         error::fail(REQUEST, b"", "the requests are too long");
     };
@@ -56,8 +56,8 @@ fn receive(message: &Message<'_>, socket: Fd, batch: &[u8], reply: &mut [u8]) {
 
 /// The step, the object and the kernel's reason.
 fn fail(message: &Message<'_>, line: u32, outcome: &Outcome<'_>) -> ! {
-    let mut link = "lo";
-    let mut object = "lo";
+    let mut link: &[u8] = b"lo";
+    let mut object = link;
     let (mut verb, mut word) = ("bring up link", "");
     for entry in message
         .facts()
@@ -66,7 +66,7 @@ fn fail(message: &Message<'_>, line: u32, outcome: &Outcome<'_>) -> ! {
         object = entry.object();
         (verb, word) = match entry.fact {
             Fact::Link { name, .. } => {
-                link = name;
+                link = name.0;
                 ("bring up link", "")
             }
             Fact::Address(_) => ("add address", " to "),
@@ -74,10 +74,10 @@ fn fail(message: &Message<'_>, line: u32, outcome: &Outcome<'_>) -> ! {
             _ => ("add route", " on "),
         };
     }
-    error::begin(verb, object.as_bytes());
+    error::begin(verb, object);
     if !word.is_empty() {
         error::push(word);
-        error::push(link);
+        error::push_bytes(link);
     }
     error::push_errno(Errno(outcome.errno));
     if !outcome.text.is_empty() {

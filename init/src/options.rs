@@ -98,7 +98,7 @@ fn value_of(word: &'static CStr, name: &[u8], words: &mut Arguments) -> Option<&
 
 /// A descriptor's number.
 pub fn parse_fd(text: &[u8]) -> Option<Fd> {
-    let number = parse_number(core::str::from_utf8(text).ok()?)?;
+    let number = parse_number(text)?;
     Some(Fd(i32::try_from(number).ok()?))
 }
 

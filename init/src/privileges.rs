@@ -4,7 +4,6 @@
 //! user; what shall be ambient must be permitted and inheritable first, and stays permitted only by PR_SET_KEEPCAPS.
 
 use hawser::buffer::Buffer;
-use hawser::capability::Capability;
 use hawser::protocol::{Fact, Message};
 
 use crate::error::{OrFail, Step};
@@ -16,7 +15,7 @@ const SET_GROUPS: Step = "set groups; it needs CAP_SETGID, and the groups in thi
 const SET_GROUP: Step = "set group; it needs CAP_SETGID, and the group in this user namespace";
 const SET_USER: Step = "set user; it needs CAP_SETUID, and the user in this user namespace";
 const SET: Step = "set capabilities";
-const AMBIENT: Step = "make ambient; init itself must have the capability";
+const AMBIENT: Step = "make capabilities ambient; init itself must have them";
 const NO_NEW: Step = "set no-new-privileges";
 const CHDIR: Step = "chdir; the user of the command must be able to enter it";
 
@@ -29,9 +28,9 @@ struct Wanted<'a> {
     ambient: u64,
     user: Option<(u32, u32)>,
     /// The line's text: what an error is about.
-    groups: &'a str,
+    groups: &'a [u8],
     no_new_privileges: bool,
-    workdir: Option<&'a str>,
+    workdir: Option<&'a [u8]>,
 }
 
 /// Drops what the message does not keep, and changes to its user and working directory.
@@ -47,7 +46,7 @@ pub fn drop_privileges(message: &Message<'_>, space: &mut [u8], text: &mut [u8])
     // A user has the groups that the message names and no others. Where setgroups is denied (in a user namespace that an
     // ordinary user made) there may be none to drop.
     if !groups.is_empty() || (wanted.user.is_some() && sys::count_groups() != Ok(0)) {
-        sys::set_groups(groups).or_fail(SET_GROUPS, wanted.groups.as_bytes());
+        sys::set_groups(groups).or_fail(SET_GROUPS, wanted.groups);
     }
     if let Some((uid, gid)) = wanted.user {
         if wanted.ambient != 0 && uid != 0 {
@@ -63,7 +62,6 @@ pub fn drop_privileges(message: &Message<'_>, space: &mut [u8], text: &mut [u8])
         sys::control(libc::PR_SET_NO_NEW_PRIVS, 1, 0).or_fail(NO_NEW, b"");
     }
     if let Some(path) = wanted.workdir {
-        let path = path.as_bytes();
         let changed = match sys::c_string(&[path], text) {
             Some(path) => sys::change_directory(path),
             None => Err(Errno(libc::ENAMETOOLONG)),
@@ -94,7 +92,7 @@ fn collect<'a>(message: &Message<'a>, groups: &mut Buffer<'_>) -> Wanted<'a> {
                 }
             }
             Fact::NoNewPrivileges => wanted.no_new_privileges = true,
-            Fact::Workdir(path) => wanted.workdir = Some(path),
+            Fact::Workdir(path) => wanted.workdir = Some(path.0),
             _ => {}
         }
     }
@@ -129,12 +127,10 @@ fn set_capabilities(wanted: &Wanted<'_>) {
         inheritable >>= 32;
     }
     sys::set_capabilities(&sets).or_fail(SET, b"");
-    for capability in Capability::all() {
-        if ambient & capability.bit() != 0 {
+    for number in 0..u64::BITS {
+        if ambient >> number & 1 != 0 {
             let raise = libc::PR_CAP_AMBIENT_RAISE as usize;
-            let number = usize::from(capability.number());
-            let raised = sys::control(libc::PR_CAP_AMBIENT, raise, number);
-            raised.or_fail(AMBIENT, capability.name().as_bytes());
+            sys::control(libc::PR_CAP_AMBIENT, raise, number as usize).or_fail(AMBIENT, b"");
         }
     }
 }

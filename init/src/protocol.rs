@@ -39,7 +39,7 @@ pub enum Fact<'a> {
     /// `link NAME [mtu N]`: the interface that the addresses, neighbours and routes below belong to.
     Link {
         /// As the kernel knows it.
-        name: &'a str,
+        name: Text<'a>,
         /// Bytes; `None` leaves it alone.
         mtu: Option<u32>,
     },
@@ -75,7 +75,7 @@ pub enum Fact<'a> {
         names: Words<'a>,
     },
     /// `hostname H`
-    Hostname(&'a str),
+    Hostname(Text<'a>),
     /// `user UID:GID`
     User {
         /// Real, effective and saved.
@@ -86,7 +86,7 @@ pub enum Fact<'a> {
     /// `groups G,G`: the supplementary ones.
     Groups(Groups<'a>),
     /// `workdir DIR`: an absolute path, to the end of the line.
-    Workdir(&'a str),
+    Workdir(Text<'a>),
     /// `capability NAME`: kept.
     Capability(Capability),
     /// `capability none`: an empty list, so that all are dropped.
@@ -97,14 +97,36 @@ pub enum Fact<'a> {
     NoNewPrivileges,
 }
 
+/// Bytes of the message: without control characters, in UTF-8 if whoever wrote them did so.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Text<'a>(pub &'a [u8]);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            f.write_str(chunk.valid())?;
+            if !chunk.invalid().is_empty() {
+                f.write_str("\u{fffd}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0.escape_ascii())
+    }
+}
+
 /// Words with spaces between them, at least one.
 #[derive(Clone, Copy, Debug)]
-pub struct Words<'a>(&'a str);
+pub struct Words<'a>(&'a [u8]);
 
 impl<'a> Words<'a> {
     /// Each of them.
-    pub fn iter(&self) -> impl Iterator<Item = &'a str> + use<'a> {
-        self.0.split_ascii_whitespace()
+    pub fn iter(&self) -> impl Iterator<Item = Text<'a>> + use<'a> {
+        Cursor::new(self.0).map(Text)
     }
 }
 
@@ -118,7 +140,7 @@ impl Eq for Words<'_> {}
 
 /// Group numbers with commas between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Groups<'a>(&'a str);
+pub struct Groups<'a>(&'a [u8]);
 
 impl Groups<'_> {
     /// Each of them.
@@ -140,7 +162,7 @@ pub struct Fault<'a> {
     /// From 1; 0 when the line as a whole is wrong.
     pub word: usize,
     /// The word, empty when there is none.
-    pub text: &'a str,
+    pub text: Text<'a>,
     /// How `cause` is meant.
     pub kind: Kind,
     /// What is wrong, or what the word should be.
@@ -156,6 +178,8 @@ pub enum Kind {
     Not,
     /// `cause` is the whole reason.
     Because,
+    /// All is well so far, and `end` has not come.
+    Unfinished,
 }
 
 impl Fault<'_> {
@@ -164,7 +188,7 @@ impl Fault<'_> {
         match self.kind {
             Kind::Missing => ("", " is missing"),
             Kind::Not => ("not ", ""),
-            Kind::Because => ("", ""),
+            Kind::Because | Kind::Unfinished => ("", ""),
         }
     }
 }
@@ -175,7 +199,7 @@ impl fmt::Display for Fault<'_> {
         if self.word > 0 {
             write!(f, ", word {}", self.word)?;
         }
-        if !self.text.is_empty() {
+        if !self.text.0.is_empty() {
             write!(f, " `{}`", self.text)?;
         }
         let (before, behind) = self.around();
@@ -189,15 +213,15 @@ pub struct Entry<'a> {
     /// From 1.
     pub line: usize,
     /// The line itself.
-    pub text: &'a str,
+    pub text: Text<'a>,
     /// What it says.
     pub fact: Fact<'a>,
 }
 
 impl<'a> Entry<'a> {
     /// The line without its first word: the object of an error's sentence.
-    pub fn object(&self) -> &'a str {
-        let mut cursor = Cursor::new(self.text);
+    pub fn object(&self) -> &'a [u8] {
+        let mut cursor = Cursor::new(self.text.0);
         cursor.next();
         cursor.rest()
     }
@@ -210,23 +234,10 @@ pub struct Message<'a> {
     len: usize,
 }
 
-/// The length of the message that `bytes` begins with, `end` and its newline included; `None` while `end` is missing.
-pub fn message_len(bytes: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    loop {
-        let rest = bytes.get(at..)?;
-        let newline = rest.iter().position(|&byte| byte == b'\n')?;
-        at += newline + 1;
-        let line = rest.get(..newline)?;
-        if core::str::from_utf8(line).is_ok_and(is_end) {
-            return Some(at);
-        }
-    }
-}
-
 impl<'a> Message<'a> {
-    /// Reads and checks the message that `bytes` begins with. What follows `end` is not looked at; a missing newline
-    /// behind `end` is forgiven.
+    /// Reads and checks the message that `bytes` begins with. What follows `end` and its newline is not looked at.
+    ///
+    /// A message of which only the first part has come yet is a fault of [`Kind::Unfinished`].
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Fault<'a>> {
         let mut lines = Lines {
             bytes,
@@ -236,10 +247,10 @@ impl<'a> Message<'a> {
         let mut seen = 0;
         loop {
             let text = lines.next_line();
-            let mut words = Cursor::new(text.unwrap_or(""));
+            let mut words = Cursor::new(text.unwrap_or(&[]));
             let checked = match text {
-                None => words.refuse_line("the message stops without `end`"),
                 _ if lines.at > LIMIT => words.refuse_line("the message is longer than 16 KiB"),
+                None => words.refuse_end(),
                 Some(_) if lines.number == 1 => check_version(&mut words),
                 Some(text) if is_end(text) => {
                     return Ok(Message {
@@ -292,7 +303,11 @@ impl<'a> Iterator for Facts<'a> {
             let fact = parse_line(&mut Cursor::new(text));
             if let Some(fact) = fact {
                 let line = self.0.number;
-                return Some(Entry { line, text, fact });
+                return Some(Entry {
+                    line,
+                    text: Text(text),
+                    fact,
+                });
             }
         }
     }
@@ -305,18 +320,21 @@ struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    /// A line that is not UTF-8 comes as a control character, which no line may have.
+    /// The next line, without its newline: a line is what has one.
     #[inline(never)]
-    fn next_line(&mut self) -> Option<&'a str> {
+    fn next_line(&mut self) -> Option<&'a [u8]> {
         let rest = self.bytes.get(self.at..)?;
-        if rest.is_empty() {
-            return None;
+        match cut(rest, b'\n') {
+            (line, Some(_)) => {
+                self.number += 1;
+                self.at += line.len() + 1;
+                Some(line)
+            }
+            (part, None) => {
+                self.at += part.len();
+                None
+            }
         }
-        self.number += 1;
-        let newline = rest.iter().position(|&byte| byte == b'\n');
-        let len = newline.unwrap_or(rest.len());
-        self.at += len + usize::from(newline.is_some());
-        Some(core::str::from_utf8(rest.get(..len)?).unwrap_or("\0"))
     }
 }
 
@@ -385,7 +403,7 @@ impl fmt::Display for Fact<'_> {
             Fact::Host { address, names } => write!(f, " {address} {names}"),
             Fact::Hostname(text) | Fact::Workdir(text) => write!(f, " {text}"),
             Fact::User { uid, gid } => write!(f, " {uid}:{gid}"),
-            Fact::Groups(groups) => write!(f, " {}", groups.0),
+            Fact::Groups(groups) => write!(f, " {}", Text(groups.0)),
             Fact::Capability(capability) | Fact::Ambient(capability) => write!(f, " {capability}"),
             Fact::NoCapabilities => f.write_str(" none"),
         }

@@ -41,7 +41,7 @@ fn write_lines(
     for entry in message.facts() {
         if let Some(word) = word_of(&entry) {
             page.put(word.as_bytes());
-            page.put(entry.object().as_bytes());
+            page.put(entry.object());
             page.put(b"\n");
         }
     }

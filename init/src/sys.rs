@@ -434,7 +434,7 @@ pub fn receive_now(fd: Fd, buffer: &mut [u8]) -> Result<usize, Errno> {
 }
 
 /// The number of the interface with this name.
-pub fn link_index(socket: Fd, name: &str) -> Result<u32, Errno> {
+pub fn link_index(socket: Fd, name: &[u8]) -> Result<u32, Errno> {
     /// `struct ifreq` as `SIOCGIFINDEX` uses it (netdevice(7)): 16 bytes of name, a union of 24.
     #[repr(C)]
     struct Request {
@@ -448,8 +448,8 @@ pub fn link_index(socket: Fd, name: &str) -> Result<u32, Errno> {
         rest: [0; 20],
     };
     // The last byte stays zero: a longer name is cut off, and then there is no such link.
-    for (to, from) in request.name.iter_mut().zip(name.bytes().take(15)) {
-        *to = from;
+    for (to, from) in request.name.iter_mut().zip(name.iter().take(15)) {
+        *to = *from;
     }
     // SAFETY: the request has the size and the layout of `struct ifreq`, the kernel writes to it.
     unsafe {
@@ -466,7 +466,7 @@ pub fn link_index(socket: Fd, name: &str) -> Result<u32, Errno> {
 }
 
 /// The host name of this UTS namespace.
-pub fn set_hostname(name: &str) -> Result<usize, Errno> {
+pub fn set_hostname(name: &[u8]) -> Result<usize, Errno> {
     // SAFETY: the kernel reads `len` bytes.
     unsafe {
         call(

@@ -2,36 +2,36 @@
 //!
 //! A parser says what it expects before it looks ([`Cursor::want`]): when it gives `None`, the complaint is ready.
 
-use crate::address::{Address, Mac, Prefix, cut, parse_number};
+use crate::address::{Address, Mac, Prefix, cut, index_of, parse_number};
 use crate::capability::Capability;
 
-use super::{END, Fact, Fault, GROUPS, Groups, Kind, Words};
+use super::{END, Fact, Fault, GROUPS, Groups, Kind, Text, Words};
 
 /// The words of one line, and the complaint about the last of them.
 pub(super) struct Cursor<'a> {
-    text: &'a str,
+    text: &'a [u8],
     at: usize,
     index: usize,
-    last: &'a str,
+    last: &'a [u8],
     complaint: Option<Kind>,
     cause: &'static str,
 }
 
 impl<'a> Cursor<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
+    pub(super) fn new(text: &'a [u8]) -> Self {
         Cursor {
             text,
             at: 0,
             index: 0,
-            last: "",
+            last: &[],
             complaint: None,
             cause: "",
         }
     }
 
     /// What no word was made of yet, without the spaces around it.
-    pub(super) fn rest(&self) -> &'a str {
-        self.text.get(self.at..).unwrap_or("").trim_ascii()
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.text.get(self.at..).unwrap_or(&[]).trim_ascii()
     }
 
     /// The complaint, about this line of the message.
@@ -40,7 +40,7 @@ impl<'a> Cursor<'a> {
         Fault {
             line,
             word: self.index,
-            text: self.last,
+            text: Text(self.last),
             kind,
             cause: self.cause,
         }
@@ -48,12 +48,12 @@ impl<'a> Cursor<'a> {
 
     /// The next word, which should be `what`; `None` with a complaint when it is missing.
     #[inline(never)]
-    fn expect(&mut self, what: &'static str) -> Option<&'a str> {
+    fn expect(&mut self, what: &'static str) -> Option<&'a [u8]> {
         self.cause = what;
         let word = self.next();
         if word.is_none() {
             self.index += 1;
-            self.last = "";
+            self.last = &[];
             self.complaint = Some(Kind::Missing);
         } else {
             self.complaint = Some(Kind::Not);
@@ -65,7 +65,7 @@ impl<'a> Cursor<'a> {
     fn want<T>(
         &mut self,
         what: &'static str,
-        parse: impl FnOnce(&'a str) -> Option<T>,
+        parse: impl FnOnce(&'a [u8]) -> Option<T>,
     ) -> Option<T> {
         parse(self.expect(what)?)
     }
@@ -80,8 +80,15 @@ impl<'a> Cursor<'a> {
     /// Complains about the line as a whole.
     pub(super) fn refuse_line<T>(&mut self, cause: &'static str) -> Option<T> {
         self.index = 0;
-        self.last = "";
+        self.last = &[];
         self.refuse(cause);
+        None
+    }
+
+    /// Complains that the message is not all there.
+    pub(super) fn refuse_end(&mut self) -> Option<()> {
+        self.cause = "the message stops without `end` and its newline";
+        self.complaint = Some(Kind::Unfinished);
         None
     }
 
@@ -105,11 +112,11 @@ impl<'a> Cursor<'a> {
 }
 
 impl<'a> Iterator for Cursor<'a> {
-    type Item = &'a str;
+    type Item = &'a [u8];
 
     #[inline(never)]
-    fn next(&mut self) -> Option<&'a str> {
-        let bytes = self.text.as_bytes();
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let bytes = self.text;
         let mut at = self.at;
         while bytes.get(at).is_some_and(|&byte| is_space(byte)) {
             at += 1;
@@ -132,16 +139,16 @@ fn is_space(byte: u8) -> bool {
     byte == b' ' || byte == b'\t'
 }
 
-pub(super) fn is_end(text: &str) -> bool {
+pub(super) fn is_end(text: &[u8]) -> bool {
     let mut words = Cursor::new(text);
-    words.next() == Some(END) && words.next().is_none()
+    words.next() == Some(END.as_bytes()) && words.next().is_none()
 }
 
 /// The first line is the version, so that a message of another version is not half understood.
 pub(super) fn check_version(words: &mut Cursor<'_>) -> Option<()> {
-    words.want("`hawser`", |word| Some(()).filter(|()| word == "hawser"))?;
+    words.want("`hawser`", |word| Some(()).filter(|()| word == b"hawser"))?;
     words.want("version 1, the only one there is", |word| {
-        Some(()).filter(|()| word == "1")
+        Some(()).filter(|()| word == b"1")
     })?;
     words.finish()
 }
@@ -195,45 +202,44 @@ pub(super) fn check_line(words: &mut Cursor<'_>, seen: &mut u32) -> Option<()> {
 /// One line. `None` without a complaint is an empty one or a comment.
 #[inline(never)]
 pub(super) fn parse_line<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
-    for byte in words.text.bytes() {
-        if byte.is_ascii_control() && byte != b'\t' {
-            return words.refuse_line("a control character, or not UTF-8");
+    for byte in words.text {
+        if byte.is_ascii_control() && *byte != b'\t' {
+            return words.refuse_line("a control character");
         }
     }
     let keyword = words.next()?;
-    if keyword.starts_with('#') {
+    if keyword.first() == Some(&b'#') {
         return None;
     }
-    let fact = match keyword {
-        "link" => parse_link(words)?,
-        "no-links" => Fact::NoLinks,
-        "address" => Fact::Address(words.want(
+    let index = index_of(KEYWORDS, keyword);
+    let fact = match index.unwrap_or(u8::MAX) {
+        0 => parse_link(words)?,
+        1 => Fact::NoLinks,
+        2 => Fact::Address(words.want(
             "an address that a machine can have, with the length of its prefix",
             parse_interface_address,
         )?),
-        "neighbour" => parse_neighbour(words)?,
-        "route" => parse_route(words)?,
-        "nameserver" => Fact::Nameserver(parse_address(words)?),
-        "search" => Fact::Search(parse_names(words)?),
-        "option" => Fact::Option(parse_names(words)?),
-        "host" => {
+        3 => parse_neighbour(words)?,
+        4 => parse_route(words)?,
+        5 => Fact::Nameserver(parse_address(words)?),
+        6 => Fact::Search(parse_names(words)?),
+        7 => Fact::Option(parse_names(words)?),
+        8 => {
             let address = parse_address(words)?;
             Fact::Host {
                 address,
                 names: parse_names(words)?,
             }
         }
-        "hostname" => {
-            Fact::Hostname(words.want("a host name of at most 64 characters", parse_hostname)?)
-        }
-        "user" => words.want("UID:GID in numbers", parse_user)?,
-        "groups" => {
+        9 => Fact::Hostname(words.want("a host name of at most 64 characters", parse_hostname)?),
+        10 => words.want("UID:GID in numbers", parse_user)?,
+        11 => {
             Fact::Groups(words.want("at most 256 numbers with commas between them", parse_groups)?)
         }
-        "workdir" => Fact::Workdir(parse_workdir(words)?),
-        "capability" => words.want("a capability", parse_capability)?,
-        "ambient" => Fact::Ambient(words.want("a capability", Capability::from_name)?),
-        "no-new-privileges" => Fact::NoNewPrivileges,
+        12 => Fact::Workdir(parse_workdir(words)?),
+        13 => words.want("a capability", parse_capability)?,
+        14 => Fact::Ambient(words.want("a capability", Capability::from_bytes)?),
+        15 => Fact::NoNewPrivileges,
         _ => {
             words.refuse("unknown word");
             return None;
@@ -243,11 +249,16 @@ pub(super) fn parse_line<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
     Some(fact)
 }
 
+/// The first words, in the order of their numbers above.
+const KEYWORDS: &[u8] =
+    b"link no-links address neighbour route nameserver search option host hostname user groups \
+    workdir capability ambient no-new-privileges";
+
 fn parse_link<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
     let name = words.want("a link's name", parse_link_name)?;
     let mut mtu = None;
     if !words.rest().is_empty() {
-        words.want("`mtu`", |word| Some(()).filter(|()| word == "mtu"))?;
+        words.want("`mtu`", |word| Some(()).filter(|()| word == b"mtu"))?;
         // 68: RFC 791. 65536: what `lo` has, and no link has more.
         let parse = |word| parse_number(word).filter(|mtu| (68..=65536).contains(mtu));
         mtu = Some(words.want("a number from 68 to 65536", parse)?);
@@ -256,25 +267,25 @@ fn parse_link<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
 }
 
 /// The kernel's rule for a name (`dev_valid_name`), and no control or other odd character.
-fn parse_link_name(name: &str) -> Option<&str> {
-    for byte in name.bytes() {
+fn parse_link_name(name: &[u8]) -> Option<Text<'_>> {
+    for &byte in name {
         if byte == b'/' || byte == b':' || !byte.is_ascii_graphic() {
             return None;
         }
     }
-    if name.len() > 15 || name == "." || name == ".." {
+    if name.len() > 15 || name == b"." || name == b".." {
         None
     } else {
-        Some(name)
+        Some(Text(name))
     }
 }
 
-fn parse_interface_address(word: &str) -> Option<Prefix> {
+fn parse_interface_address(word: &[u8]) -> Option<Prefix> {
     Prefix::parse(word).filter(|prefix| prefix.address.is_unicast())
 }
 
 #[inline(never)]
-fn parse_unicast(word: &str) -> Option<Address> {
+fn parse_unicast(word: &[u8]) -> Option<Address> {
     Address::parse(word).filter(Address::is_unicast)
 }
 
@@ -289,17 +300,17 @@ fn parse_route<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
         "`default`, or an address with the length of its prefix and no bit set behind that",
     )?;
     let destination = Prefix::parse(word).filter(Prefix::is_network);
-    if destination.is_none() && word != "default" {
+    if destination.is_none() && word != b"default" {
         return None;
     }
     let how = words.expect("`via` (or `onlink`, with an address)")?;
-    if let Some(destination) = destination.filter(|_| how == "onlink") {
+    if let Some(destination) = destination.filter(|_| how == b"onlink") {
         return Some(Fact::Route {
             destination,
             gateway: None,
         });
     }
-    if how != "via" {
+    if how != b"via" {
         return None;
     }
     let gateway = words.want(
@@ -327,8 +338,8 @@ fn parse_address(words: &mut Cursor<'_>) -> Option<Address> {
 
 /// Printable ASCII, without the characters that begin a comment in resolv.conf and hosts.
 #[inline(never)]
-fn is_name(word: &str) -> bool {
-    for byte in word.bytes() {
+fn is_name(word: &[u8]) -> bool {
+    for &byte in word {
         if !byte.is_ascii_graphic() || byte == b'#' || byte == b';' {
             return false;
         }
@@ -351,29 +362,29 @@ fn parse_names<'a>(words: &mut Cursor<'a>) -> Option<Words<'a>> {
 }
 
 /// 64 is `__NEW_UTS_LEN` of linux/utsname.h.
-fn parse_hostname(name: &str) -> Option<&str> {
+fn parse_hostname(name: &[u8]) -> Option<Text<'_>> {
     if name.len() <= 64 && is_name(name) {
-        Some(name)
+        Some(Text(name))
     } else {
         None
     }
 }
 
-fn parse_capability<'a>(name: &str) -> Option<Fact<'a>> {
-    if name == "none" {
+fn parse_capability<'a>(name: &[u8]) -> Option<Fact<'a>> {
+    if name == b"none" {
         Some(Fact::NoCapabilities)
     } else {
-        Some(Fact::Capability(Capability::from_name(name)?))
+        Some(Fact::Capability(Capability::from_bytes(name)?))
     }
 }
 
 /// The path goes to the end of the line: spaces may be in it.
-fn parse_workdir<'a>(words: &mut Cursor<'a>) -> Option<&'a str> {
+fn parse_workdir<'a>(words: &mut Cursor<'a>) -> Option<Text<'a>> {
     let path = words.rest();
     words.expect("an absolute path of at most 4,095 bytes")?;
     words.at = words.text.len();
-    if path.starts_with('/') && path.len() < 4096 {
-        Some(path)
+    if path.first() == Some(&b'/') && path.len() < 4096 {
+        Some(Text(path))
     } else {
         None
     }
@@ -381,11 +392,11 @@ fn parse_workdir<'a>(words: &mut Cursor<'a>) -> Option<&'a str> {
 
 /// A user's or group's number; the last one stands for "leave alone" in the kernel's calls.
 #[inline(never)]
-pub(super) fn parse_id(text: &str) -> Option<u32> {
+pub(super) fn parse_id(text: &[u8]) -> Option<u32> {
     parse_number(text).filter(|&id| id != u32::MAX)
 }
 
-fn parse_user<'a>(word: &str) -> Option<Fact<'a>> {
+fn parse_user<'a>(word: &[u8]) -> Option<Fact<'a>> {
     let (uid, gid) = cut(word, b':');
     let uid = parse_id(uid)?;
     Some(Fact::User {
@@ -394,7 +405,7 @@ fn parse_user<'a>(word: &str) -> Option<Fact<'a>> {
     })
 }
 
-fn parse_groups(word: &str) -> Option<Groups<'_>> {
+fn parse_groups(word: &[u8]) -> Option<Groups<'_>> {
     let mut rest = Some(word);
     for _ in 0..GROUPS {
         let (group, tail) = cut(rest?, b',');

@@ -1,0 +1,37 @@
+//! How `init` is linked for musl: small. On other targets it is an ordinary program, for tests.
+
+use std::env;
+use std::path::Path;
+
+/// For GNU ld and lld alike.
+const ARGUMENTS: [&str; 9] = [
+    // Where sys.rs begins, without libc's start.
+    "--entry=hawser_start",
+    "--gc-sections",
+    "--build-id=none",
+    "--no-eh-frame-hdr",
+    // One read-only segment instead of three, each padded to a page; no second look at the writable one.
+    "-znoseparate-code",
+    "-znorelro",
+    "-zmax-page-size=4096",
+    // The linker pads up to this much in the file, to save a page of memory that is not saved here.
+    "-zcommon-page-size=512",
+    "--hash-style=gnu",
+];
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=link.ld");
+    if env::var("CARGO_CFG_TARGET_ENV").as_deref() != Ok("musl") {
+        return;
+    }
+    let manifest = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
+    let script = Path::new(&manifest).join("link.ld");
+    let script = format!("--script={}", script.display());
+    // A linker that is called directly takes arguments as they are, a compiler hands them on.
+    let linker = env::var("RUSTC_LINKER").unwrap_or_default();
+    let prefix = if linker.contains("ld") { "" } else { "-Wl," };
+    for argument in ARGUMENTS.iter().copied().chain([script.as_str()]) {
+        println!("cargo::rustc-link-arg-bin=init={prefix}{argument}");
+    }
+}
