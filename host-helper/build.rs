@@ -42,17 +42,9 @@ fn embed_init() -> Result<()> {
 /// Runs a second cargo, in a target directory of its own: the first holds the lock of the usual one.
 fn build_init(target_dir: &Path) -> Result<PathBuf> {
     let workspace = PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("..");
-    for input in [
-        "init/src",
-        "init/Cargo.toml",
-        "Cargo.toml",
-        "Cargo.lock",
-        ".cargo",
-    ] {
-        println!(
-            "cargo::rerun-if-changed={}",
-            workspace.join(input).display()
-        );
+    for input in ["init", "Cargo.toml", "Cargo.lock", ".cargo"] {
+        let input = workspace.join(input);
+        println!("cargo::rerun-if-changed={}", input.display());
     }
     let target = format!("{}-unknown-linux-musl", variable("CARGO_CFG_TARGET_ARCH")?);
     let mut cargo = Command::new(variable("CARGO")?);
