@@ -102,7 +102,7 @@ fn wrong_messages_are_refused_in_one_line() {
             ("hawser 1\nno-links\n", "end"),
             ("hawser 1\nno-links\nen", "en"),
             ("no-links\nend\n", "no-links"),
-            ("hawser 2\nend\n", "only version 1"),
+            ("hawser 2\nend\n", "version 1"),
             ("hawser 1\nteleport eth0\nend\n", "teleport"),
             (
                 "hawser 1\nlink eth0\naddress 172.19.0.999/16\nend\n",

@@ -280,6 +280,7 @@ fn a_read_only_root_filesystem_needs_the_files_or_resolv_off() {
         sh(&format!(
             "mount --bind {place} {place}; mount -o remount,bind,ro {place}"
         ));
+        lab.settle();
         let before = Snapshot::take();
         with_a_cure(lab.run(&[], &["true"]));
         before.assert_back();
