@@ -14,7 +14,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
 
 use crate::address::{DisplayMac, Subnet};
-use crate::bridge::{self, Network};
+use crate::bridge::{self, Network, Wanted};
 use crate::control::{self, Lease};
 use crate::dns::Resolvers;
 use crate::error::{Doing, Error, Result};
@@ -154,9 +154,12 @@ pub fn run(
 ) -> Result<Container> {
     // What init says on its standard error reaches the user, and need not be said twice.
     let hears_init = command.stdio == StdioChoice::Inherit;
-    let lease_first = match command.stdio {
-        StdioChoice::Log => Some(lease_name(request)?),
-        _ => None,
+    // A log, and the root of a view of the host's files, are in the directory of names.
+    let needs_directory = command.stdio == StdioChoice::Log || command.rootfs.directory.is_none();
+    let lease_first = if needs_directory {
+        Some(lease_name(request)?)
+    } else {
+        None
     };
     let (spawn, rest) = prepare(request, command)?;
     steps.done("plan");
@@ -169,29 +172,24 @@ pub fn run(
     undo.push(move || kill(&pidfd));
     steps.done("clone");
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
-    let (lease, offset) = lease_first.map_or_else(|| lease_name(request), Ok)?;
+    let lease = lease_first.map_or_else(|| lease_name(request), Ok)?;
     let network = ensure_network(&mut route, request, steps)?;
     let mtu = choose_mtu(&mut route, request)?;
     steps.done("ensure");
     let attachment = match &network {
-        Some(network) => Some(attach(
-            &mut route,
-            request,
-            network,
-            (offset, mtu),
-            &mut child,
-        )?),
+        Some(network) => Some(attach(&mut route, request, network, mtu, &mut child)?),
         None => None,
     };
     steps.done("veth");
     send_config(&child.config, &config(request, &rest, attachment.as_ref()))?;
     steps.done("config");
     if let Some(attachment) = &attachment {
-        mark(&mut route, attachment, request, &child)?;
+        mark(&mut route, attachment, request, &mut child)?;
         steps.done("mark");
     }
     let mut status = StatusReader::default();
-    expect(&Said::Up, &mut status, &mut child, signals, hears_init)?;
+    signals.interrupt_unless_readable(&child.status)?;
+    expect(&Said::Up, &mut status, &mut child, hears_init)?;
     if let Some(attachment) = &attachment {
         // Looking at the link makes the kernel finish what its coming up has begun: the bridge's port forwards from
         // here on. Without this the command's first packet is lost now and then, and that costs it a second.
@@ -206,7 +204,8 @@ pub fn run(
         .config
         .write_all(go.as_bytes())
         .doing(|| "tell init to go on".into())?;
-    expect(&Said::Ready, &mut status, &mut child, signals, hears_init)?;
+    // At once, and a signal from here on is the command's.
+    expect(&Said::Ready, &mut status, &mut child, hears_init)?;
     steps.done("ready");
     undo.commit();
     Ok(Container {
@@ -218,23 +217,11 @@ pub fn run(
     })
 }
 
-/// Takes the name, and a place to start looking for an address.
+/// Takes the name.
 ///
 /// Undone by dropping the lease.
-fn lease_name(request: &Request) -> Result<(Lease, u32)> {
-    state::ensure_directory()?;
-    let leased = {
-        let lock = state::lock()?;
-        Lease::take(&request.name, &lock)?.map(|lease| {
-            let network = match request.network {
-                NetworkChoice::Bridge => Some(request.bridge.as_str()),
-                NetworkChoice::PointToPoint => Some(bridge::POINT_TO_POINT_NAME),
-                _ => None,
-            };
-            let is_asked = network.filter(|_| request.address.is_none());
-            (lease, is_asked.map_or(0, state::next_offset))
-        })
-    };
+fn lease_name(request: &Request) -> Result<Lease> {
+    let leased = Lease::take(&request.name, &state::lock()?)?;
     leased.ok_or_else(|| control::in_use(&request.name))
 }
 
@@ -246,14 +233,15 @@ fn ensure_network(
     request: &Request,
     steps: &Steps,
 ) -> Result<Option<Network>> {
+    let wanted = Wanted {
+        subnet: request.subnet,
+        address: request.address,
+    };
     let network = match &request.network {
-        NetworkChoice::Bridge => bridge::ensure(route, &request.bridge, request.subnet)?,
-        NetworkChoice::PointToPoint => bridge::point_to_point(route, request.subnet)?,
+        NetworkChoice::Bridge => bridge::ensure(route, &request.bridge, wanted)?,
+        NetworkChoice::PointToPoint => bridge::point_to_point(route, wanted)?,
         _ => return Ok(None),
     };
-    if let Some(address) = request.address {
-        crate::address::check_fixed(address, network.subnet, network.gateway)?;
-    }
     if network.is_ours {
         ensure_way_out(route, &network, steps)?;
     }
@@ -265,9 +253,15 @@ fn ensure_network(
 /// # Errors
 /// As [`run`].
 pub fn ensure_bridge(name: &str, subnet: Option<Subnet>, steps: &mut Steps) -> Result<Network> {
-    state::ensure_directory()?;
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
-    let network = bridge::ensure(&mut route, name, subnet)?;
+    let network = bridge::ensure(
+        &mut route,
+        name,
+        Wanted {
+            subnet,
+            address: None,
+        },
+    )?;
     if network.is_ours {
         ensure_way_out(&mut route, &network, steps)?;
     }
@@ -293,6 +287,8 @@ fn ensure_way_out(route: &mut Netlink, network: &Network, steps: &Steps) -> Resu
 /// The MTU of the link that packets to the rest of the world take, unless another was asked for.
 fn choose_mtu(route: &mut Netlink, request: &Request) -> Result<u32> {
     const ETHERNET: u32 = 1500; // RFC 894
+    // Reserved for ever (RFC 1112, section 4): no route is more specific than the default for it.
+    const SOMEWHERE: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 1);
     if let Some(mtu) = request.mtu {
         return Ok(mtu);
     }
@@ -304,7 +300,7 @@ fn choose_mtu(route: &mut Netlink, request: &Request) -> Result<u32> {
     }
     let doing = || "look for the default route".to_string();
     let uplink = route
-        .route_to(Ipv4Addr::UNSPECIFIED)
+        .route_to(SOMEWHERE)
         .doing(doing)?
         .filter(|route| !route.is_local);
     let link = match uplink.and_then(|route| route.link) {
@@ -407,9 +403,13 @@ fn attach(
     route: &mut Netlink,
     request: &Request,
     network: &Network,
-    (offset, mtu): (u32, u32),
+    mtu: u32,
     child: &mut Child,
 ) -> Result<Attachment> {
+    let offset = match request.address {
+        Some(_) => 0,
+        None => state::next_offset(&network.name, &state::lock()?),
+    };
     let wish = Wish {
         network,
         address: request.address,
@@ -455,10 +455,11 @@ fn mark(
     route: &mut Netlink,
     attachment: &Attachment,
     request: &Request,
-    child: &Child,
+    child: &mut Child,
 ) -> Result<()> {
     let owner = Owner::of(&request.name, child.pid.as_raw())
-        .doing(|| "look at the container's process".into())?;
+        .doing(|| "look at the container's process".into())
+        .map_err(|error| what_child_said(child).unwrap_or(error))?;
     veth::mark(route, &attachment.veth, &owner)
 }
 
@@ -567,10 +568,8 @@ fn expect(
     expected: &Said,
     status: &mut StatusReader,
     child: &mut Child,
-    signals: &Signals,
     hears_init: bool,
 ) -> Result<()> {
-    signals.interrupt_unless_readable(&child.status)?;
     match status.read(&mut child.status)? {
         said if said == *expected => Ok(()),
         Said::Failed(text) => Err(Error::new(text)),

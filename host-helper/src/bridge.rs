@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 use nix::errno::Errno;
 
 use crate::address::{
-    DisplayMac, Subnet, colliding_route, free_subnet, gateway_of, host_mac_of, mac_of,
+    DisplayMac, Subnet, check_fixed, colliding_route, free_subnet, gateway_of, host_mac_of, mac_of,
 };
 use crate::error::{Doing, Error, Refusal, Result};
 use crate::link::{Link, Mac, Route};
@@ -73,7 +73,7 @@ impl Network {
 ///
 /// # Errors
 /// A name that another kind of link has; another subnet on a bridge of ours; a subnet that a route has.
-pub fn ensure(route: &mut Netlink, name: &str, wanted: Option<Subnet>) -> Result<Network> {
+pub fn ensure(route: &mut Netlink, name: &str, wanted: Wanted) -> Result<Network> {
     check_name(name)?;
     if let Some(link) = find(route, name)? {
         if let Some(network) = complete(route, &link, wanted)? {
@@ -131,7 +131,7 @@ fn find(route: &mut Netlink, name: &str) -> Result<Option<Link>> {
 }
 
 /// The network of this bridge, or `None` when it is ours and something is missing.
-fn complete(route: &mut Netlink, link: &Link, wanted: Option<Subnet>) -> Result<Option<Network>> {
+fn complete(route: &mut Netlink, link: &Link, wanted: Wanted) -> Result<Option<Network>> {
     let addresses = route
         .addresses(link.index)
         .doing(|| format!("list addresses of {}", link.name))?;
@@ -141,13 +141,13 @@ fn complete(route: &mut Netlink, link: &Link, wanted: Option<Subnet>) -> Result<
         }
         return foreign(link, &addresses, wanted).map(Some);
     };
-    check_subnet(&link.name, gateway.trunc(), wanted)?;
+    wanted.check(&link.name, gateway)?;
     let is_whole = link.is_up && addresses.contains(&gateway);
     Ok(is_whole.then(|| Network::of_bridge(link, gateway, true)))
 }
 
 /// A bridge that somebody else made is used as it is, and never rewritten.
-fn foreign(link: &Link, addresses: &[Ipv4Net], wanted: Option<Subnet>) -> Result<Network> {
+fn foreign(link: &Link, addresses: &[Ipv4Net], wanted: Wanted) -> Result<Network> {
     let name = &link.name;
     let Some(gateway) = addresses.first() else {
         return Err(Error::new(format!(
@@ -164,16 +164,30 @@ fn foreign(link: &Link, addresses: &[Ipv4Net], wanted: Option<Subnet>) -> Result
             "use bridge {name}: its subnet {gateway} has no room; its length must be 8 to 30"
         )));
     }
-    check_subnet(name, gateway.trunc(), wanted)?;
+    wanted.check(name, *gateway)?;
     Ok(Network::of_bridge(link, *gateway, false))
 }
 
-fn check_subnet(name: &str, has: Ipv4Net, wanted: Option<Subnet>) -> Result<()> {
-    match wanted {
-        Some(Subnet::Fixed(wanted)) if wanted != has => Err(Error::new(format!(
-            "use subnet {wanted} on bridge {name}: the bridge has {has}; leave --subnet out, or choose another --bridge"
-        ))),
-        _ => Ok(()),
+/// What was asked of a network.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Its subnet.
+    pub subnet: Option<Subnet>,
+    /// An address that a container is to get.
+    pub address: Option<Ipv4Addr>,
+}
+
+impl Wanted {
+    fn check(&self, name: &str, gateway: Ipv4Net) -> Result<()> {
+        let has = gateway.trunc();
+        match self.subnet {
+            Some(Subnet::Fixed(wanted)) if wanted != has => Err(Error::new(format!(
+                "use subnet {wanted} on bridge {name}: the bridge has {has}; leave --subnet out, or choose another --bridge"
+            ))),
+            _ => self
+                .address
+                .map_or(Ok(()), |address| check_fixed(address, has, gateway.addr())),
+        }
     }
 }
 
@@ -190,7 +204,7 @@ fn gateway_of_half_made(link: &Link) -> Ipv4Addr {
     Ipv4Addr::new(a, b, c, d)
 }
 
-fn repair(route: &mut Netlink, link: &Link, wanted: Option<Subnet>) -> Result<Network> {
+fn repair(route: &mut Netlink, link: &Link, wanted: Wanted) -> Result<Network> {
     let gateway = match link.mark {
         Some(Mark::Network(gateway)) => gateway,
         _ => {
@@ -203,9 +217,10 @@ fn repair(route: &mut Netlink, link: &Link, wanted: Option<Subnet>) -> Result<Ne
     Ok(Network::of_bridge(link, gateway, true))
 }
 
-fn create(route: &mut Netlink, name: &str, wanted: Option<Subnet>) -> Result<Network> {
-    let subnet = choose_subnet(route, wanted)?;
+fn create(route: &mut Netlink, name: &str, wanted: Wanted) -> Result<Network> {
+    let subnet = choose_subnet(route, wanted.subnet)?;
     let gateway = Ipv4Net::new_assert(gateway_of(subnet), subnet.prefix_len());
+    wanted.check(name, gateway)?;
     route
         .request(|batch, sequence| write_bridge(batch, sequence, name, gateway.addr()))
         .doing(|| format!("create bridge {name}"))
@@ -331,13 +346,13 @@ fn collision(route: &mut Netlink, subnet: Ipv4Net, taken: &Route) -> Error {
 ///
 /// # Errors
 /// A subnet that a route has.
-pub fn point_to_point(route: &mut Netlink, wanted: Option<Subnet>) -> Result<Network> {
-    let subnet = match wanted {
+pub fn point_to_point(route: &mut Netlink, wanted: Wanted) -> Result<Network> {
+    let subnet = match wanted.subnet {
         None if is_free(route, POINT_TO_POINT)? => POINT_TO_POINT,
         Some(Subnet::Fixed(subnet)) if is_free(route, subnet)? => subnet,
         _ => {
             let routes = foreign_routes(route)?;
-            match wanted {
+            match wanted.subnet {
                 Some(Subnet::Fixed(subnet)) => match colliding_route(&routes, subnet) {
                     Some(taken) => return Err(collision(route, subnet, taken)),
                     None => subnet,
@@ -347,10 +362,12 @@ pub fn point_to_point(route: &mut Netlink, wanted: Option<Subnet>) -> Result<Net
         }
     };
     let name = POINT_TO_POINT_NAME.to_string();
+    let gateway = Ipv4Net::new_assert(gateway_of(subnet), subnet.prefix_len());
+    wanted.check(&name, gateway)?;
     Ok(Network {
         name,
         subnet,
-        gateway: gateway_of(subnet),
+        gateway: gateway.addr(),
         bridge: None,
         is_ours: true,
     })

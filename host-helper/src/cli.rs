@@ -18,7 +18,12 @@ use crate::spawn;
 /// Exit codes: 125 host-helper failed before the command ran, 126 the command cannot be executed, 127 it was not
 /// found, 128+n it was ended by signal n, else its own.
 #[derive(Debug, Parser)]
-#[command(name = "host-helper", version, max_term_width = 100)]
+#[command(
+    name = "host-helper",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -86,12 +91,7 @@ pub struct Name {
 #[derive(Debug, Args)]
 pub struct Run {
     /// The command and its arguments
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "COMMAND"
-    )]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 
     /// Directory to use as root file system; without it, the files of the host's own / (not of its other mounts),

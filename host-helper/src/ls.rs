@@ -108,9 +108,8 @@ pub fn list() -> Result<Vec<Row>> {
             .map_or(POINT_TO_POINT_NAME, |bridge| &bridge.name)
             .to_string();
         let (name, pid, status) = match &link.mark {
-            Some(Mark::Run(owner)) if owner.is_dead() => {
-                (owner.name.clone(), Some(owner.pid), "dead")
-            }
+            // The kernel is about to take it back.
+            Some(Mark::Run(owner)) if owner.is_dead() => continue,
             Some(Mark::Run(owner)) => (owner.name.clone(), Some(owner.pid), "unsupervised"),
             _ => (String::new(), None, "unmarked"),
         };

@@ -34,10 +34,6 @@ use cli::Action;
 use error::{Doing, Error, Result};
 use steps::Steps;
 
-/// musl's own allocator makes a system call for every few objects: a tenth of a start.
-#[global_allocator]
-static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
-
 /// The one place that prints an error, and the one that exits.
 fn main() -> ExitCode {
     match act() {

@@ -9,8 +9,11 @@ use nix::errno::Errno;
 
 use crate::error::Refusal;
 
-/// What a request and its answer fit into: the kernel builds dump replies of at most 32 KiB (netlink(7)).
-const BUFFER: usize = 32 * 1024;
+/// What an answer fits into: the kernel builds dump replies of at most 32 KiB (netlink(7)).
+const ANSWER: usize = 32 * 1024;
+/// What a request fits into at first, and at most.
+const REQUEST: usize = 4 * 1024;
+const LARGEST_REQUEST: usize = 1024 * 1024;
 
 /// How often a dump that the kernel calls inconsistent (`NLM_F_DUMP_INTR`) is taken again.
 const DUMP_TRIES: usize = 16;
@@ -107,11 +110,19 @@ impl Netlink {
     }
 
     fn send(&mut self, write: &impl Fn(&mut Writer, u32) -> u32) -> Result<u32, Refusal> {
-        self.buffer.resize(BUFFER, 0);
-        let mut batch = Writer::new(&mut self.buffer);
-        let last = write(&mut batch, self.sequence + 1);
+        let mut buffer = vec![0; REQUEST];
+        let (bytes, last) = loop {
+            let mut batch = Writer::new(&mut buffer);
+            let last = write(&mut batch, self.sequence + 1);
+            if let Some(bytes) = batch.finish().map(<[u8]>::len) {
+                break (&buffer[..bytes], last);
+            }
+            if buffer.len() >= LARGEST_REQUEST {
+                return Err(Errno::EMSGSIZE.into());
+            }
+            buffer.resize(buffer.len() * 4, 0);
+        };
         self.sequence = last;
-        let bytes = batch.finish().ok_or(Errno::EMSGSIZE)?;
         loop {
             match self.socket.send(bytes, 0).map_err(Refusal::from) {
                 Err(refusal) if refusal.errno == Errno::EINTR => {}
@@ -169,11 +180,13 @@ impl Netlink {
 
     /// Waits for one datagram, unless `flags` say `MSG_DONTWAIT`.
     pub fn receive(&mut self, flags: i32) -> Result<usize, Refusal> {
-        self.buffer.resize(BUFFER, 0);
+        // Not zeroed: the memory of a supervisor is what was touched.
+        self.buffer.clear();
+        self.buffer.reserve(ANSWER);
         loop {
             match self
                 .socket
-                .recv(&mut &mut self.buffer[..], flags)
+                .recv(&mut self.buffer, flags)
                 .map_err(Refusal::from)
             {
                 Err(refusal) if refusal.errno == Errno::EINTR => {}

@@ -93,9 +93,8 @@ pub fn enter(rootfs: &Rootfs, permission: &Permission) -> Result<OwnedFd> {
         None::<&str>,
     )
     .doing(|| "make mounts private".into())?;
-    let scratch = mount_scratch(rootfs)?;
-    let root = mount_root(rootfs, &scratch)?;
-    mount_proc(&root, rootfs)?;
+    let (root, scratch) = mount_root(rootfs)?;
+    mount_proc(&root, rootfs, permission)?;
     mount_sys(&root, &scratch)?;
     let dev = mount_dev(&root, &scratch)?;
     mask_proc(&root, &dev, &scratch)?;
@@ -112,10 +111,33 @@ pub fn enter(rootfs: &Rootfs, permission: &Permission) -> Result<OwnedFd> {
     Ok(dev)
 }
 
-/// A tmpfs of our own over `/run/hawser` (in this namespace only): `/dev` and what is bound into the container come
-/// from it, and it goes with the host's root.
-fn mount_scratch(rootfs: &Rootfs) -> Result<OwnedFd> {
-    let doing = || format!("mount a tmpfs on {}", state::DIRECTORY);
+/// The root, and under it a tmpfs of our own: `/dev` and what is bound into the container come from there, and it goes
+/// with the host's root.
+///
+/// Nobody's device nodes count: an image that brings some, or a container that may make some, would have the host's
+/// disks.
+fn mount_root(rootfs: &Rootfs) -> Result<(OwnedFd, OwnedFd)> {
+    let path = rootfs
+        .directory
+        .as_deref()
+        .unwrap_or(Path::new(state::DIRECTORY));
+    let doing = || format!("bind root file system {}", path.display());
+    let place = open_path(path).doing(doing)?;
+    // Copied before anything is mounted there.
+    let copy = rootfs
+        .directory
+        .as_ref()
+        .map(|_| clone_tree(&place, c"", true));
+    let copy = copy.transpose().doing(doing)?;
+    let scratch = mount_scratch(rootfs, &place)?;
+    let root = copy.map_or_else(|| make_copy_of_host(&scratch), Ok)?;
+    set_mount_attributes(&root, NODEV, true).doing(doing)?;
+    attach_tree(&root, &scratch).doing(doing)?;
+    Ok((root, scratch))
+}
+
+fn mount_scratch(rootfs: &Rootfs, place: &OwnedFd) -> Result<OwnedFd> {
+    let doing = || "mount a tmpfs for /dev".to_string();
     let (mode, size) = ((c"mode", c"755"), (c"size", c"65536k"));
     // What a container changes in its view of the host's files is kept there too.
     let options = if rootfs.directory.is_some() {
@@ -124,26 +146,14 @@ fn mount_scratch(rootfs: &Rootfs) -> Result<OwnedFd> {
         &[mode]
     };
     let scratch = make_mount(c"tmpfs", options, NOSUID | NOEXEC).doing(doing)?;
-    let place = open_path(Path::new(state::DIRECTORY)).doing(doing)?;
-    attach_tree(&scratch, &place).doing(doing)?;
+    attach_tree(&scratch, place).doing(doing)?;
     for directory in ["dev", "empty"] {
         mkdirat(&scratch, directory, Mode::from_bits_truncate(0o755)).doing(doing)?;
     }
     Ok(scratch)
 }
 
-fn mount_root(rootfs: &Rootfs, scratch: &OwnedFd) -> Result<OwnedFd> {
-    let Some(directory) = &rootfs.directory else {
-        return mount_copy_of_host(scratch);
-    };
-    let doing = || format!("bind root file system {}", directory.display());
-    let place = open_path(directory).doing(doing)?;
-    let root = clone_tree(&place, c"", true).doing(doing)?;
-    attach_tree(&root, &place).doing(doing)?;
-    Ok(root)
-}
-
-fn mount_copy_of_host(scratch: &OwnedFd) -> Result<OwnedFd> {
+fn make_copy_of_host(scratch: &OwnedFd) -> Result<OwnedFd> {
     let doing = || "mount an overlay over /".to_string();
     for directory in ["upper", "work"] {
         mkdirat(scratch, directory, Mode::from_bits_truncate(0o755)).doing(doing)?;
@@ -159,19 +169,20 @@ fn mount_copy_of_host(scratch: &OwnedFd) -> Result<OwnedFd> {
         (c"upperdir", &upper),
         (c"workdir", &work),
     ];
-    let root = make_mount(c"overlay", &options, 0).doing(doing).map_err(|error| {
+    make_mount(c"overlay", &options, 0).doing(doing).map_err(|error| {
         let cure = "the kernel refuses an overlay of / here (no CONFIG_OVERLAY_FS, or a user namespace): give --rootfs DIR";
         [Errno::EPERM, Errno::EINVAL, Errno::ENODEV].into_iter().fold(error, |error, errno| error.cure(errno, cure))
-    })?;
-    let place = open_path(Path::new(state::DIRECTORY)).doing(doing)?;
-    attach_tree(&root, &place).doing(doing)?;
-    Ok(root)
+    })
 }
 
-fn mount_proc(root: &OwnedFd, rootfs: &Rootfs) -> Result<()> {
+fn mount_proc(root: &OwnedFd, rootfs: &Rootfs, permission: &Permission) -> Result<()> {
     let proc = mount_new(root, c"proc", &[], "proc", NOSUID | NODEV | NOEXEC)?;
     if rootfs.is_new_network {
         allow_ping(&proc)?;
+    }
+    if !rootfs.sysctls.is_empty() {
+        // Those of eth0 are there when it is.
+        permission.wait().doing(|| "wait for the network".into())?;
     }
     for (path, value) in &rootfs.sysctls {
         write_at(&proc, &format!("sys/{path}"), value)
@@ -276,7 +287,15 @@ fn mount_dev(root: &OwnedFd, scratch: &OwnedFd) -> Result<OwnedFd> {
     let place =
         open_in_root(root, Path::new("dev"), OFlag::O_PATH | OFlag::O_DIRECTORY).doing(doing)?;
     let dev = clone_tree(scratch, c"dev", false).doing(doing)?;
+    set_mount_attributes(&dev, NODEV, false).doing(doing)?;
     attach_tree(&dev, &place).doing(doing)?;
+    let nodes = openat(
+        scratch,
+        "dev",
+        OFlag::O_PATH | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+    .doing(doing)?;
     for (name, major, minor) in [
         (c"null", 1, 3),
         (c"zero", 1, 5),
@@ -285,12 +304,8 @@ fn mount_dev(root: &OwnedFd, scratch: &OwnedFd) -> Result<OwnedFd> {
         (c"urandom", 1, 9),
         (c"tty", 5, 0),
     ] {
-        let mode = Mode::from_bits_truncate(0o666);
-        match mknodat(&dev, name, SFlag::S_IFCHR, mode, makedev(major, minor)) {
-            // A user namespace may make no device nodes: the host's, bound.
-            Err(Errno::EPERM) => bind_device(&dev, name)?,
-            made => made.doing(|| format!("make /dev/{}", name.to_string_lossy()))?,
-        }
+        bind_device(&dev, &nodes, name, makedev(major, minor))
+            .doing(|| format!("make /dev/{}", name.to_string_lossy()))?;
     }
     for (target, name) in [
         ("/proc/self/fd", "fd"),
@@ -323,15 +338,32 @@ fn mount_dev(root: &OwnedFd, scratch: &OwnedFd) -> Result<OwnedFd> {
     Ok(dev)
 }
 
-fn bind_device(dev: &OwnedFd, name: &CStr) -> Result<()> {
-    let doing = || format!("bind /dev/{}", name.to_string_lossy());
-    let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-    let place = openat(dev, name, flags, Mode::from_bits_truncate(0o666)).doing(doing)?;
-    let host = CString::new(format!("/dev/{}", name.to_string_lossy()))
-        .map_err(|_| Errno::EINVAL)
-        .doing(doing)?;
-    let device = clone_tree(AT_FDCWD, &host, false).doing(doing)?;
-    attach_tree(&device, &place).doing(doing)
+/// A device node. On `/dev` itself none counts; this one is mounted over itself from where they do.
+fn bind_device(
+    dev: &OwnedFd,
+    nodes: &OwnedFd,
+    name: &CStr,
+    device: libc::dev_t,
+) -> nix::Result<()> {
+    let mode = Mode::from_bits_truncate(0o666);
+    let node = match mknodat(nodes, name, SFlag::S_IFCHR, mode, device) {
+        Ok(()) => clone_tree(nodes, name, false)?,
+        // A user namespace may make no device nodes: the host's, bound.
+        Err(Errno::EPERM) => {
+            let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+            openat(dev, name, flags, mode)?;
+            let host = openat(
+                AT_FDCWD,
+                "/dev",
+                OFlag::O_PATH | OFlag::O_CLOEXEC,
+                Mode::empty(),
+            )?;
+            clone_tree(&host, name, false)?
+        }
+        Err(errno) => return Err(errno),
+    };
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    attach_tree(&node, openat(dev, name, flags, Mode::empty())?)
 }
 
 fn mount_volumes(root: &OwnedFd, rootfs: &Rootfs, permission: &Permission) -> Result<()> {
@@ -364,9 +396,8 @@ fn mount_volumes(root: &OwnedFd, rootfs: &Rootfs, permission: &Permission) -> Re
         let place =
             open_or_make(root, destination, kind, Parents::Make, permission).doing(doing)?;
         let tree = clone_tree(&from, c"", true).doing(doing)?;
-        if *is_read_only {
-            set_mount_attributes(&tree, RDONLY, true).doing(doing)?;
-        }
+        let attributes = if *is_read_only { NODEV | RDONLY } else { NODEV };
+        set_mount_attributes(&tree, attributes, true).doing(doing)?;
         attach_tree(&tree, &place).doing(doing)?;
     }
     Ok(())

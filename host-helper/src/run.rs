@@ -1,7 +1,7 @@
 //! `run`: from the options to a supervised container, in the foreground or by itself.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -42,7 +42,7 @@ pub fn run(options: cli::Run, mut steps: Steps) -> Result<u8> {
     let signals = Signals::block()?;
     let container = start(&request, command, &signals, &mut steps)?;
     let supervisor = supervise(&options, &request, container, signals)?;
-    Ok(supervisor.wait())
+    Ok(supervisor.wait(None))
 }
 
 fn start(
@@ -60,6 +60,7 @@ fn start(
         );
     }
     attach::run(request, command, signals, steps)
+        .inspect_err(|_| state::remove_directory_if_empty())
 }
 
 fn has_way_out(request: &Request) -> bool {
@@ -97,13 +98,11 @@ fn run_detached(
             let container = start(request, command, &signals, &mut steps)?;
             let mut supervisor = supervise(options, request, container, signals)?;
             if let Err((code, text)) = supervisor.wait_for_exec() {
-                supervisor.wait();
+                supervisor.wait(None);
                 return Err(Error::new(text).with_code(code));
             }
             supervisor::detach().doing(|| "let go of the caller".into())?;
-            // The caller may be gone; the container is not.
-            let _ = File::from(write).write_all(format!("{}\n", request.name).as_bytes());
-            Ok(supervisor.wait())
+            Ok(supervisor.wait(Some(write.into())))
         }
     }
 }

@@ -242,7 +242,7 @@ fn exec_init(spawn: &Spawn, config: RawFd, status: RawFd) -> Result<std::convert
         &spawn.environment,
         AtFlags::AT_EMPTY_PATH,
     )
-    .doing(doing)
+    .doing(|| "execute init (see --init-path)".into())
 }
 
 /// What was said on the status pipe.

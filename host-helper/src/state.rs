@@ -1,7 +1,7 @@
 //! `/run/hawser`: what cannot live in the kernel. Losing it loses no network.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -13,40 +13,57 @@ use crate::error::{Doing, Error, Result};
 /// The directory, 0700 and root's own.
 pub const DIRECTORY: &str = "/run/hawser";
 
-/// Makes the directory, or checks that what is there is ours alone.
-///
-/// # Errors
-/// When it cannot be made, or somebody else may write there.
-pub fn ensure_directory() -> Result<()> {
-    match DirBuilder::new().mode(0o700).create(DIRECTORY) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            return Err(error).doing(|| format!("create {DIRECTORY}"));
-        }
-        _ => {}
-    }
-    let found = fs::symlink_metadata(DIRECTORY).doing(|| format!("look at {DIRECTORY}"))?;
-    let me = nix::unistd::geteuid().as_raw();
-    if !found.is_dir() || found.uid() != me || found.mode() & 0o022 != 0 {
-        return Err(Error::new(format!(
-            "use {DIRECTORY}: it is not a directory that only uid {me} may write; remove it"
-        )));
-    }
-    Ok(())
-}
-
 /// A lock on the directory, for the few microseconds in which names are taken or the network is made. It is the
 /// kernel's (flock(2)): whoever is killed has let go of it.
 pub struct Lock(#[expect(dead_code, reason = "held, never looked at")] Flock<File>);
 
-/// Waits for the lock. The directory must be there.
+/// Makes the directory where it is missing, and waits for its lock.
 ///
 /// # Errors
-/// When the directory cannot be opened or locked.
+/// When it cannot be made or locked, or somebody else may write there.
 pub fn lock() -> Result<Lock> {
-    let directory = File::open(DIRECTORY).doing(|| format!("open {DIRECTORY}"))?;
-    match Flock::lock(directory, FlockArg::LockExclusive) {
-        Ok(lock) => Ok(Lock(lock)),
-        Err((_, errno)) => Err(errno).doing(|| format!("lock {DIRECTORY}")),
+    loop {
+        let directory = match File::open(DIRECTORY) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                make_directory()?;
+                continue;
+            }
+            opened => opened.doing(|| format!("open {DIRECTORY}"))?,
+        };
+        let found = directory
+            .metadata()
+            .doing(|| format!("look at {DIRECTORY}"))?;
+        let me = nix::unistd::geteuid().as_raw();
+        if !found.is_dir() || found.uid() != me || found.mode() & 0o022 != 0 {
+            return Err(Error::new(format!(
+                "use {DIRECTORY}: it is not a directory that only uid {me} may write; remove it"
+            )));
+        }
+        let lock = Flock::lock(directory, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| errno)
+            .doing(|| format!("lock {DIRECTORY}"))?;
+        // Whoever had it before us may have removed the directory.
+        if fs::metadata(DIRECTORY).is_ok_and(|now| now.ino() == found.ino()) {
+            return Ok(Lock(lock));
+        }
+    }
+}
+
+fn make_directory() -> Result<()> {
+    match DirBuilder::new().mode(0o700).create(DIRECTORY) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            Err(error).doing(|| format!("create {DIRECTORY}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes the directory when nothing is in it.
+pub fn remove_directory_if_empty() {
+    if let Ok(lock) = lock() {
+        // Not empty is the usual case.
+        let _ = fs::remove_dir(DIRECTORY);
+        drop(lock);
     }
 }
 
@@ -69,8 +86,7 @@ pub fn path(name: &str, extension: &str) -> PathBuf {
 
 /// The next number of a counter that goes round: where the search for a free address starts, so that one is not
 /// given again while its last owner's namespace is still being torn down. A hint: what counts is the link's name.
-/// Hold the [`lock`].
-pub fn next_offset(network: &str) -> u32 {
+pub fn next_offset(network: &str, _lock: &Lock) -> u32 {
     let path = Path::new(DIRECTORY).join(format!("{network}.next"));
     let file = File::options()
         .read(true)
@@ -117,8 +133,7 @@ pub fn remove_leftovers() {
     remove(&["log", "code"], &|path| {
         !path.with_extension("sock").exists()
     });
-    // Only when it is empty.
-    let _ = fs::remove_dir(DIRECTORY);
+    remove_directory_if_empty();
 }
 
 /// How many ended containers `logs` and `wait` remember at most; the oldest are forgotten first.

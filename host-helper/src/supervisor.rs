@@ -2,7 +2,7 @@
 //! gives back the exit code. It waits on descriptors only, and wakes up for nothing else.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -86,8 +86,14 @@ impl Supervisor {
 
     /// From here on nothing may end this before the container does: errors are survived.
     ///
-    /// Gives the exit code of the command.
-    pub fn wait(mut self) -> u8 {
+    /// Gives the exit code of the command. `caller` is told the container's name when this is at rest.
+    pub fn wait(mut self, caller: Option<File>) -> u8 {
+        if let Some(mut caller) = caller {
+            let name = format!("{}\n", self.description.name);
+            sys::release_memory();
+            // The caller may be gone; the container is not.
+            let _ = caller.write_all(name.as_bytes());
+        }
         loop {
             let ready = self.poll();
             let is = |at: usize| ready.get(at).copied().unwrap_or(false);
@@ -101,10 +107,10 @@ impl Supervisor {
                 let said = self.container.status.read(&mut self.container.child.status);
                 self.is_status_open = !matches!(said, Ok(Said::Nothing) | Err(_));
             }
+            if is(INPUT) {
+                self.read_input();
+            }
             if let Some(terminal) = &mut self.terminal {
-                if is(INPUT) {
-                    terminal.read_input();
-                }
                 if is(TERMINAL) {
                     terminal.write_pending();
                     terminal.copy_output();
@@ -167,6 +173,9 @@ impl Supervisor {
                 deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
+        if self.description.is_detached {
+            sys::release_memory();
+        }
         match poll(&mut fds, timeout) {
             Ok(_) => fds.iter().map(|fd| fd.any().unwrap_or(false)).collect(),
             Err(_) => Vec::new(),
@@ -196,6 +205,19 @@ impl Supervisor {
         self.send(signal as i32);
         if signal == Signal::SIGTERM && self.kill_at.is_none() {
             self.kill_at = Some(Instant::now() + self.grace);
+        }
+    }
+
+    fn read_input(&mut self) {
+        let first = self.container.child.pid;
+        let typed = self
+            .terminal
+            .as_mut()
+            .and_then(|terminal| terminal.read_input(first));
+        // What it does have a handler for, the container's terminal has sent it.
+        if let Some(signal) = typed.filter(|signal| !self.notices(*signal)) {
+            self.killed_for = Some(128 + signal as u8);
+            self.kill();
         }
     }
 
@@ -270,7 +292,6 @@ impl Supervisor {
             .drain(..)
             .chain(self.clients.drain(..).map(|client| client.stream))
         {
-            use io::Write;
             let _ = client.write_all(format!("exit {code}\n").as_bytes());
         }
         code
@@ -294,6 +315,5 @@ pub fn detach() -> io::Result<()> {
     nix::unistd::dup2_stdout(&nothing)?;
     nix::unistd::dup2_stderr(&nothing)?;
     std::env::set_current_dir("/")?;
-    sys::release_text();
     Ok(())
 }

@@ -4,9 +4,12 @@
 
 #![allow(unsafe_code)]
 
+use std::alloc::{GlobalAlloc, Layout};
+use std::cell::UnsafeCell;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use dlmalloc::Dlmalloc;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
@@ -253,21 +256,74 @@ pub fn copy_window_size(from: BorrowedFd, to: BorrowedFd) -> Result<()> {
     }
 }
 
-/// Gives the pages of this program's own text back: they are read again from the page cache when they are needed.
-///
-/// A supervisor that only waits needs few of them (`__executable_start` and `etext` are the linker's symbols).
-pub fn release_text() {
+/// The heap: musl's own allocator makes a system call for every few objects, a tenth of a start.
+pub struct Heap(UnsafeCell<Dlmalloc>);
+
+impl Heap {
+    /// An empty one.
+    pub const fn new() -> Self {
+        Heap(UnsafeCell::new(Dlmalloc::new()))
+    }
+
+    fn trim(&self) {
+        // SAFETY: this program has one thread, and the allocator calls nobody back.
+        unsafe { (*self.0.get()).trim(0) };
+    }
+}
+
+// SAFETY: this program has one thread (its tests have more, and use another allocator).
+unsafe impl Sync for Heap {}
+
+// SAFETY: Dlmalloc keeps the contract of malloc(3) with the sizes and alignments that it is given, and nobody else is
+// inside it: one thread.
+unsafe impl GlobalAlloc for Heap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as said at the impl.
+        unsafe { (*self.0.get()).malloc(layout.size(), layout.align()) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        // SAFETY: the caller gives back what alloc gave, with the same layout.
+        unsafe { (*self.0.get()).free(place, layout.size(), layout.align()) }
+    }
+
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller passes what alloc gave, with the same layout.
+        unsafe { (*self.0.get()).realloc(place, layout.size(), layout.align(), size) }
+    }
+}
+
+/// The heap of this program.
+#[cfg_attr(not(test), global_allocator)]
+static HEAP: Heap = Heap::new();
+
+/// Gives back the memory that a process which only waits does not need: the pages of this program's own file, which
+/// are read again from the page cache when they are used, and of the stack below what is in use.
+pub fn release_memory() {
     unsafe extern "C" {
         static __executable_start: u8;
-        static etext: u8;
+        static __init_array_start: u8;
     }
-    let page = 4096;
-    let start = &raw const __executable_start as usize;
-    let end = (&raw const etext as usize) & !(page - 1);
-    // SAFETY: the range is this program's own read-only text, a private mapping of a file that was never written:
-    // MADV_DONTNEED drops clean pages, and the next access reads the same bytes again (madvise(2)).
+    HEAP.trim();
+    const PAGE: usize = 4096;
+    const STACK: usize = 512 * 1024;
+    // What the next calls need of the stack, the red zone included.
+    const IN_USE: usize = 2 * PAGE;
+    let file = &raw const __executable_start as usize;
+    // The linker puts what is written behind what is only read, on a page of its own.
+    let file_end = (&raw const __init_array_start as usize) & !(PAGE - 1);
+    let here = (&raw const file as usize) & !(PAGE - 1);
+    // SAFETY: the first range is this program's own text and constants, a private mapping of a file that was never
+    // written: MADV_DONTNEED drops clean pages, and the next access reads the same bytes again (madvise(2)). The
+    // second one lies below every frame of this thread, the only one; where nothing is mapped, nothing is done.
     unsafe {
-        libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED);
+        libc::madvise(
+            file as *mut libc::c_void,
+            file_end - file,
+            libc::MADV_DONTNEED,
+        );
+        let unused = (here - STACK) as *mut libc::c_void;
+        libc::madvise(unused, STACK - IN_USE, libc::MADV_DONTNEED);
     }
 }
 

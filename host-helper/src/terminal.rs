@@ -7,12 +7,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::fcntl::{OFlag, openat};
+use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use nix::sys::stat::Mode;
 use nix::sys::termios::{
-    SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcgetattr, tcsetattr,
+    LocalFlags, SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcgetattr, tcsetattr,
 };
-use nix::unistd::{Gid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown};
+use nix::unistd::{Gid, Pid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown, tcgetpgrp};
 
 use crate::error::{Doing, Result};
 use crate::sys;
@@ -147,7 +148,11 @@ impl Terminal {
     }
 
     /// Reads what the user has typed. The end of it is what Ctrl-D is to the container.
-    pub fn read_input(&mut self) {
+    ///
+    /// Gives the signal that the container's terminal makes of it for process `first`, when that one is in front: the
+    /// kernel discards it if PID 1 has no handler.
+    pub fn read_input(&mut self, first: Pid) -> Option<Signal> {
+        let mut signal = None;
         let mut chunk = [0; CHUNK];
         match nix::unistd::read(user_side(), &mut chunk) {
             Ok(0) | Err(nix::errno::Errno::EIO) => {
@@ -157,10 +162,30 @@ impl Terminal {
                     self.to_container.push_back(end);
                 }
             }
-            Ok(len) => self.to_container.extend(&chunk[..len]),
+            Ok(len) => {
+                signal = self.signal_of(&chunk[..len], first);
+                self.to_container.extend(&chunk[..len]);
+            }
             Err(_) => {}
         }
         self.write_pending();
+        signal
+    }
+
+    fn signal_of(&self, typed: &[u8], first: Pid) -> Option<Signal> {
+        let settings = tcgetattr(&self.host_side).ok()?;
+        if !settings.local_flags.contains(LocalFlags::ISIG)
+            || tcgetpgrp(&self.host_side) != Ok(first)
+        {
+            return None;
+        }
+        let is_typed =
+            |key: SpecialCharacterIndices| typed.contains(&settings.control_chars[key as usize]);
+        if is_typed(SpecialCharacterIndices::VINTR) {
+            Some(Signal::SIGINT)
+        } else {
+            is_typed(SpecialCharacterIndices::VQUIT).then_some(Signal::SIGQUIT)
+        }
     }
 
     /// Writes what the container takes now.

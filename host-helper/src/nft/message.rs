@@ -154,11 +154,16 @@ impl<'w, 'b> Batch<'w, 'b> {
         const NFTA_SET_KEY_TYPE: u16 = 4;
         const NFTA_SET_KEY_LEN: u16 = 5;
         const NFTA_SET_ID: u16 = 10;
+        const NFTA_SET_USERDATA: u16 = 13;
+        // nft's own notation: type 0 is the byte order of the keys, in 4 bytes, and 1 is the host's.
+        const HOST_ENDIAN: [u8; 4] = 1u32.to_ne_bytes();
         self.message(libc::NFT_MSG_NEWSET, libc::NLM_F_CREATE, |w| {
             w.string(NFTA_SET_NAME, name);
             w.number(NFTA_SET_KEY_TYPE, TYPE_IFNAME.to_be());
             w.number(NFTA_SET_KEY_LEN, (IFNAME_LEN as u32).to_be());
             w.number(NFTA_SET_ID, 1u32.to_be());
+            let [a, b, c, d] = HOST_ENDIAN;
+            w.attribute(NFTA_SET_USERDATA, &[0, 4, a, b, c, d]);
         });
     }
 

@@ -77,8 +77,10 @@ pub fn ensure(
     bridge: Option<&str>,
     all: impl FnOnce() -> Result<Vec<String>>,
 ) -> Result<()> {
-    let found = look(nft, bridge).doing(|| format!("look at nft table inet {TABLE}"));
-    let found = found.map_err(name_missing_options)?;
+    let doing = || format!("look at nft table inet {TABLE}");
+    let found = look(nft, bridge)
+        .doing(doing)
+        .map_err(name_missing_options)?;
     if found
         == (Found {
             is_whole: true,
@@ -88,6 +90,11 @@ pub fn ensure(
         return Ok(());
     }
     if !found.is_whole {
+        // One at a time: whoever installs it second would drop what was added meanwhile.
+        let _lock = crate::state::lock()?;
+        if look(nft, bridge).doing(doing)?.is_whole {
+            return ensure(nft, bridge, all);
+        }
         let all = all()?;
         let mut names: Vec<&str> = all.iter().map(String::as_str).collect();
         names.extend(bridge.filter(|bridge| !names.contains(bridge)));
