@@ -17,7 +17,7 @@ use crate::spawn;
 ///
 /// Exit codes: 125 host-helper failed before the command ran, 126 the command cannot be executed, 127 it was not
 /// found, 128+n it was ended by signal n, else its own.
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(
     name = "host-helper",
     version,
@@ -34,7 +34,7 @@ pub struct Cli {
 }
 
 /// The commands.
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum Action {
     /// Run a command in a container with a network
     Run(Box<Run>),
@@ -81,14 +81,14 @@ pub enum Action {
 }
 
 /// A container that exists.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Name {
     /// The container
     pub name: String,
 }
 
 /// `run`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Run {
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
@@ -218,19 +218,26 @@ pub enum Resolv {
     Off,
 }
 
-/// Reads the command line. The error is a usage error's sentence, or `Ok(Err)` the text that was asked for.
+/// What a command line asks for.
+#[derive(Debug, Clone)]
+pub enum Asked {
+    /// Something to do.
+    For(Cli),
+    /// Help, or the version: this text.
+    Text(String),
+}
+
+/// Reads the command line.
 ///
 /// # Errors
-/// One line, without a period.
-pub fn parse(
-    words: impl IntoIterator<Item = OsString>,
-) -> std::result::Result<Result<Cli, String>, String> {
+/// A usage error: one line, without a period.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> std::result::Result<Asked, String> {
     use clap::error::ErrorKind;
     match Cli::try_parse_from(words) {
-        Ok(cli) => Ok(Ok(cli)),
+        Ok(cli) => Ok(Asked::For(cli)),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                Ok(Err(error.render().to_string()))
+                Ok(Asked::Text(error.render().to_string()))
             }
             _ => Err(one_line(&error.render().to_string())),
         },
@@ -445,9 +452,12 @@ mod tests {
             .iter()
             .chain(words)
             .map(OsString::from);
-        match parse(all)?.unwrap().action {
-            Action::Run(run) => Ok(*run),
-            _ => unreachable!(),
+        match parse(all)? {
+            Asked::For(Cli {
+                action: Action::Run(run),
+                ..
+            }) => Ok(*run),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -30,7 +30,7 @@ mod veth;
 use std::io::Write;
 use std::process::ExitCode;
 
-use cli::Action;
+use cli::{Action, Asked};
 use error::{Doing, Error, Result};
 use steps::Steps;
 
@@ -48,9 +48,10 @@ fn main() -> ExitCode {
 }
 
 fn act() -> Result<u8> {
-    let cli = match cli::parse(std::env::args_os()).map_err(Error::new)? {
-        Ok(cli) => cli,
-        Err(text) => return show(&text),
+    let asked = sys::with_scratch(|| cli::parse(std::env::args_os()), Clone::clone);
+    let cli = match asked.map_err(Error::new)? {
+        Asked::For(cli) => cli,
+        Asked::Text(text) => return show(&text),
     };
     let mut steps = Steps::new(cli.verbose);
     match cli.action {
