@@ -9,6 +9,7 @@ use crate::address::{Address, Mac, Prefix, cut};
 use crate::capability::Capability;
 
 mod line;
+mod write;
 
 use line::{Cursor, check_line, check_version, is_end, parse_id, parse_line};
 
@@ -334,78 +335,6 @@ impl<'a> Lines<'a> {
                 self.at += part.len();
                 None
             }
-        }
-    }
-}
-
-impl Fact<'_> {
-    /// The line's first word.
-    pub fn keyword(&self) -> &'static str {
-        match self {
-            Fact::Link { .. } => "link",
-            Fact::NoLinks => "no-links",
-            Fact::Address(_) => "address",
-            Fact::Neighbour { .. } => "neighbour",
-            Fact::Route { .. } => "route",
-            Fact::Nameserver(_) => "nameserver",
-            Fact::Search(_) => "search",
-            Fact::Option(_) => "option",
-            Fact::Host { .. } => "host",
-            Fact::Hostname(_) => "hostname",
-            Fact::User { .. } => "user",
-            Fact::Groups(_) => "groups",
-            Fact::Workdir(_) => "workdir",
-            Fact::Capability(_) | Fact::NoCapabilities => "capability",
-            Fact::Ambient(_) => "ambient",
-            Fact::NoNewPrivileges => "no-new-privileges",
-        }
-    }
-}
-
-impl fmt::Display for Words<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, word) in self.iter().enumerate() {
-            let space = if index == 0 { "" } else { " " };
-            write!(f, "{space}{word}")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Fact<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.keyword())?;
-        match self {
-            Fact::NoLinks | Fact::NoNewPrivileges => Ok(()),
-            Fact::Link { name, mtu: None } => write!(f, " {name}"),
-            Fact::Link {
-                name,
-                mtu: Some(mtu),
-            } => write!(f, " {name} mtu {mtu}"),
-            Fact::Address(prefix) => write!(f, " {prefix}"),
-            Fact::Neighbour { address, mac } => write!(f, " {address} {mac}"),
-            Fact::Route {
-                destination,
-                gateway: None,
-            } => write!(f, " {destination} onlink"),
-            Fact::Route {
-                destination,
-                gateway: Some(gateway),
-            } if destination.len == 0 => {
-                write!(f, " default via {gateway}")
-            }
-            Fact::Route {
-                destination,
-                gateway: Some(gateway),
-            } => write!(f, " {destination} via {gateway}"),
-            Fact::Nameserver(address) => write!(f, " {address}"),
-            Fact::Search(words) | Fact::Option(words) => write!(f, " {words}"),
-            Fact::Host { address, names } => write!(f, " {address} {names}"),
-            Fact::Hostname(text) | Fact::Workdir(text) => write!(f, " {text}"),
-            Fact::User { uid, gid } => write!(f, " {uid}:{gid}"),
-            Fact::Groups(groups) => write!(f, " {}", Text(groups.0)),
-            Fact::Capability(capability) | Fact::Ambient(capability) => write!(f, " {capability}"),
-            Fact::NoCapabilities => f.write_str(" none"),
         }
     }
 }

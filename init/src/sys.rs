@@ -56,8 +56,9 @@ pub fn take_buffers() -> Option<&'static mut Buffers> {
     if TAKEN.swap(true, Ordering::Relaxed) {
         return None;
     }
+    let buffers = &raw mut BUFFERS;
     // SAFETY: TAKEN lets only the first call come here, so this is the only reference there ever is.
-    Some(unsafe { &mut *&raw mut BUFFERS })
+    Some(unsafe { &mut *buffers })
 }
 
 /// What the program was called with: a list of C strings that ends with a null pointer, from some word on.
