@@ -24,6 +24,7 @@ fn everything_is_as_before() {
             "the tables go with the last network"
         );
         assert_eq!(forwarding(), "0", "the sysctl is put back");
+        lab.settle();
         assert_eq!(sh("ip -o link").lines().count(), links.lines().count());
         assert_eq!(sh("ip -o addr; ip route; ip -6 route"), addresses);
         let files: Vec<_> = std::fs::read_dir("/run/hawser")

@@ -58,8 +58,10 @@ fn complaint(outcome: &lab::Outcome) -> Option<String> {
     if outcome.code != 0 || times.len() != 3 {
         return Some(outcome.to_string());
     }
-    let longest = (times[1] - times[0]).max(times[2] - times[1]);
-    (longest >= 0.5).then(|| format!("a connect took {longest:.2} s"))
+    let (near, far) = (times[1] - times[0], times[2] - times[1]);
+    (near.max(far) >= 0.5).then(|| {
+        format!("{times:?} the connects took {near:.2} s to the gateway, {far:.2} s to the outside")
+    })
 }
 
 #[test]
