@@ -4,7 +4,7 @@ use std::env;
 use std::path::Path;
 
 /// For GNU ld and lld alike.
-const ARGUMENTS: [&str; 9] = [
+const ARGUMENTS: [&str; 8] = [
     // Where sys.rs begins, without libc's start.
     "--entry=hawser_start",
     "--gc-sections",
@@ -16,7 +16,6 @@ const ARGUMENTS: [&str; 9] = [
     "-zmax-page-size=4096",
     // The linker pads up to this much in the file, to save a page of memory that is not saved here.
     "-zcommon-page-size=512",
-    "--hash-style=gnu",
 ];
 
 fn main() {

@@ -33,9 +33,11 @@ pub fn execute(command: Arguments, text: &mut [u8]) -> ! {
         let Some(path) = sys::c_string(&[directory, b"/", name], text) else {
             continue;
         };
+        // A failing execve costs as much as a look, and a trace shows the command executed once.
+        if !sys::exists(path) {
+            continue;
+        }
         match sys::execute(path, command) {
-            // Nothing is there, unless what is missing is the interpreter of what is there.
-            Errno(libc::ENOENT | libc::ENOTDIR) if !sys::exists(path) => {}
             Errno(libc::EACCES) => denied = true,
             errno => fail(name, errno, true),
         }

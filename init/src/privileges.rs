@@ -17,7 +17,7 @@ const SET_USER: Step = "set user; it needs CAP_SETUID, and the user in this user
 const SET: Step = "set capabilities";
 const AMBIENT: Step = "make capabilities ambient; init itself must have them";
 const NO_NEW: Step = "set no-new-privileges";
-const CHDIR: Step = "chdir; the user of the command must be able to enter it";
+const CHDIR: Step = "chdir; it must be there, and the user of the command able to enter it";
 
 /// What the message says about privileges.
 #[derive(Default)]
