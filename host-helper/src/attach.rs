@@ -5,13 +5,13 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use hawser::protocol;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
 
 use crate::address::{DisplayMac, Subnet};
 use crate::bridge::{self, Network, Wanted};
@@ -24,7 +24,7 @@ use crate::nft;
 use crate::owner::{self, Owner};
 use crate::rootfs::Rootfs;
 use crate::signals::Signals;
-use crate::spawn::{self, Child, NetworkNamespace, Said, Spawn, StatusReader, Stdio};
+use crate::spawn::{self, Child, Said, Spawn, StatusReader, Stdio};
 use crate::state;
 use crate::steps::Steps;
 use crate::sysctl;
@@ -136,6 +136,8 @@ pub struct Attachment {
     pub veth: Veth,
     /// MTU in bytes.
     pub mtu: u32,
+    /// Inode of its network namespace.
+    pub netns: u64,
 }
 
 /// The sequence. Nothing is left behind when it fails.
@@ -171,14 +173,19 @@ pub fn run(
         .doing(|| "copy a descriptor".into())?;
     undo.push(move || kill(&pidfd));
     steps.done("clone");
+    let namespace = namespace(&request.network)?;
+    child.hand_over(&rest.init, namespace.as_ref())?;
+    steps.done("namespace");
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     let lease = lease_first.map_or_else(|| lease_name(request), Ok)?;
     let network = ensure_network(&mut route, request, steps)?;
     let mtu = choose_mtu(&mut route, request)?;
     steps.done("ensure");
-    let attachment = match &network {
-        Some(network) => Some(attach(&mut route, request, network, mtu, &mut child)?),
-        None => None,
+    let attachment = match (&network, &namespace) {
+        (Some(network), Some(namespace)) => {
+            Some(attach(&mut route, request, network, mtu, namespace)?)
+        }
+        _ => None,
     };
     steps.done("veth");
     send_config(&child.config, &config(request, &rest, attachment.as_ref()))?;
@@ -312,6 +319,7 @@ fn choose_mtu(route: &mut Netlink, request: &Request) -> Result<u32> {
 
 /// What [`config`] needs of the command after its descriptors went to the child.
 struct Rest {
+    init: OwnedFd,
     user: User,
     workdir: Option<String>,
     capabilities: Vec<String>,
@@ -332,16 +340,15 @@ fn prepare(request: &Request, command: Command) -> Result<(Spawn, Rest)> {
         StdioChoice::Log => Stdio::Log(open_log(&request.name)?),
     };
     let spawn = Spawn {
-        network: namespace(&request.network)?,
         rootfs: command.rootfs,
         stdio,
         user: command.user.uid,
         preserved: command.preserved,
-        init: command.init,
         command: c_strings(command.words)?,
         environment: c_strings(command.environment)?,
     };
     let rest = Rest {
+        init: command.init,
         user: command.user,
         workdir: command.workdir,
         capabilities: command.capabilities,
@@ -366,14 +373,15 @@ pub fn open_log(name: &str) -> Result<File> {
     log.doing(|| format!("open log {}", path.display()))
 }
 
-fn namespace(choice: &NetworkChoice) -> Result<NetworkNamespace> {
+/// The network namespace of the container; `None`: the host's.
+fn namespace(choice: &NetworkChoice) -> Result<Option<OwnedFd>> {
     let path = match choice {
-        NetworkChoice::Host => return Ok(NetworkNamespace::Host),
+        NetworkChoice::Host => return Ok(None),
         NetworkChoice::Container(name) => {
             PathBuf::from(format!("/proc/{}/ns/net", control::pid_of(name)?))
         }
         NetworkChoice::Path(path) => path.clone(),
-        _ => return Ok(NetworkNamespace::New),
+        _ => return spawn::make_network_namespace().map(Some),
     };
     let doing = || format!("open network namespace {}", path.display());
     let file = openat(
@@ -395,16 +403,18 @@ fn namespace(choice: &NetworkChoice) -> Result<NetworkNamespace> {
             path.display()
         )));
     }
-    Ok(NetworkNamespace::Join(file))
+    Ok(Some(file))
 }
 
-/// The veth. A failure while the child has failed too is the child's: its namespace was gone.
+/// The veth, and for point-to-point the host's address on it.
+///
+/// Undone by the end of the namespace.
 fn attach(
     route: &mut Netlink,
     request: &Request,
     network: &Network,
     mtu: u32,
-    child: &mut Child,
+    namespace: &OwnedFd,
 ) -> Result<Attachment> {
     let offset = match request.address {
         Some(_) => 0,
@@ -416,30 +426,27 @@ fn attach(
         offset,
         mac: request.mac,
         mtu,
-        pid: child.pid.as_raw(),
+        namespace: namespace.as_fd(),
     };
-    let created = veth::create(route, &wish).and_then(|veth| {
-        if network.bridge.is_none() {
-            veth::address_host_end(route, &veth, network)?;
-        }
-        Ok(Attachment {
-            network: network.clone(),
-            veth,
-            mtu,
-        })
-    });
-    match created {
-        Err(error) if matches!(error.errno, Some(Errno::ESRCH | Errno::EINVAL)) => {
-            Err(what_child_said(child).unwrap_or(error))
-        }
-        created => created,
+    let veth = veth::create(route, &wish)?;
+    if network.bridge.is_none() {
+        veth::address_host_end(route, &veth, network)?;
     }
+    let netns = fstat(namespace)
+        .doing(|| "look at the network namespace".into())?
+        .st_ino;
+    Ok(Attachment {
+        network: network.clone(),
+        veth,
+        mtu,
+        netns,
+    })
 }
 
 /// Why the child ended, when it has.
 fn what_child_said(child: &mut Child) -> Option<Error> {
     let mut fds = [nix::poll::PollFd::new(
-        std::os::fd::AsFd::as_fd(&child.pidfd),
+        child.pidfd.as_fd(),
         nix::poll::PollFlags::POLLIN,
     )];
     nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO)
@@ -457,7 +464,7 @@ fn mark(
     request: &Request,
     child: &mut Child,
 ) -> Result<()> {
-    let owner = Owner::of(&request.name, child.pid.as_raw())
+    let owner = Owner::of(&request.name, child.pid.as_raw(), attachment.netns)
         .doing(|| "look at the container's process".into())
         .map_err(|error| what_child_said(child).unwrap_or(error))?;
     veth::mark(route, &attachment.veth, &owner)
@@ -470,12 +477,7 @@ fn config(request: &Request, rest: &Rest, attachment: Option<&Attachment>) -> St
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{fact}");
     };
-    if let Some(Attachment {
-        network,
-        veth,
-        mtu: _,
-    }) = attachment
-    {
+    if let Some(Attachment { network, veth, .. }) = attachment {
         line(format_args!("link {INSIDE}"));
         let gateway = network.gateway;
         if network.bridge.is_some() {
@@ -588,7 +590,6 @@ fn expect(
 /// Kills the container and waits for it.
 fn kill(pidfd: &OwnedFd) {
     use nix::sys::wait::{Id, WaitPidFlag, waitid};
-    use std::os::fd::AsFd;
     let _ = crate::sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
     let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
 }

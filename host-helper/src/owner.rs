@@ -71,18 +71,18 @@ impl FromStr for Mark {
 }
 
 impl Owner {
-    /// The owner that process `pid` is, under `name`.
+    /// The owner that process `pid` is, under `name`, with the network namespace of inode `netns`.
     ///
     /// # Errors
     /// When the process is gone.
-    pub fn of(name: &str, pid: i32) -> std::io::Result<Owner> {
+    pub fn of(name: &str, pid: i32, netns: u64) -> std::io::Result<Owner> {
         let start = start_time(pid).ok_or(std::io::ErrorKind::NotFound)?;
         Ok(Owner {
             name: name.to_string(),
             pid,
             start,
             pidns: namespace("self", "pid")?,
-            netns: namespace(&pid.to_string(), "net")?,
+            netns,
         })
     }
 
@@ -194,7 +194,12 @@ mod tests {
 
     #[test]
     fn this_process_runs_and_a_finished_one_does_not() {
-        let me = Owner::of("me", std::process::id() as i32).unwrap();
+        let me = Owner::of(
+            "me",
+            std::process::id() as i32,
+            namespace("self", "net").unwrap(),
+        )
+        .unwrap();
         assert!(me.is_running());
         assert!(
             !Owner {

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknodat};
+use nix::sys::stat::{Mode, SFlag, mkdirat};
 use nix::unistd::{fchdir, pivot_root, symlinkat};
 
 use crate::error::{Doing, Error, Refusal, Result};
@@ -84,7 +84,11 @@ enum Kind {
 ///
 /// # Errors
 /// The step that failed and on which path.
-pub fn enter(rootfs: &Rootfs, permission: &Permission) -> Result<OwnedFd> {
+pub fn enter(
+    rootfs: &Rootfs,
+    permission: &Permission,
+    join_network: impl FnOnce() -> Result<()>,
+) -> Result<OwnedFd> {
     mount(
         None::<&str>,
         "/",
@@ -94,10 +98,12 @@ pub fn enter(rootfs: &Rootfs, permission: &Permission) -> Result<OwnedFd> {
     )
     .doing(|| "make mounts private".into())?;
     let (root, scratch) = mount_root(rootfs)?;
-    mount_proc(&root, rootfs, permission)?;
-    mount_sys(&root, &scratch)?;
+    let proc = mount_new(&root, c"proc", &[], "proc", NOSUID | NODEV | NOEXEC)?;
     let dev = mount_dev(&root, &scratch)?;
-    mask_proc(&root, &dev, &scratch)?;
+    mask_proc(&proc, &dev, &scratch)?;
+    join_network()?;
+    mount_sys(&root, &scratch)?;
+    set_switches(&proc, rootfs, permission)?;
     mount_volumes(&root, rootfs, permission)?;
     if rootfs.binds_resolv {
         bind_resolv(&root, &scratch, permission)?;
@@ -175,17 +181,17 @@ fn make_copy_of_host(scratch: &OwnedFd) -> Result<OwnedFd> {
     })
 }
 
-fn mount_proc(root: &OwnedFd, rootfs: &Rootfs, permission: &Permission) -> Result<()> {
-    let proc = mount_new(root, c"proc", &[], "proc", NOSUID | NODEV | NOEXEC)?;
+/// The switches of its own network, where it has one.
+fn set_switches(proc: &OwnedFd, rootfs: &Rootfs, permission: &Permission) -> Result<()> {
     if rootfs.is_new_network {
-        allow_ping(&proc)?;
+        allow_ping(proc)?;
     }
     if !rootfs.sysctls.is_empty() {
         // Those of eth0 are there when it is.
         permission.wait().doing(|| "wait for the network".into())?;
     }
     for (path, value) in &rootfs.sysctls {
-        write_at(&proc, &format!("sys/{path}"), value)
+        write_at(proc, &format!("sys/{path}"), value)
             .doing(|| format!("write {value} to /proc/sys/{path}"))?;
     }
     Ok(())
@@ -216,19 +222,17 @@ fn write_at(directory: &OwnedFd, path: &str, value: &str) -> std::result::Result
     Ok(())
 }
 
-fn mask_proc(root: &OwnedFd, dev: &OwnedFd, scratch: &OwnedFd) -> Result<()> {
-    let proc =
-        open_in_root(root, Path::new("proc"), OFlag::O_PATH).doing(|| "open /proc".into())?;
+fn mask_proc(proc: &OwnedFd, dev: &OwnedFd, scratch: &OwnedFd) -> Result<()> {
     // The switches of its own network are the container's (the kernel shows those of the host read-only).
-    let own = clone_tree(&proc, c"sys/net", false).doing(|| "keep /proc/sys/net".into())?;
+    let own = clone_tree(proc, c"sys/net", false).doing(|| "keep /proc/sys/net".into())?;
     for path in READ_ONLY_PROC {
-        remount(&proc, path, RDONLY | NOSUID | NODEV | NOEXEC)?;
+        remount(proc, path, RDONLY | NOSUID | NODEV | NOEXEC)?;
     }
-    if let Some(place) = open_if_there(&proc, c"sys/net").doing(|| "open /proc/sys/net".into())? {
+    if let Some(place) = open_if_there(proc, c"sys/net").doing(|| "open /proc/sys/net".into())? {
         attach_tree(&own, &place).doing(|| "keep /proc/sys/net".into())?;
     }
     for path in MASKED_PROC {
-        mask(&proc, path, dev, scratch)?;
+        mask(proc, path, dev, scratch)?;
     }
     Ok(())
 }
@@ -289,23 +293,9 @@ fn mount_dev(root: &OwnedFd, scratch: &OwnedFd) -> Result<OwnedFd> {
     let dev = clone_tree(scratch, c"dev", false).doing(doing)?;
     set_mount_attributes(&dev, NODEV, false).doing(doing)?;
     attach_tree(&dev, &place).doing(doing)?;
-    let nodes = openat(
-        scratch,
-        "dev",
-        OFlag::O_PATH | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )
-    .doing(doing)?;
-    for (name, major, minor) in [
-        (c"null", 1, 3),
-        (c"zero", 1, 5),
-        (c"full", 1, 7),
-        (c"random", 1, 8),
-        (c"urandom", 1, 9),
-        (c"tty", 5, 0),
-    ] {
-        bind_device(&dev, &nodes, name, makedev(major, minor))
-            .doing(|| format!("make /dev/{}", name.to_string_lossy()))?;
+    let host = open_path(Path::new("/dev")).doing(|| "open /dev".into())?;
+    for name in [c"null", c"zero", c"full", c"random", c"urandom", c"tty"] {
+        bind_device(&dev, &host, name).doing(|| format!("bind /dev/{}", name.to_string_lossy()))?;
     }
     for (target, name) in [
         ("/proc/self/fd", "fd"),
@@ -338,32 +328,14 @@ fn mount_dev(root: &OwnedFd, scratch: &OwnedFd) -> Result<OwnedFd> {
     Ok(dev)
 }
 
-/// A device node. On `/dev` itself none counts; this one is mounted over itself from where they do.
-fn bind_device(
-    dev: &OwnedFd,
-    nodes: &OwnedFd,
-    name: &CStr,
-    device: libc::dev_t,
-) -> nix::Result<()> {
-    let mode = Mode::from_bits_truncate(0o666);
-    let node = match mknodat(nodes, name, SFlag::S_IFCHR, mode, device) {
-        Ok(()) => clone_tree(nodes, name, false)?,
-        // A user namespace may make no device nodes: the host's, bound.
-        Err(Errno::EPERM) => {
-            let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-            openat(dev, name, flags, mode)?;
-            let host = openat(
-                AT_FDCWD,
-                "/dev",
-                OFlag::O_PATH | OFlag::O_CLOEXEC,
-                Mode::empty(),
-            )?;
-            clone_tree(&host, name, false)?
-        }
-        Err(errno) => return Err(errno),
-    };
-    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    attach_tree(&node, openat(dev, name, flags, Mode::empty())?)
+/// A device node of the host, read-only: its mode is the host's to change, and writing to the device is not concerned.
+/// On `/dev` itself no node counts.
+fn bind_device(dev: &OwnedFd, host: &OwnedFd, name: &CStr) -> nix::Result<()> {
+    let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+    let place = openat(dev, name, flags, Mode::from_bits_truncate(0o666))?;
+    let node = clone_tree(host, name, false)?;
+    set_mount_attributes(&node, RDONLY | NOSUID | NOEXEC, false)?;
+    attach_tree(&node, place)
 }
 
 fn mount_volumes(root: &OwnedFd, rootfs: &Rootfs, permission: &Permission) -> Result<()> {

@@ -113,12 +113,11 @@ fn supervise(
     container: Container,
     signals: Signals,
 ) -> Result<Supervisor> {
-    let terminal = match container
-        .child
-        .terminal
-        .as_ref()
-        .and_then(terminal::receive)
-    {
+    let host_side = match command_stdio(options) {
+        StdioChoice::Terminal => terminal::receive_descriptors(&container.child.channel).pop(),
+        _ => None,
+    };
+    let terminal = match host_side {
         Some(host_side) if options.detach => Some(Terminal::join(
             host_side,
             Output::Log(attach::open_log(&request.name)?),
@@ -252,16 +251,11 @@ fn plan(options: &cli::Run) -> Result<(Request, Command)> {
         sysctls: options.sysctl.clone(),
         is_new_network,
     };
-    let stdio = match (options.wants_terminal(), options.detach) {
-        (true, _) => StdioChoice::Terminal,
-        (false, true) => StdioChoice::Log,
-        (false, false) => StdioChoice::Inherit,
-    };
     let environment = environment(options, &user, &hostname);
     let is_root = user.uid == 0;
     let command = Command {
         rootfs,
-        stdio,
+        stdio: command_stdio(options),
         workdir: options.workdir.clone(),
         capabilities: options.capabilities(),
         ambient: if is_root {
@@ -297,6 +291,15 @@ fn plan(options: &cli::Run) -> Result<(Request, Command)> {
         hostname,
     };
     Ok((request, command))
+}
+
+/// Where the command's descriptors lead.
+fn command_stdio(options: &cli::Run) -> StdioChoice {
+    match (options.wants_terminal(), options.detach) {
+        (true, _) => StdioChoice::Terminal,
+        (false, true) => StdioChoice::Log,
+        (false, false) => StdioChoice::Inherit,
+    }
 }
 
 /// A user who is not root gets what was asked for by name, and no more.

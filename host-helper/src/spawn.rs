@@ -9,7 +9,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, SealFlag, fcntl, openat};
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
@@ -24,17 +24,6 @@ use crate::terminal;
 /// init for containers, as built with this program.
 const EMBEDDED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
 
-/// Which network namespace the container is in.
-#[derive(Debug)]
-pub enum NetworkNamespace {
-    /// One of its own.
-    New,
-    /// One that is there.
-    Join(OwnedFd),
-    /// The host's.
-    Host,
-}
-
 /// Where the command's standard descriptors lead.
 #[derive(Debug)]
 pub enum Stdio {
@@ -48,8 +37,6 @@ pub enum Stdio {
 
 /// All that the child needs to know.
 pub struct Spawn {
-    /// Its network namespace.
-    pub network: NetworkNamespace,
     /// Its files.
     pub rootfs: Rootfs,
     /// Its standard descriptors.
@@ -58,8 +45,6 @@ pub struct Spawn {
     pub user: u32,
     /// How many descriptors from 3 on the command inherits.
     pub preserved: u32,
-    /// init itself.
-    pub init: OwnedFd,
     /// The command and its arguments.
     pub command: Vec<CString>,
     /// `KEY=VALUE`.
@@ -76,8 +61,8 @@ pub struct Child {
     pub config: File,
     /// What init and the child before it say comes out here.
     pub status: File,
-    /// Where the host's side of a terminal comes from.
-    pub terminal: Option<UnixStream>,
+    /// Descriptors that come later go in here, and the host's side of a terminal comes out.
+    pub channel: UnixStream,
 }
 
 /// init: from `path`, from the installed place beside this program, or the embedded one in a sealed memory file.
@@ -127,13 +112,12 @@ pub fn spawn(spawn: &Spawn) -> Result<Child> {
     let doing = || "make a pipe".to_string();
     let (config_read, config_write) = pipe2(OFlag::O_CLOEXEC).doing(doing)?;
     let (status_read, status_write) = pipe2(OFlag::O_CLOEXEC).doing(doing)?;
-    let (host_end, child_end) = match spawn.stdio {
-        Stdio::Terminal => Some(terminal::channel()?).unzip(),
-        _ => (None, None),
-    };
-    let cloned =
-        sys::clone_process(namespaces(&spawn.network)).doing(|| "clone into new namespaces".into());
-    match cloned.map_err(explain_clone)? {
+    let (channel, from_host) = UnixStream::pair().doing(|| "make a socket pair".into())?;
+    let cloned = sys::clone_process(NAMESPACES.bits());
+    match cloned
+        .doing(|| "clone into new namespaces".into())
+        .map_err(explain_namespace)?
+    {
         Clone::Parent(pid, pidfd) => {
             let (config, status) = (config_write.into(), status_read.into());
             Ok(Child {
@@ -141,35 +125,69 @@ pub fn spawn(spawn: &Spawn) -> Result<Child> {
                 pidfd,
                 config,
                 status,
-                terminal: host_end,
+                channel,
             })
         }
         Clone::Child => {
-            drop((config_write, status_read, host_end));
+            drop((config_write, status_read, channel));
             let mut status = File::from(status_write);
-            let Err(error) = become_init(spawn, &config_read, &status, child_end);
+            let Err(error) = become_init(spawn, &config_read, &status, &from_host);
             let _ = status.write_all(format!("{FAILED} {error}\n").as_bytes());
             std::process::exit(OURS.into())
         }
     }
 }
 
+impl Child {
+    /// Gives the child what it could not inherit: init, and the network namespace to join (none: the host's).
+    ///
+    /// # Errors
+    /// What sendmsg(2) says; a child that has ended is no error here, its last words say why.
+    pub fn hand_over(&self, init: &OwnedFd, network: Option<&OwnedFd>) -> Result<()> {
+        let fds: Vec<RawFd> = [Some(init), network]
+            .into_iter()
+            .flatten()
+            .map(AsRawFd::as_raw_fd)
+            .collect();
+        match terminal::send_descriptors(&self.channel, &fds) {
+            Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
+            sent => sent.doing(|| "hand init to the child".into()),
+        }
+    }
+}
+
+/// A new network namespace. Making it takes as long as half of the child's mounts, and so it is made here, beside
+/// them, and not by clone3; this process is in it for a moment only.
+///
+/// # Errors
+/// None left; not allowed.
+pub fn make_network_namespace() -> Result<OwnedFd> {
+    let open = || {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        openat(AT_FDCWD, "/proc/self/ns/net", flags, Mode::empty())
+            .doing(|| "open /proc/self/ns/net".into())
+    };
+    let host = open()?;
+    unshare(CloneFlags::CLONE_NEWNET)
+        .doing(|| "make a network namespace".into())
+        .map_err(explain_namespace)?;
+    let made = open();
+    setns(host, CloneFlags::CLONE_NEWNET)
+        .doing(|| "go back to the host's network namespace".into())?;
+    made
+}
+
 /// First word of what the child says on the status pipe when it fails before it is init; the sentence follows.
 pub const FAILED: &str = "failed";
 
-fn namespaces(network: &NetworkNamespace) -> i32 {
-    let mut flags = CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWUTS
-        | CloneFlags::CLONE_NEWCGROUP;
-    if matches!(network, NetworkNamespace::New) {
-        flags |= CloneFlags::CLONE_NEWNET;
-    }
-    flags.bits()
-}
+/// The network namespace is not among them: see [`make_network_namespace`].
+const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWPID
+    .union(CloneFlags::CLONE_NEWNS)
+    .union(CloneFlags::CLONE_NEWIPC)
+    .union(CloneFlags::CLONE_NEWUTS)
+    .union(CloneFlags::CLONE_NEWCGROUP);
 
-fn explain_clone(error: Error) -> Error {
+fn explain_namespace(error: Error) -> Error {
     error
         .cure(Errno::EPERM, "run as root (sudo), or inside `unshare -rnm`")
         .cure(Errno::EINVAL, "the kernel lacks a namespace: enable CONFIG_NET_NS, PID_NS, IPC_NS, UTS_NS and CGROUPS")
@@ -182,22 +200,30 @@ fn become_init(
     spawn: &Spawn,
     config: &OwnedFd,
     status: &File,
-    terminal: Option<UnixStream>,
+    channel: &UnixStream,
 ) -> Result<std::convert::Infallible> {
     // init sets it again: a change of user clears it.
     set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
     setsid().doing(|| "start a session".into())?;
     // The host's keys stay the host's; a kernel without keyrings has none.
     let _ = sys::join_session_keyring();
-    if let NetworkNamespace::Join(namespace) = &spawn.network {
-        setns(namespace, CloneFlags::CLONE_NEWNET).doing(|| "join the network namespace".into())?;
-    }
     umask(Mode::empty());
-    let dev = rootfs::enter(&spawn.rootfs, &Permission(config.as_fd()))?;
+    let mut init = None;
+    let join_network = || {
+        let mut arrived = terminal::receive_descriptors(channel).into_iter();
+        init = arrived.next();
+        match arrived.next() {
+            Some(network) => setns(network, CloneFlags::CLONE_NEWNET)
+                .doing(|| "join the network namespace".into()),
+            None => Ok(()),
+        }
+    };
+    let dev = rootfs::enter(&spawn.rootfs, &Permission(config.as_fd()), join_network)?;
+    let init = init.ok_or_else(|| Error::new("wait for init: host-helper has given up"))?;
     umask(Mode::from_bits_truncate(0o022));
-    match (&spawn.stdio, terminal) {
-        (Stdio::Terminal, Some(to_host)) => terminal::take(&dev, spawn.user, &to_host)?,
-        (Stdio::Log(log), _) => {
+    match &spawn.stdio {
+        Stdio::Terminal => terminal::take(&dev, spawn.user, channel)?,
+        Stdio::Log(log) => {
             let doing = || "redirect the command's output".to_string();
             let nothing = openat(
                 &dev,
@@ -210,12 +236,17 @@ fn become_init(
             dup2_stdout(log).doing(doing)?;
             dup2_stderr(log).doing(doing)?;
         }
-        _ => {}
+        Stdio::Inherit => {}
     }
-    exec_init(spawn, config.as_fd().as_raw_fd(), status.as_raw_fd())
+    exec_init(spawn, &init, config.as_raw_fd(), status.as_raw_fd())
 }
 
-fn exec_init(spawn: &Spawn, config: RawFd, status: RawFd) -> Result<std::convert::Infallible> {
+fn exec_init(
+    spawn: &Spawn,
+    init: &OwnedFd,
+    config: RawFd,
+    status: RawFd,
+) -> Result<std::convert::Infallible> {
     let doing = || "execute init".to_string();
     let first_free = 3 + spawn.preserved as RawFd;
     sys::close_on_exec_from(3).doing(doing)?;
@@ -236,7 +267,7 @@ fn exec_init(spawn: &Spawn, config: RawFd, status: RawFd) -> Result<std::convert
     arguments.push(c"--".to_owned());
     arguments.extend(spawn.command.iter().cloned());
     execveat(
-        &spawn.init,
+        init,
         c"",
         &arguments,
         &spawn.environment,

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use nix::fcntl::{OFlag, openat};
@@ -37,17 +37,17 @@ pub fn take(dev: &OwnedFd, user: u32, to_host: &UnixStream) -> Result<()> {
     dup2_stdin(&terminal).doing(doing)?;
     dup2_stdout(&terminal).doing(doing)?;
     dup2_stderr(&terminal).doing(doing)?;
-    let fds = [host_side.as_raw_fd()];
-    let message = [ControlMessage::ScmRights(&fds)];
-    sendmsg::<()>(
-        to_host.as_raw_fd(),
-        &[IoSlice::new(b"t")],
-        &message,
-        MsgFlags::empty(),
-        None,
-    )
-    .doing(doing)?;
-    Ok(())
+    send_descriptors(to_host, &[host_side.as_raw_fd()]).doing(doing)
+}
+
+/// Sends descriptors to the process at the other end of a socket.
+///
+/// # Errors
+/// As sendmsg(2).
+pub fn send_descriptors(to: &UnixStream, fds: &[RawFd]) -> nix::Result<()> {
+    let message = [ControlMessage::ScmRights(fds)];
+    let flags = MsgFlags::MSG_NOSIGNAL;
+    sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(b"t")], &message, flags, None).map(drop)
 }
 
 /// `/dev/console` is the terminal too.
@@ -58,18 +58,21 @@ fn bind_console(dev: &OwnedFd, number: u32) -> nix::Result<()> {
     sys::attach_tree(sys::clone_tree(dev, &path, false)?, place)
 }
 
-/// In the host: waits for the other side. `None`: the child ended before it had one.
-pub fn receive(from_child: &UnixStream) -> Option<OwnedFd> {
+/// Waits for descriptors, two at most. None: the other end is closed.
+pub fn receive_descriptors(from: &UnixStream) -> Vec<OwnedFd> {
     let mut byte = [0];
-    let mut space = nix::cmsg_space!([std::os::fd::RawFd; 1]);
+    let mut space = nix::cmsg_space!([RawFd; 2]);
     let mut slices = [IoSliceMut::new(&mut byte)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message =
-        recvmsg::<()>(from_child.as_raw_fd(), &mut slices, Some(&mut space), flags).ok()?;
-    message.cmsgs().ok()?.find_map(|message| match message {
-        ControlMessageOwned::ScmRights(fds) => fds.first().map(|fd| sys::adopt(*fd)),
-        _ => None,
-    })
+    let Ok(message) = recvmsg::<()>(from.as_raw_fd(), &mut slices, Some(&mut space), flags) else {
+        return Vec::new();
+    };
+    let control = message.cmsgs().into_iter().flatten();
+    let fds = control.flat_map(|message| match message {
+        ControlMessageOwned::ScmRights(fds) => fds,
+        _ => Vec::new(),
+    });
+    fds.map(sys::adopt).collect()
 }
 
 /// The host's side of a container's terminal, and the user's own when there is one.
@@ -241,12 +244,4 @@ fn user_side() -> BorrowedFd<'static> {
 pub fn is_interactive() -> bool {
     use io::IsTerminal;
     io::stdin().is_terminal() && io::stdout().is_terminal()
-}
-
-/// A pair of sockets for [`take`] and [`receive`].
-///
-/// # Errors
-/// No descriptors left.
-pub fn channel() -> Result<(UnixStream, UnixStream)> {
-    UnixStream::pair().doing(|| "make a socket pair".into())
 }

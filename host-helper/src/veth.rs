@@ -1,7 +1,7 @@
 //! One container's veth: created in one message, its peer born inside, its host end's name the lease of the address.
 
 use std::net::Ipv4Addr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use hawser::netlink::{Writer, ifinfomsg};
@@ -33,8 +33,8 @@ pub struct Wish<'a> {
     pub mac: Option<Mac>,
     /// MTU of both ends, in bytes.
     pub mtu: u32,
-    /// The process whose network namespace the peer is born in.
-    pub pid: i32,
+    /// The network namespace that the peer is born in.
+    pub namespace: BorrowedFd<'a>,
 }
 
 /// A veth that is there.
@@ -166,7 +166,7 @@ fn write_veth(batch: &mut Writer, sequence: u32, wish: &Wish, address: Ipv4Addr)
         libc::IFLA_ADDRESS,
         &wish.mac.unwrap_or_else(|| mac_of(address)),
     );
-    batch.number(libc::IFLA_NET_NS_PID, wish.pid as u32);
+    batch.number(libc::IFLA_NET_NS_FD, wish.namespace.as_raw_fd() as u32);
     write_end(batch, wish.mtu);
     batch.close(peer);
     batch.close(data);
