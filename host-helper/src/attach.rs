@@ -191,19 +191,14 @@ pub fn run(
     send_config(&child.config, &config(request, &rest, attachment.as_ref()))?;
     steps.done("config");
     if let Some(attachment) = &attachment {
-        mark(&mut route, attachment, request, &mut child)?;
+        mark(&mut route, attachment, request, &child)?;
         steps.done("mark");
     }
     let mut status = StatusReader::default();
     signals.interrupt_unless_readable(&child.status)?;
     expect(&Said::Up, &mut status, &mut child, hears_init)?;
     if let Some(attachment) = &attachment {
-        // Looking at the link makes the kernel finish what its coming up has begun: the bridge's port forwards from
-        // here on. Without this the command's first packet is lost now and then, and that costs it a second.
-        let name = &attachment.veth.name;
-        route
-            .find_link(name)
-            .doing(|| format!("look at link {name}"))?;
+        settle(&mut route, attachment)?;
     }
     steps.done("link");
     let go = format!("{}\n", protocol::GO);
@@ -250,7 +245,7 @@ fn ensure_network(
         _ => return Ok(None),
     };
     if network.is_ours {
-        ensure_way_out(route, &network, steps)?;
+        ensure_way_out(steps)?;
     }
     Ok(Some(network))
 }
@@ -270,25 +265,18 @@ pub fn ensure_bridge(name: &str, subnet: Option<Subnet>, steps: &mut Steps) -> R
         },
     )?;
     if network.is_ours {
-        ensure_way_out(&mut route, &network, steps)?;
+        ensure_way_out(steps)?;
     }
     steps.done("ensure");
     Ok(network)
 }
 
 /// Forwarding and masquerading.
-fn ensure_way_out(route: &mut Netlink, network: &Network, steps: &Steps) -> Result<()> {
+fn ensure_way_out(steps: &Steps) -> Result<()> {
     if sysctl::ensure_forwarding()? {
         steps.say("net.ipv4.ip_forward was 0 and is 1 now: the host must forward for its containers (down puts it back)");
     }
-    let mut nft = Netlink::netfilter().doing(|| "open a netlink socket".into())?;
-    let bridge = network.bridge.map(|_| network.name.as_str());
-    nft::ensure(&mut nft, bridge, || {
-        Ok(bridge::ours(route)?
-            .into_iter()
-            .map(|link| link.name)
-            .collect())
-    })
+    nft::ensure(&mut nft::open()?)
 }
 
 /// The MTU of the link that packets to the rest of the world take, unless another was asked for.
@@ -443,31 +431,34 @@ fn attach(
     })
 }
 
-/// Why the child ended, when it has.
-fn what_child_said(child: &mut Child) -> Option<Error> {
-    let mut fds = [nix::poll::PollFd::new(
-        child.pidfd.as_fd(),
-        nix::poll::PollFlags::POLLIN,
-    )];
-    nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO)
-        .ok()
-        .filter(|ended| *ended > 0)?;
-    match StatusReader::default().read(&mut child.status) {
-        Ok(Said::Failed(text)) => Some(Error::new(text)),
-        _ => None,
-    }
-}
-
 fn mark(
     route: &mut Netlink,
     attachment: &Attachment,
     request: &Request,
-    child: &mut Child,
+    child: &Child,
 ) -> Result<()> {
-    let owner = Owner::of(&request.name, child.pid.as_raw(), attachment.netns)
-        .doing(|| "look at the container's process".into())
-        .map_err(|error| what_child_said(child).unwrap_or(error))?;
-    veth::mark(route, &attachment.veth, &owner)
+    match Owner::of(&request.name, child.pid.as_raw(), attachment.netns) {
+        Some(owner) => veth::mark(route, &attachment.veth, &owner),
+        // It has ended, and will be found to have said why.
+        None => Ok(()),
+    }
+}
+
+/// Makes the kernel finish what eth0's coming up has begun: a look at a link does that (linkwatch), and else it may
+/// take a second. The bridge's port forwards from here on, and then the bridge, if that was its first, has a carrier.
+/// Without this the command's first packets are lost now and then.
+fn settle(route: &mut Netlink, attachment: &Attachment) -> Result<()> {
+    let name = &attachment.veth.name;
+    route
+        .find_link(name)
+        .doing(|| format!("look at link {name}"))?;
+    if let Some(bridge) = attachment.network.bridge {
+        let name = &attachment.network.name;
+        route
+            .link(bridge.index)
+            .doing(|| format!("look at link {name}"))?;
+    }
+    Ok(())
 }
 
 /// The config message (`docs/protocol.md`).

@@ -12,6 +12,7 @@ use crate::address::{
 use crate::error::{Doing, Error, Refusal, Result};
 use crate::link::{Link, Mac, Route};
 use crate::netlink::{ACK, CREATE, Netlink};
+use crate::nft;
 use crate::owner::{self, Mark};
 use crate::state;
 
@@ -142,7 +143,7 @@ fn complete(route: &mut Netlink, link: &Link, wanted: Wanted) -> Result<Option<N
         return foreign(link, &addresses, wanted).map(Some);
     };
     wanted.check(&link.name, gateway)?;
-    let is_whole = link.is_up && addresses.contains(&gateway);
+    let is_whole = link.is_up && link.group == nft::GROUP && addresses.contains(&gateway);
     Ok(is_whole.then(|| Network::of_bridge(link, gateway, true)))
 }
 
@@ -253,6 +254,7 @@ fn write_bridge(batch: &mut Writer, sequence: u32, name: &str, gateway: Ipv4Addr
         &ifinfomsg(0, 0, 0),
     );
     batch.string(libc::IFLA_IFNAME, name);
+    batch.number(libc::IFLA_GROUP, nft::GROUP);
     // In the create message: a bridge that follows its ports' addresses, or udev's, breaks its neighbours' caches.
     batch.attribute(libc::IFLA_ADDRESS, &mac_of(gateway));
     let info = batch.open(libc::IFLA_LINKINFO);
@@ -276,6 +278,7 @@ fn configure(route: &mut Netlink, link: &Link, gateway: Ipv4Net) -> Result<()> {
                 &ifinfomsg(link.index, up, up),
             );
             batch.string(libc::IFLA_IFALIAS, &Mark::Network(gateway).to_string());
+            batch.number(libc::IFLA_GROUP, nft::GROUP);
             batch.end();
         })
         .doing(|| format!("set up bridge {}", link.name))?;
@@ -415,16 +418,6 @@ pub fn delete(route: &mut Netlink, name: &str) -> Result<()> {
         Err(refusal) if refusal.errno == Errno::ENODEV => Ok(()),
         done => done.doing(|| format!("delete link {name}")),
     }
-}
-
-/// The bridges that are ours.
-///
-/// # Errors
-/// What the kernel says.
-pub fn ours(route: &mut Netlink) -> Result<Vec<Link>> {
-    let mut links = route.links().doing(|| "list links".to_string())?;
-    links.retain(|link| link.kind == "bridge" && matches!(link.mark, Some(Mark::Network(_))));
-    Ok(links)
 }
 
 impl std::fmt::Display for Network {

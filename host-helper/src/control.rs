@@ -49,9 +49,23 @@ impl Lease {
             }
             bound => bound,
         };
-        let listener = listener.doing(doing)?;
-        listener.set_nonblocking(true).doing(doing)?;
-        let inode = fs::metadata(&path).doing(doing)?.ino();
+        // From here on there is a file to take back, even when it was not to be listened on.
+        let inode = fs::metadata(&path).map_or(0, |found| found.ino());
+        let listener = match listener.and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        }) {
+            Err(error) => {
+                let _ = fs::remove_file(&path);
+                return Err(error).doing(doing);
+            }
+            Ok(listener) => listener,
+        };
+        let lease = Lease {
+            listener,
+            path,
+            inode,
+        };
         for extension in ["log", "code"] {
             match fs::remove_file(state::path(name, extension)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -60,11 +74,7 @@ impl Lease {
                 _ => {}
             }
         }
-        Ok(Some(Lease {
-            listener,
-            path,
-            inode,
-        }))
+        Ok(Some(lease))
     }
 }
 
@@ -75,6 +85,11 @@ impl Drop for Lease {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Whether somebody answers to a container's name.
+pub fn is_supervised(name: &str) -> bool {
+    UnixStream::connect(state::path(name, "sock")).is_ok()
 }
 
 /// The error of who wants the name of a living container. Not under the lock: the holder may be waiting for it.

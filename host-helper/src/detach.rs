@@ -39,12 +39,10 @@ pub fn down(name: &str, living: Living) -> Result<()> {
     let mut errors = Vec::new();
     let mut keep = |done: Result<()>| errors.extend(done.err());
     keep(bridge::delete(&mut route, name));
-    let mut nft = Netlink::netfilter().doing(|| "open a netlink socket".into())?;
-    keep(nft::forget(&mut nft, name));
     state::forget_offset(name);
     match is_last(&mut route) {
         Ok(true) => {
-            keep(nft::remove(&mut nft));
+            keep(nft::open().and_then(|mut nft| nft::remove(&mut nft)));
             keep(sysctl::restore_forwarding());
             state::forget_offset(bridge::POINT_TO_POINT_NAME);
             state::remove_leftovers();

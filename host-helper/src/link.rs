@@ -40,6 +40,8 @@ pub struct Link {
     pub mac: Mac,
     /// Its MTU in bytes.
     pub mtu: u32,
+    /// Its group (`ip link` shows it).
+    pub group: u32,
     /// Administratively up.
     pub is_up: bool,
     /// The index of the bridge that it is a port of.
@@ -72,6 +74,7 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::IfAlias(alias) => link.mark = alias.parse().ok(),
                 LinkAttribute::Address(mac) => link.mac = mac.try_into().unwrap_or_default(),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Group(group) => link.group = group,
                 LinkAttribute::Controller(index) => link.controller = Some(index),
                 LinkAttribute::PropList(names) => {
                     link.altnames

@@ -58,7 +58,8 @@ fn act() -> Result<u8> {
         Action::Run(options) => run::run(*options, steps),
         Action::Up { bridge, subnet } => {
             run::need_privileges("make a network")?;
-            let network = attach::ensure_bridge(&bridge, subnet, &mut steps)?;
+            let network = attach::ensure_bridge(&bridge, subnet, &mut steps)
+                .inspect_err(|_| state::remove_directory_if_empty())?;
             show(&format!("{network}\n"))
         }
         Action::Down { bridge, force } => {

@@ -71,17 +71,16 @@ impl FromStr for Mark {
 }
 
 impl Owner {
-    /// The owner that process `pid` is, under `name`, with the network namespace of inode `netns`.
-    ///
-    /// # Errors
-    /// When the process is gone.
-    pub fn of(name: &str, pid: i32, netns: u64) -> std::io::Result<Owner> {
-        let start = start_time(pid).ok_or(std::io::ErrorKind::NotFound)?;
-        Ok(Owner {
+    /// The owner that process `pid` is, under `name`, with the network namespace of inode `netns`; `None` when the
+    /// process is gone.
+    pub fn of(name: &str, pid: i32, netns: u64) -> Option<Owner> {
+        let start = start_time(pid)?;
+        let pidns = namespace("self", "pid").ok()?;
+        Some(Owner {
             name: name.to_string(),
             pid,
             start,
-            pidns: namespace("self", "pid")?,
+            pidns,
             netns,
         })
     }

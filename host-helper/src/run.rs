@@ -72,7 +72,7 @@ fn run_detached(
     options: &cli::Run,
     request: &Request,
     command: Command,
-    mut steps: Steps,
+    steps: Steps,
 ) -> Result<u8> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC).doing(|| "make a pipe".into())?;
     match sys::clone_process(0).doing(|| "start a supervisor".into())? {
@@ -93,18 +93,30 @@ fn run_detached(
         }
         Clone::Child => {
             drop(read);
-            nix::unistd::setsid().doing(|| "start a session".into())?;
-            let signals = Signals::block()?;
-            let container = start(request, command, &signals, &mut steps)?;
-            let mut supervisor = supervise(options, request, container, signals)?;
-            if let Err((code, text)) = supervisor.wait_for_exec() {
-                supervisor.wait(None);
-                return Err(Error::new(text).with_code(code));
-            }
-            supervisor::detach().doing(|| "let go of the caller".into())?;
-            Ok(supervisor.wait(Some(write.into())))
+            supervise_detached(options, request, command, steps, write.into())
+                // Nobody has learnt the name under which they would be looked for.
+                .inspect_err(|_| _ = state::forget(&request.name))
         }
     }
+}
+
+fn supervise_detached(
+    options: &cli::Run,
+    request: &Request,
+    command: Command,
+    mut steps: Steps,
+    caller: File,
+) -> Result<u8> {
+    nix::unistd::setsid().doing(|| "start a session".into())?;
+    let signals = Signals::block()?;
+    let container = start(request, command, &signals, &mut steps)?;
+    let mut supervisor = supervise(options, request, container, signals)?;
+    if let Err((code, text)) = supervisor.wait_for_exec() {
+        supervisor.wait(None);
+        return Err(Error::new(text).with_code(code));
+    }
+    supervisor::detach().doing(|| "let go of the caller".into())?;
+    Ok(supervisor.wait(Some(caller)))
 }
 
 fn supervise(
@@ -362,9 +374,7 @@ pub fn forget(name: &str) -> Result<()> {
             "forget container {name}: it runs (pid {pid}); host-helper stop {name} ends it"
         )));
     }
-    let removed = ["sock", "log", "code"]
-        .map(|extension| std::fs::remove_file(state::path(name, extension)).is_ok());
-    if removed.contains(&true) {
+    if state::forget(name) {
         Ok(())
     } else {
         Err(control::no_such(name, &ErrorKind::NotFound.into()))

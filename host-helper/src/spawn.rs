@@ -13,8 +13,10 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
-use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, execveat, pipe2, setsid};
+use nix::sys::stat::{Mode, SFlag, fstat, umask};
+use nix::unistd::{
+    AccessFlags, Pid, access, dup2_stderr, dup2_stdin, dup2_stdout, execveat, pipe2, setsid,
+};
 
 use crate::error::{Doing, Error, OURS, Result};
 use crate::rootfs::{self, Permission, Rootfs};
@@ -80,7 +82,17 @@ pub fn open_init(path: Option<&Path>) -> Result<OwnedFd> {
         )
     };
     if let Some(path) = path {
-        return open(path).doing(|| format!("open init {}", path.display()));
+        let doing = || format!("open init {}", path.display());
+        let found = open(path).doing(doing)?;
+        access(path, AccessFlags::X_OK).doing(doing)?;
+        let mode = SFlag::from_bits_truncate(fstat(&found).doing(doing)?.st_mode);
+        return match mode & SFlag::S_IFMT {
+            SFlag::S_IFREG => Ok(found),
+            _ => Err(Error::new(format!(
+                "{}: it is no file that can be executed",
+                doing()
+            ))),
+        };
     }
     let program = std::env::current_exe().ok();
     let installed = program

@@ -136,6 +136,13 @@ pub fn remove_leftovers() {
     remove_directory_if_empty();
 }
 
+/// Forgets what a container that has ended left; false when that is nothing.
+pub fn forget(name: &str) -> bool {
+    let removed =
+        ["sock", "log", "code"].map(|extension| fs::remove_file(path(name, extension)).is_ok());
+    removed.contains(&true)
+}
+
 /// How many ended containers `logs` and `wait` remember at most; the oldest are forgotten first.
 const REMEMBERED: usize = 100;
 

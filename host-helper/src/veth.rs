@@ -11,9 +11,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::address::{candidates, check_fixed, host_mac_of, mac_of};
 use crate::bridge::{self, Network};
+use crate::control;
 use crate::error::{Doing, Error, Refusal, Result};
 use crate::link::{Mac, gone};
 use crate::netlink::{ACK, CREATE, Netlink};
+use crate::nft;
 use crate::owner::{Mark, Owner, lease_name};
 
 /// Name of the interface inside.
@@ -152,8 +154,9 @@ fn write_veth(batch: &mut Writer, sequence: u32, wish: &Wish, address: Ipv4Addr)
     );
     batch.string(libc::IFLA_IFNAME, &lease_name(address));
     batch.attribute(libc::IFLA_ADDRESS, &host_mac_of(address));
-    if let Some(bridge) = wish.network.bridge {
-        batch.number(libc::IFLA_MASTER, bridge.index);
+    match wish.network.bridge {
+        Some(bridge) => batch.number(libc::IFLA_MASTER, bridge.index),
+        None => batch.number(libc::IFLA_GROUP, nft::GROUP),
     }
     write_end(batch, wish.mtu);
     let info = batch.open(libc::IFLA_LINKINFO);
@@ -254,7 +257,13 @@ fn reclaim(route: &mut Netlink, name: &str, what: &str) -> Result<()> {
     };
     let holder = match &link.mark {
         Some(Mark::Run(owner)) if owner.is_dead() => None,
-        Some(Mark::Run(owner)) => Some(format!("container {} (pid {})", owner.name, owner.pid)),
+        Some(Mark::Run(owner)) => {
+            // Whose supervisor was killed is being killed by the kernel at this moment.
+            if !control::is_supervised(&owner.name) && wait_until_gone(&mut news, link.index)? {
+                return Ok(());
+            }
+            Some(format!("container {} (pid {})", owner.name, owner.pid))
+        }
         Some(Mark::Network(_)) => Some(format!("network {}", link.name)),
         // Not marked yet, or its maker was killed before it could.
         None if link.kind == "veth" && link.name.starts_with("hw") => {

@@ -12,17 +12,15 @@ pub enum Family {
 
 /// One expression of a rule; values go through register 1.
 #[derive(Debug, Clone, Copy)]
-pub enum Expression<'a> {
-    /// Loads the name of the link that the packet came in by.
-    InputName,
-    /// Loads the name of the link that it leaves by.
-    OutputName,
-    /// Goes on when the loaded value begins with these bytes.
-    StartsWith(&'a [u8]),
-    /// Goes on when the loaded value is in this set.
-    In(&'a str),
-    /// Ends the walk through this chain.
-    Return,
+pub enum Expression {
+    /// Loads the group of the link that the packet came in by.
+    InputGroup,
+    /// Loads the group of the link that it leaves by.
+    OutputGroup,
+    /// Goes on when the loaded value is this one.
+    Is(u32),
+    /// Goes on when it is not.
+    IsNot(u32),
     /// Rewrites the source to the address of the link that the packet leaves by.
     Masquerade,
 }
@@ -32,7 +30,7 @@ pub struct Rule<'a> {
     /// The chain that it is appended to.
     pub chain: &'a str,
     /// What it says.
-    pub expressions: &'a [Expression<'a>],
+    pub expressions: &'a [Expression],
 }
 
 /// A chain that hangs on a hook of the kernel.
@@ -47,23 +45,16 @@ pub struct Chain<'a> {
     pub priority: i32,
 }
 
-/// Data type of `ifname` for nft's listing (its `TYPE_IFNAME`), and its length (`IFNAMSIZ`).
-const TYPE_IFNAME: u32 = 41;
-const IFNAME_LEN: usize = libc::IFNAMSIZ;
-
-const NFT_REG_VERDICT: u32 = 0;
 const NFT_REG_1: u32 = 1;
-const NFT_META_IIFNAME: u32 = 6;
-const NFT_META_OIFNAME: u32 = 7;
+const NFT_META_IIFGROUP: u32 = 21;
+const NFT_META_OIFGROUP: u32 = 22;
 const NFT_CMP_EQ: u32 = 0;
-const NFT_RETURN: i32 = -5;
+const NFT_CMP_NEQ: u32 = 1;
 
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_EXPR_NAME: u16 = 1;
 const NFTA_EXPR_DATA: u16 = 2;
 const NFTA_DATA_VALUE: u16 = 1;
-const NFTA_DATA_VERDICT: u16 = 2;
-const NFTA_VERDICT_CODE: u16 = 1;
 
 /// Messages for one table, as one batch or as questions.
 pub struct Batch<'w, 'b> {
@@ -148,63 +139,6 @@ impl<'w, 'b> Batch<'w, 'b> {
         self.message(libc::NFT_MSG_GETTABLE, 0, |_| {});
     }
 
-    /// Adds a set of link names.
-    pub fn add_name_set(&mut self, name: &str) {
-        const NFTA_SET_NAME: u16 = 2;
-        const NFTA_SET_KEY_TYPE: u16 = 4;
-        const NFTA_SET_KEY_LEN: u16 = 5;
-        const NFTA_SET_ID: u16 = 10;
-        const NFTA_SET_USERDATA: u16 = 13;
-        // nft's own notation: type 0 is the byte order of the keys, in 4 bytes, and 1 is the host's.
-        const HOST_ENDIAN: [u8; 4] = 1u32.to_ne_bytes();
-        self.message(libc::NFT_MSG_NEWSET, libc::NLM_F_CREATE, |w| {
-            w.string(NFTA_SET_NAME, name);
-            w.number(NFTA_SET_KEY_TYPE, TYPE_IFNAME.to_be());
-            w.number(NFTA_SET_KEY_LEN, (IFNAME_LEN as u32).to_be());
-            w.number(NFTA_SET_ID, 1u32.to_be());
-            let [a, b, c, d] = HOST_ENDIAN;
-            w.attribute(NFTA_SET_USERDATA, &[0, 4, a, b, c, d]);
-        });
-    }
-
-    /// Adds link names to a set; one that is there already is no error.
-    pub fn add_names(&mut self, set: &str, names: &[&str], flags: i32) {
-        self.names(
-            libc::NFT_MSG_NEWSETELEM,
-            set,
-            names,
-            libc::NLM_F_CREATE | flags,
-        );
-    }
-
-    /// Deletes a link name from a set.
-    pub fn delete_name(&mut self, set: &str, name: &str, flags: i32) {
-        self.names(libc::NFT_MSG_DELSETELEM, set, &[name], flags);
-    }
-
-    /// Asks whether a link name is in a set.
-    pub fn ask_name(&mut self, set: &str, name: &str) {
-        self.names(libc::NFT_MSG_GETSETELEM, set, &[name], 0);
-    }
-
-    fn names(&mut self, kind: i32, set: &str, names: &[&str], flags: i32) {
-        const NFTA_SET_ELEM_LIST_SET: u16 = 2;
-        const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
-        const NFTA_SET_ELEM_KEY: u16 = 1;
-        self.message(kind, flags, |w| {
-            w.string(NFTA_SET_ELEM_LIST_SET, set);
-            nest(w, NFTA_SET_ELEM_LIST_ELEMENTS, |w| {
-                for name in names {
-                    let mut key = [0; IFNAME_LEN];
-                    key[..name.len()].copy_from_slice(name.as_bytes());
-                    nest(w, NFTA_LIST_ELEM, |w| {
-                        nest(w, NFTA_SET_ELEM_KEY, |w| w.attribute(NFTA_DATA_VALUE, &key))
-                    });
-                }
-            });
-        });
-    }
-
     /// Adds a chain.
     pub fn add_chain(&mut self, chain: &Chain) {
         const NFTA_CHAIN_NAME: u16 = 3;
@@ -231,12 +165,12 @@ impl<'w, 'b> Batch<'w, 'b> {
     }
 
     /// Appends a rule.
-    pub fn add_rule(&mut self, rule: &Rule) {
+    pub fn add_rule(&mut self, rule: &Rule, flags: i32) {
         const NFTA_RULE_CHAIN: u16 = 2;
         const NFTA_RULE_EXPRESSIONS: u16 = 4;
         self.message(
             libc::NFT_MSG_NEWRULE,
-            libc::NLM_F_CREATE | libc::NLM_F_APPEND,
+            libc::NLM_F_CREATE | libc::NLM_F_APPEND | flags,
             |w| {
                 w.string(NFTA_RULE_CHAIN, rule.chain);
                 nest(w, NFTA_RULE_EXPRESSIONS, |w| {
@@ -258,11 +192,10 @@ fn nest(w: &mut Writer, kind: u16, write: impl FnOnce(&mut Writer)) {
 
 fn write_expression(w: &mut Writer, expression: Expression) {
     let (name, write): (&str, &dyn Fn(&mut Writer)) = match expression {
-        Expression::InputName => ("meta", &|w| write_meta(w, NFT_META_IIFNAME)),
-        Expression::OutputName => ("meta", &|w| write_meta(w, NFT_META_OIFNAME)),
-        Expression::StartsWith(value) => ("cmp", &move |w| write_compare(w, value)),
-        Expression::In(set) => ("lookup", &move |w| write_lookup(w, set)),
-        Expression::Return => ("immediate", &|w| write_verdict(w, NFT_RETURN)),
+        Expression::InputGroup => ("meta", &|w| write_meta(w, NFT_META_IIFGROUP)),
+        Expression::OutputGroup => ("meta", &|w| write_meta(w, NFT_META_OIFGROUP)),
+        Expression::Is(value) => ("cmp", &move |w| write_compare(w, NFT_CMP_EQ, value)),
+        Expression::IsNot(value) => ("cmp", &move |w| write_compare(w, NFT_CMP_NEQ, value)),
         Expression::Masquerade => ("masq", &|_| {}),
     };
     w.string(NFTA_EXPR_NAME, name);
@@ -276,29 +209,14 @@ fn write_meta(w: &mut Writer, key: u32) {
     w.number(NFTA_META_DREG, NFT_REG_1.to_be());
 }
 
-fn write_compare(w: &mut Writer, value: &[u8]) {
+/// Compares with a number in host byte order, as the kernel has groups of links.
+fn write_compare(w: &mut Writer, operator: u32, value: u32) {
     const NFTA_CMP_SREG: u16 = 1;
     const NFTA_CMP_OP: u16 = 2;
     const NFTA_CMP_DATA: u16 = 3;
     w.number(NFTA_CMP_SREG, NFT_REG_1.to_be());
-    w.number(NFTA_CMP_OP, NFT_CMP_EQ.to_be());
-    nest(w, NFTA_CMP_DATA, |w| w.attribute(NFTA_DATA_VALUE, value));
-}
-
-fn write_lookup(w: &mut Writer, set: &str) {
-    const NFTA_LOOKUP_SET: u16 = 1;
-    const NFTA_LOOKUP_SREG: u16 = 2;
-    w.string(NFTA_LOOKUP_SET, set);
-    w.number(NFTA_LOOKUP_SREG, NFT_REG_1.to_be());
-}
-
-fn write_verdict(w: &mut Writer, code: i32) {
-    const NFTA_IMMEDIATE_DREG: u16 = 1;
-    const NFTA_IMMEDIATE_DATA: u16 = 2;
-    w.number(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT.to_be());
-    nest(w, NFTA_IMMEDIATE_DATA, |w| {
-        nest(w, NFTA_DATA_VERDICT, |w| {
-            w.attribute(NFTA_VERDICT_CODE, &code.to_be_bytes())
-        });
+    w.number(NFTA_CMP_OP, operator.to_be());
+    nest(w, NFTA_CMP_DATA, |w| {
+        w.attribute(NFTA_DATA_VALUE, &value.to_ne_bytes())
     });
 }
