@@ -21,6 +21,9 @@ export TARGET
 # host-helper/build.rs takes this init instead of building one.
 export HAWSER_INIT := $(OUT)/$(TARGET)/init/init
 
+.DEFAULT_GOAL := build
+# apt-get and cargo have one lock each.
+.NOTPARALLEL:
 .PHONY: help build run test check install uninstall clean
 
 help:
