@@ -1,10 +1,9 @@
 //! From a request to a container whose command runs in its network: the one sequence, in the order of
 //! `docs/operation.md`. Each step's function says what must hold before it and what undoes it.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -13,105 +12,23 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::{Mode, fstat};
 
-use crate::address::{DisplayMac, Subnet};
+use crate::address::Subnet;
 use crate::bridge::{self, Network, Wanted};
+use crate::config::{self, Privileges};
 use crate::control::{self, Lease};
-use crate::dns::Resolvers;
 use crate::error::{Doing, Error, Result};
-use crate::link::Mac;
 use crate::netlink::Netlink;
 use crate::nft;
-use crate::owner::{self, Owner};
-use crate::rootfs::Rootfs;
+use crate::owner::Owner;
+use crate::ptp;
+use crate::request::{Command, NetworkChoice, Request, StdioChoice};
 use crate::signals::Signals;
 use crate::spawn::{self, Child, Said, Spawn, StatusReader, Stdio};
 use crate::state;
 use crate::steps::Steps;
 use crate::sysctl;
 use crate::undo::Undo;
-use crate::user::User;
-use crate::veth::{self, INSIDE, Veth, Wish};
-
-/// `--network`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NetworkChoice {
-    /// A bridge.
-    Bridge,
-    /// A route of its own to each container.
-    PointToPoint,
-    /// A namespace with nothing but `lo`.
-    None,
-    /// The host's own.
-    Host,
-    /// Another container's.
-    Container(String),
-    /// The one at this path.
-    Path(PathBuf),
-}
-
-/// What front ends translate their options into: everything about the network and the names.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// The container's name.
-    pub name: String,
-    /// Which kind of network.
-    pub network: NetworkChoice,
-    /// The bridge's name.
-    pub bridge: String,
-    /// The network's subnet.
-    pub subnet: Option<Subnet>,
-    /// A fixed address.
-    pub address: Option<Ipv4Addr>,
-    /// A fixed hardware address.
-    pub mac: Option<Mac>,
-    /// MTU in bytes.
-    pub mtu: Option<u32>,
-    /// Resolvers that were asked for.
-    pub resolvers: Resolvers,
-    /// resolv.conf and hosts are written.
-    pub writes_resolv: bool,
-    /// Further lines of hosts.
-    pub hosts: Vec<(IpAddr, String)>,
-    /// Host name inside.
-    pub hostname: String,
-}
-
-/// What is to run, and how.
-pub struct Command {
-    /// Its files.
-    pub rootfs: Rootfs,
-    /// Where its descriptors lead.
-    pub stdio: StdioChoice,
-    /// Who it runs as.
-    pub user: User,
-    /// Where it starts.
-    pub workdir: Option<String>,
-    /// Capabilities it may have, as init names them.
-    pub capabilities: Vec<String>,
-    /// Those that it keeps although its user is not root.
-    pub ambient: Vec<String>,
-    /// It gets no privileges by exec.
-    pub no_new_privileges: bool,
-    /// Descriptors from 3 on that it inherits.
-    pub preserved: u32,
-    /// init.
-    pub init: OwnedFd,
-    /// The words.
-    pub words: Vec<String>,
-    /// `KEY=VALUE`.
-    pub environment: Vec<String>,
-}
-
-/// Where the command's standard descriptors lead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StdioChoice {
-    /// Where ours do.
-    Inherit,
-    /// To a terminal.
-    Terminal,
-    /// Into the container's log.
-    Log,
-}
+use crate::veth::{self, Veth, Wish};
 
 /// A container whose command runs.
 pub struct Container {
@@ -163,7 +80,8 @@ pub fn run(
     } else {
         None
     };
-    let (spawn, rest) = prepare(request, command)?;
+    let user = command.user.uid;
+    let (spawn, init, privileges) = prepare(request, command)?;
     steps.done("plan");
     let mut child = spawn::spawn(&spawn)?;
     let mut undo = Undo::default();
@@ -174,7 +92,7 @@ pub fn run(
     undo.push(move || kill(&pidfd));
     steps.done("clone");
     let namespace = namespace(&request.network)?;
-    child.hand_over(&rest.init, namespace.as_ref())?;
+    child.hand_over(&init, namespace.as_ref())?;
     steps.done("namespace");
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     let lease = lease_first.map_or_else(|| lease_name(request), Ok)?;
@@ -188,7 +106,10 @@ pub fn run(
         _ => None,
     };
     steps.done("veth");
-    send_config(&child.config, &config(request, &rest, attachment.as_ref()))?;
+    config::send(
+        &child.config,
+        &config::write(request, &privileges, attachment.as_ref()),
+    )?;
     steps.done("config");
     if let Some(attachment) = &attachment {
         mark(&mut route, attachment, request, &child)?;
@@ -215,7 +136,7 @@ pub fn run(
         status,
         lease,
         attachment,
-        user: rest.user.uid,
+        user,
     })
 }
 
@@ -241,7 +162,7 @@ fn ensure_network(
     };
     let network = match &request.network {
         NetworkChoice::Bridge => bridge::ensure(route, &request.bridge, wanted)?,
-        NetworkChoice::PointToPoint => bridge::point_to_point(route, wanted)?,
+        NetworkChoice::PointToPoint => ptp::choose(route, wanted)?,
         _ => return Ok(None),
     };
     if network.is_ours {
@@ -287,10 +208,7 @@ fn choose_mtu(route: &mut Netlink, request: &Request) -> Result<u32> {
     if let Some(mtu) = request.mtu {
         return Ok(mtu);
     }
-    if !matches!(
-        request.network,
-        NetworkChoice::Bridge | NetworkChoice::PointToPoint
-    ) {
+    if !request.network.has_link() {
         return Ok(ETHERNET);
     }
     let doing = || "look for the default route".to_string();
@@ -305,17 +223,7 @@ fn choose_mtu(route: &mut Netlink, request: &Request) -> Result<u32> {
     Ok(link.map_or(ETHERNET, |link| link.mtu.clamp(68, 65535)))
 }
 
-/// What [`config`] needs of the command after its descriptors went to the child.
-struct Rest {
-    init: OwnedFd,
-    user: User,
-    workdir: Option<String>,
-    capabilities: Vec<String>,
-    ambient: Vec<String>,
-    no_new_privileges: bool,
-}
-
-fn prepare(request: &Request, command: Command) -> Result<(Spawn, Rest)> {
+fn prepare(request: &Request, command: Command) -> Result<(Spawn, OwnedFd, Privileges)> {
     let c_strings = |words: Vec<String>| {
         let made: std::result::Result<Vec<_>, _> =
             words.into_iter().map(std::ffi::CString::new).collect();
@@ -335,15 +243,14 @@ fn prepare(request: &Request, command: Command) -> Result<(Spawn, Rest)> {
         command: c_strings(command.words)?,
         environment: c_strings(command.environment)?,
     };
-    let rest = Rest {
-        init: command.init,
+    let privileges = Privileges {
         user: command.user,
         workdir: command.workdir,
         capabilities: command.capabilities,
         ambient: command.ambient,
         no_new_privileges: command.no_new_privileges,
     };
-    Ok((spawn, rest))
+    Ok((spawn, command.init, privileges))
 }
 
 /// The file that the output of a container that runs by itself goes to.
@@ -461,100 +368,6 @@ fn settle(route: &mut Netlink, attachment: &Attachment) -> Result<()> {
     Ok(())
 }
 
-/// The config message (`docs/protocol.md`).
-fn config(request: &Request, rest: &Rest, attachment: Option<&Attachment>) -> String {
-    let mut text = format!("{}\n", protocol::VERSION);
-    let mut line = |fact: std::fmt::Arguments| {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{fact}");
-    };
-    if let Some(Attachment { network, veth, .. }) = attachment {
-        line(format_args!("link {INSIDE}"));
-        let gateway = network.gateway;
-        if network.bridge.is_some() {
-            line(format_args!(
-                "address {}/{}",
-                veth.address,
-                network.subnet.prefix_len()
-            ));
-        } else {
-            line(format_args!("address {}/32", veth.address));
-            line(format_args!("route {gateway}/32 onlink"));
-        }
-        line(format_args!(
-            "neighbour {gateway} {}",
-            DisplayMac(network.gateway_mac(veth.address))
-        ));
-        line(format_args!("route default via {gateway}"));
-    } else if request.network != NetworkChoice::None {
-        line(format_args!("no-links"));
-    }
-    if request.writes_resolv {
-        resolv_lines(request, attachment, &mut line);
-    }
-    line(format_args!("hostname {}", request.hostname));
-    if let Some(workdir) = &rest.workdir {
-        line(format_args!("workdir {workdir}"));
-    }
-    if rest.user.uid != 0 || rest.user.gid != 0 {
-        line(format_args!("user {}:{}", rest.user.uid, rest.user.gid));
-    }
-    if !rest.user.groups.is_empty() {
-        let groups: Vec<String> = rest.user.groups.iter().map(u32::to_string).collect();
-        line(format_args!("groups {}", groups.join(",")));
-    }
-    if rest.capabilities.is_empty() {
-        line(format_args!("capability none"));
-    }
-    for capability in &rest.capabilities {
-        line(format_args!("capability {capability}"));
-    }
-    for capability in &rest.ambient {
-        line(format_args!("ambient {capability}"));
-    }
-    if rest.no_new_privileges {
-        line(format_args!("no-new-privileges"));
-    }
-    text + protocol::END + "\n"
-}
-
-fn resolv_lines(
-    request: &Request,
-    attachment: Option<&Attachment>,
-    line: &mut impl FnMut(std::fmt::Arguments),
-) {
-    let resolvers = Resolvers::choose(&request.resolvers);
-    for server in &resolvers.servers {
-        line(format_args!("nameserver {server}"));
-    }
-    if !resolvers.search.is_empty() {
-        line(format_args!("search {}", resolvers.search.join(" ")));
-    }
-    if !resolvers.options.is_empty() {
-        line(format_args!("option {}", resolvers.options.join(" ")));
-    }
-    line(format_args!("host 127.0.0.1 localhost"));
-    line(format_args!(
-        "host ::1 localhost ip6-localhost ip6-loopback"
-    ));
-    let own = attachment.map_or(Ipv4Addr::LOCALHOST, |attachment| attachment.veth.address);
-    line(format_args!("host {own} {}", request.hostname));
-    for (address, name) in &request.hosts {
-        line(format_args!("host {address} {name}"));
-    }
-}
-
-fn send_config(mut config: &File, text: &str) -> Result<()> {
-    if let Err(fault) = protocol::Message::parse(text.as_bytes()) {
-        return Err(Error::new(format!("write init's config: {fault}")));
-    }
-    // A pipe holds 64 KiB and the message is at most 16: this never waits. EPIPE: the child says why.
-    match config.write_all(text.as_bytes()) {
-        Err(error) if error.raw_os_error() == Some(libc::EPIPE) => Ok(()),
-        written => written.doing(|| "write init's config".into()),
-    }
-}
-
 /// Waits until init has said what is expected next; anything else is the error that it means. `hears_init`: the user
 /// has read what init had to say.
 fn expect(
@@ -583,70 +396,4 @@ fn kill(pidfd: &OwnedFd) {
     use nix::sys::wait::{Id, WaitPidFlag, waitid};
     let _ = crate::sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
     let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
-}
-
-/// Refuses a name that a container cannot have.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn check_name(name: &str) -> std::result::Result<(), String> {
-    const LONGEST: usize = 127; // ALTIFNAMSIZ - 1, linux/if.h
-    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
-    if name.is_empty() || name.len() > LONGEST {
-        return Err(format!("a name has 1 to {LONGEST} characters"));
-    }
-    if !name.bytes().all(is_plain) || !name.as_bytes()[0].is_ascii_alphanumeric() {
-        return Err(
-            "a name consists of letters, digits, _ . and -, and begins with a letter or digit"
-                .into(),
-        );
-    }
-    // It is also another name of the link: hardware, and networkd's .network files, must not find theirs taken.
-    let is_of_hardware = ["eth", "en", "wl", "ww"]
-        .iter()
-        .any(|prefix| name.starts_with(prefix));
-    let is_bridge = name
-        .strip_prefix("hawser")
-        .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()));
-    if is_of_hardware || is_bridge || name == "lo" || owner::leased_address(name).is_some() {
-        return Err("such names belong to network interfaces (eth* en* wl* ww* lo hawser*)".into());
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names() {
-        for good in [
-            "web",
-            "a",
-            "box-1",
-            "a.b_c",
-            "hawser-test",
-            &"n".repeat(127),
-        ] {
-            assert_eq!(check_name(good), Ok(()), "{good}");
-        }
-        for bad in [
-            "",
-            "a/b",
-            ".",
-            "-a",
-            "eth0",
-            "ethel",
-            "enp1s0",
-            "wlan0",
-            "wwan0",
-            "lo",
-            "hwac130002",
-            "hawser0",
-            "a b",
-            &"n".repeat(128),
-        ] {
-            assert!(check_name(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -13,15 +13,13 @@ use crate::error::{Doing, Error, Refusal, Result};
 use crate::link::{Link, Mac, Route};
 use crate::netlink::{ACK, CREATE, Netlink};
 use crate::nft;
-use crate::owner::{self, Mark};
+use crate::owner::Mark;
 use crate::state;
 
 /// The bridge that is used when none is named.
 pub const DEFAULT_BRIDGE: &str = "hawser0";
 /// Its subnet, unless a route of the host has it.
 const DEFAULT_SUBNET: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(172, 19, 0, 0), 16);
-/// The range of point-to-point containers, unless a route of the host has it.
-const POINT_TO_POINT: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 24);
 /// What `ls` calls the network that has no bridge.
 pub const POINT_TO_POINT_NAME: &str = "ptp";
 
@@ -179,7 +177,11 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    fn check(&self, name: &str, gateway: Ipv4Net) -> Result<()> {
+    /// Refuses what the network with this gateway cannot give.
+    ///
+    /// # Errors
+    /// Another subnet, both named; an address that no container of it can have.
+    pub fn check(&self, name: &str, gateway: Ipv4Net) -> Result<()> {
         let has = gateway.trunc();
         match self.subnet {
             Some(Subnet::Fixed(wanted)) if wanted != has => Err(Error::new(format!(
@@ -330,7 +332,8 @@ fn choose_subnet(route: &mut Netlink, wanted: Option<Subnet>) -> Result<Ipv4Net>
     }
 }
 
-fn collision(route: &mut Netlink, subnet: Ipv4Net, taken: &Route) -> Error {
+/// The error of who wants a subnet that a route has.
+pub fn collision(route: &mut Netlink, subnet: Ipv4Net, taken: &Route) -> Error {
     let mut text = format!(
         "use subnet {subnet}: the host has a route to {}",
         taken.destination
@@ -342,66 +345,6 @@ fn collision(route: &mut Netlink, subnet: Ipv4Net, taken: &Route) -> Error {
         text += &format!(" dev {}", link.name);
     }
     Error::new(text + "; choose another subnet, or --subnet auto")
-}
-
-/// The point-to-point network: nothing is made for it but its range is chosen, which costs one look at the routes
-/// only when a route has the usual one.
-///
-/// # Errors
-/// A subnet that a route has.
-pub fn point_to_point(route: &mut Netlink, wanted: Wanted) -> Result<Network> {
-    let subnet = match wanted.subnet {
-        None if is_free(route, POINT_TO_POINT)? => POINT_TO_POINT,
-        Some(Subnet::Fixed(subnet)) if is_free(route, subnet)? => subnet,
-        _ => {
-            let routes = foreign_routes(route)?;
-            match wanted.subnet {
-                Some(Subnet::Fixed(subnet)) => match colliding_route(&routes, subnet) {
-                    Some(taken) => return Err(collision(route, subnet, taken)),
-                    None => subnet,
-                },
-                _ => free_subnet(&routes, POINT_TO_POINT.prefix_len())?,
-            }
-        }
-    };
-    let name = POINT_TO_POINT_NAME.to_string();
-    let gateway = Ipv4Net::new_assert(gateway_of(subnet), subnet.prefix_len());
-    wanted.check(&name, gateway)?;
-    Ok(Network {
-        name,
-        subnet,
-        gateway: gateway.addr(),
-        bridge: None,
-        is_ours: true,
-    })
-}
-
-/// Whether packets to the range would leave by a default route, or by a container of ours.
-fn is_free(route: &mut Netlink, subnet: Ipv4Net) -> Result<bool> {
-    for address in [subnet.network(), gateway_of(subnet), subnet.broadcast()] {
-        let found = route
-            .route_to(address)
-            .doing(|| format!("look for a route to {address}"))?;
-        let Some(found) = found else { continue };
-        if found.destination.prefix_len() > 0 && !(found.is_local && address == gateway_of(subnet))
-        {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// The routes of the host but those to our own point-to-point containers.
-fn foreign_routes(route: &mut Netlink) -> Result<Vec<Route>> {
-    let links = route.links().doing(|| "list links".to_string())?;
-    let ours: Vec<u32> = links
-        .iter()
-        .filter(|link| owner::leased_address(&link.name).is_some())
-        .map(|link| link.index)
-        .collect();
-    let mut routes = route.routes().doing(|| "list routes".to_string())?;
-    routes.retain(|route| !route.link.is_some_and(|link| ours.contains(&link)));
-    Ok(routes)
 }
 
 /// Deletes a bridge. Gone already is success.

@@ -1,15 +1,22 @@
 //! The command line, translated into a request.
 
+mod values;
+
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use values::{
+    parse_capability, parse_host, parse_hostname, parse_inside, parse_name, parse_network,
+    parse_sysctl, parse_variable, parse_volume, parse_word, parse_workdir,
+};
+
 use crate::address::{Subnet, parse_mac};
-use crate::attach::{NetworkChoice, check_name};
 use crate::bridge::DEFAULT_BRIDGE;
 use crate::link::Mac;
+use crate::request::NetworkChoice;
 use crate::rootfs::Volume;
 use crate::spawn;
 
@@ -254,126 +261,6 @@ fn one_line(text: &str) -> String {
     let sentence = first.join(" ");
     let sentence = sentence.strip_prefix("error: ").unwrap_or(&sentence);
     format!("read the command line: {sentence}; see --help")
-}
-
-fn parse_network(text: &str) -> Result<NetworkChoice, String> {
-    match text.split_once(':') {
-        None => match text {
-            "bridge" => Ok(NetworkChoice::Bridge),
-            "ptp" => Ok(NetworkChoice::PointToPoint),
-            "none" => Ok(NetworkChoice::None),
-            "host" => Ok(NetworkChoice::Host),
-            _ => Err("not one of bridge, ptp, none, host, container:NAME, ns:PATH".into()),
-        },
-        Some(("container", name)) => {
-            check_name(name).map(|()| NetworkChoice::Container(name.into()))
-        }
-        Some(("ns", path)) if !path.is_empty() => Ok(NetworkChoice::Path(path.into())),
-        Some(_) => Err("not one of bridge, ptp, none, host, container:NAME, ns:PATH".into()),
-    }
-}
-
-fn parse_name(name: &str) -> Result<String, String> {
-    check_name(name).map(|()| name.to_string())
-}
-
-fn parse_volume(text: &str) -> Result<Volume, String> {
-    let parts: Vec<&str> = text.split(':').collect();
-    let (source, destination, is_read_only) = match parts[..] {
-        [source, destination] | [source, destination, "rw"] => (source, destination, false),
-        [source, destination, "ro"] => (source, destination, true),
-        _ => return Err("write it as /on/the/host:/inside or /on/the/host:/inside:ro".into()),
-    };
-    let source = PathBuf::from(source)
-        .canonicalize()
-        .map_err(|error| format!("{source}: {}", crate::error::Refusal::from(error)))?;
-    Ok(Volume {
-        source,
-        destination: parse_inside(destination)?,
-        is_read_only,
-    })
-}
-
-fn parse_inside(path: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(path);
-    let is_root = path.components().count() < 2;
-    if path.is_absolute() && !is_root {
-        Ok(path)
-    } else {
-        Err("a place inside is an absolute path, and not /".into())
-    }
-}
-
-fn parse_workdir(path: &str) -> Result<String, String> {
-    let is_plain = path.starts_with('/') && !path.contains('\n');
-    if is_plain {
-        Ok(path.into())
-    } else {
-        Err("a working directory is an absolute path".into())
-    }
-}
-
-fn parse_variable(text: &str) -> Result<String, String> {
-    match text.split_once('=') {
-        Some(("", _)) => Err("a variable has a name".into()),
-        Some(_) => Ok(text.into()),
-        None if text.is_empty() => Err("a variable has a name".into()),
-        None => std::env::var(text)
-            .map(|value| format!("{text}={value}"))
-            .map_err(|_| "not set here; give it a value with =".into()),
-    }
-}
-
-fn parse_hostname(text: &str) -> Result<String, String> {
-    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-    let is_name = !text.is_empty() && text.len() <= 64 && text.bytes().all(is_plain);
-    if is_name {
-        Ok(text.into())
-    } else {
-        Err("a host name has 1 to 64 letters, digits, - . _".into())
-    }
-}
-
-fn parse_word(text: &str) -> Result<String, String> {
-    let is_word = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
-    if is_word {
-        Ok(text.into())
-    } else {
-        Err("one word without blanks".into())
-    }
-}
-
-fn parse_host(text: &str) -> Result<(IpAddr, String), String> {
-    let (name, address) = text.split_once(':').ok_or("write it as NAME:ADDR")?;
-    let address = address
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(address);
-    let address = address
-        .parse()
-        .map_err(|_| format!("{address}: not an address"))?;
-    Ok((address, parse_hostname(name)?))
-}
-
-fn parse_sysctl(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or("write it as net.ipv4.ip_forward=1")?;
-    let path = key.replace('.', "/");
-    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'/');
-    if !path.starts_with("net/") || !path.bytes().all(is_plain) {
-        return Err("only switches of the container's own network can be set: net.*".into());
-    }
-    Ok((path, value.into()))
-}
-
-fn parse_capability(text: &str) -> Result<String, String> {
-    let lower = text.to_ascii_lowercase();
-    let name = lower.strip_prefix("cap_").unwrap_or(&lower);
-    if name == "all" || hawser::capability::Capability::from_name(name).is_some() {
-        return Ok(name.into());
-    }
-    Err("unknown capability; capabilities(7) lists them, written net_raw or CAP_NET_RAW".into())
 }
 
 /// What the container may have unless told otherwise: Docker's set.

@@ -4,25 +4,31 @@
 //! descriptor: a symbolic link in an image cannot lead a mount out of it.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::{Mode, SFlag, mkdirat};
-use nix::unistd::{fchdir, pivot_root, symlinkat};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{fchdir, pivot_root};
 
+use crate::dev::mount_dev;
 use crate::error::{Doing, Error, Refusal, Result};
+use crate::inside::{
+    Kind, Parents, Permission, is_directory, open_if_there, open_in_root, open_or_make, open_path,
+};
 use crate::state;
 use crate::sys::{attach_tree, clone_tree, make_mount, set_mount_attributes};
 
-const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
-const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
-const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
-const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+/// As `mount_setattr(2)` has it.
+pub const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
+/// As `mount_setattr(2)` has it.
+pub const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
+/// As `mount_setattr(2)` has it.
+pub const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
+/// As `mount_setattr(2)` has it.
+pub const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 
 /// Tells about the host or changes it: hidden. (What Docker and runc hide too.)
 const MASKED_PROC: [&CStr; 9] = [
@@ -68,13 +74,6 @@ pub struct Volume {
     pub destination: PathBuf,
     /// Cannot be written inside.
     pub is_read_only: bool,
-}
-
-/// A file or a directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    File,
-    Directory,
 }
 
 /// Makes the view and moves into it.
@@ -286,58 +285,6 @@ fn remount(under: &OwnedFd, path: &CStr, attributes: u64) -> Result<()> {
     attach_tree(&tree, &place).doing(doing)
 }
 
-fn mount_dev(root: &OwnedFd, scratch: &OwnedFd) -> Result<OwnedFd> {
-    let doing = || "make /dev".to_string();
-    let place =
-        open_in_root(root, Path::new("dev"), OFlag::O_PATH | OFlag::O_DIRECTORY).doing(doing)?;
-    let dev = clone_tree(scratch, c"dev", false).doing(doing)?;
-    set_mount_attributes(&dev, NODEV, false).doing(doing)?;
-    attach_tree(&dev, &place).doing(doing)?;
-    let host = open_path(Path::new("/dev")).doing(|| "open /dev".into())?;
-    for name in [c"null", c"zero", c"full", c"random", c"urandom", c"tty"] {
-        bind_device(&dev, &host, name).doing(|| format!("bind /dev/{}", name.to_string_lossy()))?;
-    }
-    for (target, name) in [
-        ("/proc/self/fd", "fd"),
-        ("/proc/self/fd/0", "stdin"),
-        ("/proc/self/fd/1", "stdout"),
-        ("/proc/self/fd/2", "stderr"),
-        ("pts/ptmx", "ptmx"),
-    ] {
-        symlinkat(target, &dev, name).doing(doing)?;
-    }
-    for name in ["pts", "shm"] {
-        mkdirat(&dev, name, Mode::from_bits_truncate(0o755)).doing(doing)?;
-    }
-    // Group 5 is tty, as everywhere; a user namespace may have none.
-    let with_group: [(&CStr, &CStr); 3] =
-        [(c"ptmxmode", c"666"), (c"mode", c"620"), (c"gid", c"5")];
-    if let Err(error) = mount_new(&dev, c"devpts", &with_group, "pts", NOSUID | NOEXEC) {
-        if error.errno != Some(Errno::EINVAL) {
-            return Err(error);
-        }
-        mount_new(&dev, c"devpts", &with_group[..2], "pts", NOSUID | NOEXEC)?;
-    }
-    mount_new(
-        &dev,
-        c"tmpfs",
-        &[(c"mode", c"1777"), (c"size", c"65536k")],
-        "shm",
-        NOSUID | NODEV | NOEXEC,
-    )?;
-    Ok(dev)
-}
-
-/// A device node of the host, read-only: its mode is the host's to change, and writing to the device is not concerned.
-/// On `/dev` itself no node counts.
-fn bind_device(dev: &OwnedFd, host: &OwnedFd, name: &CStr) -> nix::Result<()> {
-    let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-    let place = openat(dev, name, flags, Mode::from_bits_truncate(0o666))?;
-    let node = clone_tree(host, name, false)?;
-    set_mount_attributes(&node, RDONLY | NOSUID | NOEXEC, false)?;
-    attach_tree(&node, place)
-}
-
 fn mount_volumes(root: &OwnedFd, rootfs: &Rootfs, permission: &Permission) -> Result<()> {
     for destination in &rootfs.tmpfs {
         let doing = || format!("mount a tmpfs on {}", destination.display());
@@ -410,7 +357,10 @@ fn bind_resolv(root: &OwnedFd, scratch: &OwnedFd, permission: &Permission) -> Re
 }
 
 /// A new file system on `path` under `root`.
-fn mount_new(
+///
+/// # Errors
+/// The path is not there, or the kernel refuses.
+pub fn mount_new(
     root: &OwnedFd,
     kind: &CStr,
     options: &[(&CStr, &CStr)],
@@ -423,159 +373,6 @@ fn mount_new(
     let made = make_mount(kind, options, attributes).doing(doing)?;
     attach_tree(&made, &place).doing(doing)?;
     Ok(made)
-}
-
-fn open_path(path: &Path) -> nix::Result<OwnedFd> {
-    openat(
-        AT_FDCWD,
-        path,
-        OFlag::O_PATH | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )
-}
-
-fn open_if_there(under: &OwnedFd, path: &CStr) -> nix::Result<Option<OwnedFd>> {
-    match openat(
-        under,
-        path,
-        OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW,
-        Mode::empty(),
-    ) {
-        Err(Errno::ENOENT) => Ok(None),
-        opened => opened.map(Some),
-    }
-}
-
-fn is_directory(fd: &OwnedFd) -> nix::Result<bool> {
-    let mode = nix::sys::stat::fstat(fd)?.st_mode;
-    Ok(mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits())
-}
-
-/// Opens a path of the container: symbolic links, absolute ones too, end inside `root`.
-///
-/// # Errors
-/// As openat2(2).
-pub fn open_in_root(root: impl AsFd, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
-    let how = OpenHow::new()
-        .flags(flags | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    loop {
-        // EAGAIN: something was renamed meanwhile, and the kernel could not prove that ".." stayed inside.
-        match openat2(root.as_fd(), path, how) {
-            Err(Errno::EAGAIN | Errno::EINTR) => {}
-            opened => return opened,
-        }
-    }
-}
-
-/// What to do about missing directories on the way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Parents {
-    Make,
-    MustExist,
-}
-
-/// Opens a path of the container, and makes it, empty, when it is missing; a symbolic link that leads nowhere is
-/// followed inside the root, and what it names is made.
-fn open_or_make(
-    root: &OwnedFd,
-    path: &Path,
-    kind: Kind,
-    parents: Parents,
-    permission: &Permission,
-) -> nix::Result<OwnedFd> {
-    Maker { root, permission }.make(path.to_path_buf(), kind, parents, 0)
-}
-
-struct Maker<'a> {
-    root: &'a OwnedFd,
-    permission: &'a Permission<'a>,
-}
-
-impl Maker<'_> {
-    fn make(
-        &self,
-        path: PathBuf,
-        kind: Kind,
-        parents: Parents,
-        depth: u32,
-    ) -> nix::Result<OwnedFd> {
-        const DEEPEST: u32 = 40; // as many links as the kernel follows, path_resolution(7)
-        match open_in_root(self.root, &path, OFlag::O_PATH) {
-            Ok(found) if is_directory(&found)? == (kind == Kind::Directory) => return Ok(found),
-            Ok(_) => {
-                return Err(if kind == Kind::Directory {
-                    Errno::ENOTDIR
-                } else {
-                    Errno::EISDIR
-                });
-            }
-            Err(Errno::ENOENT) if depth < DEEPEST => {}
-            Err(errno) => return Err(errno),
-        }
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(Errno::ENOENT);
-        };
-        let above = if parent.as_os_str().is_empty() {
-            Path::new("/")
-        } else {
-            parent
-        };
-        let directory = match open_in_root(self.root, above, OFlag::O_PATH) {
-            Err(Errno::ENOENT) if parents == Parents::Make => {
-                self.make(parent.to_path_buf(), Kind::Directory, parents, depth + 1)?
-            }
-            opened => opened?,
-        };
-        let name = CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL)?;
-        if let Ok(target) = readlinkat(&directory, name.as_c_str()) {
-            // Its way was never there: a link that dangles says where the file is to be, and so its directories.
-            return self.make(parent.join(target), kind, Parents::Make, depth + 1);
-        }
-        self.permission.wait()?;
-        match kind {
-            Kind::Directory => {
-                match mkdirat(&directory, name.as_c_str(), Mode::from_bits_truncate(0o755)) {
-                    Err(Errno::EEXIST) => {}
-                    made => made?,
-                }
-            }
-            Kind::File => {
-                let flags = OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-                openat(
-                    &directory,
-                    name.as_c_str(),
-                    flags,
-                    Mode::from_bits_truncate(0o644),
-                )?;
-            }
-        }
-        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        openat(&directory, name.as_c_str(), flags, Mode::empty())
-    }
-}
-
-/// The pipe of the config message. What changes a root file system, which may be shared and stays, waits until
-/// something is in it: everything that can be refused has been accepted then.
-pub struct Permission<'a>(pub BorrowedFd<'a>);
-
-impl Permission<'_> {
-    fn wait(&self) -> nix::Result<()> {
-        let mut fds = [PollFd::new(self.0, PollFlags::POLLIN)];
-        while let Err(errno) = poll(&mut fds, PollTimeout::NONE) {
-            if errno != Errno::EINTR {
-                return Err(errno);
-            }
-        }
-        let is_there = fds[0]
-            .revents()
-            .is_some_and(|events| events.contains(PollFlags::POLLIN));
-        if is_there {
-            Ok(())
-        } else {
-            Err(Errno::ECANCELED)
-        }
-    }
 }
 
 /// Refuses a root file system that cannot be one, before anything is made.
@@ -620,84 +417,4 @@ pub fn check(directory: &Path, needs_etc: bool) -> Result<PathBuf> {
         )));
     }
     Ok(whole)
-}
-
-/// `true` when two descriptors are the same file: for a check that a bind mount took.
-#[cfg(test)]
-fn same(a: &OwnedFd, b: &OwnedFd) -> bool {
-    let (a, b) = (
-        nix::sys::stat::fstat(a).unwrap(),
-        nix::sys::stat::fstat(b).unwrap(),
-    );
-    (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-    use std::os::unix::fs::symlink;
-
-    fn root(name: &str) -> (PathBuf, OwnedFd) {
-        let path =
-            std::env::temp_dir().join(format!("hawser-rootfs-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(path.join("etc")).unwrap();
-        let fd = open_path(&path).unwrap();
-        (path, fd)
-    }
-
-    #[test]
-    fn a_link_that_leads_out_ends_inside() {
-        let (path, fd) = root("out");
-        let granted = fs::File::open("/dev/zero").unwrap();
-        for (link, target) in [
-            ("a", "/run/deep/er/file"),
-            ("b", "../../../../../run/deep/er/file"),
-            ("c", "../etc/b"),
-        ] {
-            symlink(target, path.join("etc").join(link)).unwrap();
-            let made = open_or_make(
-                &fd,
-                &Path::new("etc").join(link),
-                Kind::File,
-                Parents::MustExist,
-                &Permission(granted.as_fd()),
-            )
-            .unwrap();
-            let inside = open_path(&path.join("run/deep/er/file")).unwrap();
-            assert!(same(&made, &inside), "{link} -> {target}");
-        }
-        assert!(!Path::new("/run/deep").exists());
-        fs::remove_dir_all(path).unwrap();
-    }
-
-    #[test]
-    fn what_cannot_be_made_is_an_errno() {
-        let (path, fd) = root("not");
-        let granted = fs::File::open("/dev/zero").unwrap();
-        symlink("loop", path.join("etc/loop")).unwrap();
-        let make = |p: &str, kind, parents| {
-            open_or_make(
-                &fd,
-                Path::new(p),
-                kind,
-                parents,
-                &Permission(granted.as_fd()),
-            )
-            .map(drop)
-        };
-        assert_eq!(
-            make("etc/loop", Kind::File, Parents::Make),
-            Err(Errno::ELOOP)
-        );
-        assert_eq!(
-            make("usr/etc/hosts", Kind::File, Parents::MustExist),
-            Err(Errno::ENOENT)
-        );
-        assert_eq!(make("etc", Kind::File, Parents::Make), Err(Errno::EISDIR));
-        assert_eq!(make("/srv/www", Kind::Directory, Parents::Make), Ok(()));
-        assert!(path.join("srv/www").is_dir());
-        fs::remove_dir_all(path).unwrap();
-    }
 }

@@ -9,13 +9,14 @@ use nix::fcntl::OFlag;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::pipe2;
 
-use crate::attach::{self, Command, Container, NetworkChoice, Request, StdioChoice};
+use crate::attach::{self, Container};
 use crate::bridge::DEFAULT_BRIDGE;
 use crate::cli::{self, Resolv, Switch};
 use crate::control;
 use crate::dns::Resolvers;
 use crate::error::{Doing, Error, Result};
 use crate::ls::Description;
+use crate::request::{Command, NetworkChoice, Request, StdioChoice};
 use crate::rootfs::{self, Rootfs};
 use crate::signals::Signals;
 use crate::state;
@@ -212,21 +213,7 @@ fn check_preserved(count: u32) -> Result<()> {
 }
 
 fn plan(options: &cli::Run) -> Result<(Request, Command)> {
-    if let Some(option) = options.option_of_a_network() {
-        if !matches!(
-            options.network,
-            NetworkChoice::Bridge | NetworkChoice::PointToPoint
-        ) {
-            return Err(Error::new(format!(
-                "read the command line: {option} needs a network of the container's own: --network bridge or ptp"
-            )));
-        }
-    }
-    if options.bridge.is_some() && options.network == NetworkChoice::PointToPoint {
-        return Err(Error::new(
-            "read the command line: --network ptp has no bridge; leave --bridge out",
-        ));
-    }
+    check_together(options)?;
     let needs_etc = options.resolv == Resolv::Required;
     let directory = options
         .rootfs
@@ -237,23 +224,7 @@ fn plan(options: &cli::Run) -> Result<(Request, Command)> {
         Some(asked) => user::find(asked, directory.as_deref())?,
         None => User::default(),
     };
-    let name = options
-        .name
-        .clone()
-        .unwrap_or_else(|| format!("box-{:08x}", sys::random_u32()));
-    let hostname = options
-        .hostname
-        .clone()
-        .unwrap_or_else(|| name.chars().take(63).collect());
-    let is_new_network = matches!(
-        options.network,
-        NetworkChoice::Bridge | NetworkChoice::PointToPoint | NetworkChoice::None
-    );
-    if !is_new_network && !options.sysctl.is_empty() {
-        return Err(Error::new(
-            "read the command line: --sysctl needs a network namespace of the container's own",
-        ));
-    }
+    let request = network_request(options);
     let rootfs = Rootfs {
         directory,
         is_read_only: options.read_only,
@@ -261,16 +232,14 @@ fn plan(options: &cli::Run) -> Result<(Request, Command)> {
         tmpfs: options.tmpfs.clone(),
         binds_resolv: needs_etc,
         sysctls: options.sysctl.clone(),
-        is_new_network,
+        is_new_network: options.network.is_new(),
     };
-    let environment = environment(options, &user, &hostname);
-    let is_root = user.uid == 0;
     let command = Command {
         rootfs,
         stdio: command_stdio(options),
         workdir: options.workdir.clone(),
         capabilities: options.capabilities(),
-        ambient: if is_root {
+        ambient: if user.uid == 0 {
             Vec::new()
         } else {
             ambient(options)
@@ -279,10 +248,45 @@ fn plan(options: &cli::Run) -> Result<(Request, Command)> {
         preserved: options.preserve_fds,
         init: options.open_init()?,
         words: options.command.clone(),
-        environment,
+        environment: environment(options, &user, &request.hostname),
         user,
     };
-    let request = Request {
+    Ok((request, command))
+}
+
+/// Options that make no sense together.
+fn check_together(options: &cli::Run) -> Result<()> {
+    let refuse = |why: String| {
+        Err(Error::new(format!(
+            "read the command line: {why}; see --help"
+        )))
+    };
+    match options.option_of_a_network() {
+        Some(option) if !options.network.has_link() => {
+            return refuse(format!(
+                "{option} needs a network of the container's own: --network bridge or ptp"
+            ));
+        }
+        _ => {}
+    }
+    if options.bridge.is_some() && options.network == NetworkChoice::PointToPoint {
+        return refuse("--network ptp has no bridge; leave --bridge out".into());
+    }
+    if !options.network.is_new() && !options.sysctl.is_empty() {
+        return refuse("--sysctl needs a network namespace of the container's own".into());
+    }
+    Ok(())
+}
+
+fn network_request(options: &cli::Run) -> Request {
+    let name = options.name.clone();
+    let name = name.unwrap_or_else(|| format!("box-{:08x}", sys::random_u32()));
+    // A host name holds 64 bytes (sethostname(2)), a container's name 127.
+    let hostname = options
+        .hostname
+        .clone()
+        .unwrap_or_else(|| name.chars().take(63).collect());
+    Request {
         name,
         network: options.network.clone(),
         bridge: options
@@ -298,11 +302,10 @@ fn plan(options: &cli::Run) -> Result<(Request, Command)> {
             search: options.dns_search.clone(),
             options: options.dns_option.clone(),
         },
-        writes_resolv: needs_etc,
+        writes_resolv: options.resolv == Resolv::Required,
         hosts: options.add_host.clone(),
         hostname,
-    };
-    Ok((request, command))
+    }
 }
 
 /// Where the command's descriptors lead.

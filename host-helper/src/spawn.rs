@@ -19,7 +19,8 @@ use nix::unistd::{
 };
 
 use crate::error::{Doing, Error, OURS, Result};
-use crate::rootfs::{self, Permission, Rootfs};
+use crate::inside::Permission;
+use crate::rootfs::{self, Rootfs};
 use crate::sys::{self, Clone};
 use crate::terminal;
 

@@ -245,10 +245,9 @@ impl Supervisor {
     }
 
     fn serve(&mut self, ready: &[bool]) {
-        let mut at = CLIENTS;
-        for mut client in std::mem::take(&mut self.clients) {
+        let clients = std::mem::take(&mut self.clients);
+        for (at, mut client) in (CLIENTS..).zip(clients) {
             let is_ready = ready.get(at).copied().unwrap_or(false);
-            at += 1;
             match if is_ready { client.read() } else { None } {
                 None => self.clients.push(client),
                 Some(Ok(Request::Inspect)) => client.answer(&self.description.to_json()),

@@ -8,7 +8,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
 
 use crate::error::{Doing, Error, Result};
-use crate::rootfs::open_in_root;
+use crate::inside::open_in_root;
 
 /// A user.
 #[derive(Debug, Clone, PartialEq, Eq)]

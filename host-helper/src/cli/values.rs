@@ -1,0 +1,129 @@
+//! The words behind options, read: each function is a value parser, whose error is the cause in a sentence of clap's.
+
+#![allow(missing_docs, reason = "each reads what its name says")]
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use crate::request::{NetworkChoice, check_name};
+use crate::rootfs::Volume;
+
+pub fn parse_network(text: &str) -> Result<NetworkChoice, String> {
+    match text.split_once(':') {
+        None => match text {
+            "bridge" => Ok(NetworkChoice::Bridge),
+            "ptp" => Ok(NetworkChoice::PointToPoint),
+            "none" => Ok(NetworkChoice::None),
+            "host" => Ok(NetworkChoice::Host),
+            _ => Err("not one of bridge, ptp, none, host, container:NAME, ns:PATH".into()),
+        },
+        Some(("container", name)) => {
+            check_name(name).map(|()| NetworkChoice::Container(name.into()))
+        }
+        Some(("ns", path)) if !path.is_empty() => Ok(NetworkChoice::Path(path.into())),
+        Some(_) => Err("not one of bridge, ptp, none, host, container:NAME, ns:PATH".into()),
+    }
+}
+
+pub fn parse_name(name: &str) -> Result<String, String> {
+    check_name(name).map(|()| name.to_string())
+}
+
+pub fn parse_volume(text: &str) -> Result<Volume, String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, destination, is_read_only) = match parts[..] {
+        [source, destination] | [source, destination, "rw"] => (source, destination, false),
+        [source, destination, "ro"] => (source, destination, true),
+        _ => return Err("write it as /on/the/host:/inside or /on/the/host:/inside:ro".into()),
+    };
+    let source = PathBuf::from(source)
+        .canonicalize()
+        .map_err(|error| format!("{source}: {}", crate::error::Refusal::from(error)))?;
+    Ok(Volume {
+        source,
+        destination: parse_inside(destination)?,
+        is_read_only,
+    })
+}
+
+pub fn parse_inside(path: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(path);
+    let is_root = path.components().count() < 2;
+    if path.is_absolute() && !is_root {
+        Ok(path)
+    } else {
+        Err("a place inside is an absolute path, and not /".into())
+    }
+}
+
+pub fn parse_workdir(path: &str) -> Result<String, String> {
+    let is_plain = path.starts_with('/') && !path.contains('\n');
+    if is_plain {
+        Ok(path.into())
+    } else {
+        Err("a working directory is an absolute path".into())
+    }
+}
+
+pub fn parse_variable(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some(("", _)) => Err("a variable has a name".into()),
+        Some(_) => Ok(text.into()),
+        None if text.is_empty() => Err("a variable has a name".into()),
+        None => std::env::var(text)
+            .map(|value| format!("{text}={value}"))
+            .map_err(|_| "not set here; give it a value with =".into()),
+    }
+}
+
+pub fn parse_hostname(text: &str) -> Result<String, String> {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+    let is_name = !text.is_empty() && text.len() <= 64 && text.bytes().all(is_plain);
+    if is_name {
+        Ok(text.into())
+    } else {
+        Err("a host name has 1 to 64 letters, digits, - . _".into())
+    }
+}
+
+pub fn parse_word(text: &str) -> Result<String, String> {
+    let is_word = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+    if is_word {
+        Ok(text.into())
+    } else {
+        Err("one word without blanks".into())
+    }
+}
+
+pub fn parse_host(text: &str) -> Result<(IpAddr, String), String> {
+    let (name, address) = text.split_once(':').ok_or("write it as NAME:ADDR")?;
+    let address = address
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(address);
+    let address = address
+        .parse()
+        .map_err(|_| format!("{address}: not an address"))?;
+    Ok((address, parse_hostname(name)?))
+}
+
+pub fn parse_sysctl(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("write it as net.ipv4.ip_forward=1")?;
+    let path = key.replace('.', "/");
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'/');
+    if !path.starts_with("net/") || !path.bytes().all(is_plain) {
+        return Err("only switches of the container's own network can be set: net.*".into());
+    }
+    Ok((path, value.into()))
+}
+
+pub fn parse_capability(text: &str) -> Result<String, String> {
+    let lower = text.to_ascii_lowercase();
+    let name = lower.strip_prefix("cap_").unwrap_or(&lower);
+    if name == "all" || hawser::capability::Capability::from_name(name).is_some() {
+        return Ok(name.into());
+    }
+    Err("unknown capability; capabilities(7) lists them, written net_raw or CAP_NET_RAW".into())
+}

@@ -1,0 +1,71 @@
+//! The container's `/dev`.
+
+use std::ffi::CStr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::symlinkat;
+
+use crate::error::{Doing, Result};
+use crate::inside::{open_in_root, open_path};
+use crate::rootfs::{NODEV, NOEXEC, NOSUID, RDONLY, mount_new};
+use crate::sys::{attach_tree, clone_tree, set_mount_attributes};
+
+/// Mounts it: the usual nodes, terminals and shared memory. `scratch` has a directory `dev`.
+///
+/// # Errors
+/// The step that failed.
+pub fn mount_dev(root: &OwnedFd, scratch: &OwnedFd) -> Result<OwnedFd> {
+    let doing = || "make /dev".to_string();
+    let place =
+        open_in_root(root, Path::new("dev"), OFlag::O_PATH | OFlag::O_DIRECTORY).doing(doing)?;
+    let dev = clone_tree(scratch, c"dev", false).doing(doing)?;
+    set_mount_attributes(&dev, NODEV, false).doing(doing)?;
+    attach_tree(&dev, &place).doing(doing)?;
+    let host = open_path(Path::new("/dev")).doing(|| "open /dev".into())?;
+    for name in [c"null", c"zero", c"full", c"random", c"urandom", c"tty"] {
+        bind_device(&dev, &host, name).doing(|| format!("bind /dev/{}", name.to_string_lossy()))?;
+    }
+    for (target, name) in [
+        ("/proc/self/fd", "fd"),
+        ("/proc/self/fd/0", "stdin"),
+        ("/proc/self/fd/1", "stdout"),
+        ("/proc/self/fd/2", "stderr"),
+        ("pts/ptmx", "ptmx"),
+    ] {
+        symlinkat(target, &dev, name).doing(doing)?;
+    }
+    for name in ["pts", "shm"] {
+        mkdirat(&dev, name, Mode::from_bits_truncate(0o755)).doing(doing)?;
+    }
+    // Group 5 is tty, as everywhere; a user namespace may have none.
+    let with_group: [(&CStr, &CStr); 3] =
+        [(c"ptmxmode", c"666"), (c"mode", c"620"), (c"gid", c"5")];
+    if let Err(error) = mount_new(&dev, c"devpts", &with_group, "pts", NOSUID | NOEXEC) {
+        if error.errno != Some(Errno::EINVAL) {
+            return Err(error);
+        }
+        mount_new(&dev, c"devpts", &with_group[..2], "pts", NOSUID | NOEXEC)?;
+    }
+    mount_new(
+        &dev,
+        c"tmpfs",
+        &[(c"mode", c"1777"), (c"size", c"65536k")],
+        "shm",
+        NOSUID | NODEV | NOEXEC,
+    )?;
+    Ok(dev)
+}
+
+/// A device node of the host, read-only: its mode is the host's to change, and writing to the device is not concerned.
+/// On `/dev` itself no node counts.
+fn bind_device(dev: &OwnedFd, host: &OwnedFd, name: &CStr) -> nix::Result<()> {
+    let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+    let place = openat(dev, name, flags, Mode::from_bits_truncate(0o666))?;
+    let node = clone_tree(host, name, false)?;
+    set_mount_attributes(&node, RDONLY | NOSUID | NOEXEC, false)?;
+    attach_tree(&node, place)
+}

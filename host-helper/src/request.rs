@@ -1,0 +1,171 @@
+//! What front ends translate their options into.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use crate::address::Subnet;
+use crate::dns::Resolvers;
+use crate::link::Mac;
+use crate::owner;
+use crate::rootfs::Rootfs;
+use crate::user::User;
+
+/// `--network`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetworkChoice {
+    /// A bridge.
+    Bridge,
+    /// A route of its own to each container.
+    PointToPoint,
+    /// A namespace with nothing but `lo`.
+    None,
+    /// The host's own.
+    Host,
+    /// Another container's.
+    Container(String),
+    /// The one at this path.
+    Path(PathBuf),
+}
+
+impl NetworkChoice {
+    /// The container gets a link of its own.
+    pub fn has_link(&self) -> bool {
+        matches!(self, NetworkChoice::Bridge | NetworkChoice::PointToPoint)
+    }
+
+    /// The container gets a network namespace of its own.
+    pub fn is_new(&self) -> bool {
+        self.has_link() || *self == NetworkChoice::None
+    }
+}
+
+/// What front ends translate their options into: everything about the network and the names.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The container's name.
+    pub name: String,
+    /// Which kind of network.
+    pub network: NetworkChoice,
+    /// The bridge's name.
+    pub bridge: String,
+    /// The network's subnet.
+    pub subnet: Option<Subnet>,
+    /// A fixed address.
+    pub address: Option<Ipv4Addr>,
+    /// A fixed hardware address.
+    pub mac: Option<Mac>,
+    /// MTU in bytes.
+    pub mtu: Option<u32>,
+    /// Resolvers that were asked for.
+    pub resolvers: Resolvers,
+    /// resolv.conf and hosts are written.
+    pub writes_resolv: bool,
+    /// Further lines of hosts.
+    pub hosts: Vec<(IpAddr, String)>,
+    /// Host name inside.
+    pub hostname: String,
+}
+
+/// What is to run, and how.
+pub struct Command {
+    /// Its files.
+    pub rootfs: Rootfs,
+    /// Where its descriptors lead.
+    pub stdio: StdioChoice,
+    /// Who it runs as.
+    pub user: User,
+    /// Where it starts.
+    pub workdir: Option<String>,
+    /// Capabilities it may have, as init names them.
+    pub capabilities: Vec<String>,
+    /// Those that it keeps although its user is not root.
+    pub ambient: Vec<String>,
+    /// It gets no privileges by exec.
+    pub no_new_privileges: bool,
+    /// Descriptors from 3 on that it inherits.
+    pub preserved: u32,
+    /// init.
+    pub init: OwnedFd,
+    /// The words.
+    pub words: Vec<String>,
+    /// `KEY=VALUE`.
+    pub environment: Vec<String>,
+}
+
+/// Where the command's standard descriptors lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StdioChoice {
+    /// Where ours do.
+    Inherit,
+    /// To a terminal.
+    Terminal,
+    /// Into the container's log.
+    Log,
+}
+
+/// Refuses a name that a container cannot have.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_name(name: &str) -> std::result::Result<(), String> {
+    const LONGEST: usize = 127; // ALTIFNAMSIZ - 1, linux/if.h
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    if name.is_empty() || name.len() > LONGEST {
+        return Err(format!("a name has 1 to {LONGEST} characters"));
+    }
+    if !name.bytes().all(is_plain) || !name.as_bytes()[0].is_ascii_alphanumeric() {
+        return Err(
+            "a name consists of letters, digits, _ . and -, and begins with a letter or digit"
+                .into(),
+        );
+    }
+    // It is also another name of the link: hardware, and networkd's .network files, must not find theirs taken.
+    let is_of_hardware = ["eth", "en", "wl", "ww"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix));
+    let is_bridge = name
+        .strip_prefix("hawser")
+        .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()));
+    if is_of_hardware || is_bridge || name == "lo" || owner::leased_address(name).is_some() {
+        return Err("such names belong to network interfaces (eth* en* wl* ww* lo hawser*)".into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        for good in [
+            "web",
+            "a",
+            "box-1",
+            "a.b_c",
+            "hawser-test",
+            &"n".repeat(127),
+        ] {
+            assert_eq!(check_name(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "a/b",
+            ".",
+            "-a",
+            "eth0",
+            "ethel",
+            "enp1s0",
+            "wlan0",
+            "wwan0",
+            "lo",
+            "hwac130002",
+            "hawser0",
+            "a b",
+            &"n".repeat(128),
+        ] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Memory: the heap, what is needed at the start only, and what a process that waits can do without.
+
+use std::alloc::{GlobalAlloc, Layout};
+use std::cell::UnsafeCell;
+
+use dlmalloc::Dlmalloc;
+
+/// The heap: musl's own allocator makes a system call for every few objects, a tenth of a start. And a scratch for
+/// what is needed at the start only: the definition of the command line takes 100 kB, a third of what a supervisor may.
+pub struct Heap {
+    lasting: UnsafeCell<Dlmalloc>,
+    scratch: UnsafeCell<Scratch>,
+}
+
+/// Memory that is handed out in order, and given back as a whole.
+struct Scratch {
+    start: usize,
+    used: usize,
+    is_open: bool,
+}
+
+impl Scratch {
+    /// Bytes of address space; what is not touched costs nothing.
+    const SIZE: usize = 1024 * 1024;
+
+    fn open(&mut self) {
+        // SAFETY: a new private mapping, at a place of the kernel's choice.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                Self::SIZE,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if start != libc::MAP_FAILED {
+            *self = Scratch {
+                start: start as usize,
+                used: 0,
+                is_open: true,
+            };
+        }
+    }
+
+    fn owns(&self, place: *mut u8) -> bool {
+        (self.start..self.start + Self::SIZE).contains(&(place as usize)) && self.start != 0
+    }
+
+    /// `None` when it is closed or full.
+    fn alloc(&mut self, layout: Layout) -> Option<*mut u8> {
+        let offset = self.used.next_multiple_of(layout.align());
+        let end = offset.checked_add(layout.size())?;
+        if !self.is_open || end > Self::SIZE {
+            return None;
+        }
+        self.used = end;
+        Some((self.start + offset) as *mut u8)
+    }
+}
+
+impl Heap {
+    const fn new() -> Self {
+        let scratch = Scratch {
+            start: 0,
+            used: 0,
+            is_open: false,
+        };
+        Heap {
+            lasting: UnsafeCell::new(Dlmalloc::new()),
+            scratch: UnsafeCell::new(scratch),
+        }
+    }
+}
+
+// SAFETY: this program has one thread (its tests have more, and use another allocator).
+unsafe impl Sync for Heap {}
+
+// SAFETY: Dlmalloc keeps the contract of malloc(3) with the sizes and alignments that it is given; the scratch gives
+// each byte away once, and what it owns never reaches Dlmalloc. Nobody else is inside either: one thread.
+unsafe impl GlobalAlloc for Heap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as said at the impl.
+        unsafe {
+            (*self.scratch.get())
+                .alloc(layout)
+                .unwrap_or_else(|| (*self.lasting.get()).malloc(layout.size(), layout.align()))
+        }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        // SAFETY: the caller gives back what alloc gave, with the same layout.
+        unsafe {
+            if !(*self.scratch.get()).owns(place) {
+                (*self.lasting.get()).free(place, layout.size(), layout.align());
+            }
+        }
+    }
+}
+
+/// Does something whose memory is given back afterwards, but for what `keep` copies of its result.
+pub fn with_scratch<T, U>(work: impl FnOnce() -> T, keep: impl FnOnce(&T) -> U) -> U {
+    // SAFETY: one thread; no reference into the heap's own state outlives these statements.
+    unsafe { (*HEAP.scratch.get()).open() };
+    let result = work();
+    // SAFETY: as above.
+    unsafe { (*HEAP.scratch.get()).is_open = false };
+    let kept = keep(&result);
+    drop(result);
+    // SAFETY: what the scratch holds was owned by `result`, which is gone; libraries that kept some of it for
+    // themselves would find zeroes, so that its addresses stay ours and are never given away again.
+    unsafe {
+        let scratch = &*HEAP.scratch.get();
+        if scratch.start != 0 {
+            libc::madvise(
+                scratch.start as *mut libc::c_void,
+                Scratch::SIZE,
+                libc::MADV_DONTNEED,
+            );
+        }
+    }
+    kept
+}
+
+/// The heap of this program.
+#[cfg_attr(not(test), global_allocator)]
+static HEAP: Heap = Heap::new();
+
+/// Gives back the memory that a process which only waits does not need: the pages of this program's own file, which
+/// are read again from the page cache when they are used, and of the stack below what is in use.
+pub fn release_memory() {
+    unsafe extern "C" {
+        static __executable_start: u8;
+        static __init_array_start: u8;
+    }
+    const PAGE: usize = 4096;
+    const STACK: usize = 512 * 1024;
+    // What the next calls need of the stack, the red zone included.
+    const IN_USE: usize = 2 * PAGE;
+    let file = &raw const __executable_start as usize;
+    // The linker puts what is written behind what is only read, on a page of its own.
+    let file_end = (&raw const __init_array_start as usize) & !(PAGE - 1);
+    let here = (&raw const file as usize) & !(PAGE - 1);
+    // SAFETY: the first range is this program's own text and constants, a private mapping of a file that was never
+    // written: MADV_DONTNEED drops clean pages, and the next access reads the same bytes again (madvise(2)). The
+    // second one lies below every frame of this thread, the only one; where nothing is mapped, nothing is done.
+    unsafe {
+        libc::madvise(
+            file as *mut libc::c_void,
+            file_end - file,
+            libc::MADV_DONTNEED,
+        );
+        let unused = (here - STACK) as *mut libc::c_void;
+        libc::madvise(unused, STACK - IN_USE, libc::MADV_DONTNEED);
+    }
+}
