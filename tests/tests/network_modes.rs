@@ -252,7 +252,7 @@ fn up_makes_a_network_without_a_container() {
             .exits(0);
         assert!(sh("ip addr show dev blue").contains("172.28.0.1/24"));
         assert!(
-            sh("nft list table inet hawser").contains("\"blue\""),
+            sh("nft list ruleset").contains("masquerade"),
             "its traffic is masqueraded"
         );
         lab.hawser(&["up", "--bridge", "blue", "--subnet", "172.28.0.0/24"])

@@ -1,4 +1,4 @@
-//! The whole ruleset, decompiled by nft, against golden files. `UPDATE_GOLDEN=1` writes them anew; then read the diff.
+//! The whole ruleset, decompiled by nft, against a golden file. `UPDATE_GOLDEN=1` writes them anew; then read the diff.
 
 use std::fs;
 use std::path::Path;
@@ -25,9 +25,9 @@ fn assert_golden(name: &str) {
 fn one_bridge() {
     case(|lab| {
         lab.run(&[], &["true"]).ok();
-        assert_golden("bridge.nft");
+        assert_golden("ruleset.nft");
         lab.run(&[], &["true"]).ok();
-        assert_golden("bridge.nft");
+        assert_golden("ruleset.nft");
     });
 }
 
@@ -36,7 +36,7 @@ fn rules_are_the_same_with_containers() {
     case(|lab| {
         let _one = lab.start_idle(&[]);
         let _two = lab.start_idle(&[]);
-        assert_golden("bridge.nft");
+        assert_golden("ruleset.nft");
     });
 }
 
@@ -46,9 +46,9 @@ fn two_bridges() {
         lab.hawser(&["up"]).exits(0);
         lab.hawser(&["up", "--bridge", "blue", "--subnet", "172.28.0.0/24"])
             .exits(0);
-        assert_golden("bridges.nft");
+        assert_golden("ruleset.nft");
         lab.hawser(&["down", "--bridge", "blue"]).exits(0);
-        assert_golden("bridge.nft");
+        assert_golden("ruleset.nft");
     });
 }
 
@@ -56,7 +56,7 @@ fn two_bridges() {
 fn point_to_point() {
     case(|lab| {
         let _one = lab.start_idle(&["--network", "ptp"]);
-        assert_golden("ptp.nft");
+        assert_golden("ruleset.nft");
     });
 }
 
@@ -82,7 +82,7 @@ fn a_flush_is_repaired_by_the_next_start() {
         lab.run(&[], &["true"]).ok();
         sh("nft flush ruleset");
         lab.run(&[], &["true"]).ok();
-        assert_golden("bridge.nft");
+        assert_golden("ruleset.nft");
     });
 }
 
@@ -93,6 +93,6 @@ fn starts_at_once_make_one_set_of_rules() {
         for one in running {
             one.end().ok();
         }
-        assert_golden("bridge.nft");
+        assert_golden("ruleset.nft");
     });
 }
