@@ -36,12 +36,14 @@ pub struct Container {
     pub child: Child,
     /// What init has still to say.
     pub status: StatusReader,
-    /// Its name is ours.
-    pub lease: Lease,
+    /// Its name is ours. A command that has joined another's container has none.
+    pub lease: Option<Lease>,
     /// Its network, when we made one.
     pub attachment: Option<Attachment>,
-    /// User number of the command.
-    pub user: u32,
+    /// What the command may do.
+    pub privileges: Privileges,
+    /// Its variables.
+    pub environment: Vec<String>,
 }
 
 /// One container's place on a network.
@@ -80,7 +82,7 @@ pub fn run(
     } else {
         None
     };
-    let user = command.user.uid;
+    let environment = command.environment.clone();
     let (spawn, init, privileges) = prepare(request, command)?;
     steps.done("plan");
     let mut child = spawn::spawn(&spawn)?;
@@ -134,9 +136,10 @@ pub fn run(
     Ok(Container {
         child,
         status,
-        lease,
+        lease: Some(lease),
         attachment,
-        user,
+        privileges,
+        environment,
     })
 }
 
@@ -238,19 +241,14 @@ fn prepare(request: &Request, command: Command) -> Result<(Spawn, OwnedFd, Privi
     let spawn = Spawn {
         rootfs: command.rootfs,
         stdio,
-        user: command.user.uid,
+        user: command.privileges.user.uid,
+        is_first: true,
+        is_supervised: command.is_supervised,
         preserved: command.preserved,
         command: c_strings(command.words)?,
         environment: c_strings(command.environment)?,
     };
-    let privileges = Privileges {
-        user: command.user,
-        workdir: command.workdir,
-        capabilities: command.capabilities,
-        ambient: command.ambient,
-        no_new_privileges: command.no_new_privileges,
-    };
-    Ok((spawn, command.init, privileges))
+    Ok((spawn, command.init, command.privileges))
 }
 
 /// The file that the output of a container that runs by itself goes to.
@@ -370,7 +368,7 @@ fn settle(route: &mut Netlink, attachment: &Attachment) -> Result<()> {
 
 /// Waits until init has said what is expected next; anything else is the error that it means. `hears_init`: the user
 /// has read what init had to say.
-fn expect(
+pub fn expect(
     expected: &Said,
     status: &mut StatusReader,
     child: &mut Child,

@@ -45,6 +45,8 @@ pub struct Cli {
 pub enum Action {
     /// Run a command in a container with a network
     Run(Box<Run>),
+    /// Run a further command in a running container
+    Exec(Exec),
     /// List containers
     Ls {
         /// As a JSON array
@@ -92,6 +94,28 @@ pub enum Action {
 pub struct Name {
     /// The container
     pub name: String,
+}
+
+/// `exec`.
+#[derive(Debug, Clone, Args)]
+pub struct Exec {
+    /// The container
+    pub name: String,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+    /// Set a variable; without =V, to the caller's value. The others are those of the container's command
+    #[arg(short, long, value_name = "K=V", value_parser = parse_variable)]
+    pub env: Vec<String>,
+    /// Start in this directory [default: that of the container's command]
+    #[arg(short, long, value_name = "DIR", value_parser = parse_workdir)]
+    pub workdir: Option<String>,
+    /// Give the command a terminal [default: when standard input and output are one]
+    #[arg(short, long, conflicts_with = "no_tty")]
+    pub tty: bool,
+    /// Give the command no terminal of its own
+    #[arg(long)]
+    pub no_tty: bool,
 }
 
 /// `run`.
@@ -155,6 +179,9 @@ pub struct Run {
     #[arg(long, value_name = "on|off", default_value = "on", default_missing_value = "on", num_args = 0..=1,
           require_equals = true, help_heading = "Process")]
     pub no_new_privileges: Switch,
+    /// Let init stay as PID 1: it forwards signals to the command and reaps what is orphaned
+    #[arg(long, help_heading = "Process")]
+    pub init: bool,
     /// Seconds after a TERM that was forwarded until the container is killed
     #[arg(
         long,

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::net::Ipv4Addr;
 
 use hawser::protocol;
+use serde::{Deserialize, Serialize};
 
 use crate::address::DisplayMac;
 use crate::attach::Attachment;
@@ -15,12 +16,18 @@ use crate::request::{NetworkChoice, Request};
 use crate::user::User;
 use crate::veth::INSIDE;
 
-/// What [`config`] needs of the command after its descriptors went to the child.
+/// What a command may do, and where it starts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Privileges {
+    /// Who it runs as.
     pub user: User,
+    /// Where it starts; `/` when nothing is said.
     pub workdir: Option<String>,
+    /// The capabilities that are kept.
     pub capabilities: Vec<String>,
+    /// Those that a user who is not root keeps, too.
     pub ambient: Vec<String>,
+    /// It gets none by exec.
     pub no_new_privileges: bool,
 }
 
@@ -60,32 +67,50 @@ pub fn write(
         resolv_lines(request, attachment, &mut line);
     }
     line(format_args!("hostname {}", request.hostname));
-    if let Some(workdir) = &privileges.workdir {
+    privilege_lines(privileges, &mut line);
+    text + protocol::END + "\n"
+}
+
+/// The same for a command that joins a container: its network is there.
+pub fn write_privileges(privileges: &Privileges) -> String {
+    let mut text = format!("{}\nno-links\n", protocol::VERSION);
+    privilege_lines(privileges, &mut |fact| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{fact}");
+    });
+    text + protocol::END + "\n"
+}
+
+fn privilege_lines(privileges: &Privileges, line: &mut impl FnMut(std::fmt::Arguments)) {
+    let Privileges {
+        user,
+        workdir,
+        capabilities,
+        ambient,
+        no_new_privileges,
+    } = privileges;
+    if let Some(workdir) = workdir {
         line(format_args!("workdir {workdir}"));
     }
-    if privileges.user.uid != 0 || privileges.user.gid != 0 {
-        line(format_args!(
-            "user {}:{}",
-            privileges.user.uid, privileges.user.gid
-        ));
+    if user.uid != 0 || user.gid != 0 {
+        line(format_args!("user {}:{}", user.uid, user.gid));
     }
-    if !privileges.user.groups.is_empty() {
-        let groups: Vec<String> = privileges.user.groups.iter().map(u32::to_string).collect();
+    if !user.groups.is_empty() {
+        let groups: Vec<String> = user.groups.iter().map(u32::to_string).collect();
         line(format_args!("groups {}", groups.join(",")));
     }
-    if privileges.capabilities.is_empty() {
+    if capabilities.is_empty() {
         line(format_args!("capability none"));
     }
-    for capability in &privileges.capabilities {
+    for capability in capabilities {
         line(format_args!("capability {capability}"));
     }
-    for capability in &privileges.ambient {
+    for capability in ambient {
         line(format_args!("ambient {capability}"));
     }
-    if privileges.no_new_privileges {
+    if *no_new_privileges {
         line(format_args!("no-new-privileges"));
     }
-    text + protocol::END + "\n"
 }
 
 fn resolv_lines(

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use crate::bridge::POINT_TO_POINT_NAME;
+use crate::config::Privileges;
 use crate::control;
 use crate::error::{Doing, Result};
 use crate::netlink::Netlink;
@@ -28,8 +29,10 @@ pub struct Description {
     pub command: Vec<String>,
     /// Its root directory on the host; null: the host's own with a throw-away layer.
     pub rootfs: Option<String>,
-    /// User number of the command.
-    pub user: u32,
+    /// Its variables, `KEY=VALUE`.
+    pub environment: Vec<String>,
+    /// What it may do, and where it starts.
+    pub privileges: Privileges,
     /// Host name inside.
     pub hostname: String,
     /// The bridge, `ptp`, `none`, `host`, `container:NAME` or `ns:PATH`.

@@ -10,6 +10,7 @@ mod detach;
 mod dev;
 mod dns;
 mod error;
+mod exec;
 mod inside;
 mod link;
 mod ls;
@@ -61,6 +62,7 @@ fn act() -> Result<u8> {
     let mut steps = Steps::new(cli.verbose);
     match cli.action {
         Action::Run(options) => run::run(*options, steps),
+        Action::Exec(options) => exec::exec(&options),
         Action::Up { bridge, subnet } => {
             run::need_privileges("make a network")?;
             let network = attach::ensure_bridge(&bridge, subnet, &mut steps)

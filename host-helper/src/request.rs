@@ -5,11 +5,11 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use crate::address::Subnet;
+use crate::config::Privileges;
 use crate::dns::Resolvers;
 use crate::link::Mac;
 use crate::owner;
 use crate::rootfs::Rootfs;
-use crate::user::User;
 
 /// `--network`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,16 +73,10 @@ pub struct Command {
     pub rootfs: Rootfs,
     /// Where its descriptors lead.
     pub stdio: StdioChoice,
-    /// Who it runs as.
-    pub user: User,
-    /// Where it starts.
-    pub workdir: Option<String>,
-    /// Capabilities it may have, as init names them.
-    pub capabilities: Vec<String>,
-    /// Those that it keeps although its user is not root.
-    pub ambient: Vec<String>,
-    /// It gets no privileges by exec.
-    pub no_new_privileges: bool,
+    /// What it may do, and where it starts.
+    pub privileges: Privileges,
+    /// init stays as PID 1 and supervises it.
+    pub is_supervised: bool,
     /// Descriptors from 3 on that it inherits.
     pub preserved: u32,
     /// init.

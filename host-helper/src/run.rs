@@ -12,6 +12,7 @@ use nix::unistd::pipe2;
 use crate::attach::{self, Container};
 use crate::bridge::DEFAULT_BRIDGE;
 use crate::cli::{self, Resolv, Switch};
+use crate::config::Privileges;
 use crate::control;
 use crate::dns::Resolvers;
 use crate::error::{Doing, Error, Result};
@@ -170,7 +171,8 @@ fn describe(options: &cli::Run, request: &Request, container: &Container) -> Des
             .rootfs
             .as_ref()
             .map(|path| path.display().to_string()),
-        user: container.user,
+        environment: container.environment.clone(),
+        privileges: container.privileges.clone(),
         hostname: request.hostname.clone(),
         network,
         address: attachment.map(|attachment| attachment.veth.address),
@@ -234,9 +236,8 @@ fn plan(options: &cli::Run) -> Result<(Request, Command)> {
         sysctls: options.sysctl.clone(),
         is_new_network: options.network.is_new(),
     };
-    let command = Command {
-        rootfs,
-        stdio: command_stdio(options),
+    let environment = environment(&options.env, &user.home, &request.hostname);
+    let privileges = Privileges {
         workdir: options.workdir.clone(),
         capabilities: options.capabilities(),
         ambient: if user.uid == 0 {
@@ -245,11 +246,17 @@ fn plan(options: &cli::Run) -> Result<(Request, Command)> {
             ambient(options)
         },
         no_new_privileges: options.no_new_privileges == Switch::On,
+        user,
+    };
+    let command = Command {
+        rootfs,
+        stdio: command_stdio(options),
+        privileges,
+        is_supervised: options.init,
         preserved: options.preserve_fds,
         init: options.open_init()?,
         words: options.command.clone(),
-        environment: environment(options, &user, &request.hostname),
-        user,
+        environment,
     };
     Ok((request, command))
 }
@@ -328,15 +335,21 @@ fn ambient(options: &cli::Run) -> Vec<String> {
         .collect()
 }
 
-fn environment(options: &cli::Run, user: &User, hostname: &str) -> Vec<String> {
+/// A clean environment, and what was asked for.
+fn environment(asked: &[String], home: &str, hostname: &str) -> Vec<String> {
     let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_string());
-    let mut all = vec![
+    let all = [
         PATH.to_string(),
-        format!("HOME={}", user.home),
+        format!("HOME={home}"),
         format!("TERM={term}"),
         format!("HOSTNAME={hostname}"),
     ];
-    for variable in &options.env {
+    with_variables(all.into(), asked)
+}
+
+/// Variables, of which later ones replace those of the same name.
+pub fn with_variables(mut all: Vec<String>, further: &[String]) -> Vec<String> {
+    for variable in further {
         let name = variable.split('=').next().unwrap_or_default();
         all.retain(|other| other.split('=').next() != Some(name));
         all.push(variable.clone());

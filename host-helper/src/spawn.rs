@@ -1,9 +1,11 @@
 //! The container's first process: cloned into its namespaces, moved into its files, and then init.
 
+use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -46,6 +48,10 @@ pub struct Spawn {
     pub stdio: Stdio,
     /// Who owns its terminal.
     pub user: u32,
+    /// It is the first process of its container.
+    pub is_first: bool,
+    /// init stays as PID 1 and supervises the command.
+    pub is_supervised: bool,
     /// How many descriptors from 3 on the command inherits.
     pub preserved: u32,
     /// The command and its arguments.
@@ -69,23 +75,15 @@ pub struct Child {
 }
 
 /// init: from `path`, from the installed place beside this program, or the embedded one in a sealed memory file.
-/// Whichever it is, the container cannot write to it: a running image is busy, and the mount is not its own.
+/// Whichever it is, the container cannot write to it, not even by `/proc/1/exe`.
 ///
 /// # Errors
 /// A file that cannot be opened.
 pub fn open_init(path: Option<&Path>) -> Result<OwnedFd> {
-    let open = |path: &Path| {
-        openat(
-            AT_FDCWD,
-            path,
-            OFlag::O_PATH | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        )
-    };
     if let Some(path) = path {
         let doing = || format!("open init {}", path.display());
-        let found = open(path).doing(doing)?;
         access(path, AccessFlags::X_OK).doing(doing)?;
+        let found = read_only(path).doing(doing)?;
         let mode = SFlag::from_bits_truncate(fstat(&found).doing(doing)?.st_mode);
         return match mode & SFlag::S_IFMT {
             SFlag::S_IFREG => Ok(found),
@@ -99,13 +97,28 @@ pub fn open_init(path: Option<&Path>) -> Result<OwnedFd> {
     let installed = program
         .as_deref()
         .and_then(|path| Some(path.parent()?.parent()?.join("libexec/hawser/init")));
-    if let Some(found) = installed.and_then(|path| open(&path).ok()) {
-        return Ok(found);
+    match installed.filter(|path| path.exists()) {
+        Some(path) => read_only(&path).doing(|| format!("open init {}", path.display())),
+        None => embedded_init(),
     }
+}
+
+/// A file through a mount of its own that nobody can write through.
+fn read_only(path: &Path) -> nix::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    let file = sys::clone_tree(AT_FDCWD, &path, false)?;
+    sys::set_mount_attributes(&file, libc::MOUNT_ATTR_RDONLY, false)?;
+    Ok(file)
+}
+
+/// The init inside this program, in a sealed memory file.
+///
+/// # Errors
+/// No memory or descriptors left.
+pub fn embedded_init() -> Result<OwnedFd> {
     let doing = || "put init into memory".to_string();
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let memory = memfd_create(c"init", flags).doing(doing)?;
-    let mut file = File::from(memory);
+    let mut file = File::from(memfd_create(c"init", flags).doing(doing)?);
     file.write_all(EMBEDDED).doing(doing)?;
     let seals = SealFlag::F_SEAL_WRITE
         | SealFlag::F_SEAL_SHRINK
@@ -122,11 +135,32 @@ pub fn open_init(path: Option<&Path>) -> Result<OwnedFd> {
 /// # Errors
 /// No processes, namespaces or descriptors left; not allowed.
 pub fn spawn(spawn: &Spawn) -> Result<Child> {
+    clone(NAMESPACES, |ends| become_init(spawn, ends))
+}
+
+/// The child's ends of what connects it with this process.
+pub struct ChildEnds {
+    /// The config message comes out here, and then `go`.
+    pub config: OwnedFd,
+    /// What it has to say goes in here.
+    pub status: File,
+    /// Descriptors that come later come out here, and the host's side of a terminal goes in.
+    pub channel: UnixStream,
+}
+
+/// Clones a child that does `work`, which only returns when it fails.
+///
+/// # Errors
+/// No processes, namespaces or descriptors left; not allowed.
+pub fn clone(
+    namespaces: CloneFlags,
+    work: impl FnOnce(&ChildEnds) -> Result<Infallible>,
+) -> Result<Child> {
     let doing = || "make a pipe".to_string();
     let (config_read, config_write) = pipe2(OFlag::O_CLOEXEC).doing(doing)?;
     let (status_read, status_write) = pipe2(OFlag::O_CLOEXEC).doing(doing)?;
     let (channel, from_host) = UnixStream::pair().doing(|| "make a socket pair".into())?;
-    let cloned = sys::clone_process(NAMESPACES.bits());
+    let cloned = sys::clone_process(namespaces.bits());
     match cloned
         .doing(|| "clone into new namespaces".into())
         .map_err(explain_namespace)?
@@ -143,9 +177,15 @@ pub fn spawn(spawn: &Spawn) -> Result<Child> {
         }
         Clone::Child => {
             drop((config_write, status_read, channel));
-            let mut status = File::from(status_write);
-            let Err(error) = become_init(spawn, &config_read, &status, &from_host);
-            let _ = status.write_all(format!("{FAILED} {error}\n").as_bytes());
+            let mut ends = ChildEnds {
+                config: config_read,
+                status: status_write.into(),
+                channel: from_host,
+            };
+            let Err(error) = work(&ends);
+            let _ = ends
+                .status
+                .write_all(format!("{FAILED} {error}\n").as_bytes());
             std::process::exit(OURS.into())
         }
     }
@@ -209,12 +249,7 @@ fn explain_namespace(error: Error) -> Error {
 }
 
 /// In the child. Only returns when something fails.
-fn become_init(
-    spawn: &Spawn,
-    config: &OwnedFd,
-    status: &File,
-    channel: &UnixStream,
-) -> Result<std::convert::Infallible> {
+fn become_init(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
     // init sets it again: a change of user clears it.
     set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
     setsid().doing(|| "start a session".into())?;
@@ -223,7 +258,7 @@ fn become_init(
     umask(Mode::empty());
     let mut init = None;
     let join_network = || {
-        let mut arrived = terminal::receive_descriptors(channel).into_iter();
+        let mut arrived = terminal::receive_descriptors(&ends.channel).into_iter();
         init = arrived.next();
         match arrived.next() {
             Some(network) => setns(network, CloneFlags::CLONE_NEWNET)
@@ -231,41 +266,52 @@ fn become_init(
             None => Ok(()),
         }
     };
-    let dev = rootfs::enter(&spawn.rootfs, &Permission(config.as_fd()), join_network)?;
+    let dev = rootfs::enter(
+        &spawn.rootfs,
+        &Permission(ends.config.as_fd()),
+        join_network,
+    )?;
     let init = init.ok_or_else(|| Error::new("wait for init: host-helper has given up"))?;
     umask(Mode::from_bits_truncate(0o022));
+    exec_init(spawn, &init, &dev, ends)
+}
+
+/// Connects the standard descriptors, lets go of all others, and becomes init. `dev` is the container's `/dev`.
+///
+/// # Errors
+/// The step that failed.
+pub fn exec_init(
+    spawn: &Spawn,
+    init: &OwnedFd,
+    dev: &OwnedFd,
+    ends: &ChildEnds,
+) -> Result<Infallible> {
     match &spawn.stdio {
-        Stdio::Terminal => terminal::take(&dev, spawn.user, channel)?,
+        Stdio::Terminal => {
+            let number = terminal::take(dev, spawn.user, &ends.channel)?;
+            if spawn.is_first {
+                terminal::bind_console(dev, number).doing(|| "bind /dev/console".into())?;
+            }
+        }
         Stdio::Log(log) => {
             let doing = || "redirect the command's output".to_string();
-            let nothing = openat(
-                &dev,
-                "null",
-                OFlag::O_RDWR | OFlag::O_CLOEXEC,
-                Mode::empty(),
-            )
-            .doing(doing)?;
+            let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
+            let nothing = openat(dev, "null", flags, Mode::empty()).doing(doing)?;
             dup2_stdin(nothing).doing(doing)?;
             dup2_stdout(log).doing(doing)?;
             dup2_stderr(log).doing(doing)?;
         }
         Stdio::Inherit => {}
     }
-    exec_init(spawn, &init, config.as_raw_fd(), status.as_raw_fd())
-}
-
-fn exec_init(
-    spawn: &Spawn,
-    init: &OwnedFd,
-    config: RawFd,
-    status: RawFd,
-) -> Result<std::convert::Infallible> {
     let doing = || "execute init".to_string();
     let first_free = 3 + spawn.preserved as RawFd;
     sys::close_on_exec_from(3).doing(doing)?;
     // Above the descriptors that the command inherits, whatever they are.
     let raise = |fd: RawFd| sys::duplicate_from(fd, first_free).doing(doing);
-    let (config, status) = (raise(config)?, raise(status)?);
+    let (config, status) = (
+        raise(ends.config.as_raw_fd())?,
+        raise(ends.status.as_raw_fd())?,
+    );
     for fd in 3..first_free {
         sys::keep_over_exec(fd).doing(|| format!("preserve file descriptor {fd}"))?;
     }
@@ -277,6 +323,9 @@ fn exec_init(
     arguments.push(number(format!("fd:{config}")));
     arguments.push(c"--status-fd".to_owned());
     arguments.push(number(status.to_string()));
+    if spawn.is_supervised {
+        arguments.push(c"--supervise".to_owned());
+    }
     arguments.push(c"--".to_owned());
     arguments.extend(spawn.command.iter().cloned());
     execveat(

@@ -119,8 +119,12 @@ impl Supervisor {
             // Answers first: who asked before the end is told.
             self.serve(&ready);
             if is(LISTENER) {
-                self.clients
-                    .extend(Client::accept(&self.container.lease.listener));
+                self.clients.extend(
+                    self.container
+                        .lease
+                        .as_ref()
+                        .and_then(|lease| Client::accept(&lease.listener)),
+                );
             }
             if self
                 .kill_at
@@ -150,7 +154,10 @@ impl Supervisor {
         let mut fds = vec![
             PollFd::new(signals, PollFlags::POLLIN),
             PollFd::new(child.pidfd.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.container.lease.listener.as_fd(), PollFlags::POLLIN),
+            match &self.container.lease {
+                Some(lease) => PollFd::new(lease.listener.as_fd(), PollFlags::POLLIN),
+                None => PollFd::new(signals, none),
+            },
             if self.is_status_open {
                 PollFd::new(child.status.as_fd(), PollFlags::POLLIN)
             } else {
@@ -204,7 +211,7 @@ impl Supervisor {
         }
         self.send(signal as i32);
         if signal == Signal::SIGTERM && self.kill_at.is_none() {
-            self.kill_at = Some(Instant::now() + self.grace);
+            self.kill_at = Instant::now().checked_add(self.grace);
         }
     }
 
@@ -221,13 +228,18 @@ impl Supervisor {
         }
     }
 
-    /// Whether PID 1 of the container has a handler for the signal, or ignores it on purpose. The kernel does not
+    /// Whether PID 1 of the container has a handler for the signal, ignores it on purpose, or waits for it with
+    /// sigwait(3). The kernel does not
     /// deliver it otherwise, and the container would never end (kill(2), pid_namespaces(7)).
     fn notices(&self, signal: Signal) -> bool {
+        if self.container.lease.is_none() {
+            // Not a PID 1.
+            return true;
+        }
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.container.child.pid))
             .unwrap_or_default();
         let bit = 1u64 << (signal as u32 - 1);
-        ["SigCgt:", "SigIgn:"].iter().any(|field| {
+        ["SigCgt:", "SigIgn:", "SigBlk:"].iter().any(|field| {
             let mask = status.lines().find_map(|line| line.strip_prefix(field));
             mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
                 .is_some_and(|mask| mask & bit != 0)

@@ -300,3 +300,16 @@ pub fn is_open(fd: RawFd) -> Result<()> {
     // SAFETY: F_GETFD reads a flag.
     Errno::result(unsafe { libc::fcntl(fd, libc::F_GETFD) }).map(drop)
 }
+
+/// `pidfd_open(2)`: a descriptor for process `pid`.
+pub fn pidfd_open(pid: i32) -> Result<OwnedFd> {
+    // SAFETY: integers only.
+    own(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
+/// `prctl(2)` with `PR_SET_DUMPABLE` 0: nobody may trace this process or look at it under `/proc`, but for root with
+/// CAP_SYS_PTRACE.
+pub fn set_not_dumpable() -> Result<()> {
+    // SAFETY: integers only.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }).map(drop)
+}

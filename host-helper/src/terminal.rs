@@ -22,22 +22,22 @@ use crate::sys;
 const CHUNK: usize = 4096;
 
 /// In the child: makes a terminal of the container's devpts its own, for all three standard descriptors, and sends
-/// the other side over `to_host`. `dev` is the container's `/dev`.
+/// the other side over `to_host`. `dev` is the container's `/dev`. Gives the terminal's number.
 ///
 /// # Errors
 /// The step that failed.
-pub fn take(dev: &OwnedFd, user: u32, to_host: &UnixStream) -> Result<()> {
+pub fn take(dev: &OwnedFd, user: u32, to_host: &UnixStream) -> Result<u32> {
     let doing = || "open a terminal".to_string();
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let host_side = openat(dev, "pts/ptmx", flags, Mode::empty()).doing(doing)?;
     let (number, terminal) = sys::open_terminal_peer(host_side.as_fd()).doing(doing)?;
     fchown(&terminal, Some(Uid::from_raw(user)), None::<Gid>).doing(doing)?;
-    bind_console(dev, number).doing(doing)?;
     sys::set_controlling_terminal(terminal.as_fd()).doing(doing)?;
     dup2_stdin(&terminal).doing(doing)?;
     dup2_stdout(&terminal).doing(doing)?;
     dup2_stderr(&terminal).doing(doing)?;
-    send_descriptors(to_host, &[host_side.as_raw_fd()]).doing(doing)
+    send_descriptors(to_host, &[host_side.as_raw_fd()]).doing(doing)?;
+    Ok(number)
 }
 
 /// Sends descriptors to the process at the other end of a socket.
@@ -50,8 +50,11 @@ pub fn send_descriptors(to: &UnixStream, fds: &[RawFd]) -> nix::Result<()> {
     sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(b"t")], &message, flags, None).map(drop)
 }
 
-/// `/dev/console` is the terminal too.
-fn bind_console(dev: &OwnedFd, number: u32) -> nix::Result<()> {
+/// In the first process of a container: `/dev/console` is its terminal too.
+///
+/// # Errors
+/// The step that failed.
+pub fn bind_console(dev: &OwnedFd, number: u32) -> nix::Result<()> {
     let flags = OFlag::O_CREAT | OFlag::O_CLOEXEC;
     let place = openat(dev, "console", flags, Mode::from_bits_truncate(0o600))?;
     let path = std::ffi::CString::new(format!("pts/{number}")).unwrap_or_default();

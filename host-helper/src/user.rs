@@ -7,11 +7,13 @@ use std::path::Path;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Doing, Error, Result};
 use crate::inside::open_in_root;
 
 /// A user.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     /// User number.
     pub uid: u32,

@@ -1,0 +1,148 @@
+//! `exec`: a further command in a container that runs, with the same privileges.
+//!
+//! The namespaces that it enters may be hostile. What enters them is not dumpable, so that nobody inside can look into
+//! it; it holds no descriptor and no working directory of the host; and the program that it becomes there is init in a
+//! sealed memory file, which cannot be written by `/proc/PID/exe` (CVE-2019-5736, CVE-2024-21626).
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use hawser::protocol;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::setsid;
+
+use crate::attach::{self, Container};
+use crate::cli;
+use crate::config::{self, Privileges};
+use crate::control;
+use crate::error::{Doing, Error, Result};
+use crate::ls::Description;
+use crate::rootfs::Rootfs;
+use crate::run;
+use crate::signals::Signals;
+use crate::spawn::{self, ChildEnds, Said, Spawn, StatusReader, Stdio};
+use crate::supervisor::Supervisor;
+use crate::sys;
+use crate::terminal::{self, Output, Terminal};
+
+/// All namespaces of a container. That of its processes holds for children only, and so is joined before the clone.
+const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWNS
+    .union(CloneFlags::CLONE_NEWNET)
+    .union(CloneFlags::CLONE_NEWIPC)
+    .union(CloneFlags::CLONE_NEWUTS)
+    .union(CloneFlags::CLONE_NEWCGROUP);
+
+/// Runs the command. Gives its exit code.
+///
+/// # Errors
+/// No such container; what went wrong before the command ran.
+pub fn exec(options: &cli::Exec) -> Result<u8> {
+    run::need_privileges("enter a container")?;
+    let name = &options.name;
+    let answer = control::ask(name, "inspect").map_err(|error| control::no_such(name, &error))?;
+    let found: Description = serde_json::from_str(&answer)
+        .map_err(|error| Error::new(format!("understand the supervisor of {name}: {error}")))?;
+    let pidfd = sys::pidfd_open(found.pid).doing(|| format!("open the first process of {name}"))?;
+    // It was alive when it was asked, and its number is the same process's as long as it answers again.
+    control::pid_of(name)?;
+    let wants_terminal = options.tty || (!options.no_tty && terminal::is_interactive());
+    let words = |words: &[String]| {
+        let made: std::result::Result<Vec<_>, _> = words
+            .iter()
+            .map(|word| CString::new(word.as_str()))
+            .collect();
+        made.map_err(|_| Errno::EINVAL)
+            .doing(|| "pass the command's words on".into())
+    };
+    let mut privileges = found.privileges.clone();
+    privileges.workdir = options.workdir.clone().or(privileges.workdir);
+    let spawn = Spawn {
+        rootfs: Rootfs::default(),
+        stdio: if wants_terminal {
+            Stdio::Terminal
+        } else {
+            Stdio::Inherit
+        },
+        user: privileges.user.uid,
+        is_first: false,
+        is_supervised: false,
+        preserved: 0,
+        command: words(&options.command)?,
+        environment: words(&run::with_variables(
+            found.environment.clone(),
+            &options.env,
+        ))?,
+    };
+    let init = spawn::embedded_init()?;
+    let signals = Signals::block()?;
+    // Before anything of ours is in there.
+    sys::set_not_dumpable().doing(|| "hide from the container".into())?;
+    setns(&pidfd, CloneFlags::CLONE_NEWPID).doing(|| format!("join the processes of {name}"))?;
+    let child = spawn::clone(CloneFlags::empty(), |ends| {
+        enter(&spawn, &pidfd, &init, ends)
+    })?;
+    supervise(&spawn, child, &privileges, signals, found)
+}
+
+/// In the child: into the container, and to its privileges. Only returns when something fails.
+fn enter(spawn: &Spawn, pidfd: &OwnedFd, init: &OwnedFd, ends: &ChildEnds) -> Result<Infallible> {
+    set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
+    setsid().doing(|| "start a session".into())?;
+    let _ = sys::join_session_keyring();
+    // The root and the working directory are the container's from here on (setns(2)).
+    setns(pidfd, NAMESPACES).doing(|| "join the container's namespaces".into())?;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let dev =
+        openat(AT_FDCWD, Path::new("/dev"), flags, Mode::empty()).doing(|| "open /dev".into())?;
+    spawn::exec_init(spawn, init, &dev, ends)
+}
+
+fn supervise(
+    spawn: &Spawn,
+    mut child: spawn::Child,
+    privileges: &Privileges,
+    signals: Signals,
+    description: Description,
+) -> Result<u8> {
+    let has_terminal = matches!(spawn.stdio, Stdio::Terminal);
+    let mut status = StatusReader::default();
+    config::send(&child.config, &config::write_privileges(privileges))?;
+    signals.interrupt_unless_readable(&child.status)?;
+    attach::expect(&Said::Up, &mut status, &mut child, !has_terminal)?;
+    let go = format!("{}\n", protocol::GO);
+    child
+        .config
+        .write_all(go.as_bytes())
+        .doing(|| "tell init to go on".into())?;
+    attach::expect(&Said::Ready, &mut status, &mut child, !has_terminal)?;
+    let host_side = if has_terminal {
+        terminal::receive_descriptors(&child.channel).pop()
+    } else {
+        None
+    };
+    let terminal = host_side
+        .map(|host_side| Terminal::join(host_side, Output::Standard))
+        .transpose()?;
+    let container = Container {
+        child,
+        status,
+        lease: None,
+        attachment: None,
+        privileges: privileges.clone(),
+        environment: Vec::new(),
+    };
+    let description = Description {
+        is_detached: false,
+        ..description
+    };
+    Ok(Supervisor::new(container, terminal, signals, description, Duration::MAX).wait(None))
+}
