@@ -191,6 +191,7 @@ fn a_strangers_bridge_is_used_as_it_is_and_never_rewritten() {
             !sh("ip -o link show dev br7").contains("hawser"),
             "no mark of ours on it"
         );
+        assert_eq!(sh("nft list ruleset"), "", "no rules for it");
     });
 }
 

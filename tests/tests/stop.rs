@@ -1,0 +1,114 @@
+//! `stop NAME`, and what is kept of containers that have ended.
+
+use lab::{Lab, case, sh};
+
+/// A container that has said "up" by a FIFO, so that its handlers are in place.
+fn detach_ready(lab: &Lab, name: &str, before: &str) {
+    let fifo = lab.dir.join(name);
+    sh(&format!("mkfifo {}", fifo.display()));
+    let script = format!("{before} sleep 1000 & echo up > /srv/{name}; while :; do wait; done");
+    lab.run_sh(&["-d", "--name", name, "-v", "/run/lab:/srv"], &script)
+        .ok();
+    assert_eq!(sh(&format!("cat {}", fifo.display())), "up\n");
+}
+
+#[test]
+fn a_command_without_a_handler_is_killed_at_once() {
+    case(|lab| {
+        lab.run(&["-d", "--name", "web"], &["sleep", "1000"]).ok();
+        let outcome = lab.hawser(&["stop", "web"]).exits(0);
+        assert!(
+            outcome.elapsed.as_secs() < 5,
+            "not after the grace: {outcome}"
+        );
+        assert_eq!(lab.hawser(&["wait", "web"]).ok(), "143");
+        assert!(
+            lab.list().iter().all(|one| one["status"] != "running"),
+            "it has ended when stop comes back"
+        );
+    });
+}
+
+#[test]
+fn a_handler_has_its_say() {
+    case(|lab| {
+        detach_ready(lab, "web", "trap 'echo closing; exit 6' TERM;");
+        lab.hawser(&["stop", "web"]).exits(0);
+        assert_eq!(lab.hawser(&["wait", "web"]).ok(), "6");
+        assert_eq!(lab.hawser(&["logs", "web"]).ok(), "closing");
+    });
+}
+
+#[test]
+fn who_does_not_listen_is_killed_after_the_grace() {
+    case(|lab| {
+        detach_ready(lab, "deaf", "trap '' TERM;");
+        let outcome = lab.hawser(&["stop", "deaf", "--grace", "1"]).exits(0);
+        let seconds = outcome.elapsed.as_secs_f64();
+        assert!((1.0..5.0).contains(&seconds), "after a second: {outcome}");
+        let code = lab.hawser(&["wait", "deaf"]).ok();
+        assert!(["137", "143"].contains(&code.as_str()), "killed: {code}");
+    });
+}
+
+#[test]
+fn one_in_the_foreground_is_stopped_too() {
+    case(|lab| {
+        let mut running = lab.start(&["--name", "web"], &["cat"]);
+        running.say("up\n");
+        running.until("up");
+        let pipe = running.stdin.take();
+        lab.hawser(&["stop", "web"]).exits(0);
+        running.end().exits(143);
+        drop(pipe);
+    });
+}
+
+#[test]
+fn nobody_cannot_be_stopped() {
+    case(|lab| {
+        lab.hawser(&["stop", "nobody"]).refused(&["nobody"]);
+        let before = lab.with_network();
+        lab.hawser(&["stop", "nobody"]).refused(&["nobody"]);
+        before.assert_back();
+    });
+}
+
+#[test]
+fn name_and_address_are_free_when_stop_comes_back() {
+    case(|lab| {
+        let fixed = ["-d", "--name", "web", "--ip", "172.19.0.9"];
+        for round in 0..10 {
+            let outcome = lab.run(&fixed, &["sleep", "1000"]);
+            assert_eq!(outcome.code, 0, "round {round}: {outcome}");
+            lab.hawser(&["stop", "web"]).exits(0);
+        }
+    });
+}
+
+#[test]
+fn codes_of_the_last_hundred_are_kept() {
+    case(|lab| {
+        for number in 0..104 {
+            lab.run(
+                &["-d", "--network", "none", "--name", &format!("n{number}")],
+                &["true"],
+            )
+            .ok();
+            assert_eq!(lab.hawser(&["wait", &format!("n{number}")]).ok(), "0");
+        }
+        let count = |end: &str| {
+            sh(&format!("ls /run/hawser | grep -c '{end}$' || true"))
+                .trim()
+                .parse::<u32>()
+                .expect("a number")
+        };
+        assert!(
+            (100..=101).contains(&count("code")),
+            "{} codes",
+            count("code")
+        );
+        assert_eq!(lab.hawser(&["wait", "n103"]).ok(), "0");
+        lab.hawser(&["wait", "n0"]).refused(&["n0"]);
+    });
+}
