@@ -203,7 +203,7 @@ fn hex(digit: u8) -> Option<u8> {
 }
 
 /// What is before the first `byte`, and what is behind it when there is one.
-pub(crate) fn cut(text: &[u8], byte: u8) -> (&[u8], Option<&[u8]>) {
+pub fn cut(text: &[u8], byte: u8) -> (&[u8], Option<&[u8]>) {
     match text.iter().position(|&found| found == byte) {
         Some(at) => (text.get(..at).unwrap_or(&[]), text.get(at + 1..)),
         None => (text, None),
@@ -214,7 +214,7 @@ pub(crate) fn cut(text: &[u8], byte: u8) -> (&[u8], Option<&[u8]>) {
 ///
 /// A table of slices is larger, and `match` compares byte by byte.
 #[inline(never)]
-pub(crate) fn index_of(names: &[u8], word: &[u8]) -> Option<u8> {
+pub fn index_of(names: &[u8], word: &[u8]) -> Option<u8> {
     let mut rest = names;
     let mut index = 0;
     loop {

@@ -27,6 +27,10 @@ pub fn boot(options: &Options, command: Arguments) -> ! {
     if let Some(path) = options.config {
         set_up(path, options.status, buffers);
     }
+    #[cfg(feature = "supervise")]
+    if let Some(rules) = &options.supervise {
+        crate::supervise::supervise(rules, command, buffers);
+    }
     sys::reset_signals();
     exec::execute(command, &mut buffers.text)
 }

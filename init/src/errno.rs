@@ -8,17 +8,13 @@ const KNOWN: &str = "\
 1 EPERM operation not permitted
 2 ENOENT no such file or directory
 3 ESRCH no such process or entry
-4 EINTR interrupted
 5 EIO input/output error
-6 ENXIO no such device or address
 7 E2BIG argument list too long
 8 ENOEXEC exec format error
 9 EBADF bad file descriptor
-10 ECHILD no child processes
 11 EAGAIN resource temporarily unavailable
 12 ENOMEM out of memory
 13 EACCES permission denied
-14 EFAULT bad address in memory
 16 EBUSY device or resource busy
 17 EEXIST exists already
 19 ENODEV no such device
@@ -27,28 +23,22 @@ const KNOWN: &str = "\
 22 EINVAL invalid argument
 23 ENFILE too many open files in the system
 24 EMFILE too many open files
-25 ENOTTY not a terminal
 26 ETXTBSY file is being written
 27 EFBIG file too large
 28 ENOSPC no space left
 30 EROFS read-only file system
 32 EPIPE nobody reads it
-34 ERANGE out of range
 36 ENAMETOOLONG name too long
 38 ENOSYS not in this kernel
 40 ELOOP too many symbolic links
-75 EOVERFLOW value too large
-90 EMSGSIZE message too long
 93 EPROTONOSUPPORT protocol not supported
 95 EOPNOTSUPP operation not supported
 97 EAFNOSUPPORT address family not supported
-98 EADDRINUSE address in use
 99 EADDRNOTAVAIL address not available
 100 ENETDOWN network is down
 101 ENETUNREACH network is unreachable
 105 ENOBUFS no buffer space
 113 EHOSTUNREACH no route to host
-122 EDQUOT disk quota exceeded
 ";
 
 /// `(name, words)` of an errno, such as `ENOENT`, `no such file or directory`; `None` when the table lacks it.

@@ -26,6 +26,8 @@ const OBJECT: usize = 256;
 static SENTENCE: [AtomicU8; 1024] = [const { AtomicU8::new(0) }; 1024];
 static LEN: AtomicUsize = AtomicUsize::new(START);
 
+const NAME: &str = "init: ";
+
 /// The pipe to the helper, or -1.
 static STATUS: AtomicI32 = AtomicI32::new(-1);
 
@@ -181,7 +183,6 @@ pub fn end(code: u8) -> ! {
         push(" ");
         say(Fd(STATUS.load(Relaxed)), START - ERROR.len() - 5, len);
     }
-    const NAME: &str = "init: ";
     LEN.store(START - NAME.len(), Relaxed);
     push(NAME);
     say(sys::STDERR, START - NAME.len(), len);
@@ -193,4 +194,17 @@ fn say(fd: Fd, start: usize, end: usize) {
     let line = SENTENCE.get(start..end).unwrap_or(&[]);
     // Nothing is left to be done when nobody listens.
     let _ = sys::write_all(fd, sys::bytes_of(line));
+}
+
+/// Says the sentence on standard error and goes on, if that does not block: nobody reading must not stop PID 1.
+#[cfg(feature = "supervise")]
+#[inline(never)]
+pub fn note() {
+    push_byte(b'\n');
+    let len = LEN.load(Relaxed);
+    let start = START - NAME.len();
+    LEN.store(start, Relaxed);
+    push(NAME);
+    let line = SENTENCE.get(start..len).unwrap_or(&[]);
+    sys::write_if_ready(sys::STDERR, sys::bytes_of(line));
 }

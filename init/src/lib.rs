@@ -8,3 +8,4 @@ pub mod capability;
 pub mod errno;
 pub mod netlink;
 pub mod protocol;
+pub mod signal;

@@ -6,12 +6,16 @@
 
 mod boot;
 mod config;
+#[cfg(feature = "supervise")]
+mod descendants;
 mod error;
 mod exec;
 mod network;
 mod options;
 mod privileges;
 mod resolv;
+#[cfg(feature = "supervise")]
+mod supervise;
 mod sys;
 
 use options::Action;
@@ -19,8 +23,8 @@ use sys::Arguments;
 
 /// Everything. It comes back only when there is no command to become: with the exit code.
 fn run(mut words: Arguments) -> u8 {
-    words.take();
-    match options::parse(words) {
+    let name = words.take().unwrap_or(c"init");
+    match options::parse(name.to_bytes(), words) {
         Action::Print(answer) => match sys::write_all(sys::STDOUT, answer.as_bytes()) {
             Ok(()) => 0,
             Err(_) => error::OURS,

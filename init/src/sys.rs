@@ -632,3 +632,232 @@ pub fn exists(path: &CStr) -> bool {
     };
     result.is_ok()
 }
+
+/// What supervising needs.
+#[cfg(feature = "supervise")]
+mod processes {
+    use super::*;
+
+    /// A process, or one of its kind in the kernel's calls: negative for a group, -1 for all.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub struct Pid(pub i32);
+
+    /// What came.
+    pub struct Arrival {
+        /// Which signal.
+        pub signal: u8,
+        /// True when the kernel sent it, as a terminal does, and no process.
+        pub by_kernel: bool,
+    }
+
+    /// A copy of this process: `None` in the copy.
+    pub fn fork() -> Result<Option<Pid>, Errno> {
+        let flags = libc::SIGCHLD as usize;
+        // SAFETY: without CLONE_VM this is fork(2): the copy has memory of its own, and there is one thread.
+        let pid = unsafe { call(libc::SYS_clone, flags, 0, 0, 0, 0) }?;
+        Ok(if pid == 0 {
+            None
+        } else {
+            Some(Pid(pid as i32))
+        })
+    }
+
+    /// Our own number.
+    pub fn own_pid() -> Pid {
+        Pid(call_by_value(libc::SYS_getpid, 0, 0, 0, 0, 0).unwrap_or(0) as i32)
+    }
+
+    /// Sends a signal. An error means that nobody is there to get it, or that we may not.
+    pub fn send(to: Pid, signal: u8) -> Result<usize, Errno> {
+        call_by_value(libc::SYS_kill, to.0 as usize, usize::from(signal), 0, 0, 0)
+    }
+
+    /// The next child that has ended, with its status; `Ok(None)` when all that there are live on.
+    pub fn reap() -> Result<Option<(Pid, i32)>, Errno> {
+        let mut status: c_int = 0;
+        let (any, flags) = (-1i32 as usize, libc::WNOHANG as usize);
+        // SAFETY: the kernel writes an int; no usage is asked for.
+        let pid =
+            retry(|| unsafe { call(libc::SYS_wait4, any, &raw mut status as usize, flags, 0, 0) })?;
+        Ok(if pid == 0 {
+            None
+        } else {
+            Some((Pid(pid as i32), status))
+        })
+    }
+
+    /// Blocks every signal that can be blocked, so that they come by [`wait_for_signal`] alone.
+    pub fn block_signals() {
+        set_mask(!0);
+    }
+
+    /// No signal is blocked, and none ignored.
+    pub fn unblock_signals() {
+        reset_signals();
+    }
+
+    fn set_mask(mask: u64) {
+        let (how, mask) = (libc::SIG_SETMASK as usize, &raw const mask as usize);
+        // SAFETY: the mask has the 8 bytes that are said.
+        let _ = unsafe { call(libc::SYS_rt_sigprocmask, how, mask, 0, MASK_BYTES, 0) };
+    }
+
+    /// Takes the next signal of a set; waits for it, but no longer than so many milliseconds.
+    pub fn wait_for_signal(set: u64, patience: Option<u64>) -> Result<Arrival, Errno> {
+        // siginfo_t has 128 bytes: number, errno, code first (sigaction(2)).
+        let mut information = [0i32; 32];
+        let milliseconds = patience.unwrap_or(0);
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: (milliseconds % 1000 * 1_000_000) as c_long,
+        };
+        time.tv_sec += (milliseconds / 1000) as i64;
+        let time = if patience.is_some() {
+            &raw const time as usize
+        } else {
+            0
+        };
+        let (set, information_at) = (&raw const set as usize, &raw mut information as usize);
+        // SAFETY: the set has the 8 bytes that are said, the information its 128, the time is a timespec or null.
+        let signal = unsafe {
+            call(
+                libc::SYS_rt_sigtimedwait,
+                set,
+                information_at,
+                time,
+                MASK_BYTES,
+                0,
+            )
+        }?;
+        let [_, _, code, ..] = information;
+        Ok(Arrival {
+            signal: signal as u8,
+            by_kernel: code == libc::SI_KERNEL,
+        })
+    }
+
+    /// Milliseconds of the clock that no one sets.
+    pub fn now() -> u64 {
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let clock = libc::CLOCK_MONOTONIC as usize;
+        // SAFETY: the kernel writes a timespec.
+        let _ = unsafe {
+            call(
+                libc::SYS_clock_gettime,
+                clock,
+                &raw mut time as usize,
+                0,
+                0,
+                0,
+            )
+        };
+        time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
+    }
+
+    /// Makes a process the leader of a group of its own.
+    pub fn set_group_leader(pid: Pid) {
+        let _ = call_by_value(libc::SYS_setpgid, pid.0 as usize, 0, 0, 0, 0);
+    }
+
+    /// Makes us the leader of a session and a group of our own.
+    pub fn start_session() {
+        let _ = call_by_value(libc::SYS_setsid, 0, 0, 0, 0, 0);
+    }
+
+    /// True when standard input is our controlling terminal and we lead its session.
+    pub fn leads_terminal() -> bool {
+        let mut session: c_int = 0;
+        // SAFETY: the kernel writes an int.
+        let asked = unsafe { terminal_call(libc::TIOCGSID as usize, &raw mut session as usize) };
+        asked.is_ok() && Pid(session) == own_pid()
+    }
+
+    /// True when standard input is our controlling terminal.
+    pub fn has_terminal() -> bool {
+        let mut group: c_int = 0;
+        // SAFETY: the kernel writes an int.
+        unsafe { terminal_call(libc::TIOCGPGRP as usize, &raw mut group as usize) }.is_ok()
+    }
+
+    /// Gives the controlling terminal up. Its foreground group gets HUP and CONT.
+    pub fn release_terminal() {
+        // SAFETY: this request takes no memory.
+        let _ = unsafe { terminal_call(libc::TIOCNOTTY as usize, 0) };
+    }
+
+    /// Makes standard input our controlling terminal, with us in the foreground.
+    pub fn take_terminal() {
+        // SAFETY: this request takes a number.
+        let _ = unsafe { terminal_call(libc::TIOCSCTTY as usize, 0) };
+    }
+
+    /// # Safety
+    /// `argument` is what ioctl_tty(2) says for the request.
+    unsafe fn terminal_call(request: usize, argument: usize) -> Result<usize, Errno> {
+        // SAFETY: as the caller promises.
+        unsafe { call(libc::SYS_ioctl, 0, request, argument, 0, 0) }
+    }
+
+    /// Closes every descriptor but the first three (since Linux 5.9).
+    pub fn close_descriptors() {
+        let _ = call_by_value(libc::SYS_close_range, 3, u32::MAX as usize, 0, 0, 0);
+    }
+
+    /// Writes if that does not block: a pipe that is ready has room for 4,096 bytes (pipe(7)), and we write fewer.
+    pub fn write_if_ready(fd: Fd, bytes: &[u8]) {
+        let mut entry = libc::pollfd {
+            fd: fd.0,
+            events: libc::POLLOUT,
+            revents: 0,
+        };
+        let now = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: one pollfd, which the kernel writes to, and one timespec; no signal mask.
+        let ready = unsafe {
+            call(
+                libc::SYS_ppoll,
+                &raw mut entry as usize,
+                1,
+                &raw const now as usize,
+                0,
+                0,
+            )
+        };
+        if ready == Ok(1) && entry.revents & libc::POLLOUT != 0 {
+            let _ = write_all(fd, bytes);
+        }
+    }
+
+    /// Entries of an open directory, as getdents64(2) packs them; 0 is the end.
+    pub fn read_directory(fd: Fd, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let (start, len) = (buffer.as_mut_ptr() as usize, buffer.len());
+        // SAFETY: the kernel writes at most `len` bytes.
+        unsafe { call(libc::SYS_getdents64, fd.0 as usize, start, len, 0, 0) }
+    }
+
+    /// Replaces a variable of the environment by `text`, which is `NAME=VALUE`.
+    pub fn replace_variable(name: &[u8], text: &'static CStr) {
+        let mut at = ENVIRONMENT.load(Ordering::Relaxed);
+        let mut variables = Arguments(at);
+        while let Some(variable) = variables.take() {
+            if variable
+                .to_bytes()
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(b"="))
+            {
+                // SAFETY: `at` is the entry that `take` has just read; the list is on our own stack, and writable.
+                unsafe { *at = text.as_ptr() };
+            }
+            // SAFETY: the entry was not the null pointer that ends the list.
+            at = unsafe { at.add(1) };
+        }
+    }
+}
+
+#[cfg(feature = "supervise")]
+pub use processes::*;
