@@ -2,12 +2,10 @@
 //! `docs/operation.md`. Each step's function says what must hold before it and what undoes it.
 
 use std::fs::File;
-use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use hawser::protocol;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::{Mode, fstat};
@@ -124,14 +122,11 @@ pub fn run(
         settle(&mut route, attachment)?;
     }
     steps.done("link");
-    let go = format!("{}\n", protocol::GO);
-    child
-        .config
-        .write_all(go.as_bytes())
-        .doing(|| "tell init to go on".into())?;
+    child.tell_to_go()?;
     // At once, and a signal from here on is the command's.
     expect(&Said::Ready, &mut status, &mut child, hears_init)?;
     steps.done("ready");
+    steps.total("started");
     undo.commit();
     Ok(Container {
         child,

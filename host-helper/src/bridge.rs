@@ -135,7 +135,7 @@ fn complete(route: &mut Netlink, link: &Link, wanted: Wanted) -> Result<Option<N
         .addresses(link.index)
         .doing(|| format!("list addresses of {}", link.name))?;
     let Some(Mark::Network(gateway)) = link.mark else {
-        if is_half_made(link) {
+        if is_half_made(link, &addresses) {
             return Ok(None);
         }
         return foreign(link, &addresses, wanted).map(Some);
@@ -194,17 +194,10 @@ impl Wanted {
     }
 }
 
-/// Ours, but its maker was killed before it could set the alias: our kind of address is in the create message.
-fn is_half_made(link: &Link) -> bool {
-    let [a, b, c, d, e, f] = link.mac;
-    link.mark.is_none()
-        && (a, b) == (0x02, 0x00)
-        && gateway_of_half_made(link).octets() == [c, d, e, f]
-}
-
-fn gateway_of_half_made(link: &Link) -> Ipv4Addr {
-    let [_, _, a, b, c, d] = link.mac;
-    Ipv4Addr::new(a, b, c, d)
+/// Ours, but its maker was killed before it could set the alias, and the link up with it: the group is in the create
+/// message.
+fn is_half_made(link: &Link, addresses: &[Ipv4Net]) -> bool {
+    link.mark.is_none() && link.group == nft::GROUP && !link.is_up && addresses.is_empty()
 }
 
 fn repair(route: &mut Netlink, link: &Link, wanted: Wanted) -> Result<Network> {

@@ -62,6 +62,7 @@ pub enum Action {
     /// End a container: TERM, then KILL
     Stop {
         /// The container
+        #[arg(value_parser = parse_name)]
         name: String,
         /// Seconds between TERM and KILL
         #[arg(long, default_value_t = 10, value_name = "SECONDS")]
@@ -93,6 +94,7 @@ pub enum Action {
 #[derive(Debug, Clone, Args)]
 pub struct Name {
     /// The container
+    #[arg(value_parser = parse_name)]
     pub name: String,
 }
 
@@ -100,6 +102,7 @@ pub struct Name {
 #[derive(Debug, Clone, Args)]
 pub struct Exec {
     /// The container
+    #[arg(value_parser = parse_name)]
     pub name: String,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]

@@ -25,7 +25,9 @@ const LONGEST: u64 = 256;
 pub struct Lease {
     /// Where requests come in.
     pub listener: UnixListener,
-    path: PathBuf,
+    /// What the container leaves for `logs` and `wait` is kept.
+    pub keeps_output: bool,
+    name: String,
     inode: u64,
 }
 
@@ -61,19 +63,14 @@ impl Lease {
             }
             Ok(listener) => listener,
         };
+        let name = name.to_string();
         let lease = Lease {
             listener,
-            path,
+            keeps_output: false,
+            name,
             inode,
         };
-        for extension in ["log", "code"] {
-            match fs::remove_file(state::path(name, extension)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(error).doing(doing);
-                }
-                _ => {}
-            }
-        }
+        state::forget_output(&lease.name);
         Ok(Some(lease))
     }
 }
@@ -81,8 +78,12 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         // The directory may have been removed, and the name taken anew.
-        if fs::metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
-            let _ = fs::remove_file(&self.path);
+        let path = state::path(&self.name, "sock");
+        if fs::metadata(&path).is_ok_and(|found| found.ino() == self.inode) {
+            if !self.keeps_output {
+                state::forget_output(&self.name);
+            }
+            let _ = fs::remove_file(path);
         }
     }
 }

@@ -6,12 +6,10 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use hawser::protocol;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sched::{CloneFlags, setns};
@@ -32,7 +30,7 @@ use crate::signals::Signals;
 use crate::spawn::{self, ChildEnds, Said, Spawn, StatusReader, Stdio};
 use crate::supervisor::Supervisor;
 use crate::sys;
-use crate::terminal::{self, Output, Terminal};
+use crate::terminal::{self, Output, Sides, Terminal};
 
 /// All namespaces of a container. That of its processes holds for children only, and so is joined before the clone.
 const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWNS
@@ -118,19 +116,14 @@ fn supervise(
     config::send(&child.config, &config::write_privileges(privileges))?;
     signals.interrupt_unless_readable(&child.status)?;
     attach::expect(&Said::Up, &mut status, &mut child, !has_terminal)?;
-    let go = format!("{}\n", protocol::GO);
-    child
-        .config
-        .write_all(go.as_bytes())
-        .doing(|| "tell init to go on".into())?;
+    child.tell_to_go()?;
     attach::expect(&Said::Ready, &mut status, &mut child, !has_terminal)?;
-    let host_side = if has_terminal {
-        terminal::receive_descriptors(&child.channel).pop()
-    } else {
-        None
+    let sides = match spawn.stdio {
+        Stdio::Terminal => Sides::from(terminal::receive_descriptors(&child.channel)),
+        _ => None,
     };
-    let terminal = host_side
-        .map(|host_side| Terminal::join(host_side, Output::Standard))
+    let terminal = sides
+        .map(|sides| Terminal::join(sides, Output::Standard))
         .transpose()?;
     let container = Container {
         child,

@@ -99,7 +99,7 @@ pub fn enter(
     let (root, scratch) = mount_root(rootfs)?;
     let proc = mount_new(&root, c"proc", &[], "proc", NOSUID | NODEV | NOEXEC)?;
     let dev = mount_dev(&root, &scratch)?;
-    mask_proc(&proc, &dev, &scratch)?;
+    mask_proc(&proc, &dev, &scratch, rootfs)?;
     join_network()?;
     mount_sys(&root, &scratch)?;
     set_switches(&proc, rootfs, permission)?;
@@ -221,13 +221,14 @@ fn write_at(directory: &OwnedFd, path: &str, value: &str) -> std::result::Result
     Ok(())
 }
 
-fn mask_proc(proc: &OwnedFd, dev: &OwnedFd, scratch: &OwnedFd) -> Result<()> {
-    // The switches of its own network are the container's (the kernel shows those of the host read-only).
+fn mask_proc(proc: &OwnedFd, dev: &OwnedFd, scratch: &OwnedFd, rootfs: &Rootfs) -> Result<()> {
     let own = clone_tree(proc, c"sys/net", false).doing(|| "keep /proc/sys/net".into())?;
     for path in READ_ONLY_PROC {
         remount(proc, path, RDONLY | NOSUID | NODEV | NOEXEC)?;
     }
-    if let Some(place) = open_if_there(proc, c"sys/net").doing(|| "open /proc/sys/net".into())? {
+    // The switches of its own network are the container's (the kernel shows those of the host read-only).
+    let place = open_if_there(proc, c"sys/net").doing(|| "open /proc/sys/net".into())?;
+    if let Some(place) = place.filter(|_| rootfs.is_new_network) {
         attach_tree(&own, &place).doing(|| "keep /proc/sys/net".into())?;
     }
     for path in MASKED_PROC {

@@ -1,7 +1,7 @@
 //! `run`: from the options to a supervised container, in the foreground or by itself.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -24,7 +24,7 @@ use crate::state;
 use crate::steps::{Steps, warn};
 use crate::supervisor::{self, Supervisor};
 use crate::sys::{self, Clone};
-use crate::terminal::{self, Output, Terminal};
+use crate::terminal::{self, Output, Sides, Terminal};
 use crate::user::{self, User};
 
 /// Where programs are, inside.
@@ -37,6 +37,9 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 pub fn run(options: cli::Run, mut steps: Steps) -> Result<u8> {
     need_privileges("run a container")?;
     check_preserved(options.preserve_fds)?;
+    // What else our caller has left open is nobody's: neither the command's nor, for its whole life, ours.
+    sys::close_range(3 + options.preserve_fds, u32::MAX)
+        .doing(|| "close file descriptors".into())?;
     let (request, command) = plan(&options)?;
     if options.detach {
         return run_detached(&options, &request, command, steps);
@@ -80,10 +83,15 @@ fn run_detached(
     match sys::clone_process(0).doing(|| "start a supervisor".into())? {
         Clone::Parent(_, pidfd) => {
             drop(write);
-            let mut said = String::new();
-            File::from(read)
-                .read_to_string(&mut said)
-                .doing(|| "wait for the supervisor".into())?;
+            let signals = Signals::block()?;
+            let read = File::from(read);
+            if let Err(interrupted) = signals.interrupt_unless_readable(&read) {
+                // It takes back what it has made, or ends the container that nobody would know of.
+                let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGTERM);
+                let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
+                return Err(interrupted);
+            }
+            let said = std::io::read_to_string(read).doing(|| "wait for the supervisor".into())?;
             if !said.is_empty() {
                 return crate::show(&said);
             }
@@ -96,8 +104,6 @@ fn run_detached(
         Clone::Child => {
             drop(read);
             supervise_detached(options, request, command, steps, write.into())
-                // Nobody has learnt the name under which they would be looked for.
-                .inspect_err(|_| _ = state::forget(&request.name))
         }
     }
 }
@@ -117,6 +123,11 @@ fn supervise_detached(
         supervisor.wait(None);
         return Err(Error::new(text).with_code(code));
     }
+    supervisor.keep_output();
+    // The command has them now.
+    if options.preserve_fds > 0 {
+        sys::close_range(3, 2 + options.preserve_fds).doing(|| "close file descriptors".into())?;
+    }
     supervisor::detach().doing(|| "let go of the caller".into())?;
     Ok(supervisor.wait(Some(caller)))
 }
@@ -127,11 +138,11 @@ fn supervise(
     container: Container,
     signals: Signals,
 ) -> Result<Supervisor> {
-    let host_side = match command_stdio(options) {
-        StdioChoice::Terminal => terminal::receive_descriptors(&container.child.channel).pop(),
-        _ => None,
+    let sides = match command_stdio(options) {
+        StdioChoice::Terminal => terminal::receive_descriptors(&container.child.channel),
+        _ => Vec::new(),
     };
-    let terminal = match host_side {
+    let terminal = match Sides::from(sides) {
         Some(host_side) if options.detach => Some(Terminal::join(
             host_side,
             Output::Log(attach::open_log(&request.name)?),
@@ -390,7 +401,7 @@ pub fn forget(name: &str) -> Result<()> {
             "forget container {name}: it runs (pid {pid}); host-helper stop {name} ends it"
         )));
     }
-    if state::forget(name) {
+    if state::forget_output(name) {
         Ok(())
     } else {
         Err(control::no_such(name, &ErrorKind::NotFound.into()))

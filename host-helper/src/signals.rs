@@ -8,6 +8,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::error::{Doing, Error, Result};
+use crate::sys;
 
 /// All that can be forwarded. Not: those of our own faults, those that the terminal stops a job with (they stop us as
 /// they would any program), SIGCHLD (a pidfd tells more) and SIGPIPE (std ignores it).
@@ -49,7 +50,11 @@ impl Signals {
     /// No descriptors left.
     pub fn block() -> Result<Signals> {
         let doing = || "block signals".to_string();
-        let set: SigSet = FORWARDED.into_iter().collect();
+        // What our caller ignores (nohup) is ignored: blocked, it would be kept for us.
+        let set: SigSet = FORWARDED
+            .into_iter()
+            .filter(|signal| !sys::is_ignored(*signal))
+            .collect();
         set.thread_block().doing(doing)?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .doing(doing)?;

@@ -3,12 +3,13 @@
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use hawser::protocol;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, SealFlag, fcntl, openat};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -192,6 +193,20 @@ pub fn clone(
 }
 
 impl Child {
+    /// The last word to init: everything is ready for the command.
+    ///
+    /// # Errors
+    /// What write(2) says; a child that has ended is no error here, its last words say why.
+    pub fn tell_to_go(&mut self) -> Result<()> {
+        match self
+            .config
+            .write_all(format!("{}\n", protocol::GO).as_bytes())
+        {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+            told => told.doing(|| "tell init to go on".into()),
+        }
+    }
+
     /// Gives the child what it could not inherit: init, and the network namespace to join (none: the host's).
     ///
     /// # Errors

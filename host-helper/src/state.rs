@@ -79,7 +79,10 @@ pub fn path(name: &str, extension: &str) -> PathBuf {
         let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });
-        format!("{}~{hash:016x}", &name[..LONGEST - 17])
+        format!(
+            "{}~{hash:016x}",
+            name.chars().take(LONGEST - 17).collect::<String>()
+        )
     };
     Path::new(DIRECTORY).join(format!("{stem}.{extension}"))
 }
@@ -136,10 +139,9 @@ pub fn remove_leftovers() {
     remove_directory_if_empty();
 }
 
-/// Forgets what a container that has ended left; false when that is nothing.
-pub fn forget(name: &str) -> bool {
-    let removed =
-        ["sock", "log", "code"].map(|extension| fs::remove_file(path(name, extension)).is_ok());
+/// Forgets the log and the exit code of a container; false when there were none.
+pub fn forget_output(name: &str) -> bool {
+    let removed = ["log", "code"].map(|extension| fs::remove_file(path(name, extension)).is_ok());
     removed.contains(&true)
 }
 

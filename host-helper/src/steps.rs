@@ -6,6 +6,7 @@ use std::time::Instant;
 /// Says what was done, when somebody wants to know.
 pub struct Steps {
     since: Option<Instant>,
+    begin: Instant,
 }
 
 impl Steps {
@@ -13,6 +14,7 @@ impl Steps {
     pub fn new(is_verbose: bool) -> Self {
         Steps {
             since: is_verbose.then(Instant::now),
+            begin: Instant::now(),
         }
     }
 
@@ -24,6 +26,14 @@ impl Steps {
             *since = now;
             self.say(&format!("{step} {took:.3} ms"));
         }
+    }
+
+    /// All is done.
+    pub fn total(&self, what: &str) {
+        self.say(&format!(
+            "{what} in {:.3} ms",
+            self.begin.elapsed().as_secs_f64() * 1e3
+        ));
     }
 
     /// Something worth knowing.

@@ -44,7 +44,8 @@ const LISTENER: usize = 2;
 const STATUS: usize = 3;
 const TERMINAL: usize = 4;
 const INPUT: usize = 5;
-const CLIENTS: usize = 6;
+const OUTPUT: usize = 6;
+const CLIENTS: usize = 7;
 
 impl Supervisor {
     /// Takes over a container whose command is about to run.
@@ -113,7 +114,12 @@ impl Supervisor {
             if let Some(terminal) = &mut self.terminal {
                 if is(TERMINAL) {
                     terminal.write_pending();
-                    terminal.copy_output();
+                    if !terminal.is_stalled() {
+                        terminal.read_output();
+                    }
+                }
+                if is(OUTPUT) || terminal.is_to_log() {
+                    terminal.write_output();
                 }
             }
             // Answers first: who asked before the end is told.
@@ -145,11 +151,23 @@ impl Supervisor {
         let signals = self.signals.as_fd();
         let none = PollFlags::empty();
         // A descriptor that is not wanted takes its place with no events: the places keep their numbers.
-        let (host_side, output) = match &self.terminal {
-            Some(t) if t.is_pending() => (t.host_side(), PollFlags::POLLIN | PollFlags::POLLOUT),
-            Some(t) => (t.host_side(), PollFlags::POLLIN),
+        let (host_side, events) = match &self.terminal {
+            Some(terminal) => {
+                let read = if terminal.is_stalled() {
+                    none
+                } else {
+                    PollFlags::POLLIN
+                };
+                let write = if terminal.is_pending() {
+                    PollFlags::POLLOUT
+                } else {
+                    none
+                };
+                (terminal.host_side(), read | write)
+            }
             None => (signals, none),
         };
+        let is_stalled = self.terminal.as_ref().is_some_and(Terminal::is_stalled);
         let wants_input = self.terminal.as_ref().is_some_and(Terminal::wants_input);
         let mut fds = vec![
             PollFd::new(signals, PollFlags::POLLIN),
@@ -163,9 +181,14 @@ impl Supervisor {
             } else {
                 PollFd::new(signals, none)
             },
-            PollFd::new(host_side, output),
+            PollFd::new(host_side, events),
             if wants_input {
                 PollFd::new(sys::inherited(0), PollFlags::POLLIN)
+            } else {
+                PollFd::new(signals, none)
+            },
+            if is_stalled {
+                PollFd::new(sys::inherited(1), PollFlags::POLLOUT)
             } else {
                 PollFd::new(signals, none)
             },
@@ -292,20 +315,25 @@ impl Supervisor {
 
     fn end(mut self, code: u8) -> u8 {
         if let Some(terminal) = &mut self.terminal {
-            // All that held the other side are dead: what they wrote is there.
-            terminal.copy_output();
+            terminal.drain();
         }
         if self.description.is_detached {
             leave_code(&self.description.name, code);
         }
-        for mut client in self
-            .waiting
-            .drain(..)
-            .chain(self.clients.drain(..).map(|client| client.stream))
-        {
+        // Whoever hears of the end finds the name free.
+        drop(self.container.lease.take());
+        let clients = self.clients.drain(..).map(|client| client.stream);
+        for mut client in self.waiting.drain(..).chain(clients) {
             let _ = client.write_all(format!("exit {code}\n").as_bytes());
         }
         code
+    }
+
+    /// The log and the exit code stay when the container has ended.
+    pub fn keep_output(&mut self) {
+        if let Some(lease) = &mut self.container.lease {
+            lease.keeps_output = true;
+        }
     }
 }
 

@@ -313,3 +313,19 @@ pub fn set_not_dumpable() -> Result<()> {
     // SAFETY: integers only.
     Errno::result(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }).map(drop)
 }
+
+/// Whether this process ignores a signal (`sigaction(2)`).
+pub fn is_ignored(signal: nix::sys::signal::Signal) -> bool {
+    // SAFETY: sigaction is plain integers and a pointer that is only compared; a null new action changes nothing.
+    unsafe {
+        let mut now: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal as i32, std::ptr::null(), &raw mut now) == 0
+            && now.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// `close_range(2)`: closes descriptors that this program has not opened itself.
+pub fn close_range(first: u32, last: u32) -> Result<()> {
+    // SAFETY: the caller names descriptors that were there when this program began, or none: nobody here owns them.
+    Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
+}

@@ -6,6 +6,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
@@ -36,7 +37,7 @@ pub fn take(dev: &OwnedFd, user: u32, to_host: &UnixStream) -> Result<u32> {
     dup2_stdin(&terminal).doing(doing)?;
     dup2_stdout(&terminal).doing(doing)?;
     dup2_stderr(&terminal).doing(doing)?;
-    send_descriptors(to_host, &[host_side.as_raw_fd()]).doing(doing)?;
+    send_descriptors(to_host, &[host_side.as_raw_fd(), terminal.as_raw_fd()]).doing(doing)?;
     Ok(number)
 }
 
@@ -78,11 +79,31 @@ pub fn receive_descriptors(from: &UnixStream) -> Vec<OwnedFd> {
     fds.map(sys::adopt).collect()
 }
 
+/// Both sides of a container's terminal.
+pub struct Sides {
+    host_side: OwnedFd,
+    container_side: OwnedFd,
+}
+
+impl Sides {
+    /// What [`receive_descriptors`] gave; `None`: the child ended before it had one.
+    pub fn from(received: Vec<OwnedFd>) -> Option<Sides> {
+        let mut received = received.into_iter();
+        Some(Sides {
+            host_side: received.next()?,
+            container_side: received.next()?,
+        })
+    }
+}
+
 /// The host's side of a container's terminal, and the user's own when there is one.
 pub struct Terminal {
     host_side: File,
+    /// Held open: else the host's side is hung up, and readable for ever, once nobody inside has it open.
+    _container_side: OwnedFd,
     saved: Option<Termios>,
     output: Output,
+    to_user: Vec<u8>,
     /// Nothing more comes from the user.
     is_input_over: bool,
     to_container: VecDeque<u8>,
@@ -101,15 +122,21 @@ impl Terminal {
     ///
     /// # Errors
     /// What the user's terminal refuses.
-    pub fn join(host_side: OwnedFd, output: Output) -> Result<Terminal> {
+    pub fn join(sides: Sides, output: Output) -> Result<Terminal> {
+        let Sides {
+            host_side,
+            container_side,
+        } = sides;
         let doing = || "join the terminal".to_string();
         nix::fcntl::fcntl(&host_side, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
             .doing(doing)?;
         let is_input_over = matches!(output, Output::Log(_));
         let mut joined = Terminal {
             host_side: host_side.into(),
+            _container_side: container_side,
             saved: None,
             output,
+            to_user: Vec::new(),
             is_input_over,
             to_container: VecDeque::new(),
         };
@@ -161,7 +188,8 @@ impl Terminal {
         let mut signal = None;
         let mut chunk = [0; CHUNK];
         match nix::unistd::read(user_side(), &mut chunk) {
-            Ok(0) | Err(nix::errno::Errno::EIO) => {
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            Ok(0) | Err(_) => {
                 self.is_input_over = true;
                 if let Ok(settings) = tcgetattr(&self.host_side) {
                     let end = settings.control_chars[SpecialCharacterIndices::VEOF as usize];
@@ -172,7 +200,6 @@ impl Terminal {
                 signal = self.signal_of(&chunk[..len], first);
                 self.to_container.extend(&chunk[..len]);
             }
-            Err(_) => {}
         }
         self.write_pending();
         signal
@@ -208,25 +235,47 @@ impl Terminal {
         }
     }
 
-    /// Hands on what the container has written. False: nobody has the other side open, and all was read.
-    pub fn copy_output(&mut self) -> bool {
+    /// Whether something of the container's waits for the user to take it: nothing more is read meanwhile.
+    pub fn is_stalled(&self) -> bool {
+        !self.to_user.is_empty()
+    }
+
+    /// The output goes to a file, which takes it at any time.
+    pub fn is_to_log(&self) -> bool {
+        matches!(self.output, Output::Log(_))
+    }
+
+    /// Takes a part of what the container has written, for [`Terminal::write_output`]. False: there is nothing now.
+    ///
+    /// A part only: who writes without a pause must not keep us from everything else.
+    pub fn read_output(&mut self) -> bool {
         let mut chunk = [0; CHUNK];
-        loop {
-            match self.host_side.read(&mut chunk) {
-                Ok(0) => return false,
-                Ok(len) => {
-                    // A user who is gone cannot be told.
-                    let _ = match &mut self.output {
-                        Output::Standard => io::stdout()
-                            .write_all(&chunk[..len])
-                            .and_then(|()| io::stdout().flush()),
-                        Output::Log(file) => file.write_all(&chunk[..len]),
-                    };
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
-                Err(_) => return false,
+        match self.host_side.read(&mut chunk) {
+            Ok(len) => {
+                self.to_user.extend(&chunk[..len]);
+                len > 0
             }
+            Err(error) => error.kind() == io::ErrorKind::Interrupted,
+        }
+    }
+
+    /// Hands on what was read; a pipe that can be written takes it at once, since it is no more than a page.
+    pub fn write_output(&mut self) {
+        // A user who is gone cannot be told.
+        let _ = match &mut self.output {
+            Output::Standard => io::stdout()
+                .write_all(&self.to_user)
+                .and_then(|()| io::stdout().flush()),
+            Output::Log(file) => file.write_all(&self.to_user),
+        };
+        self.to_user.clear();
+    }
+
+    /// Hands on all that is left, when all that held the other side are dead.
+    pub fn drain(&mut self) {
+        self.write_output();
+        while self.read_output() {
+            self.write_output();
         }
     }
 }

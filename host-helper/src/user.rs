@@ -72,13 +72,15 @@ fn parse(asked: &str, passwd: &str, group: &str) -> Result<User> {
         Some((who, group)) => (who, Some(group)),
         None => (asked, None),
     };
-    let entry = entries(passwd).find(|entry| entry[0] == who || entry.get(2) == Some(&who));
+    // Digits are a number, whatever names an image has.
+    let is_number = !who.is_empty() && who.bytes().all(|b| b.is_ascii_digit());
+    let column = if is_number { 2 } else { 0 };
+    let entry = entries(passwd).find(|entry| entry.get(column) == Some(&who) && !who.is_empty());
     let number = |at: usize| {
         entry
             .as_ref()
             .and_then(|entry| entry.get(at)?.parse::<u32>().ok())
     };
-    let is_number = who.bytes().all(|b| b.is_ascii_digit());
     let uid = match number(2) {
         Some(uid) => Some(uid),
         None if is_number => who.parse().ok().filter(|uid| *uid != u32::MAX),
@@ -116,10 +118,14 @@ fn parse(asked: &str, passwd: &str, group: &str) -> Result<User> {
 }
 
 fn find_group(asked: &str, group: &str) -> Result<u32> {
-    let by_name = entries(group)
-        .find(|entry| entry[0] == asked)
-        .and_then(|entry| entry.get(2)?.parse().ok());
-    by_name.or_else(|| asked.parse().ok().filter(|gid| *gid != u32::MAX)).ok_or_else(|| {
+    let is_number = !asked.is_empty() && asked.bytes().all(|b| b.is_ascii_digit());
+    let found = match is_number {
+        true => asked.parse().ok().filter(|gid| *gid != u32::MAX),
+        false => entries(group)
+            .find(|entry| entry[0] == asked)
+            .and_then(|entry| entry.get(2)?.parse().ok()),
+    };
+    found.ok_or_else(|| {
         Error::new(format!("run as group {asked:?}: the container's /etc/group has no such name; give a number, or add it there"))
     })
 }

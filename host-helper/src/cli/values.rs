@@ -113,7 +113,10 @@ pub fn parse_sysctl(text: &str) -> Result<(String, String), String> {
         .ok_or("write it as net.ipv4.ip_forward=1")?;
     let path = key.replace('.', "/");
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'/');
-    if !path.starts_with("net/") || !path.bytes().all(is_plain) {
+    if !path.starts_with("net/")
+        || path.split('/').any(str::is_empty)
+        || !path.bytes().all(is_plain)
+    {
         return Err("only switches of the container's own network can be set: net.*".into());
     }
     Ok((path, value.into()))
