@@ -262,109 +262,120 @@ fn nothing_of_ours_is_left_in_the_command_and_nothing_of_the_callers_in_us() {
     assert_eq!(out, "3\n/\n1\n");
 }
 
-#[test]
-fn called_by_another_name_it_has_that_programs_options_and_defaults() {
-    let directory = std::env::temp_dir().join(format!("hawser-peers-{}", std::process::id()));
-    std::fs::create_dir_all(&directory).expect("a directory");
-    let link = |name: &str| {
-        let path = directory.join(name);
-        let _ = std::fs::remove_file(&path);
-        std::os::unix::fs::symlink(init(), &path).expect("a link");
-        Command::new(path)
-    };
-    for (name, arguments, code, words) in [
-        ("tini", &["--version"][..], 0, "tini version "),
-        ("docker-init", &["--version"], 0, "tini version "),
-        ("catatonit", &["--version"], 0, "tini version "),
-        ("podman-init", &["-V"], 0, "tini version "),
-        ("dumb-init", &["-V"], 0, "dumb-init v"),
-        ("tini", &["-h"], 0, "usage: tini"),
-        (
+/// Links to init under the other programs' names; the directory goes when this does.
+struct Peers(PathBuf);
+
+impl Peers {
+    fn new(test: &str) -> Self {
+        let name = format!("hawser-{test}-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory).expect("a directory");
+        for name in [
             "tini",
-            &[
-                "-sg",
-                "-vvv",
-                "-e",
-                "5",
-                "-p",
-                "SIGTERM",
-                "--",
-                "sh",
-                "-c",
-                "echo up; exit 5",
-            ],
-            0,
-            "up",
-        ),
-        (
             "docker-init",
-            &["--", "sh", "-c", "echo up; exit 5"],
-            5,
-            "up",
-        ),
-        (
             "dumb-init",
-            &["-c", "-r", "15:2", "sh", "-c", "echo up; exit 5"],
-            5,
-            "up",
-        ),
-        (
-            "dumb-init",
-            &[
-                "--single-child",
-                "--rewrite",
-                "15:0",
-                "--verbose",
-                "sh",
-                "-c",
-                "echo up",
-            ],
-            0,
-            "up",
-        ),
-        (
+            "catatonit",
             "podman-init",
-            &["--", "sh", "-c", "echo up; kill -9 $$"],
-            137,
-            "up",
-        ),
-        ("catatonit", &["-g", "sh", "-c", "echo up"], 0, "up"),
-        ("docker-init", &["-s", "true"], 125, ""),
-        ("catatonit", &["--config", "x", "true"], 125, ""),
-    ] {
-        let mut command = link(name);
-        command.args(arguments).stdin(Stdio::null());
-        let (output, out, err) = output(command);
-        assert_eq!(code_of(&output), code, "{name} {arguments:?}: {err}");
-        assert!(out.starts_with(words), "{name} {arguments:?}: {out} {err}");
-        assert!(
-            code == 125
-                || err.is_empty()
-                || arguments.iter().any(|word| word.starts_with("--verb")),
-            "{name}: {err}"
-        );
+        ] {
+            std::os::unix::fs::symlink(init(), directory.join(name)).expect("a link");
+        }
+        Peers(directory)
     }
-    // No drain: it ends with the command, whatever is left.
-    let mut command = link("tini");
-    command.args([
-        "--",
-        "sh",
-        "-c",
-        "(trap '' TERM; echo $$; exec sleep 1000 >/dev/null 2>&1) & exit 3",
-    ]);
-    let (output, out, _) = output(command);
+
+    fn command(&self, name: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.0.join(name));
+        command.args(arguments).stdin(Stdio::null());
+        command
+    }
+}
+
+impl Drop for Peers {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Name, arguments, exit code, how standard output begins.
+type Call = (&'static str, &'static [&'static str], i32, &'static str);
+
+const CALLS: &[Call] = &[
+    ("tini", &["--version"], 0, "tini version "),
+    ("docker-init", &["--version"], 0, "tini version "),
+    ("catatonit", &["--version"], 0, "tini version "),
+    ("podman-init", &["-V"], 0, "tini version "),
+    ("dumb-init", &["-V"], 0, "dumb-init v"),
+    ("tini", &["-h"], 0, "usage: tini"),
+    (
+        "tini",
+        &[
+            "-sg",
+            "-e",
+            "5",
+            "-p",
+            "SIGTERM",
+            "--",
+            "sh",
+            "-c",
+            "echo up; exit 5",
+        ],
+        0,
+        "up",
+    ),
+    (
+        "docker-init",
+        &["--", "sh", "-c", "echo up; exit 5"],
+        5,
+        "up",
+    ),
+    (
+        "dumb-init",
+        &["-c", "-r", "15:2", "sh", "-c", "echo up; exit 5"],
+        5,
+        "up",
+    ),
+    (
+        "dumb-init",
+        &["--single-child", "--rewrite", "15:0", "sh", "-c", "echo up"],
+        0,
+        "up",
+    ),
+    (
+        "podman-init",
+        &["--", "sh", "-c", "echo up; kill -9 $$"],
+        137,
+        "up",
+    ),
+    ("catatonit", &["-g", "sh", "-c", "echo up"], 0, "up"),
+    ("docker-init", &["-s", "true"], 125, ""),
+    ("catatonit", &["--config", "x", "true"], 125, ""),
+];
+
+#[test]
+fn called_by_another_name_it_has_that_programs_options() {
+    let peers = Peers::new("options");
+    for &(name, arguments, code, words) in CALLS {
+        let (output, out, err) = output(peers.command(name, arguments));
+        assert_eq!(code_of(&output), code, "{name} {arguments:?}: {err}");
+        assert!(out.starts_with(words), "{name} {arguments:?}: {out}");
+        assert!(code == 125 || err.is_empty(), "{name} {arguments:?}: {err}");
+    }
+}
+
+#[test]
+fn called_by_another_name_it_does_not_drain() {
+    let peers = Peers::new("drain");
+    let script = "(trap '' TERM; echo $$; exec sleep 1000 >/dev/null 2>&1) & exit 3";
+    let (output, out, _) = output(peers.command("tini", &["--", "sh", "-c", script]));
     assert_eq!(code_of(&output), 3);
-    let group = out.trim();
-    let left = Command::new("pkill")
-        .args(["-KILL", "-g", group])
-        .status()
-        .expect("pkill");
-    assert!(left.success(), "what tini leaves alone is still there");
-    // Pause: nothing to run, until INT or TERM.
+    // What it leaves alone is still there.
+    send("KILL", &format!("-{}", out.trim()));
+}
+
+#[test]
+fn a_pause_ends_by_int_or_term() {
+    let peers = Peers::new("pause");
     for signal in ["INT", "TERM"] {
-        let mut command = link("catatonit");
-        command.arg("-P");
-        let running = Running::start(command);
+        let running = Running::start(peers.command("catatonit", &["-P"]));
         let status = format!("/proc/{}/status", running.child.id());
         // The only place where it sleeps is where it waits for signals.
         while !std::fs::read_to_string(&status)
@@ -376,7 +387,6 @@ fn called_by_another_name_it_has_that_programs_options_and_defaults() {
         running.kill(signal);
         assert_eq!(running.end(), (0, String::new()));
     }
-    std::fs::remove_dir_all(&directory).expect("a directory that goes");
 }
 
 /// Says `ready`, and then each signal that comes, until TERM.
