@@ -1,0 +1,197 @@
+//! `exec NAME`: a further command in a running container, with the same privileges and nothing of the host.
+
+use lab::{DEADLINE, Lab, Running, Terminal, case, collect, packets, sys};
+
+const FIXED: &[&str] = &["--name", "box", "--ip", "172.19.0.9"];
+
+fn exec(lab: &Lab, arguments: &[&str]) -> lab::Outcome {
+    lab.hawser(&[&["exec"], arguments].concat())
+}
+
+#[test]
+fn it_is_in_the_same_namespaces() {
+    packets(|lab| {
+        let _box = lab.start_idle(FIXED);
+        let kinds = "for n in net pid mnt ipc uts cgroup; do readlink /proc/self/ns/$n; done";
+        let first = exec(
+            lab,
+            &[
+                "box",
+                "--",
+                "sh",
+                "-c",
+                "for n in net pid mnt ipc uts cgroup; do readlink /proc/1/ns/$n; done",
+            ],
+        )
+        .ok();
+        assert_eq!(exec(lab, &["box", "--", "sh", "-c", kinds]).ok(), first);
+        assert_eq!(exec(lab, &["box", "--", "hostname"]).ok(), "box");
+        let address = exec(
+            lab,
+            &["box", "--", "ip", "-o", "addr", "show", "dev", "eth0"],
+        )
+        .ok();
+        assert!(address.contains("172.19.0.9/16"), "{address}");
+        exec(
+            lab,
+            &["box", "--", "ping", "-c", "1", "-W", "2", "172.19.0.1"],
+        )
+        .ok();
+        let seen = exec(lab, &["box", "--", "sh", "-c", "cat /proc/1/comm; ls /"]).ok();
+        assert!(
+            seen.starts_with("sh\n") && !seen.contains("home/") && seen.contains("proc"),
+            "{seen}"
+        );
+    });
+}
+
+#[test]
+fn codes_are_those_of_run() {
+    case(|lab| {
+        let _box = lab.start_idle(FIXED);
+        for code in [0, 1, 7, 125, 127, 255] {
+            exec(lab, &["box", "--", "sh", "-c", &format!("exit {code}")]).exits(code);
+        }
+        exec(lab, &["box", "--", "sh", "-c", "kill -KILL $$"]).exits(137);
+        exec(lab, &["box", "--", "no-such-command"]).exits(127);
+        exec(lab, &["box", "--", "/etc"]).exits(126);
+        exec(lab, &["nobody", "--", "true"]).refused(&["nobody"]);
+        exec(lab, &["box"]).exits(125);
+    });
+}
+
+#[test]
+fn privileges_are_the_containers() {
+    case(|lab| {
+        for options in [
+            &["--name", "box"][..],
+            &["--name", "box", "--cap-drop", "all", "--cap-add", "kill"],
+            &["--name", "box", "--no-new-privileges=off"],
+        ] {
+            let running = lab.start_idle(options);
+            let status = |pid: &str| {
+                let text = exec(lab, &["box", "--", "cat", &format!("/proc/{pid}/status")]).ok();
+                let wanted = [
+                    "CapInh",
+                    "CapPrm",
+                    "CapEff",
+                    "CapBnd",
+                    "CapAmb",
+                    "NoNewPrivs",
+                    "Seccomp:",
+                    "Uid",
+                    "Gid",
+                    "Groups",
+                ];
+                text.lines()
+                    .filter(|line| wanted.iter().any(|word| line.starts_with(word)))
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(status("self"), status("1"), "{options:?}");
+            running.end().exits(0);
+        }
+        if lab.real_root {
+            let _box = lab.start_idle(&["--name", "user", "-u", "worker"]);
+            let seen = exec(lab, &["user", "--", "id"]).ok();
+            assert!(
+                seen.starts_with("uid=1000(worker) gid=1000(worker)") && seen.contains("27(wheel)"),
+                "{seen}"
+            );
+        }
+    });
+}
+
+#[test]
+fn nothing_of_the_host_goes_in() {
+    case(|lab| {
+        let _box = lab.start_idle(&["--name", "box", "-e", "INSIDE=1", "-w", "/srv"]);
+        let mut command = lab.command(&[
+            "exec",
+            "-e",
+            "A=b",
+            "box",
+            "--",
+            "sh",
+            "-c",
+            "ls /proc/self/fd; pwd; env; true",
+        ]);
+        command.env("SECRET", "of the host").current_dir("/run/lab");
+        let file = std::fs::File::open("/etc/passwd")
+            .expect("open a file")
+            .into();
+        sys::pass_fd(&mut command, &file, 207);
+        let seen = collect(command, DEADLINE).ok();
+        let lines: Vec<&str> = seen.lines().collect();
+        assert_eq!(lines[..5], ["0", "1", "2", "3", "/srv"], "{seen}");
+        assert!(
+            lines.contains(&"A=b") && lines.contains(&"INSIDE=1") && !seen.contains("SECRET"),
+            "{seen}"
+        );
+        let exe = exec(
+            lab,
+            &[
+                "box",
+                "--",
+                "readlink",
+                "/proc/self/exe",
+                "/proc/self/root",
+                "/proc/self/cwd",
+            ],
+        );
+        assert!(
+            !exe.out().contains("host-helper") && !exe.out().contains("/run/lab"),
+            "{exe}"
+        );
+    });
+}
+
+#[test]
+fn pipes_and_terminals() {
+    case(|lab| {
+        let _box = lab.start_idle(FIXED);
+        let mut command =
+            lab.command(&["exec", "box", "--", "sh", "-c", "cat; echo complaint >&2"]);
+        command.stdin(std::process::Stdio::piped());
+        let mut running = Running::spawn(command);
+        running.say("some words\n");
+        let outcome = running.end().exits(0);
+        assert_eq!(
+            (outcome.out().as_str(), outcome.err().as_str()),
+            ("some words\n", "complaint\n")
+        );
+        let mut terminal =
+            Terminal::spawn(lab.command(&["exec", "-e", "PS1=ready> ", "box", "--", "sh"]));
+        terminal.until("ready> ");
+        terminal.keys("sh -c 'echo start''ed; exec sleep 1000'\n");
+        terminal.until("started\r\n");
+        terminal.keys("\x03");
+        terminal.until("ready> ");
+        terminal.keys("exit 4\n");
+        terminal.end().exits(4);
+    });
+}
+
+#[test]
+fn signals_and_ends() {
+    case(|lab| {
+        let box_ = lab.start_idle(FIXED);
+        let script = "trap 'echo got TERM; exit 7' TERM; sleep 1000 >/dev/null 2>&1 & echo up; while :; do wait; done";
+        let mut running = Running::spawn(lab.command(&["exec", "box", "--", "sh", "-c", script]));
+        running.until("up");
+        running.signal(libc::SIGTERM);
+        assert_eq!(running.end().exits(7).out(), "got TERM\n");
+        // The container's end is the end of all in it.
+        let mut running = Running::spawn(lab.command(&[
+            "exec",
+            "box",
+            "--",
+            "sh",
+            "-c",
+            "echo up; sleep 1000; true",
+        ]));
+        running.until("up");
+        box_.end().exits(0);
+        running.end().exits(137);
+    });
+}
