@@ -14,6 +14,7 @@ use crate::address::Subnet;
 use crate::bridge::{self, Network, Wanted};
 use crate::config::{self, Privileges};
 use crate::control::{self, Lease};
+use crate::detach::{self, Living};
 use crate::error::{Doing, Error, Result};
 use crate::netlink::Netlink;
 use crate::nft;
@@ -53,6 +54,8 @@ pub struct Attachment {
     pub veth: Veth,
     /// MTU in bytes.
     pub mtu: u32,
+    /// The link of the host that it is behind: the bridge, or the host end.
+    pub device: u32,
     /// Inode of its network namespace.
     pub netns: u64,
 }
@@ -163,9 +166,7 @@ fn ensure_network(
         NetworkChoice::PointToPoint => ptp::choose(route, wanted)?,
         _ => return Ok(None),
     };
-    if network.is_ours {
-        ensure_way_out(steps)?;
-    }
+    ensure_way_out(&network, steps)?;
     Ok(Some(network))
 }
 
@@ -183,19 +184,27 @@ pub fn ensure_bridge(name: &str, subnet: Option<Subnet>, steps: &mut Steps) -> R
             address: None,
         },
     )?;
-    if network.is_ours {
-        ensure_way_out(steps)?;
-    }
+    ensure_way_out(&network, steps)?;
     steps.done("ensure");
     Ok(network)
 }
 
-/// Forwarding and masquerading.
-fn ensure_way_out(steps: &Steps) -> Result<()> {
-    if sysctl::ensure_forwarding()? {
+/// Masquerading and forwarding. A bridge that has just been made for it goes again when it cannot be.
+fn ensure_way_out(network: &Network, steps: &Steps) -> Result<()> {
+    if !network.is_ours {
+        return Ok(());
+    }
+    let ensured = nft::open()
+        .and_then(|mut nft| nft::ensure(&mut nft))
+        .and_then(|()| sysctl::ensure_forwarding());
+    if ensured.is_err() && network.is_new {
+        // The first error is the one that matters.
+        let _ = detach::down(&network.name, Living::Refuse);
+    }
+    if ensured? {
         steps.say("net.ipv4.ip_forward was 0 and is 1 now: the host must forward for its containers (down puts it back)");
     }
-    nft::ensure(&mut nft::open()?)
+    Ok(())
 }
 
 /// The MTU of the link that packets to the rest of the world take, unless another was asked for.
@@ -317,9 +326,10 @@ fn attach(
         namespace: namespace.as_fd(),
     };
     let veth = veth::create(route, &wish)?;
-    if network.bridge.is_none() {
-        veth::address_host_end(route, &veth, network)?;
-    }
+    let device = match network.bridge {
+        Some(bridge) => bridge.index,
+        None => veth::address_host_end(route, &veth, network)?,
+    };
     let netns = fstat(namespace)
         .doing(|| "look at the network namespace".into())?
         .st_ino;
@@ -327,6 +337,7 @@ fn attach(
         network: network.clone(),
         veth,
         mtu,
+        device,
         netns,
     })
 }
@@ -338,7 +349,7 @@ fn mark(
     child: &Child,
 ) -> Result<()> {
     match Owner::of(&request.name, child.pid.as_raw(), attachment.netns) {
-        Some(owner) => veth::mark(route, &attachment.veth, &owner),
+        Some(owner) => veth::mark(route, &attachment.veth, &owner, attachment.device),
         // It has ended, and will be found to have said why.
         None => Ok(()),
     }
@@ -373,6 +384,8 @@ pub fn expect(
         said if said == *expected => Ok(()),
         Said::Failed(text) => Err(Error::new(text)),
         Said::InitFailed(code, text) => {
+            // Its end: it says the same on its standard error, and must not be killed before it has.
+            while !matches!(status.read(&mut child.status), Ok(Said::Nothing) | Err(_)) {}
             let mut error = Error::new(text).with_code(code);
             error.unsaid = !hears_init;
             Err(error)

@@ -36,6 +36,8 @@ pub struct Network {
     pub bridge: Option<Bridge>,
     /// False for a bridge that somebody else made: it is used as it is, and NAT is theirs too.
     pub is_ours: bool,
+    /// Made a moment ago.
+    pub is_new: bool,
 }
 
 /// What there is to know of a bridge.
@@ -64,6 +66,7 @@ impl Network {
                 mac: link.mac,
             }),
             is_ours,
+            is_new: false,
         }
     }
 }
@@ -230,7 +233,10 @@ fn create(route: &mut Netlink, name: &str, wanted: Wanted) -> Result<Network> {
         let link = find(route, name)?
             .ok_or_else(|| Error::new(format!("find bridge {name}: it is gone again")))?;
         configure(route, &link, gateway)?;
-        Ok(Network::of_bridge(&link, gateway, true))
+        Ok(Network {
+            is_new: true,
+            ..Network::of_bridge(&link, gateway, true)
+        })
     })();
     if made.is_err() {
         // The first error is the one that matters.

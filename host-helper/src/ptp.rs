@@ -43,6 +43,7 @@ pub fn choose(route: &mut Netlink, wanted: Wanted) -> Result<Network> {
         gateway: gateway.addr(),
         bridge: None,
         is_ours: true,
+        is_new: false,
     })
 }
 

@@ -15,10 +15,12 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use crate::attach::Container;
 use crate::control::{Client, Request};
 use crate::ls::Description;
+use crate::netlink::Netlink;
 use crate::signals::{ENDING, Signals};
 use crate::spawn::Said;
 use crate::sys;
 use crate::terminal::Terminal;
+use crate::veth;
 
 /// A container and what is done for it until it ends.
 pub struct Supervisor {
@@ -320,6 +322,7 @@ impl Supervisor {
         if self.description.is_detached {
             leave_code(&self.description.name, code);
         }
+        self.forget_neighbour();
         // Whoever hears of the end finds the name free.
         drop(self.container.lease.take());
         let clients = self.clients.drain(..).map(|client| client.stream);
@@ -327,6 +330,18 @@ impl Supervisor {
             let _ = client.write_all(format!("exit {code}\n").as_bytes());
         }
         code
+    }
+
+    fn forget_neighbour(&self) {
+        let Some(attachment) = &self.container.attachment else {
+            return;
+        };
+        if attachment.network.bridge.is_some() {
+            // Nothing depends on it.
+            let _ = Netlink::route().map(|mut route| {
+                veth::forget_neighbour(&mut route, attachment.device, attachment.veth.address)
+            });
+        }
     }
 
     /// The log and the exit code stay when the container has ended.

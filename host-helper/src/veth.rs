@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use hawser::netlink::{Writer, ifinfomsg};
+use hawser::netlink::{Writer, ifinfomsg, ndmsg};
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -184,16 +184,17 @@ fn write_end(batch: &mut Writer, mtu: u32) {
     batch.number(libc::IFLA_NUM_RX_QUEUES, 1);
 }
 
-/// Says on the link whose it is, and makes it answer to the container's name.
+/// Says on the link whose it is, makes it answer to the container's name, and tells the host's link `device`, behind
+/// which the container is, its hardware address.
 ///
-/// Before: the link is ours, acknowledged. Undone with the link.
+/// Before: the link is ours, acknowledged. Undone with the link, but for the neighbour: see [`forget_neighbour`].
 ///
 /// # Errors
 /// A name that a living link has.
-pub fn mark(route: &mut Netlink, veth: &Veth, owner: &Owner) -> Result<()> {
+pub fn mark(route: &mut Netlink, veth: &Veth, owner: &Owner, device: u32) -> Result<()> {
     loop {
         let done = route.exchange(
-            |batch, sequence| write_marks(batch, sequence, veth, owner),
+            |batch, sequence| write_marks(batch, sequence, veth, owner, device),
             |_| {},
         );
         match done {
@@ -205,31 +206,63 @@ pub fn mark(route: &mut Netlink, veth: &Veth, owner: &Owner) -> Result<()> {
     }
 }
 
-fn write_marks(batch: &mut Writer, sequence: u32, veth: &Veth, owner: &Owner) -> u32 {
+fn write_marks(batch: &mut Writer, sequence: u32, veth: &Veth, owner: &Owner, device: u32) -> u32 {
     const RTM_NEWLINKPROP: u16 = 108; // linux/rtnetlink.h
-    batch.begin(libc::RTM_NEWLINK, 0, sequence, &ifinfomsg(0, 0, 0));
+    // Permanent ones are not counted: of others the kernel keeps 1,024 for all namespaces together (gc_thresh3), and
+    // a host that starts hundreds of containers a second would soon reach none of them. Replaced, since one that was
+    // left over may be of another hardware address.
+    let replace = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
+    batch.begin(
+        libc::RTM_NEWNEIGH,
+        replace,
+        sequence,
+        &ndmsg(libc::AF_INET as u8, device, libc::NUD_PERMANENT),
+    );
+    batch.attribute(libc::NDA_DST, &veth.address.octets());
+    batch.attribute(libc::NDA_LLADDR, &veth.mac);
+    batch.end();
+    batch.begin(libc::RTM_NEWLINK, 0, sequence + 1, &ifinfomsg(0, 0, 0));
     batch.string(libc::IFLA_IFNAME, &veth.name);
     batch.string(libc::IFLA_IFALIAS, &Mark::Run(owner.clone()).to_string());
     batch.end();
-    batch.begin(
-        RTM_NEWLINKPROP,
-        CREATE | libc::NLM_F_APPEND as u16 | ACK,
-        sequence + 1,
-        &ifinfomsg(0, 0, 0),
-    );
+    let append = CREATE | libc::NLM_F_APPEND as u16 | ACK;
+    batch.begin(RTM_NEWLINKPROP, append, sequence + 2, &ifinfomsg(0, 0, 0));
     batch.string(libc::IFLA_IFNAME, &veth.name);
     let names = batch.open(libc::IFLA_PROP_LIST | libc::NLA_F_NESTED as u16);
     batch.string(libc::IFLA_ALT_IFNAME, &owner.name);
     batch.close(names);
     batch.end();
-    sequence + 1
+    sequence + 2
 }
 
-/// Gives the host end of a point-to-point veth the gateway's address; the route to the container comes with it.
+/// A bridge keeps its permanent neighbours when they are gone. One that stays, because its supervisor was killed, does
+/// no harm: the address goes with the hardware address, and who takes the one sets the other.
+///
+/// # Errors
+/// What the kernel says; gone already is success.
+pub fn forget_neighbour(route: &mut Netlink, device: u32, address: Ipv4Addr) -> Result<()> {
+    let done = route.request(|batch, sequence| {
+        batch.begin(
+            libc::RTM_DELNEIGH,
+            ACK,
+            sequence,
+            &ndmsg(libc::AF_INET as u8, device, 0),
+        );
+        batch.attribute(libc::NDA_DST, &address.octets());
+        batch.end();
+    });
+    match done {
+        Err(refusal) if matches!(refusal.errno, Errno::ENOENT | Errno::ENODEV) => Ok(()),
+        done => done.doing(|| format!("forget neighbour {address}")),
+    }
+}
+
+/// Gives the host end of a point-to-point veth the gateway's address; the route to the container comes with it. Gives the host
+/// end's number.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn address_host_end(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()> {
+pub fn address_host_end(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<u32> {
     let doing = || format!("add address {} to {}", network.gateway, veth.name);
     let link = route
         .find_link(&veth.name)
@@ -237,7 +270,8 @@ pub fn address_host_end(route: &mut Netlink, veth: &Veth, network: &Network) -> 
         .ok_or(Errno::ENODEV)
         .doing(doing)?;
     let host = Ipv4Net::new_assert(network.gateway, 32);
-    bridge::add_address(route, link.index, host, Some(veth.address)).doing(doing)
+    bridge::add_address(route, link.index, host, Some(veth.address)).doing(doing)?;
+    Ok(link.index)
 }
 
 /// A link has a name that somebody wants: waits until it is gone when its owner is dead.
