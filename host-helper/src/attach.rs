@@ -247,7 +247,6 @@ fn prepare(request: &Request, command: Command) -> Result<(Spawn, OwnedFd, Privi
         stdio,
         user: command.privileges.user.uid,
         is_first: true,
-        is_supervised: command.is_supervised,
         preserved: command.preserved,
         command: c_strings(command.words)?,
         environment: c_strings(command.environment)?,

@@ -72,7 +72,6 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
         },
         user: privileges.user.uid,
         is_first: false,
-        is_supervised: false,
         preserved: 0,
         command: words(&options.command)?,
         environment: words(&run::with_variables(

@@ -75,8 +75,6 @@ pub struct Command {
     pub stdio: StdioChoice,
     /// What it may do, and where it starts.
     pub privileges: Privileges,
-    /// init stays as PID 1 and supervises it.
-    pub is_supervised: bool,
     /// Descriptors from 3 on that it inherits.
     pub preserved: u32,
     /// init.

@@ -263,7 +263,6 @@ fn plan(options: &cli::Run) -> Result<(Request, Command)> {
         rootfs,
         stdio: command_stdio(options),
         privileges,
-        is_supervised: options.init,
         preserved: options.preserve_fds,
         init: options.open_init()?,
         words: options.command.clone(),

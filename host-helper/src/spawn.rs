@@ -51,8 +51,6 @@ pub struct Spawn {
     pub user: u32,
     /// It is the first process of its container.
     pub is_first: bool,
-    /// init stays as PID 1 and supervises the command.
-    pub is_supervised: bool,
     /// How many descriptors from 3 on the command inherits.
     pub preserved: u32,
     /// The command and its arguments.
@@ -338,9 +336,6 @@ pub fn exec_init(
     arguments.push(number(format!("fd:{config}")));
     arguments.push(c"--status-fd".to_owned());
     arguments.push(number(status.to_string()));
-    if spawn.is_supervised {
-        arguments.push(c"--supervise".to_owned());
-    }
     arguments.push(c"--".to_owned());
     arguments.extend(spawn.command.iter().cloned());
     execveat(
