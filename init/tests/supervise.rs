@@ -453,22 +453,38 @@ fn the_group_gets_signals_or_the_command_alone() {
 #[test]
 fn what_is_left_is_asked_and_waited_for() {
     let script = holding(
-        "for i in 1 2 3; do (trap 'echo ended; exit' TERM; echo up; hold) & done; read go <&3; read go <&3; exit 5",
+        "for i in 1 2 3; do (trap 'echo ended; exit' TERM; echo up; hold) & done; trap 'exit 5' USR1; wait; hold",
     );
+    // The second one is PID 1 behind unshare, which passes no USR1 on: its command is asked by its own number.
     for command in [
-        supervised(&["sh", "-c", &script]),
-        as_pid_1(&["sh", "-c", &script]),
+        supervised(&["-c", "sh", "-c", &script]),
+        as_pid_1(&["-c", "sh", "-c", &script]),
     ] {
         let mut running = Running::start(command);
         for _ in 0..3 {
             assert_eq!(running.line(), "up");
         }
-        // The children read from the same pipe: enough for all of them and the command.
-        let stdin = running.child.stdin.as_mut().expect("a pipe");
-        let _ = stdin.write_all("go\n".repeat(2000).as_bytes());
+        let init = init_of(&running);
+        send("USR1", &init);
         let (code, said) = running.end();
         assert_eq!((code, said.as_str()), (5, "ended\nended\nended\n"));
     }
+}
+
+/// init's number: the process's own, or that of its child where the process is unshare.
+fn init_of(running: &Running) -> String {
+    let pid = &running.child.id().to_string();
+    let expected = init();
+    let is_init = |pid: &str| {
+        std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path == expected)
+    };
+    if is_init(pid) {
+        return pid.to_string();
+    }
+    let children =
+        std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("its children");
+    let child = children.split_whitespace().find(|child| is_init(child));
+    child.expect("an init below it").to_string()
 }
 
 #[test]
