@@ -1,11 +1,13 @@
 //! One case, one set of namespaces: the test binary starts itself again inside them.
 
 use std::env;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::net::Lab;
 use crate::process::collect;
@@ -100,14 +102,29 @@ pub fn skip(reason: &str) {
     let name = env::var(INSIDE).unwrap_or_default();
     let line = format!("skipped: {name}: {reason}\n");
     let _ = std::io::stderr().write_all(line.as_bytes());
-    let exe = env::current_exe().expect("path of the test binary");
-    let target = exe.ancestors().nth(3).expect("target/PROFILE/deps/TEST");
     let file = OpenOptions::new()
         .append(true)
         .create(true)
-        .open(target.join("tests-skipped.txt"));
+        .open(target().join("tests-skipped.txt"));
     file.and_then(|mut file| file.write_all(line.as_bytes()))
         .expect("write down what is skipped");
+}
+
+/// The directory that cargo builds in.
+fn target() -> PathBuf {
+    let exe = env::current_exe().expect("path of the test binary");
+    exe.ancestors()
+        .nth(3)
+        .expect("target/PROFILE/deps/TEST")
+        .to_owned()
+}
+
+/// Waits until no other test holds this, and holds it until dropped: for bursts, which would slow each other down and
+/// be measured as slow.
+pub fn alone() -> Flock<File> {
+    let file = File::create(target().join("tests-alone.lock")).expect("make a lock file");
+    Flock::lock(file, FlockArg::LockExclusive)
+        .unwrap_or_else(|(_, error)| panic!("lock a file: {error}"))
 }
 
 /// The host-helper under test.

@@ -14,7 +14,7 @@ mod snapshot;
 pub mod strace;
 pub mod sys;
 
-pub use case::{binary, case, init_binary, is_root, packets, skip};
+pub use case::{alone, binary, case, init_binary, is_root, packets, skip};
 pub use net::{Lab, Netns, Watch};
 pub use process::{DEADLINE, Outcome, Running, collect, wait_for_end};
 pub use pty::Terminal;

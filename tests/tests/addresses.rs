@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lab::{DEADLINE, Lab, Running, case, collect, packets, sh, wait_for_end};
+use lab::{DEADLINE, Lab, Running, alone, case, collect, packets, sh, wait_for_end};
 
 const FIXED: &[&str] = &["--ip", "172.19.0.9", "--name", "web"];
 
@@ -171,6 +171,7 @@ fn bad_addresses_are_refused() {
 fn two_hundred_by_sixteen_at_once_give_two_hundred_addresses() {
     case(|lab| {
         let lab: &Lab = lab;
+        let _alone = alone();
         std::thread::scope(|scope| {
             for worker in 0..16 {
                 scope.spawn(move || {

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::net::TcpListener;
 
-use lab::{DEADLINE, Lab, case, collect, packets, sh};
+use lab::{DEADLINE, Lab, alone, case, collect, packets, sh};
 
 /// Connects to the gateway and to the outside server, and prints when it began, was between, and was done (seconds).
 const SCRIPT: &str = "read a x < /proc/uptime; nc -w 4 GATEWAY 7000 </dev/null >/dev/null || exit 8; read b x < /proc/uptime; \
@@ -19,6 +19,7 @@ fn answer(listener: TcpListener) {
 }
 
 fn starts(lab: &Lab, count: usize, options: &[&str], gateway: &str) {
+    let _alone = alone();
     answer(TcpListener::bind("0.0.0.0:7000").expect("listen on the host"));
     answer(
         lab.internet
