@@ -105,3 +105,30 @@ fn nothing_spreads_over_shared_mounts() {
         before.assert_back();
     });
 }
+
+#[test]
+fn no_permanent_neighbour_stays() {
+    case(|lab| {
+        let permanent = || sh("ip neigh show nud permanent");
+        for network in ["bridge", "ptp"] {
+            lab.run(&["--network", network], &["true"]).ok();
+            lab.run(&["--network", network], &["no-such-command"])
+                .exits(127);
+            let running = lab.start_idle(&["--network", network]);
+            running.end().exits(0);
+        }
+        lab.settle();
+        assert_eq!(permanent(), "");
+        // Who is killed cannot take it back; with the next holder of the address it goes.
+        let fixed = ["--ip", "172.19.0.9"];
+        let running = lab.start_idle(&fixed);
+        running.signal(libc::SIGKILL);
+        running.end().exits(-libc::SIGKILL);
+        lab.run(
+            &[&fixed[..], &["--mac", "02:00:00:00:00:99"]].concat(),
+            &["ping", "-c", "1", "-W", "2", "172.19.0.1"],
+        )
+        .ok();
+        assert_eq!(permanent(), "");
+    });
+}
