@@ -227,6 +227,22 @@ pub fn index_of(names: &[u8], word: &[u8]) -> Option<u8> {
     }
 }
 
+/// A number as text.
+#[inline(never)]
+pub fn decimal(number: u32, space: &mut [u8; 10]) -> &[u8] {
+    let mut rest = number;
+    let mut start = space.len();
+    while let Some(digit) = start.checked_sub(1).and_then(|at| space.get_mut(at)) {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        start -= 1;
+        if rest == 0 {
+            break;
+        }
+    }
+    space.get(start..).unwrap_or(&[])
+}
+
 /// Reads a decimal number: digits alone, no sign, no leading zero, 32 bits.
 pub fn parse_number(text: &[u8]) -> Option<u32> {
     if text.is_empty() || (text.len() > 1 && text.first() == Some(&b'0')) {
@@ -243,7 +259,7 @@ pub fn parse_number(text: &[u8]) -> Option<u32> {
 }
 
 #[inline(never)]
-fn parse_v4(text: &[u8]) -> Option<[u8; 4]> {
+pub(crate) fn parse_v4(text: &[u8]) -> Option<[u8; 4]> {
     let mut octets = [0; 4];
     let mut rest = Some(text);
     for octet in &mut octets {

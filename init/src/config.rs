@@ -3,6 +3,8 @@
 use core::ffi::CStr;
 
 use hawser::protocol::{GO, Kind, Message};
+#[cfg(feature = "cmdline")]
+use hawser::{buffer::Buffer, cmdline};
 
 use crate::error::{self, OrFail, Step};
 use crate::options::parse_fd;
@@ -44,6 +46,29 @@ impl Source {
             sys::open_read(path).or_fail(OPEN, name)
         };
         Source { fd, name }
+    }
+
+    /// Writes what the kernel's command line says as a message; reads that, and nothing of what is open.
+    #[cfg(feature = "cmdline")]
+    pub fn translate<'a>(&self, space: &mut [u8], buffer: &'a mut [u8]) -> Config<'a> {
+        let mut len = 0;
+        self.read_some(space, &mut len, usize::MAX);
+        let mut message = Buffer::new(buffer);
+        if let Err(fault) = cmdline::translate(space.get(..len).unwrap_or(&[]), &mut message) {
+            error::fail(
+                READ,
+                if fault.word.is_empty() {
+                    self.name
+                } else {
+                    fault.word
+                },
+                fault.cause,
+            );
+        }
+        match Message::parse(message.finish().unwrap_or(&[])) {
+            Ok(message) => Config { message, rest: &[] },
+            Err(fault) => error::fail_by_fault(READ, self.name, &fault),
+        }
     }
 
     /// Reads up to `end` and checks all of it.

@@ -3,7 +3,7 @@
 
 use core::ffi::CStr;
 
-use hawser::address::{cut, parse_number};
+use hawser::address::{cut, decimal, parse_number};
 
 use crate::sys::{self, Buffers, Pid};
 
@@ -97,21 +97,6 @@ fn add_file(path: &CStr, queue: &mut Queue<'_>, space: &mut [u8]) -> bool {
     }
     sys::close(file);
     true
-}
-
-/// A number as text.
-pub fn decimal(number: u32, space: &mut [u8; 10]) -> &[u8] {
-    let mut rest = number;
-    let mut start = space.len();
-    while let Some(digit) = start.checked_sub(1).and_then(|at| space.get_mut(at)) {
-        *digit = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        start -= 1;
-        if rest == 0 {
-            break;
-        }
-    }
-    space.get(start..).unwrap_or(&[])
 }
 
 /// The name of a process, for a message; empty when it is gone or there is no /proc.

@@ -5,6 +5,7 @@ pub mod address;
 pub mod batch;
 pub mod buffer;
 pub mod capability;
+pub mod cmdline;
 pub mod errno;
 pub mod netlink;
 pub mod protocol;

@@ -16,9 +16,12 @@ pub struct Options {
     pub config: Option<&'static CStr>,
     /// The pipe to the helper.
     pub status: Option<Fd>,
-    /// Stay as PID 1, by these rules.
+    /// Stay as PID 1.
     #[cfg(feature = "supervise")]
-    pub supervise: Option<Rules>,
+    pub supervise: bool,
+    /// How.
+    #[cfg(feature = "supervise")]
+    pub rules: Rules,
 }
 
 /// What to do.
@@ -53,17 +56,15 @@ usage: init [OPTION...] [--] COMMAND [ARG...]
 Sets up the network and the privileges that a config message names, then
 becomes COMMAND, or runs it and stays as PID 1.
 
-  --config fd:N|PATH|-  read the message from there
+  --config fd:N|PATH|-  where the message is
   --status-fd N         tell a helper `up`, wait for `go`, tell `ready`
   -s, --supervise       stay: pass signals on, reap orphans, drain
-With -s:
-  -c, --single-child    signals go to COMMAND alone, not to its group
+  -c, --single-child    signals go to COMMAND, not to its group
       --all             signals go to every process
   -r, --rewrite A:B     pass signal A on as B, 0 for none
       --grace SECONDS   until what is left at the end is killed (5)
   -e, --map-exit CODE   this exit code becomes 0
   -p, --parent-death-signal SIGNAL
-                        comes when our parent dies
   -w, --warn            say which orphans were reaped
   -v, --verbose         say which signals were passed on
   -h, --help            -V, --version
@@ -112,17 +113,14 @@ pub fn parse(name: &[u8], mut words: Arguments) -> Action {
                 b'1' => options.config = Some(value),
                 b'2' => options.status = Some(open_status(value.to_bytes())),
                 #[cfg(feature = "supervise")]
-                _ => options
-                    .supervise
-                    .get_or_insert_default()
-                    .apply(letter, value.to_bytes()),
+                _ => options.apply(letter, value.to_bytes()),
                 #[cfg(not(feature = "supervise"))]
                 _ => {}
             }
         }
     }
     #[cfg(feature = "supervise")]
-    let is_pause = options.supervise.as_ref().is_some_and(|rules| rules.pause);
+    let is_pause = options.rules.pause;
     #[cfg(not(feature = "supervise"))]
     let is_pause = false;
     if words.first().is_none() && !is_pause {
@@ -287,6 +285,15 @@ impl Default for Rules {
 }
 
 #[cfg(feature = "supervise")]
+impl Options {
+    /// An option of supervising, which it implies.
+    fn apply(&mut self, letter: u8, value: &[u8]) {
+        self.supervise = true;
+        self.rules.apply(letter, value);
+    }
+}
+
+#[cfg(feature = "supervise")]
 impl Rules {
     fn apply(&mut self, letter: u8, value: &[u8]) {
         match letter {
@@ -345,7 +352,7 @@ mod peers {
 
     use hawser::address::{index_of, parse_number};
 
-    use super::{Options, Peer, Rules, Target};
+    use super::{Options, Peer, Target};
     use crate::sys;
 
     const NAMES: &[u8] = b"tini tini-static docker-init dumb-init catatonit podman-init";
@@ -364,19 +371,16 @@ mod peers {
             Some(_) => (b"g. h. L. P. V.version", Peer::Catatonit),
             None => return (super::OPTIONS, Peer::None),
         };
-        let mut rules = Rules {
-            peer,
-            target: Target::Child,
-            grace: None,
-            stops_too: false,
-            ..Rules::default()
-        };
+        options.supervise = true;
+        let rules = &mut options.rules;
+        rules.peer = peer;
+        rules.target = Target::Child;
+        rules.grace = None;
+        rules.stops_too = peer == Peer::DumbInit;
         match peer {
             Peer::DumbInit => {
-                rules.stops_too = true;
-                rules.target = Target::Group;
-                if sys::variable(b"DUMB_INIT_SETSID") == Some(b"0") {
-                    rules.target = Target::Child;
+                if sys::variable(b"DUMB_INIT_SETSID") != Some(b"0") {
+                    rules.target = Target::Group;
                 }
                 rules.verbose = sys::variable(b"DUMB_INIT_DEBUG") == Some(b"1");
             }
@@ -389,7 +393,6 @@ mod peers {
             }
             _ => rules.verbose = sys::variable(b"CATATONIT_DEBUG").is_some(),
         }
-        options.supervise = Some(rules);
         (table, peer)
     }
 

@@ -4,9 +4,10 @@
 //! All signals are blocked and taken one at a time; there is no handler, and no timer but for the grace of the end.
 //! Before the command runs, init fails loudly; after that nothing that happens here ends it before its time.
 
+use hawser::address::decimal;
 use hawser::signal;
 
-use crate::descendants::{decimal, name_of, visit_descendants};
+use crate::descendants::{name_of, visit_descendants};
 use crate::error::{self, OrFail, Step};
 use crate::exec;
 use crate::options::{Peer, Rules, Target};

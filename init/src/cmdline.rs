@@ -1,0 +1,122 @@
+//! The kernel's own syntax for a network, as a config message: `ip=client:server:gateway:netmask:host:device:autoconf:dns0:dns1`
+//! (Documentation/admin-guide/nfs/nfsroot.rst), several times, and with IPv6 in brackets as dracut.cmdline(7) has it.
+
+use crate::address::{cut, decimal, index_of, parse_number, parse_v4};
+use crate::buffer::Buffer;
+
+/// What is wrong with a word of the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault<'a> {
+    /// `ip=...`
+    pub word: &'a [u8],
+    /// Why.
+    pub cause: &'static str,
+}
+
+/// Writes the message that the `ip=` words of a kernel command line mean. Addresses are checked by whoever reads it.
+///
+/// The host name of the last word that has one counts.
+pub fn translate<'a>(cmdline: &'a [u8], message: &mut Buffer<'_>) -> Result<(), Fault<'a>> {
+    let mut host: &[u8] = &[];
+    let mut found = false;
+    message.put(b"hawser 1\n");
+    let mut rest = Some(cmdline.trim_ascii_end());
+    while let Some(words) = rest {
+        let (word, tail) = cut(words, b' ');
+        rest = tail;
+        let Some(value) = word.strip_prefix(b"ip=") else {
+            continue;
+        };
+        found = true;
+        match translate_word(value, message) {
+            Ok([]) => {}
+            Ok(name) => host = name,
+            Err(cause) => return Err(Fault { word, cause }),
+        }
+    }
+    if !found {
+        return Err(Fault {
+            word: b"",
+            cause: "it has no word `ip=`",
+        });
+    }
+    put_line(message, b"hostname ", host);
+    message.put(b"end\n");
+    Ok(())
+}
+
+/// Gives the host name.
+fn translate_word<'a>(value: &'a [u8], message: &mut Buffer<'_>) -> Result<&'a [u8], &'static str> {
+    let mut fields = Fields(value);
+    let client = fields.next();
+    let _server = fields.next();
+    let gateway = fields.next();
+    let netmask = fields.next();
+    let host = fields.next();
+    let device = fields.next();
+    // A single word is `autoconf`, and no client has neither dot nor colon.
+    let is_static = matches!(fields.next(), b"" | b"none" | b"off");
+    if !is_static || index_of(b"dhcp on any both off none ibft dhcp6 auto6", client).is_some() {
+        return Err("only static addresses; dhcp, on and any are not for init");
+    }
+    let Some(len) = prefix_len(netmask) else {
+        return Err("a netmask such as 255.255.255.0 or 24 is missing");
+    };
+    put_line(
+        message,
+        b"link ",
+        if device.is_empty() { b"eth0" } else { device },
+    );
+    message.put(b"address ");
+    message.put(client);
+    put_line(message, b"/", decimal(len, &mut [0; 10]));
+    put_line(message, b"route default via ", gateway);
+    put_line(message, b"nameserver ", fields.next());
+    put_line(message, b"nameserver ", fields.next());
+    Ok(host)
+}
+
+#[inline(never)]
+fn put_line(message: &mut Buffer<'_>, word: &[u8], value: &[u8]) {
+    if !value.is_empty() {
+        message.put(word);
+        message.put(value);
+        message.put(b"\n");
+    }
+}
+
+/// What has colons between it.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    /// Up to a colon; the brackets of an IPv6 address, which has colons of its own, are taken off. Empty at the end.
+    #[inline(never)]
+    fn next(&mut self) -> &'a [u8] {
+        let (inner, end) = match self.0.strip_prefix(b"[") {
+            Some(inner) => (inner, b']'),
+            None => (self.0, b':'),
+        };
+        let (field, tail) = cut(inner, end);
+        let tail = tail.unwrap_or(&[]);
+        self.0 = if end == b']' {
+            tail.strip_prefix(b":").unwrap_or(&[])
+        } else {
+            tail
+        };
+        field
+    }
+}
+
+/// As a number, or as an IPv4 mask without a hole.
+fn prefix_len(netmask: &[u8]) -> Option<u32> {
+    if let Some(mask) = parse_v4(netmask) {
+        let mask = u32::from_be_bytes(mask);
+        let len = mask.leading_ones();
+        return if len == mask.count_ones() {
+            Some(len)
+        } else {
+            None
+        };
+    }
+    parse_number(netmask)
+}
