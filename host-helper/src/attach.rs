@@ -6,7 +6,6 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::{Mode, fstat};
 
@@ -14,7 +13,6 @@ use crate::address::Subnet;
 use crate::bridge::{self, Network, Wanted};
 use crate::config::{self, Privileges};
 use crate::control::{self, Lease};
-use crate::detach::{self, Living};
 use crate::error::{Doing, Error, Result};
 use crate::netlink::Netlink;
 use crate::nft;
@@ -54,8 +52,8 @@ pub struct Attachment {
     pub veth: Veth,
     /// MTU in bytes.
     pub mtu: u32,
-    /// The link of the host that it is behind: the bridge, or the host end.
-    pub device: u32,
+    /// The link of the host that it is behind: our bridge, or the host end. A bridge that is not ours is left alone.
+    pub device: Option<u32>,
     /// Inode of its network namespace.
     pub netns: u64,
 }
@@ -98,10 +96,12 @@ pub fn run(
     child.hand_over(&init, namespace.as_ref())?;
     steps.done("namespace");
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
+    signals.check()?;
     let lease = lease_first.map_or_else(|| lease_name(request), Ok)?;
     let network = ensure_network(&mut route, request, steps)?;
     let mtu = choose_mtu(&mut route, request)?;
     steps.done("ensure");
+    signals.check()?;
     let attachment = match (&network, &namespace) {
         (Some(network), Some(namespace)) => {
             Some(attach(&mut route, request, network, mtu, namespace)?)
@@ -115,6 +115,8 @@ pub fn run(
     )?;
     steps.done("config");
     if let Some(attachment) = &attachment {
+        let ours = attachment.clone();
+        undo.push(move || veth::forget_neighbour_of(&ours));
         mark(&mut route, attachment, request, &child)?;
         steps.done("mark");
     }
@@ -166,7 +168,7 @@ fn ensure_network(
         NetworkChoice::PointToPoint => ptp::choose(route, wanted)?,
         _ => return Ok(None),
     };
-    ensure_way_out(&network, steps)?;
+    ensure_way_out(route, &network, steps)?;
     Ok(Some(network))
 }
 
@@ -184,13 +186,13 @@ pub fn ensure_bridge(name: &str, subnet: Option<Subnet>, steps: &mut Steps) -> R
             address: None,
         },
     )?;
-    ensure_way_out(&network, steps)?;
+    ensure_way_out(&mut route, &network, steps)?;
     steps.done("ensure");
     Ok(network)
 }
 
 /// Masquerading and forwarding. A bridge that has just been made for it goes again when it cannot be.
-fn ensure_way_out(network: &Network, steps: &Steps) -> Result<()> {
+fn ensure_way_out(route: &mut Netlink, network: &Network, steps: &Steps) -> Result<()> {
     if !network.is_ours {
         return Ok(());
     }
@@ -199,7 +201,8 @@ fn ensure_way_out(network: &Network, steps: &Steps) -> Result<()> {
         .and_then(|()| sysctl::ensure_forwarding());
     if ensured.is_err() && network.is_new {
         // The first error is the one that matters.
-        let _ = detach::down(&network.name, Living::Refuse);
+        let _ = bridge::delete(route, &network.name);
+        let _ = sysctl::restore_forwarding();
     }
     if ensured? {
         steps.say("net.ipv4.ip_forward was 0 and is 1 now: the host must forward for its containers (down puts it back)");
@@ -231,12 +234,6 @@ fn choose_mtu(route: &mut Netlink, request: &Request) -> Result<u32> {
 }
 
 fn prepare(request: &Request, command: Command) -> Result<(Spawn, OwnedFd, Privileges)> {
-    let c_strings = |words: Vec<String>| {
-        let made: std::result::Result<Vec<_>, _> =
-            words.into_iter().map(std::ffi::CString::new).collect();
-        made.map_err(|_| Errno::EINVAL)
-            .doing(|| "pass the command's words on".into())
-    };
     let stdio = match command.stdio {
         StdioChoice::Inherit => Stdio::Inherit,
         StdioChoice::Terminal => Stdio::Terminal,
@@ -248,8 +245,8 @@ fn prepare(request: &Request, command: Command) -> Result<(Spawn, OwnedFd, Privi
         user: command.privileges.user.uid,
         is_first: true,
         preserved: command.preserved,
-        command: c_strings(command.words)?,
-        environment: c_strings(command.environment)?,
+        command: spawn::c_strings(&command.words)?,
+        environment: spawn::c_strings(&command.environment)?,
     };
     Ok((spawn, command.init, command.privileges))
 }
@@ -326,8 +323,8 @@ fn attach(
     };
     let veth = veth::create(route, &wish)?;
     let device = match network.bridge {
-        Some(bridge) => bridge.index,
-        None => veth::address_host_end(route, &veth, network)?,
+        Some(bridge) => network.is_ours.then_some(bridge.index),
+        None => Some(veth::address_host_end(route, &veth, network)?),
     };
     let netns = fstat(namespace)
         .doing(|| "look at the network namespace".into())?
@@ -359,9 +356,16 @@ fn mark(
 /// Without this the command's first packets are lost now and then.
 fn settle(route: &mut Netlink, attachment: &Attachment) -> Result<()> {
     let name = &attachment.veth.name;
-    route
+    let link = route
         .find_link(name)
         .doing(|| format!("look at link {name}"))?;
+    let bridge = attachment.network.bridge.map(|bridge| bridge.index);
+    if link.is_some_and(|link| link.controller != bridge) {
+        let network = &attachment.network.name;
+        return Err(Error::new(format!(
+            "attach {name} to {network}: it has just been removed; run it again"
+        )));
+    }
     if let Some(bridge) = attachment.network.bridge {
         let name = &attachment.network.name;
         route

@@ -106,7 +106,7 @@ pub struct Exec {
     pub name: String,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
-    pub command: Vec<String>,
+    pub command: Vec<OsString>,
     /// Set a variable; without =V, to the caller's value. The others are those of the container's command
     #[arg(short, long, value_name = "K=V", value_parser = parse_variable)]
     pub env: Vec<String>,
@@ -126,7 +126,7 @@ pub struct Exec {
 pub struct Run {
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
-    pub command: Vec<String>,
+    pub command: Vec<OsString>,
 
     /// Directory to use as root file system; without it, the files of the host's own / (not of its other mounts),
     /// all of them visible, and what the container changes is thrown away
@@ -270,6 +270,9 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> std::result::Result<A
     match Cli::try_parse_from(words) {
         Ok(cli) => Ok(Asked::For(cli)),
         Err(error) => match error.kind() {
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                Err("read the command line: it names nothing to do; see --help".into())
+            }
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 Ok(Asked::Text(error.render().to_string()))
             }

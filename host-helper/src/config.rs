@@ -92,9 +92,8 @@ fn privilege_lines(privileges: &Privileges, line: &mut impl FnMut(std::fmt::Argu
     if let Some(workdir) = workdir {
         line(format_args!("workdir {workdir}"));
     }
-    if user.uid != 0 || user.gid != 0 {
-        line(format_args!("user {}:{}", user.uid, user.gid));
-    }
+    // For root too: it has no groups but those that are named.
+    line(format_args!("user {}:{}", user.uid, user.gid));
     if !user.groups.is_empty() {
         let groups: Vec<String> = user.groups.iter().map(u32::to_string).collect();
         line(format_args!("groups {}", groups.join(",")));
@@ -118,7 +117,7 @@ fn resolv_lines(
     attachment: Option<&Attachment>,
     line: &mut impl FnMut(std::fmt::Arguments),
 ) {
-    let resolvers = Resolvers::choose(&request.resolvers);
+    let resolvers = Resolvers::choose(&request.resolvers, request.network.loopback());
     for server in &resolvers.servers {
         line(format_args!("nameserver {server}"));
     }

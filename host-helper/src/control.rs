@@ -95,11 +95,7 @@ pub fn is_supervised(name: &str) -> bool {
 
 /// The error of who wants the name of a living container. Not under the lock: the holder may be waiting for it.
 pub fn in_use(name: &str) -> Error {
-    let holder = UnixStream::connect(state::path(name, "sock")).and_then(|connection| {
-        // One that is still being made does not answer yet.
-        connection.set_read_timeout(Some(Duration::from_secs(1)))?;
-        exchange(connection, "inspect")
-    });
+    let holder = ask(name, "inspect");
     let pid = holder.ok().and_then(|answer| {
         serde_json::from_str::<serde_json::Value>(&answer)
             .ok()?
@@ -125,7 +121,12 @@ pub fn ask(name: &str, request: &str) -> io::Result<String> {
 /// # Errors
 /// As [`ask`].
 pub fn ask_at(path: &Path, request: &str) -> io::Result<String> {
-    exchange(UnixStream::connect(path)?, request)
+    let connection = UnixStream::connect(path)?;
+    if request == "inspect" {
+        // A supervisor that is stopped, or has not begun, does not answer; the others wait for an end.
+        connection.set_read_timeout(Some(Duration::from_secs(2)))?;
+    }
+    exchange(connection, request)
 }
 
 fn exchange(mut connection: UnixStream, request: &str) -> io::Result<String> {
@@ -164,16 +165,21 @@ pub fn no_such(name: &str, error: &io::Error) -> Error {
     }
 }
 
-/// The names of sockets that are there, whether somebody still listens or not, as the beginning of their file's name.
-pub fn sockets() -> Vec<PathBuf> {
-    let entries = fs::read_dir(state::DIRECTORY)
-        .into_iter()
-        .flatten()
-        .flatten();
-    entries
-        .map(|entry| entry.path())
+/// The sockets that are there, whether somebody still listens or not.
+///
+/// # Errors
+/// Not allowed to look.
+pub fn sockets() -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(state::DIRECTORY) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        read => read
+            .doing(|| format!("list {}", state::DIRECTORY))
+            .map_err(|error| error.cure(nix::errno::Errno::EACCES, "run as root (sudo)"))?,
+    };
+    let paths = entries.flatten().map(|entry| entry.path());
+    Ok(paths
         .filter(|path| path.extension().is_some_and(|e| e == "sock"))
-        .collect()
+        .collect())
 }
 
 /// What a client wants.
@@ -244,9 +250,10 @@ impl Client {
         }
     }
 
-    /// Answers, and ends the connection. Who does not read it gets no answer.
-    pub fn answer(mut self, text: &str) {
-        let _ = self.stream.write_all(text.as_bytes());
+    /// Answers. The connection is to be closed; who does not read gets no answer.
+    pub fn answer(mut self, text: &str) -> Option<UnixStream> {
+        self.stream.write_all(text.as_bytes()).ok()?;
+        Some(self.stream)
     }
 }
 

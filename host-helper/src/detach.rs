@@ -6,7 +6,7 @@ use crate::error::{Doing, Error, Result};
 use crate::link::Link;
 use crate::netlink::Netlink;
 use crate::nft;
-use crate::owner::{Mark, leased_address};
+use crate::owner::{Mark, Owner, leased_address};
 use crate::state;
 use crate::sysctl;
 
@@ -25,16 +25,18 @@ pub enum Living {
 /// Living containers, by name; a bridge that is not ours; then everything that could not be removed.
 pub fn down(name: &str, living: Living) -> Result<()> {
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
-    let found = route
-        .find_link(name)
-        .doing(|| format!("look for bridge {name}"))?;
-    if let Some(link) = &found {
-        if !matches!(link.mark, Some(Mark::Network(_))) {
+    if let Some(link) = find(&mut route, name)? {
+        empty(&mut route, &link, living)?;
+    }
+    // Nobody makes a network from here on, and whoever has been killed while making one has let go.
+    let lock = state::lock()?;
+    if let Some(link) = find(&mut route, name)? {
+        if link.mark.is_none() && link.group != nft::GROUP {
             return Err(Error::new(format!(
                 "remove bridge {name}: it is not ours; ip link del {name} removes it all the same"
             )));
         }
-        empty(&mut route, link, living)?;
+        empty(&mut route, &link, Living::Refuse)?;
     }
     let mut errors = Vec::new();
     let mut keep = |done: Result<()>| errors.extend(done.err());
@@ -45,7 +47,7 @@ pub fn down(name: &str, living: Living) -> Result<()> {
             keep(nft::open().and_then(|mut nft| nft::remove(&mut nft)));
             keep(sysctl::restore_forwarding());
             state::forget_offset(bridge::POINT_TO_POINT_NAME);
-            state::remove_leftovers();
+            state::remove_leftovers(&lock);
         }
         Ok(false) => {}
         Err(error) => keep(Err(error)),
@@ -58,35 +60,63 @@ pub fn down(name: &str, living: Living) -> Result<()> {
     }
 }
 
+fn find(route: &mut Netlink, name: &str) -> Result<Option<Link>> {
+    let link = route
+        .find_link(name)
+        .doing(|| format!("look for bridge {name}"))?;
+    Ok(link.filter(|link| link.kind == "bridge" || link.mark.is_none()))
+}
+
 /// No container lives on the bridge, or none does any more.
 fn empty(route: &mut Netlink, bridge: &Link, living: Living) -> Result<()> {
-    let ports = route.links().doing(|| "list links".into())?;
-    let owners: Vec<_> = ports
-        .iter()
-        .filter(|port| {
-            port.controller == Some(bridge.index) && leased_address(&port.name).is_some()
-        })
-        .filter_map(|port| match &port.mark {
-            Some(Mark::Run(owner)) if owner.is_dead() => None,
-            Some(Mark::Run(owner)) => Some(owner.name.clone()),
-            _ => Some(port.name.clone()),
-        })
-        .collect();
+    let owners = living_on(route, bridge)?;
     if owners.is_empty() {
         return Ok(());
     }
+    let names = |owners: &[(String, Option<Owner>)]| {
+        owners
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     if living == Living::Refuse {
         return Err(Error::new(format!(
             "remove bridge {}: containers live on it: {}; stop them first, or use --force",
             bridge.name,
-            owners.join(", ")
+            names(&owners)
         )));
     }
-    for owner in &owners {
-        // One that has ended meanwhile is what we want; the link of one without a supervisor goes with the bridge's.
-        let _ = control::ask(owner, "stop 10");
+    for (name, owner) in &owners {
+        let asked = control::ask(name, "stop 10");
+        if let (Err(_), Some(owner)) = (asked, owner) {
+            // Its supervisor was killed, and it has seen to it that this was not its end.
+            owner.kill();
+        }
     }
-    Ok(())
+    let left = living_on(route, bridge)?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(format!(
+        "remove bridge {}: these did not end: {}",
+        bridge.name,
+        names(&left)
+    )))
+}
+
+/// The containers on a bridge, by name; those without a mark by their link's.
+fn living_on(route: &mut Netlink, bridge: &Link) -> Result<Vec<(String, Option<Owner>)>> {
+    let ports = route.links().doing(|| "list links".into())?;
+    let on_it = |port: &&Link| {
+        port.controller == Some(bridge.index) && leased_address(&port.name).is_some()
+    };
+    let owner = |port: &Link| match &port.mark {
+        Some(Mark::Run(owner)) if owner.is_dead() => None,
+        Some(Mark::Run(owner)) => Some((owner.name.clone(), Some(owner.clone()))),
+        _ => Some((port.name.clone(), None)),
+    };
+    Ok(ports.iter().filter(on_it).filter_map(owner).collect())
 }
 
 /// Whether nothing of ours uses the table any more.

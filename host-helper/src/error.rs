@@ -93,8 +93,16 @@ impl Error {
 pub const OURS: u8 = 125;
 
 impl fmt::Display for Error {
+    /// On one line, whatever a path or a name holds.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(&self.sentence)
+        for character in self.sentence.chars() {
+            if character.is_control() {
+                write!(f, "{}", character.escape_default())?;
+            } else {
+                write!(f, "{character}")?;
+            }
+        }
+        Ok(())
     }
 }
 

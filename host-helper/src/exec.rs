@@ -5,12 +5,10 @@
 //! sealed memory file, which cannot be written by `/proc/PID/exe` (CVE-2019-5736, CVE-2024-21626).
 
 use std::convert::Infallible;
-use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_pdeathsig;
@@ -51,16 +49,12 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
         .map_err(|error| Error::new(format!("understand the supervisor of {name}: {error}")))?;
     let pidfd = sys::pidfd_open(found.pid).doing(|| format!("open the first process of {name}"))?;
     // It was alive when it was asked, and its number is the same process's as long as it answers again.
-    control::pid_of(name)?;
+    if control::pid_of(name)? != found.pid {
+        return Err(Error::new(format!(
+            "enter container {name}: it has just been replaced by another; run it again"
+        )));
+    }
     let wants_terminal = options.tty || (!options.no_tty && terminal::is_interactive());
-    let words = |words: &[String]| {
-        let made: std::result::Result<Vec<_>, _> = words
-            .iter()
-            .map(|word| CString::new(word.as_str()))
-            .collect();
-        made.map_err(|_| Errno::EINVAL)
-            .doing(|| "pass the command's words on".into())
-    };
     let mut privileges = found.privileges.clone();
     privileges.workdir = options.workdir.clone().or(privileges.workdir);
     let spawn = Spawn {
@@ -73,8 +67,8 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
         user: privileges.user.uid,
         is_first: false,
         preserved: 0,
-        command: words(&options.command)?,
-        environment: words(&run::with_variables(
+        command: spawn::c_strings(&options.command)?,
+        environment: spawn::c_strings(&run::with_variables(
             found.environment.clone(),
             &options.env,
         ))?,

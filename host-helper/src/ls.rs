@@ -79,7 +79,7 @@ pub struct Row {
 /// What the kernel says.
 pub fn list() -> Result<Vec<Row>> {
     let mut rows: Vec<Row> = Vec::new();
-    for path in control::sockets() {
+    for path in control::sockets()? {
         // A refused connection is a name that somebody has left over; one that is being made will be listed later.
         let Ok(answer) = control::ask_at(&path, "inspect") else {
             continue;

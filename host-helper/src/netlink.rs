@@ -73,13 +73,8 @@ impl Netlink {
         write: impl Fn(&mut Writer, u32) -> u32,
         mut each: impl FnMut(&Message),
     ) -> Result<(), Refusal> {
-        for _ in 0..DUMP_TRIES {
-            let last = self.send(&write)?;
-            if self.collect(last, &mut each)? {
-                return Ok(());
-            }
-        }
-        Err(Errno::EINTR.into())
+        let last = self.send(&write)?;
+        self.collect(last, &mut each).map(drop)
     }
 
     /// One message that wants an acknowledgement and nothing else.
@@ -98,15 +93,17 @@ impl Netlink {
         &mut self,
         write: impl Fn(&mut Writer, u32),
     ) -> Result<Vec<RouteNetlinkMessage>, Refusal> {
-        let mut found = Vec::new();
-        self.exchange(
-            |batch, sequence| {
+        for _ in 0..DUMP_TRIES {
+            let mut found = Vec::new();
+            let last = self.send(&|batch: &mut Writer, sequence| {
                 write(batch, sequence);
                 sequence
-            },
-            |message| found.extend(parse(message)),
-        )?;
-        Ok(found)
+            })?;
+            if self.collect(last, &mut |message: &Message| found.extend(parse(message)))? {
+                return Ok(found);
+            }
+        }
+        Err(Errno::EINTR.into())
     }
 
     fn send(&mut self, write: &impl Fn(&mut Writer, u32) -> u32) -> Result<u32, Refusal> {

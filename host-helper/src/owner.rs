@@ -3,10 +3,15 @@
 use std::fmt;
 use std::fs;
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::str::FromStr;
 
 use ipnet::Ipv4Net;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::sys;
 
 /// First word and version of every alias of ours.
 const PREFIX: &str = "hawser 1 ";
@@ -90,6 +95,18 @@ impl Owner {
         match namespace("self", "pid") {
             Ok(ours) if ours == self.pidns => start_time(self.pid) == Some(self.start),
             _ => true,
+        }
+    }
+
+    /// Kills the process and waits for its end; gone already is success.
+    pub fn kill(&self) {
+        let Ok(pidfd) = sys::pidfd_open(self.pid) else {
+            return;
+        };
+        // The number may be another's by now; what the descriptor names is what is looked at.
+        if self.is_running() && sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL).is_ok() {
+            let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+            while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
         }
     }
 

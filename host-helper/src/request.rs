@@ -1,12 +1,13 @@
 //! What front ends translate their options into.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use crate::address::Subnet;
 use crate::config::Privileges;
-use crate::dns::Resolvers;
+use crate::dns::{Loopback, Resolvers};
 use crate::link::Mac;
 use crate::owner;
 use crate::rootfs::Rootfs;
@@ -32,6 +33,15 @@ impl NetworkChoice {
     /// The container gets a link of its own.
     pub fn has_link(&self) -> bool {
         matches!(self, NetworkChoice::Bridge | NetworkChoice::PointToPoint)
+    }
+
+    /// Whether resolvers of the host on loopback addresses are within reach.
+    pub fn loopback(&self) -> Loopback {
+        if *self == NetworkChoice::Host {
+            Loopback::Ours
+        } else {
+            Loopback::NotOurs
+        }
     }
 
     /// The container gets a network namespace of its own.
@@ -80,7 +90,7 @@ pub struct Command {
     /// init.
     pub init: OwnedFd,
     /// The words.
-    pub words: Vec<String>,
+    pub words: Vec<OsString>,
     /// `KEY=VALUE`.
     pub environment: Vec<String>,
 }

@@ -19,7 +19,9 @@ use crate::inside::{
     Kind, Parents, Permission, is_directory, open_if_there, open_in_root, open_or_make, open_path,
 };
 use crate::state;
-use crate::sys::{attach_tree, clone_tree, make_mount, set_mount_attributes};
+use crate::sys::{
+    attach_tree, clear_mount_attributes, clone_tree, make_mount, set_mount_attributes,
+};
 
 /// As `mount_setattr(2)` has it.
 pub const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
@@ -137,6 +139,11 @@ fn mount_root(rootfs: &Rootfs) -> Result<(OwnedFd, OwnedFd)> {
     let scratch = mount_scratch(rootfs, &place)?;
     let root = copy.map_or_else(|| make_copy_of_host(&scratch), Ok)?;
     set_mount_attributes(&root, NODEV, true).doing(doing)?;
+    if rootfs.is_read_only {
+        // All that is mounted below it too; the root itself when what is missing in it was made.
+        set_mount_attributes(&root, RDONLY, true).doing(doing)?;
+        clear_mount_attributes(&root, RDONLY).doing(doing)?;
+    }
     attach_tree(&root, &scratch).doing(doing)?;
     Ok((root, scratch))
 }

@@ -57,7 +57,9 @@ fn start(
     steps: &mut Steps,
 ) -> Result<Container> {
     if request.writes_resolv
-        && Resolvers::choose(&request.resolvers).servers.is_empty()
+        && Resolvers::choose(&request.resolvers, request.network.loopback())
+            .servers
+            .is_empty()
         && has_way_out(request)
     {
         warn(
@@ -177,7 +179,11 @@ fn describe(options: &cli::Run, request: &Request, container: &Container) -> Des
         started: SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |time| time.as_secs()),
-        command: options.command.clone(),
+        command: options
+            .command
+            .iter()
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect(),
         rootfs: options
             .rootfs
             .as_ref()
@@ -218,6 +224,14 @@ pub fn need_privileges(what: &str) -> Result<()> {
 
 /// The descriptors that are to be handed on are there. Before we open any of our own.
 fn check_preserved(count: u32) -> Result<()> {
+    for fd in 0..3 {
+        // By a directory of the host, the command could leave its root: openat(0, "..").
+        if sys::is_directory(fd) {
+            return Err(Error::new(format!(
+                "pass file descriptor {fd} on: it is a directory; redirect it elsewhere"
+            )));
+        }
+    }
     for fd in 3..3 + count as i32 {
         let doing = || format!("preserve file descriptor {fd}");
         sys::is_open(fd).doing(doing)?;
@@ -395,14 +409,20 @@ pub fn wait_for(name: &str) -> Result<u8> {
 /// # Errors
 /// It runs, or left nothing.
 pub fn forget(name: &str) -> Result<()> {
-    if let Ok(pid) = control::pid_of(name) {
-        return Err(Error::new(format!(
-            "forget container {name}: it runs (pid {pid}); host-helper stop {name} ends it"
-        )));
-    }
-    if state::forget_output(name) {
-        Ok(())
-    } else {
-        Err(control::no_such(name, &ErrorKind::NotFound.into()))
+    let _lock = state::lock()?;
+    match control::ask(name, "inspect") {
+        Ok(_) => Err(Error::new(format!(
+            "forget container {name}: it runs; host-helper stop {name} ends it"
+        ))),
+        Err(error)
+            if !matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused
+            ) =>
+        {
+            Err(control::no_such(name, &error))
+        }
+        Err(error) if !state::forget_output(name) => Err(control::no_such(name, &error)),
+        Err(_) => Ok(()),
     }
 }

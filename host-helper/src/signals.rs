@@ -10,35 +10,26 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::error::{Doing, Error, Result};
 use crate::sys;
 
-/// All that can be forwarded. Not: those of our own faults, those that the terminal stops a job with (they stop us as
-/// they would any program), SIGCHLD (a pidfd tells more) and SIGPIPE (std ignores it).
-const FORWARDED: [Signal; 17] = [
-    Signal::SIGHUP,
-    Signal::SIGINT,
-    Signal::SIGQUIT,
-    Signal::SIGTERM,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGALRM,
-    Signal::SIGVTALRM,
-    Signal::SIGPROF,
-    Signal::SIGWINCH,
-    Signal::SIGCONT,
-    Signal::SIGURG,
-    Signal::SIGIO,
-    Signal::SIGPWR,
-    Signal::SIGXCPU,
-    Signal::SIGXFSZ,
-    Signal::SIGSTKFLT,
+/// What is not forwarded: signals of our own faults, those that the terminal stops a job with (they stop us as they
+/// would any program), SIGCHLD (a pidfd tells more) and SIGPIPE (std ignores it). Everything else is, real-time signals
+/// too.
+const OUR_OWN: [Signal; 12] = [
+    Signal::SIGILL,
+    Signal::SIGTRAP,
+    Signal::SIGABRT,
+    Signal::SIGBUS,
+    Signal::SIGFPE,
+    Signal::SIGSEGV,
+    Signal::SIGSYS,
+    Signal::SIGTSTP,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+    Signal::SIGCHLD,
+    Signal::SIGPIPE,
 ];
 
 /// Ask a program to end; a program that is PID 1 does not notice unless it has asked for them.
-pub const ENDING: [Signal; 4] = [
-    Signal::SIGHUP,
-    Signal::SIGINT,
-    Signal::SIGQUIT,
-    Signal::SIGTERM,
-];
+pub const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
 
 /// The signals that this process does not get otherwise any more.
 pub struct Signals(SignalFd);
@@ -50,11 +41,12 @@ impl Signals {
     /// No descriptors left.
     pub fn block() -> Result<Signals> {
         let doing = || "block signals".to_string();
+        let mut set = SigSet::all();
         // What our caller ignores (nohup) is ignored: blocked, it would be kept for us.
-        let set: SigSet = FORWARDED
-            .into_iter()
-            .filter(|signal| !sys::is_ignored(*signal))
-            .collect();
+        let ignored = Signal::iterator().filter(|signal| sys::is_ignored(*signal));
+        for signal in OUR_OWN.into_iter().chain(ignored) {
+            set.remove(signal);
+        }
         set.thread_block().doing(doing)?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .doing(doing)?;
@@ -62,9 +54,30 @@ impl Signals {
     }
 
     /// The next one that waits.
-    pub fn next(&self) -> Option<Signal> {
-        let found = self.0.read_signal().ok().flatten()?;
-        Signal::try_from(found.ssi_signo as i32).ok()
+    pub fn next(&self) -> Option<i32> {
+        self.0
+            .read_signal()
+            .ok()
+            .flatten()
+            .map(|found| found.ssi_signo as i32)
+    }
+
+    /// Looks whether a signal has asked to end meanwhile.
+    ///
+    /// # Errors
+    /// It has: exit code 128 + n.
+    pub fn check(&self) -> Result<()> {
+        while let Some(signal) = self.next() {
+            if ENDING.contains(&signal) {
+                let code = 128 + signal as u8;
+                return Err(Error::new(format!(
+                    "start the command: interrupted by {}",
+                    name(signal)
+                ))
+                .with_code(code));
+            }
+        }
+        Ok(())
     }
 
     /// Waits until `fd` can be read.
@@ -82,20 +95,16 @@ impl Signals {
                 polled => polled.doing(|| "wait for init".into())?,
             };
             let is_readable = fds[1].any().unwrap_or(false);
-            while let Some(signal) = self.next() {
-                if ENDING.contains(&signal) {
-                    let code = 128 + signal as u8;
-                    return Err(
-                        Error::new(format!("start the command: interrupted by {signal}"))
-                            .with_code(code),
-                    );
-                }
-            }
+            self.check()?;
             if is_readable {
                 return Ok(());
             }
         }
     }
+}
+
+fn name(signal: i32) -> &'static str {
+    Signal::try_from(signal).map_or("a signal", Signal::as_str)
 }
 
 impl AsFd for Signals {

@@ -1,13 +1,14 @@
 //! The container's first process: cloned into its namespaces, moved into its files, and then init.
 
 use std::convert::Infallible;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hawser::protocol;
 use nix::errno::Errno;
@@ -92,14 +93,26 @@ pub fn open_init(path: Option<&Path>) -> Result<OwnedFd> {
             ))),
         };
     }
-    let program = std::env::current_exe().ok();
-    let installed = program
-        .as_deref()
-        .and_then(|path| Some(path.parent()?.parent()?.join("libexec/hawser/init")));
-    match installed.filter(|path| path.exists()) {
+    match installed_init() {
         Some(path) => read_only(&path).doing(|| format!("open init {}", path.display())),
         None => embedded_init(),
     }
+}
+
+/// `../libexec/hawser/init`, when this program is in a `bin` (or `sbin`) and nobody but root, or we, can have put it
+/// there.
+fn installed_init() -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?;
+    let directory = program.parent()?;
+    directory
+        .file_name()?
+        .to_str()?
+        .ends_with("bin")
+        .then_some(())?;
+    let path = directory.parent()?.join("libexec/hawser/init");
+    let found = std::fs::symlink_metadata(&path).ok()?;
+    let is_trusted = found.uid() == 0 || found.uid() == nix::unistd::geteuid().as_raw();
+    (found.is_file() && is_trusted && found.mode() & 0o022 == 0).then_some(path)
 }
 
 /// A file through a mount of its own that nobody can write through.
@@ -273,6 +286,10 @@ fn become_init(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
     let join_network = || {
         let mut arrived = terminal::receive_descriptors(&ends.channel).into_iter();
         init = arrived.next();
+        if init.is_none() {
+            // Nothing may be changed any more: this may still be the host's network.
+            return Err(Error::new("wait for init: host-helper has given up"));
+        }
         match arrived.next() {
             Some(network) => setns(network, CloneFlags::CLONE_NEWNET)
                 .doing(|| "join the network namespace".into()),
@@ -407,6 +424,19 @@ fn parse_status(line: &str) -> Result<Said> {
             "understand init: it says {line:?}; is --init-path another version's?"
         ))),
     }
+}
+
+/// Words as execve(2) wants them.
+///
+/// # Errors
+/// One that holds a NUL.
+pub fn c_strings(words: &[impl AsRef<OsStr>]) -> Result<Vec<CString>> {
+    let made: std::result::Result<Vec<_>, _> = words
+        .iter()
+        .map(|word| CString::new(word.as_ref().as_bytes()))
+        .collect();
+    made.map_err(|_| Errno::EINVAL)
+        .doing(|| "pass the command's words on".into())
 }
 
 #[cfg(test)]

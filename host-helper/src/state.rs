@@ -120,7 +120,9 @@ pub fn forget_offset(network: &str) {
 }
 
 /// Removes what ended containers have left for `logs` and `wait`, and names that nobody holds; then the directory.
-pub fn remove_leftovers() {
+///
+/// Under the lock: between bind(2) and listen(2) a name that is being taken refuses connections too.
+pub fn remove_leftovers(_lock: &Lock) {
     let remove = |extensions: &[&str], is_left_over: &dyn Fn(&Path) -> bool| {
         for entry in fs::read_dir(DIRECTORY).into_iter().flatten().flatten() {
             let path = entry.path();
@@ -136,7 +138,8 @@ pub fn remove_leftovers() {
     remove(&["log", "code"], &|path| {
         !path.with_extension("sock").exists()
     });
-    remove_directory_if_empty();
+    // Only when it is empty.
+    let _ = fs::remove_dir(DIRECTORY);
 }
 
 /// Forgets the log and the exit code of a container; false when there were none.
@@ -146,7 +149,8 @@ pub fn forget_output(name: &str) -> bool {
 }
 
 /// How many ended containers `logs` and `wait` remember at most; the oldest are forgotten first.
-const REMEMBERED: usize = 100;
+const REMEMBERED_LOGS: usize = 100;
+const REMEMBERED_CODES: usize = 1000;
 
 /// Forgets the oldest of the ended containers, so that services that start thousands of them fill no memory.
 pub fn forget_oldest() {
@@ -167,8 +171,17 @@ pub fn forget_oldest() {
         .filter_map(ended)
         .collect();
     codes.sort();
-    for (_, path) in codes.iter().take(codes.len().saturating_sub(REMEMBERED)) {
-        let _ = fs::remove_file(path.with_extension("log"));
-        let _ = fs::remove_file(path);
+    let all = codes.len();
+    for (newer, (_, path)) in codes
+        .iter()
+        .enumerate()
+        .map(|(older, code)| (all - 1 - older, code))
+    {
+        if newer >= REMEMBERED_LOGS {
+            let _ = fs::remove_file(path.with_extension("log"));
+        }
+        if newer >= REMEMBERED_CODES {
+            let _ = fs::remove_file(path);
+        }
     }
 }

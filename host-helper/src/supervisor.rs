@@ -9,13 +9,11 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::attach::Container;
 use crate::control::{Client, Request};
 use crate::ls::Description;
-use crate::netlink::Netlink;
 use crate::signals::{ENDING, Signals};
 use crate::spawn::Said;
 use crate::sys;
@@ -37,6 +35,8 @@ pub struct Supervisor {
     is_status_open: bool,
     clients: Vec<Client>,
     waiting: Vec<UnixStream>,
+    /// Those that have been told, and hear the end when this is at rest again.
+    answered: Vec<UnixStream>,
 }
 
 /// Which descriptor of the poll is which; the clients follow.
@@ -70,6 +70,7 @@ impl Supervisor {
             is_status_open: true,
             clients: Vec::new(),
             waiting: Vec::new(),
+            answered: Vec::new(),
         }
     }
 
@@ -123,6 +124,11 @@ impl Supervisor {
                 if is(OUTPUT) || terminal.is_to_log() {
                     terminal.write_output();
                 }
+                if terminal.is_user_gone() && !terminal.is_to_log() {
+                    // The container's terminal is hung up, as it would be for any program.
+                    self.terminal = None;
+                    self.send(libc::SIGHUP);
+                }
             }
             // Answers first: who asked before the end is told.
             self.serve(&ready);
@@ -148,7 +154,11 @@ impl Supervisor {
         }
     }
 
-    fn poll(&self) -> Vec<bool> {
+    fn poll(&mut self) -> Vec<bool> {
+        if self.description.is_detached {
+            sys::release_memory();
+        }
+        self.answered.clear();
         let child = &self.container.child;
         let signals = self.signals.as_fd();
         let none = PollFlags::empty();
@@ -200,26 +210,29 @@ impl Supervisor {
                 .iter()
                 .map(|client| PollFd::new(client.stream.as_fd(), PollFlags::POLLIN)),
         );
+        // Of those that wait only their going is of interest.
+        fds.extend(
+            self.waiting
+                .iter()
+                .map(|client| PollFd::new(client.as_fd(), none)),
+        );
         let timeout = self.kill_at.map_or(PollTimeout::NONE, |deadline| {
             let left =
                 deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
-        if self.description.is_detached {
-            sys::release_memory();
-        }
         match poll(&mut fds, timeout) {
             Ok(_) => fds.iter().map(|fd| fd.any().unwrap_or(false)).collect(),
             Err(_) => Vec::new(),
         }
     }
 
-    fn forward(&mut self, signal: Signal) {
+    fn forward(&mut self, signal: i32) {
         if let Some(terminal) = &mut self.terminal {
             match signal {
-                Signal::SIGWINCH => return terminal.resize(),
+                libc::SIGWINCH => return terminal.resize(),
                 // Somebody else had our terminal meanwhile.
-                Signal::SIGCONT => {
+                libc::SIGCONT => {
                     terminal.make_raw();
                     terminal.resize();
                 }
@@ -227,15 +240,15 @@ impl Supervisor {
             }
         }
         if !ENDING.contains(&signal) {
-            return self.send(signal as i32);
+            return self.send(signal);
         }
-        self.interrupts += u32::from(signal == Signal::SIGINT);
+        self.interrupts += u32::from(signal == libc::SIGINT);
         if self.interrupts > 1 || !self.notices(signal) {
             self.killed_for = Some(128 + signal as u8);
             return self.kill();
         }
-        self.send(signal as i32);
-        if signal == Signal::SIGTERM && self.kill_at.is_none() {
+        self.send(signal);
+        if signal == libc::SIGTERM && self.kill_at.is_none() {
             self.kill_at = Instant::now().checked_add(self.grace);
         }
     }
@@ -256,14 +269,14 @@ impl Supervisor {
     /// Whether PID 1 of the container has a handler for the signal, ignores it on purpose, or waits for it with
     /// sigwait(3). The kernel does not
     /// deliver it otherwise, and the container would never end (kill(2), pid_namespaces(7)).
-    fn notices(&self, signal: Signal) -> bool {
+    fn notices(&self, signal: i32) -> bool {
         if self.container.lease.is_none() {
             // Not a PID 1.
             return true;
         }
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.container.child.pid))
             .unwrap_or_default();
-        let bit = 1u64 << (signal as u32 - 1);
+        let bit = 1u64 << (signal - 1);
         ["SigCgt:", "SigIgn:", "SigBlk:"].iter().any(|field| {
             let mask = status.lines().find_map(|line| line.strip_prefix(field));
             mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
@@ -282,21 +295,31 @@ impl Supervisor {
     }
 
     fn serve(&mut self, ready: &[bool]) {
+        let mut at = CLIENTS + self.clients.len();
+        self.waiting.retain(|_| {
+            at += 1;
+            !ready.get(at - 1).copied().unwrap_or(false)
+        });
         let clients = std::mem::take(&mut self.clients);
         for (at, mut client) in (CLIENTS..).zip(clients) {
             let is_ready = ready.get(at).copied().unwrap_or(false);
             match if is_ready { client.read() } else { None } {
                 None => self.clients.push(client),
-                Some(Ok(Request::Inspect)) => client.answer(&self.description.to_json()),
+                Some(Ok(Request::Inspect)) => {
+                    self.answered
+                        .extend(client.answer(&self.description.to_json()));
+                }
                 Some(Ok(Request::Wait)) => self.waiting.push(client.stream),
                 Some(Ok(Request::Stop(seconds))) => {
                     self.waiting.push(client.stream);
-                    self.forward(Signal::SIGTERM);
+                    self.forward(libc::SIGTERM);
                     if self.kill_at.is_some() {
                         self.kill_at = Instant::now().checked_add(Duration::from_secs(seconds));
                     }
                 }
-                Some(Err(text)) => client.answer(&format!("error {text}\n")),
+                Some(Err(text)) => self
+                    .answered
+                    .extend(client.answer(&format!("error {text}\n"))),
             }
         }
     }
@@ -322,7 +345,9 @@ impl Supervisor {
         if self.description.is_detached {
             leave_code(&self.description.name, code);
         }
-        self.forget_neighbour();
+        if let Some(attachment) = &self.container.attachment {
+            veth::forget_neighbour_of(attachment);
+        }
         // Whoever hears of the end finds the name free.
         drop(self.container.lease.take());
         let clients = self.clients.drain(..).map(|client| client.stream);
@@ -330,18 +355,6 @@ impl Supervisor {
             let _ = client.write_all(format!("exit {code}\n").as_bytes());
         }
         code
-    }
-
-    fn forget_neighbour(&self) {
-        let Some(attachment) = &self.container.attachment else {
-            return;
-        };
-        if attachment.network.bridge.is_some() {
-            // Nothing depends on it.
-            let _ = Netlink::route().map(|mut route| {
-                veth::forget_neighbour(&mut route, attachment.device, attachment.veth.address)
-            });
-        }
     }
 
     /// The log and the exit code stay when the container has ended.

@@ -119,17 +119,36 @@ pub fn attach_tree(tree: impl AsFd, target: impl AsFd) -> Result<()> {
 
 /// `mount_setattr(2)`: sets `attributes` (`MOUNT_ATTR_*`) on the mount, and on those below it.
 pub fn set_mount_attributes(mount: impl AsFd, attributes: u64, recursive: bool) -> Result<()> {
+    change_mount_attributes(
+        mount,
+        attributes,
+        0,
+        if recursive { libc::AT_RECURSIVE } else { 0 },
+    )
+}
+
+/// The same, clearing them on the mount alone.
+pub fn clear_mount_attributes(mount: impl AsFd, attributes: u64) -> Result<()> {
+    change_mount_attributes(mount, 0, attributes, 0)
+}
+
+fn change_mount_attributes(
+    mount: impl AsFd,
+    set: u64,
+    clear: u64,
+    flags: libc::c_int,
+) -> Result<()> {
     // SAFETY: mount_attr is plain integers; zero means "leave alone".
     let mut attr: libc::mount_attr = unsafe { std::mem::zeroed() };
-    attr.attr_set = attributes;
-    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    attr.attr_set = set;
+    attr.attr_clr = clear;
     // SAFETY: attr outlives the call and its size is passed.
     let done = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
             mount.as_fd().as_raw_fd(),
             c"".as_ptr(),
-            flags,
+            flags | libc::AT_EMPTY_PATH,
             &raw const attr,
             size_of::<libc::mount_attr>(),
         )
@@ -328,4 +347,10 @@ pub fn is_ignored(signal: nix::sys::signal::Signal) -> bool {
 pub fn close_range(first: u32, last: u32) -> Result<()> {
     // SAFETY: the caller names descriptors that were there when this program began, or none: nobody here owns them.
     Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
+}
+
+/// Whether an inherited descriptor is a directory; one that is not open is none.
+pub fn is_directory(fd: RawFd) -> bool {
+    let mode = nix::sys::stat::fstat(inherited(fd)).map_or(0, |found| found.st_mode);
+    mode & libc::S_IFMT == libc::S_IFDIR
 }

@@ -21,6 +21,7 @@ pub fn ensure_forwarding() -> Result<bool> {
     if now.trim() != "0" {
         return Ok(false);
     }
+    let _lock = state::lock()?;
     let saved = Path::new(state::DIRECTORY).join(SAVED);
     fs::write(&saved, now).doing(|| format!("write {}", saved.display()))?;
     fs::write(IP_FORWARD, "1")

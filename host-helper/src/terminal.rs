@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
-use nix::sys::signal::Signal;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use nix::sys::stat::Mode;
 use nix::sys::termios::{
@@ -33,6 +33,8 @@ pub fn take(dev: &OwnedFd, user: u32, to_host: &UnixStream) -> Result<u32> {
     let host_side = openat(dev, "pts/ptmx", flags, Mode::empty()).doing(doing)?;
     let (number, terminal) = sys::open_terminal_peer(host_side.as_fd()).doing(doing)?;
     fchown(&terminal, Some(Uid::from_raw(user)), None::<Gid>).doing(doing)?;
+    // The size first: a program may ask at once. Without a terminal on our side there is none to take over.
+    let _ = sys::copy_window_size(user_side(), host_side.as_fd());
     sys::set_controlling_terminal(terminal.as_fd()).doing(doing)?;
     dup2_stdin(&terminal).doing(doing)?;
     dup2_stdout(&terminal).doing(doing)?;
@@ -104,6 +106,7 @@ pub struct Terminal {
     saved: Option<Termios>,
     output: Output,
     to_user: Vec<u8>,
+    is_user_gone: bool,
     /// Nothing more comes from the user.
     is_input_over: bool,
     to_container: VecDeque<u8>,
@@ -137,6 +140,7 @@ impl Terminal {
             saved: None,
             output,
             to_user: Vec::new(),
+            is_user_gone: false,
             is_input_over,
             to_container: VecDeque::new(),
         };
@@ -184,7 +188,7 @@ impl Terminal {
     ///
     /// Gives the signal that the container's terminal makes of it for process `first`, when that one is in front: the
     /// kernel discards it if PID 1 has no handler.
-    pub fn read_input(&mut self, first: Pid) -> Option<Signal> {
+    pub fn read_input(&mut self, first: Pid) -> Option<i32> {
         let mut signal = None;
         let mut chunk = [0; CHUNK];
         match nix::unistd::read(user_side(), &mut chunk) {
@@ -205,7 +209,7 @@ impl Terminal {
         signal
     }
 
-    fn signal_of(&self, typed: &[u8], first: Pid) -> Option<Signal> {
+    fn signal_of(&self, typed: &[u8], first: Pid) -> Option<i32> {
         let settings = tcgetattr(&self.host_side).ok()?;
         if !settings.local_flags.contains(LocalFlags::ISIG)
             || tcgetpgrp(&self.host_side) != Ok(first)
@@ -215,9 +219,9 @@ impl Terminal {
         let is_typed =
             |key: SpecialCharacterIndices| typed.contains(&settings.control_chars[key as usize]);
         if is_typed(SpecialCharacterIndices::VINTR) {
-            Some(Signal::SIGINT)
+            Some(libc::SIGINT)
         } else {
-            is_typed(SpecialCharacterIndices::VQUIT).then_some(Signal::SIGQUIT)
+            is_typed(SpecialCharacterIndices::VQUIT).then_some(libc::SIGQUIT)
         }
     }
 
@@ -259,24 +263,36 @@ impl Terminal {
         }
     }
 
-    /// Hands on what was read; a pipe that can be written takes it at once, since it is no more than a page.
+    /// Hands on what was read, as much as is taken now. A user who is gone cannot be told.
     pub fn write_output(&mut self) {
-        // A user who is gone cannot be told.
-        let _ = match &mut self.output {
-            Output::Standard => io::stdout()
-                .write_all(&self.to_user)
-                .and_then(|()| io::stdout().flush()),
-            Output::Log(file) => file.write_all(&self.to_user),
+        let written = match &mut self.output {
+            Output::Standard => nix::unistd::write(io::stdout(), &self.to_user),
+            Output::Log(file) => nix::unistd::write(file, &self.to_user),
         };
-        self.to_user.clear();
+        match written {
+            Ok(len) => drop(self.to_user.drain(..len)),
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            Err(_) => {
+                self.to_user.clear();
+                self.is_user_gone = true;
+            }
+        }
     }
 
-    /// Hands on all that is left, when all that held the other side are dead.
+    /// Hands on all that is left, when all that held the other side are dead; waits for a user who is slow.
     pub fn drain(&mut self) {
-        self.write_output();
-        while self.read_output() {
+        while self.is_stalled() || self.read_output() {
+            let mut fds = [PollFd::new(sys::inherited(1), PollFlags::POLLOUT)];
+            if !self.is_to_log() {
+                let _ = poll(&mut fds, PollTimeout::NONE);
+            }
             self.write_output();
         }
+    }
+
+    /// Nobody reads what the container writes any more.
+    pub fn is_user_gone(&self) -> bool {
+        self.is_user_gone
     }
 }
 

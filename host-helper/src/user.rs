@@ -57,14 +57,14 @@ pub fn find(asked: &str, root: Option<&Path>) -> Result<User> {
 }
 
 fn read(root: &OwnedFd, path: &str) -> String {
-    let mut text = String::new();
+    let mut text = Vec::new();
     if let Ok(file) = open_in_root(root, Path::new(path), OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
         // What is no text has no user that we could name.
         let _ = std::fs::File::from(file)
             .take(1 << 20)
-            .read_to_string(&mut text);
+            .read_to_end(&mut text);
     }
-    text
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 fn parse(asked: &str, passwd: &str, group: &str) -> Result<User> {

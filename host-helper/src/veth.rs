@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::address::{candidates, check_fixed, host_mac_of, mac_of};
+use crate::attach::Attachment;
 use crate::bridge::{self, Network};
 use crate::control;
 use crate::error::{Doing, Error, Refusal, Result};
@@ -52,7 +53,7 @@ pub struct Veth {
 
 /// Creates the veth on the first address that is free; the kernel's `EEXIST` is the lease that another has.
 ///
-/// Before: the namespace of `wish.pid` is there. After: both ends are there, the host end is up and enslaved; nothing
+/// Before: the namespace is there. After: both ends are there, the host end is up and enslaved; nothing
 /// is marked yet. Undone by the end of the namespace.
 ///
 /// # Errors
@@ -141,6 +142,10 @@ fn explain_create(error: Error, network: &str) -> Error {
             Errno::ENODEV,
             &format!("{network} has just been removed; run it again"),
         )
+        .cure(
+            Errno::EINVAL,
+            &format!("if {network} has just been removed, run it again"),
+        )
 }
 
 fn write_veth(batch: &mut Writer, sequence: u32, wish: &Wish, address: Ipv4Addr) {
@@ -187,11 +192,11 @@ fn write_end(batch: &mut Writer, mtu: u32) {
 /// Says on the link whose it is, makes it answer to the container's name, and tells the host's link `device`, behind
 /// which the container is, its hardware address.
 ///
-/// Before: the link is ours, acknowledged. Undone with the link, but for the neighbour: see [`forget_neighbour`].
+/// Before: the link is ours, acknowledged. Undone with the link, but for the neighbour: see [`forget_neighbour_of`].
 ///
 /// # Errors
 /// A name that a living link has.
-pub fn mark(route: &mut Netlink, veth: &Veth, owner: &Owner, device: u32) -> Result<()> {
+pub fn mark(route: &mut Netlink, veth: &Veth, owner: &Owner, device: Option<u32>) -> Result<()> {
     loop {
         let done = route.exchange(
             |batch, sequence| write_marks(batch, sequence, veth, owner, device),
@@ -206,21 +211,17 @@ pub fn mark(route: &mut Netlink, veth: &Veth, owner: &Owner, device: u32) -> Res
     }
 }
 
-fn write_marks(batch: &mut Writer, sequence: u32, veth: &Veth, owner: &Owner, device: u32) -> u32 {
+fn write_marks(
+    batch: &mut Writer,
+    sequence: u32,
+    veth: &Veth,
+    owner: &Owner,
+    device: Option<u32>,
+) -> u32 {
     const RTM_NEWLINKPROP: u16 = 108; // linux/rtnetlink.h
-    // Permanent ones are not counted: of others the kernel keeps 1,024 for all namespaces together (gc_thresh3), and
-    // a host that starts hundreds of containers a second would soon reach none of them. Replaced, since one that was
-    // left over may be of another hardware address.
-    let replace = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
-    batch.begin(
-        libc::RTM_NEWNEIGH,
-        replace,
-        sequence,
-        &ndmsg(libc::AF_INET as u8, device, libc::NUD_PERMANENT),
-    );
-    batch.attribute(libc::NDA_DST, &veth.address.octets());
-    batch.attribute(libc::NDA_LLADDR, &veth.mac);
-    batch.end();
+    if let Some(device) = device {
+        write_neighbour(batch, sequence, veth, device);
+    }
     batch.begin(libc::RTM_NEWLINK, 0, sequence + 1, &ifinfomsg(0, 0, 0));
     batch.string(libc::IFLA_IFNAME, &veth.name);
     batch.string(libc::IFLA_IFALIAS, &Mark::Run(owner.clone()).to_string());
@@ -235,26 +236,37 @@ fn write_marks(batch: &mut Writer, sequence: u32, veth: &Veth, owner: &Owner, de
     sequence + 2
 }
 
-/// A bridge keeps its permanent neighbours when they are gone. One that stays, because its supervisor was killed, does
-/// no harm: the address goes with the hardware address, and who takes the one sets the other.
-///
-/// # Errors
-/// What the kernel says; gone already is success.
-pub fn forget_neighbour(route: &mut Netlink, device: u32, address: Ipv4Addr) -> Result<()> {
-    let done = route.request(|batch, sequence| {
-        batch.begin(
-            libc::RTM_DELNEIGH,
-            ACK,
-            sequence,
-            &ndmsg(libc::AF_INET as u8, device, 0),
-        );
-        batch.attribute(libc::NDA_DST, &address.octets());
-        batch.end();
+/// Permanent neighbours are not counted: of others the kernel keeps 1,024 for all namespaces together (gc_thresh3),
+/// and a host that starts hundreds of containers a second would soon reach none of them. Replaced, since one that was
+/// left over may be of another hardware address.
+fn write_neighbour(batch: &mut Writer, sequence: u32, veth: &Veth, device: u32) {
+    let replace = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
+    let header = ndmsg(libc::AF_INET as u8, device, libc::NUD_PERMANENT);
+    batch.begin(libc::RTM_NEWNEIGH, replace, sequence, &header);
+    batch.attribute(libc::NDA_DST, &veth.address.octets());
+    batch.attribute(libc::NDA_LLADDR, &veth.mac);
+    batch.end();
+}
+
+/// A bridge keeps its permanent neighbours when they are gone: this takes one back. One that stays, because its
+/// supervisor was killed, does no harm: who takes the address replaces it.
+pub fn forget_neighbour_of(attachment: &Attachment) {
+    let (Some(device), Some(_)) = (attachment.device, attachment.network.bridge) else {
+        return;
+    };
+    // Gone already, with the bridge say, is what is wanted, and nothing depends on it.
+    let _ = Netlink::route().and_then(|mut route| {
+        route.request(|batch, sequence| {
+            batch.begin(
+                libc::RTM_DELNEIGH,
+                ACK,
+                sequence,
+                &ndmsg(libc::AF_INET as u8, device, 0),
+            );
+            batch.attribute(libc::NDA_DST, &attachment.veth.address.octets());
+            batch.end();
+        })
     });
-    match done {
-        Err(refusal) if matches!(refusal.errno, Errno::ENOENT | Errno::ENODEV) => Ok(()),
-        done => done.doing(|| format!("forget neighbour {address}")),
-    }
 }
 
 /// Gives the host end of a point-to-point veth the gateway's address; the route to the container comes with it. Gives the host
@@ -336,8 +348,15 @@ fn wait_until_gone(news: &mut Netlink, index: u32) -> Result<bool> {
             Err(Errno::EINTR) => continue,
             polled => polled.map_err(Refusal::from).doing(doing)?,
         };
-        let len = news.receive(0).doing(doing)?;
-        if gone(news.received(len)).any(|link| link.index == index) {
+        let is_gone = match news.receive(0) {
+            Ok(len) => gone(news.received(len)).any(|link| link.index == index),
+            // More news than fits: look instead.
+            Err(refusal) if refusal.errno == Errno::ENOBUFS => {
+                news.link(index).doing(doing)?.is_none()
+            }
+            Err(refusal) => return Err(refusal).doing(doing),
+        };
+        if is_gone {
             return Ok(true);
         }
     }
