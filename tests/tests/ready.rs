@@ -9,6 +9,12 @@ use lab::{DEADLINE, Lab, alone, case, collect, packets, sh};
 const SCRIPT: &str = "read a x < /proc/uptime; nc -w 4 GATEWAY 7000 </dev/null >/dev/null || exit 8; read b x < /proc/uptime; \
     nc -w 4 198.51.100.10 7000 </dev/null >/dev/null || exit 9; read c x < /proc/uptime; echo $a $b $c";
 
+/// What there is to see on the host when a start was slow.
+const WITNESSES: &str = "nft list ruleset; cat /proc/sys/net/ipv4/ip_forward; ip -o addr; ip route; ip neigh | grep -v PERMANENT; \
+    ip -n internet neigh; ip -s link show uplink; grep -e Ip: -e Tcp: /proc/net/snmp; cat /proc/net/stat/nf_conntrack; \
+    grep -v TIME_WAIT /proc/net/nf_conntrack | head -5; grep -c . /proc/net/nf_conntrack; \
+    busybox nc -w 2 198.51.100.10 7000 </dev/null && echo the host reaches the outside; dmesg | tail -3";
+
 /// Accepts for ever; the threads end with the process.
 fn answer(listener: TcpListener) {
     std::thread::spawn(move || {
@@ -43,7 +49,7 @@ fn starts(lab: &Lab, count: usize, options: &[&str], gateway: &str) {
             .collect()
     });
     if !slow.is_empty() {
-        let host = sh("nft list ruleset; cat /proc/sys/net/ipv4/ip_forward; ip -o addr; ip route");
+        let host = sh(WITNESSES);
         panic!("{} of {count} starts: {slow:#?}\n{host}", slow.len());
     }
 }

@@ -87,7 +87,7 @@ fn name_and_address_are_free_when_stop_comes_back() {
 }
 
 #[test]
-fn codes_of_the_last_hundred_are_kept() {
+fn logs_of_the_last_hundred_and_codes_of_more_are_kept() {
     case(|lab| {
         for number in 0..104 {
             lab.run(
@@ -103,12 +103,11 @@ fn codes_of_the_last_hundred_are_kept() {
                 .parse::<u32>()
                 .expect("a number")
         };
-        assert!(
-            (100..=101).contains(&count("code")),
-            "{} codes",
-            count("code")
-        );
+        let logs = count("log");
+        assert!((100..=101).contains(&logs), "{logs} logs");
+        lab.hawser(&["logs", "n0"]).refused(&["n0"]);
+        assert_eq!(count("code"), 104);
+        assert_eq!(lab.hawser(&["wait", "n0"]).ok(), "0");
         assert_eq!(lab.hawser(&["wait", "n103"]).ok(), "0");
-        lab.hawser(&["wait", "n0"]).refused(&["n0"]);
     });
 }
