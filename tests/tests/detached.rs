@@ -231,12 +231,13 @@ fn ls_is_a_table_and_json() {
             assert!(!row[key].is_null(), "{key} in {row}");
         }
         assert_eq!(row["pid"].to_string(), web[4]);
-        assert_eq!(
-            std::fs::read_to_string(format!("/proc/{}/comm", row["pid"]))
-                .expect("its name")
-                .trim(),
-            "sleep"
-        );
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", row["pid"])).expect("its status");
+        let numbers = status
+            .lines()
+            .find(|line| line.starts_with("NSpid:"))
+            .expect("its numbers");
+        assert!(numbers.ends_with("	1"), "PID 1 of a namespace: {numbers}");
         assert_eq!(
             lab.listed("lonely")["status"],
             "running",
