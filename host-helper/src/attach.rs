@@ -92,6 +92,8 @@ pub fn run(
         .doing(|| "copy a descriptor".into())?;
     undo.push(move || kill(&pidfd));
     steps.done("clone");
+    // Beside the child's mounts, as all that follows.
+    let init = init.map_or_else(spawn::embedded_init, Ok)?;
     let namespace = namespace(&request.network)?;
     child.hand_over(&init, namespace.as_ref())?;
     steps.done("namespace");
@@ -233,7 +235,7 @@ fn choose_mtu(route: &mut Netlink, request: &Request) -> Result<u32> {
     Ok(link.map_or(ETHERNET, |link| link.mtu.clamp(68, 65535)))
 }
 
-fn prepare(request: &Request, command: Command) -> Result<(Spawn, OwnedFd, Privileges)> {
+fn prepare(request: &Request, command: Command) -> Result<(Spawn, Option<OwnedFd>, Privileges)> {
     let stdio = match command.stdio {
         StdioChoice::Inherit => Stdio::Inherit,
         StdioChoice::Terminal => Stdio::Terminal,

@@ -354,7 +354,7 @@ impl Run {
     ///
     /// # Errors
     /// It cannot be.
-    pub fn open_init(&self) -> crate::error::Result<std::os::fd::OwnedFd> {
+    pub fn open_init(&self) -> crate::error::Result<Option<std::os::fd::OwnedFd>> {
         spawn::open_init(self.init_path.as_deref())
     }
 }

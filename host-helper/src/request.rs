@@ -87,8 +87,8 @@ pub struct Command {
     pub privileges: Privileges,
     /// Descriptors from 3 on that it inherits.
     pub preserved: u32,
-    /// init.
-    pub init: OwnedFd,
+    /// init's file; the embedded one when there is none.
+    pub init: Option<OwnedFd>,
     /// The words.
     pub words: Vec<OsString>,
     /// `KEY=VALUE`.

@@ -74,29 +74,28 @@ pub struct Child {
     pub channel: UnixStream,
 }
 
-/// init: from `path`, from the installed place beside this program, or the embedded one in a sealed memory file.
-/// Whichever it is, the container cannot write to it, not even by `/proc/1/exe`.
+/// init: from `path`, or from the installed place beside this program; `None`: the embedded one is to be used.
+/// The container cannot write to it, not even by `/proc/1/exe`.
 ///
 /// # Errors
 /// A file that cannot be opened.
-pub fn open_init(path: Option<&Path>) -> Result<OwnedFd> {
+pub fn open_init(path: Option<&Path>) -> Result<Option<OwnedFd>> {
     if let Some(path) = path {
         let doing = || format!("open init {}", path.display());
         access(path, AccessFlags::X_OK).doing(doing)?;
         let found = read_only(path).doing(doing)?;
         let mode = SFlag::from_bits_truncate(fstat(&found).doing(doing)?.st_mode);
         return match mode & SFlag::S_IFMT {
-            SFlag::S_IFREG => Ok(found),
+            SFlag::S_IFREG => Ok(Some(found)),
             _ => Err(Error::new(format!(
                 "{}: it is no file that can be executed",
                 doing()
             ))),
         };
     }
-    match installed_init() {
-        Some(path) => read_only(&path).doing(|| format!("open init {}", path.display())),
-        None => embedded_init(),
-    }
+    let installed = installed_init()
+        .map(|path| read_only(&path).doing(|| format!("open init {}", path.display())));
+    installed.transpose()
 }
 
 /// `../libexec/hawser/init`, when this program is in a `bin` (or `sbin`) and nobody but root, or we, can have put it
