@@ -316,6 +316,7 @@ fn attach(
         None => state::next_offset(&network.name, &state::lock()?),
     };
     let wish = Wish {
+        name: &request.name,
         network,
         address: request.address,
         offset,

@@ -26,6 +26,8 @@ const GONE_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a veth is to be like.
 pub struct Wish<'a> {
+    /// Whose it is to be: the container's name, which is leased.
+    pub name: &'a str,
     /// The network it joins.
     pub network: &'a Network,
     /// The container's address, or any.
@@ -63,7 +65,12 @@ pub fn create(route: &mut Netlink, wish: &Wish) -> Result<Veth> {
     if let Some(address) = wish.address {
         check_fixed(address, network.subnet, network.gateway)?;
         while !try_create(route, wish, address)? {
-            reclaim(route, &lease_name(address), &format!("address {address}"))?;
+            reclaim(
+                route,
+                &lease_name(address),
+                &format!("address {address}"),
+                wish.name,
+            )?;
         }
         return Ok(made(wish, address));
     }
@@ -77,7 +84,13 @@ pub fn create(route: &mut Netlink, wish: &Wish) -> Result<Veth> {
     }
     // All are taken; those of the dead are being given back at this moment, or were left over.
     for address in candidates(network.subnet, wish.offset) {
-        if reclaim(route, &lease_name(address), &format!("address {address}")).is_ok()
+        if reclaim(
+            route,
+            &lease_name(address),
+            &format!("address {address}"),
+            wish.name,
+        )
+        .is_ok()
             && try_create(route, wish, address)?
         {
             return Ok(made(wish, address));
@@ -204,7 +217,12 @@ pub fn mark(route: &mut Netlink, veth: &Veth, owner: &Owner, device: Option<u32>
         );
         match done {
             Err(refusal) if refusal.errno == Errno::EEXIST => {
-                reclaim(route, &owner.name, &format!("name {}", owner.name))?;
+                reclaim(
+                    route,
+                    &owner.name,
+                    &format!("name {}", owner.name),
+                    &owner.name,
+                )?;
             }
             done => return done.doing(|| format!("name veth {} {}", veth.name, owner.name)),
         }
@@ -286,11 +304,12 @@ pub fn address_host_end(route: &mut Netlink, veth: &Veth, network: &Network) -> 
     Ok(link.index)
 }
 
-/// A link has a name that somebody wants: waits until it is gone when its owner is dead.
+/// A link has a name that somebody wants: waits until it is gone when its owner is dead. `ours` is the container's name
+/// that we have leased: nobody else supervises one of that name.
 ///
 /// # Errors
 /// Names the owner when it lives.
-fn reclaim(route: &mut Netlink, name: &str, what: &str) -> Result<()> {
+fn reclaim(route: &mut Netlink, name: &str, what: &str, ours: &str) -> Result<()> {
     let mut news = Netlink::route().doing(|| "open a netlink socket".to_string())?;
     // Joined before the look, so that the end cannot be missed in between.
     news.join(libc::RTNLGRP_LINK)
@@ -305,7 +324,8 @@ fn reclaim(route: &mut Netlink, name: &str, what: &str) -> Result<()> {
         Some(Mark::Run(owner)) if owner.is_dead() => None,
         Some(Mark::Run(owner)) => {
             // Whose supervisor was killed is being killed by the kernel at this moment.
-            if !control::is_supervised(&owner.name) && wait_until_gone(&mut news, link.index)? {
+            let is_supervised = owner.name != ours && control::is_supervised(&owner.name);
+            if !is_supervised && wait_until_gone(&mut news, link.index)? {
                 return Ok(());
             }
             Some(format!("container {} (pid {})", owner.name, owner.pid))

@@ -1,47 +1,75 @@
-//! A start with the whole network against bubblewrap without one, in turns.
+//! Starts in turns, as whole processes: ours with the whole network, and what others take without one.
+//!
+//! `cargo test -p tests --test speed -- --ignored --nocapture` prints the table; run it alone on a quiet machine.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use lab::{DEADLINE, case, collect};
+use lab::{DEADLINE, Lab, case, collect};
 
-fn median(mut times: Vec<Duration>) -> Duration {
+const ROUNDS: usize = 200;
+/// The first ones warm up, and make the network.
+const WARM_UP: usize = 10;
+
+fn median(times: &mut [Duration]) -> Duration {
     times.sort();
     times[times.len() / 2]
 }
 
+fn others(lab: &Lab) -> [(&'static str, Command); 2] {
+    let rootfs = lab.rootfs.to_string_lossy().into_owned();
+    let command = |words: &[&str]| {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).stdin(Stdio::null());
+        command
+    };
+    let view = ["--bind", &rootfs, "/", "--proc", "/proc", "--dev", "/dev"];
+    let bwrap = [&["bwrap", "--unshare-all"], &view[..], &["/bin/true"]].concat();
+    let unshare = [
+        "unshare",
+        "-n",
+        "-p",
+        "-m",
+        "-u",
+        "-i",
+        "-f",
+        "/bin/busybox",
+        "true",
+    ];
+    [
+        ("bwrap --unshare-all (no network)", command(&bwrap)),
+        (
+            "unshare -npmuif busybox true (no network)",
+            command(&unshare),
+        ),
+    ]
+}
+
 #[test]
+#[expect(clippy::print_stdout, reason = "the table is what it is for")]
 #[ignore = "timing: run it alone on a quiet machine"]
 fn a_start_with_a_network_is_no_slower_than_bubblewrap_without() {
     case(|lab| {
-        let rootfs = lab.rootfs.to_string_lossy().into_owned();
-        let (mut ours, mut theirs) = (vec![], vec![]);
-        for round in 0..200 {
-            let our = collect(lab.run_command(&[], &["/bin/true"]), DEADLINE).exits(0);
-            let mut bwrap = Command::new("bwrap");
-            bwrap.args([
-                "--unshare-all",
-                "--bind",
-                &rootfs,
-                "/",
-                "--proc",
-                "/proc",
-                "--dev",
-                "/dev",
-                "/bin/true",
-            ]);
-            bwrap.stdin(Stdio::null());
-            let their = collect(bwrap, DEADLINE).exits(0);
-            // The first ones warm up, and make the network.
-            if round >= 10 {
-                ours.push(our.elapsed);
-                theirs.push(their.elapsed);
+        let mut times = [vec![], vec![], vec![]];
+        let mut names = ["host-helper run --rootfs (bridge, address, NAT)"; 3];
+        for round in 0..ROUNDS {
+            let ours = collect(lab.run_command(&[], &["/bin/true"]), DEADLINE).exits(0);
+            let mut elapsed = vec![ours.elapsed];
+            for (place, (name, command)) in (1..).zip(others(lab)) {
+                names[place] = name;
+                elapsed.push(collect(command, DEADLINE).exits(0).elapsed);
+            }
+            if round >= WARM_UP {
+                for (all, one) in times.iter_mut().zip(elapsed) {
+                    all.push(one);
+                }
             }
         }
-        let (ours, theirs) = (median(ours), median(theirs));
-        assert!(
-            ours <= theirs,
-            "median of ours {ours:?}, of bubblewrap {theirs:?}"
-        );
+        let medians: Vec<Duration> = times.iter_mut().map(|all| median(all)).collect();
+        for (name, time) in names.iter().zip(&medians) {
+            let ratio = time.as_secs_f64() / medians[0].as_secs_f64();
+            println!("{:>6.2} ms  {ratio:.2}  {name}", time.as_secs_f64() * 1e3);
+        }
+        assert!(medians[0] <= medians[1], "bubblewrap is faster");
     });
 }
