@@ -10,7 +10,7 @@ const SCRIPT: &str = "read a x < /proc/uptime; nc -w 4 GATEWAY 7000 </dev/null >
     nc -w 4 198.51.100.10 7000 </dev/null >/dev/null || exit 9; read c x < /proc/uptime; echo $a $b $c";
 
 /// What there is to see on the host when a start was slow.
-const WITNESSES: &str = "nft list ruleset; cat /proc/sys/net/ipv4/ip_forward; ip -o addr; ip route; ip neigh | grep -v PERMANENT; \
+const WITNESSES: &str = "nft list ruleset; grep . /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/*/forwarding; ip -o addr; ip route; ip neigh | grep -v PERMANENT; \
     ip -n internet neigh; ip -s link show uplink; grep -e Ip: -e Tcp: /proc/net/snmp; cat /proc/net/stat/nf_conntrack; \
     grep -v TIME_WAIT /proc/net/nf_conntrack | head -5; grep -c . /proc/net/nf_conntrack; \
     busybox nc -w 2 198.51.100.10 7000 </dev/null && echo the host reaches the outside; dmesg | tail -3";
