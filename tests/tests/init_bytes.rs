@@ -42,32 +42,11 @@ fn sent(lab: &Lab, config: &str) -> Sent {
     let mut command = strace::traced(&plain, &options, &trace.to_string_lossy());
     lab::sys::in_netns(&mut command, box_.descriptor());
     collect(command, DEADLINE).ok();
-    let datagrams = dumps(&std::fs::read_to_string(&trace).expect("the trace"));
+    let datagrams = strace::dumps(
+        &std::fs::read_to_string(&trace).expect("the trace"),
+        "NETLINK",
+    );
     Sent { datagrams, box_ }
-}
-
-/// What was written to netlink sockets: after such a call strace dumps its bytes, sixteen a line, ` | 00000  20 00 .. |`.
-fn dumps(trace: &str) -> Vec<Vec<u8>> {
-    let mut all: Vec<Vec<u8>> = vec![];
-    let mut to_netlink = false;
-    for line in trace.lines() {
-        if let Some(dump) = line.strip_prefix(" | ").filter(|_| to_netlink) {
-            let digits = dump
-                .get(5..)
-                .and_then(|rest| rest.get(..51))
-                .expect("a line of a dump")
-                .split_whitespace();
-            let bytes =
-                digits.map(|digits| u8::from_str_radix(digits, 16).expect("hexadecimal digits"));
-            all.last_mut().expect("a call above its dump").extend(bytes);
-        } else if !line.starts_with(" *") {
-            to_netlink = line.contains("NETLINK");
-            if to_netlink {
-                all.push(vec![]);
-            }
-        }
-    }
-    all
 }
 
 fn decode(mut bytes: &[u8]) -> Vec<NetlinkMessage<RouteNetlinkMessage>> {

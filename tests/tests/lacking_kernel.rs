@@ -1,0 +1,99 @@
+//! A kernel without what we need: the option that is missing is named, and nothing is left.
+//!
+//! strace lets the kernel see another word than the one that host-helper wrote, so that it is the kernel that refuses.
+
+use std::fs;
+
+use lab::{DEADLINE, Lab, Snapshot, case, collect, strace};
+
+/// Runs `arguments` so that the first netlink message with `kind` in it asks for `other` instead.
+fn without(lab: &Lab, arguments: &[&str], kind: &str, other: &str) -> lab::Outcome {
+    assert_eq!(kind.len(), other.len(), "the message keeps its length");
+    let trace = lab.dir.join("trace");
+    let path = trace.to_string_lossy();
+    let options = ["-e", "trace=sendto", "-e", "write=3,4,5,6,7,8,9,10,11,12"];
+    collect(
+        strace::traced(&lab.command(arguments), &options, &path),
+        DEADLINE,
+    )
+    .exits(0);
+    lab.settle();
+    lab.hawser(&["down"]).exits(0);
+    let sent = strace::dumps(&fs::read_to_string(&trace).expect("the trace"), "sendto(");
+    let at = |bytes: &[u8]| {
+        bytes
+            .windows(kind.len())
+            .position(|window| window == kind.as_bytes())
+    };
+    let index = sent
+        .iter()
+        .position(|bytes| at(bytes).is_some())
+        .expect("a message that asks for it");
+    let mut bytes = sent[index].clone();
+    let start = at(&bytes).expect("the word");
+    bytes[start..start + other.len()].copy_from_slice(other.as_bytes());
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let poke = format!("inject=sendto:poke_enter=@arg2={hex}:when={}", index + 1);
+    let options = ["-e", "trace=sendto", "-e", &poke];
+    let outcome = collect(
+        strace::traced(&lab.command(arguments), &options, &path),
+        DEADLINE,
+    );
+    fs::remove_file(&trace).expect("remove the trace");
+    outcome
+}
+
+#[test]
+fn bridges() {
+    case(|lab| {
+        let before = Snapshot::take();
+        without(lab, &["up"], "bridge", "bridgx").refused(&[
+            "hawser0",
+            "EOPNOTSUPP",
+            "CONFIG_BRIDGE",
+        ]);
+        before.assert_back();
+    });
+}
+
+#[test]
+fn veths() {
+    case(|lab| {
+        let before = Snapshot::take();
+        let rootfs = lab.rootfs.to_string_lossy();
+        for network in ["bridge", "ptp"] {
+            let arguments = [
+                "run",
+                "--rootfs",
+                &rootfs,
+                "--network",
+                network,
+                "--ip",
+                "",
+                "--",
+                "true",
+            ];
+            let address = if network == "ptp" {
+                "10.0.0.9"
+            } else {
+                "172.19.0.9"
+            };
+            let arguments = arguments.map(|word| if word.is_empty() { address } else { word });
+            let outcome = without(lab, &arguments, "veth", "vetx");
+            outcome.refused(&["EOPNOTSUPP", "CONFIG_VETH"]);
+            lab.hawser(&["down"]);
+        }
+        fs::remove_file(lab.rootfs.join("etc/resolv.conf")).expect("made by the run that was good");
+        fs::remove_file(lab.rootfs.join("etc/hosts")).expect("made by the run that was good");
+        before.assert_back();
+    });
+}
+
+#[test]
+fn nat() {
+    case(|lab| {
+        let before = Snapshot::take();
+        without(lab, &["up"], "masq", "masx").refused(&["CONFIG_NF_TABLES", "NFT_MASQ"]);
+        before.assert_back();
+    });
+}
