@@ -85,6 +85,7 @@ pub fn run(
     let (spawn, init, privileges) = prepare(request, command)?;
     steps.done("plan");
     let mut child = spawn::spawn(&spawn)?;
+    let elsewhere = spawn::begin_elsewhere(child.pid);
     let mut undo = Undo::default();
     let pidfd = child
         .pidfd
@@ -129,6 +130,7 @@ pub fn run(
         settle(&mut route, attachment)?;
     }
     steps.done("link");
+    elsewhere.map_or(Ok(()), |elsewhere| elsewhere.end(child.pid))?;
     child.tell_to_go()?;
     // At once, and a signal from here on is the command's.
     expect(&Said::Ready, &mut status, &mut child, hears_init)?;

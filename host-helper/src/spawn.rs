@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use hawser::protocol;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, SealFlag, fcntl, openat};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{
+    CloneFlags, CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity, setns, unshare,
+};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
@@ -198,6 +200,35 @@ pub fn clone(
                 .status
                 .write_all(format!("{FAILED} {error}\n").as_bytes());
             std::process::exit(OURS.into())
+        }
+    }
+}
+
+/// The processors that the child may run on in the end, when it was kept off ours for the beginning.
+pub struct Elsewhere(CpuSet);
+
+/// Lets the child begin on another processor. A scheduler that packs processes together would let it wait behind this
+/// one, which goes on working; the two are meant to work side by side.
+///
+/// Undone by [`Elsewhere::end`].
+pub fn begin_elsewhere(child: Pid) -> Option<Elsewhere> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).ok()?;
+    let mut others = allowed;
+    others.unset(sched_getcpu().ok()?).ok()?;
+    // With a single processor this is refused, and nothing is lost.
+    sched_setaffinity(child, &others).ok()?;
+    Some(Elsewhere(allowed))
+}
+
+impl Elsewhere {
+    /// The child may run anywhere again.
+    ///
+    /// # Errors
+    /// What sched_setaffinity(2) says; a child that has ended is no error here.
+    pub fn end(self, child: Pid) -> Result<()> {
+        match sched_setaffinity(child, &self.0) {
+            Err(Errno::ESRCH) => Ok(()),
+            set => set.doing(|| "let the container run on all processors".into()),
         }
     }
 }
