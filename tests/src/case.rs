@@ -85,6 +85,18 @@ fn run_inside(name: &str, bridge_nf: &str) {
         "case {name} (bridge-nf-call at {bridge_nf}):\n{}",
         outcome.err()
     );
+    show_tables(&outcome.out());
+}
+
+/// What a case has measured: the lines of its tables (`cargo test -- --nocapture` shows them).
+#[expect(
+    clippy::print_stdout,
+    reason = "libtest captures it, and shows it when it is asked to"
+)]
+fn show_tables(out: &str) {
+    for line in out.lines().filter(|line| line.starts_with("| ")) {
+        println!("{line}");
+    }
 }
 
 /// Whether the tests were started by root (inside a case this is still true for a mapped root: see [`Lab::real_root`]).

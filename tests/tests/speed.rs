@@ -66,9 +66,10 @@ fn a_start_with_a_network_is_no_slower_than_bubblewrap_without() {
             }
         }
         let medians: Vec<Duration> = times.iter_mut().map(|all| median(all)).collect();
+        println!();
         for (name, time) in names.iter().zip(&medians) {
             let ratio = time.as_secs_f64() / medians[0].as_secs_f64();
-            println!("{:>6.2} ms  {ratio:.2}  {name}", time.as_secs_f64() * 1e3);
+            println!("| {name} | {:.2} | {ratio:.2} |", time.as_secs_f64() * 1e3);
         }
         assert!(medians[0] <= medians[1], "bubblewrap is faster");
     });
