@@ -7,7 +7,7 @@ use lab::{DEADLINE, Lab, Outcome, binary, case, collect};
 /// host-helper with these words in such namespaces, /run/hawser a tmpfs of their own.
 fn run(lab: &Lab, words: &str) -> Outcome {
     let script = format!(
-        "mkdir -p /run/hawser && mount -t tmpfs run /run/hawser && exec {} {}",
+        "mkdir -p /run/hawser && mount -t tmpfs -o mode=0700 run /run/hawser && exec {} {}",
         binary().display(),
         words.replace("ROOTFS", &lab.rootfs.to_string_lossy())
     );
