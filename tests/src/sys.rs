@@ -100,6 +100,15 @@ pub fn as_user(command: &mut Command, id: u32) {
     }
 }
 
+/// Makes `command` start with these supplementary groups.
+pub fn with_groups(command: &mut Command, groups: &[u32]) {
+    let groups = groups.to_vec();
+    // SAFETY: one system call, which reads as many numbers as the vector has; it was allocated before the fork.
+    unsafe {
+        command.pre_exec(move || check(libc::setgroups(groups.len(), groups.as_ptr())).map(drop));
+    }
+}
+
 /// A descriptor of process `pid` that becomes readable when it has ended; an error when there is none.
 pub fn pidfd(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_open takes two integers and gives a new descriptor.
