@@ -13,7 +13,7 @@ use crate::attach::Attachment;
 use crate::dns::Resolvers;
 use crate::error::{Doing, Error, Result};
 use crate::request::{NetworkChoice, Request};
-use crate::user::User;
+use crate::user::{self, User};
 use crate::veth::INSIDE;
 
 /// What a command may do, and where it starts.
@@ -93,7 +93,9 @@ fn privilege_lines(privileges: &Privileges, line: &mut impl FnMut(std::fmt::Argu
         line(format_args!("workdir {workdir}"));
     }
     // For root too: it has no groups but those that are named.
-    line(format_args!("user {}:{}", user.uid, user.gid));
+    if *user != User::default() || user::may_set_groups() {
+        line(format_args!("user {}:{}", user.uid, user.gid));
+    }
     if !user.groups.is_empty() {
         let groups: Vec<String> = user.groups.iter().map(u32::to_string).collect();
         line(format_args!("groups {}", groups.join(",")));

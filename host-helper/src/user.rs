@@ -36,6 +36,14 @@ impl Default for User {
     }
 }
 
+/// Whether groups can be given up. Not in a user namespace that an ordinary user made (user_namespaces(7)): there they
+/// are that user's own, and give nothing more.
+pub fn may_set_groups() -> bool {
+    let has_none = nix::unistd::getgroups().is_ok_and(|groups| groups.is_empty());
+    has_none
+        || std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "allow")
+}
+
 /// Finds the user in the root file system (`None`: the host's).
 ///
 /// # Errors
