@@ -88,7 +88,9 @@ fn ignore_missing(done: std::result::Result<(), Refusal>) -> std::result::Result
 
 fn name_missing_options(error: Error) -> Error {
     let cure = "the kernel lacks nf_tables NAT: enable CONFIG_NF_TABLES, NF_TABLES_INET, NFT_NAT and NFT_MASQ (modprobe nf_tables nft_masq)";
+    // ENOENT: no chain of that type, or no such expression.
     [
+        Errno::ENOENT,
         Errno::EOPNOTSUPP,
         Errno::EPROTONOSUPPORT,
         Errno::EAFNOSUPPORT,
