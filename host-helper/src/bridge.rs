@@ -77,7 +77,9 @@ impl Network {
 /// A name that another kind of link has; another subnet on a bridge of ours; a subnet that a route has.
 pub fn ensure(route: &mut Netlink, name: &str, wanted: Wanted) -> Result<Network> {
     check_name(name)?;
-    if let Some(link) = find(route, name)? {
+    // One of our group without a mark is being made at this moment, and cannot be judged before that is over.
+    let settled = find(route, name)?.filter(|link| link.mark.is_some() || link.group != nft::GROUP);
+    if let Some(link) = settled {
         if let Some(network) = complete(route, &link, wanted)? {
             return Ok(network);
         }
