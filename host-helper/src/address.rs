@@ -1,6 +1,5 @@
 //! Which addresses there are to give: subnets that collide with nothing, candidates within them.
 
-use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
@@ -65,16 +64,6 @@ pub fn mac_of(address: Ipv4Addr) -> Mac {
 pub fn host_mac_of(address: Ipv4Addr) -> Mac {
     let [a, b, c, d] = address.octets();
     [0x02, 0x01, a, b, c, d]
-}
-
-/// A hardware address as people write it.
-pub struct DisplayMac(pub Mac);
-
-impl fmt::Display for DisplayMac {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
 }
 
 /// Reads a unicast hardware address, `02:00:5e:10:00:01`.
@@ -246,7 +235,7 @@ mod tests {
         }
         assert_eq!(parse_mac("02:00:5e:10:00:01"), Ok([2, 0, 0x5e, 0x10, 0, 1]));
         assert_eq!(
-            DisplayMac([2, 0, 0x5e, 0x10, 0, 1]).to_string(),
+            hawser::address::Mac([2, 0, 0x5e, 0x10, 0, 1]).to_string(),
             "02:00:5e:10:00:01"
         );
         for bad in [

@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 use nix::errno::Errno;
 
 use crate::address::{
-    DisplayMac, Subnet, check_fixed, colliding_route, free_subnet, gateway_of, host_mac_of, mac_of,
+    Subnet, check_fixed, colliding_route, free_subnet, gateway_of, host_mac_of, mac_of,
 };
 use crate::error::{Doing, Error, Refusal, Result};
 use crate::link::{Link, Mac, Route};
@@ -368,7 +368,7 @@ impl std::fmt::Display for Network {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         write!(f, "{} {} gateway {}", self.name, self.subnet, self.gateway)?;
         if let Some(bridge) = self.bridge {
-            write!(f, " ({})", DisplayMac(bridge.mac))?;
+            write!(f, " ({})", hawser::address::Mac(bridge.mac))?;
         }
         Ok(())
     }

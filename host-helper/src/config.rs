@@ -5,12 +5,11 @@ use std::fs::File;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
 
+use hawser::address::Mac;
 use hawser::protocol;
 use serde::{Deserialize, Serialize};
 
-use crate::address::DisplayMac;
 use crate::attach::Attachment;
-use crate::dns::Resolvers;
 use crate::error::{Doing, Error, Result};
 use crate::request::{NetworkChoice, Request};
 use crate::user::{self, User};
@@ -57,7 +56,7 @@ pub fn write(
         }
         line(format_args!(
             "neighbour {gateway} {}",
-            DisplayMac(network.gateway_mac(veth.address))
+            Mac(network.gateway_mac(veth.address))
         ));
         line(format_args!("route default via {gateway}"));
     } else if request.network != NetworkChoice::None {
@@ -119,7 +118,7 @@ fn resolv_lines(
     attachment: Option<&Attachment>,
     line: &mut impl FnMut(std::fmt::Arguments),
 ) {
-    let resolvers = Resolvers::choose(&request.resolvers, request.network.loopback());
+    let resolvers = &request.resolvers;
     for server in &resolvers.servers {
         line(format_args!("nameserver {server}"));
     }

@@ -67,7 +67,7 @@ pub struct Request {
     pub mac: Option<Mac>,
     /// MTU in bytes.
     pub mtu: Option<u32>,
-    /// Resolvers that were asked for.
+    /// What goes into resolv.conf: what was asked for, and else the host's.
     pub resolvers: Resolvers,
     /// resolv.conf and hosts are written.
     pub writes_resolv: bool,

@@ -56,12 +56,7 @@ fn start(
     signals: &Signals,
     steps: &mut Steps,
 ) -> Result<Container> {
-    if request.writes_resolv
-        && Resolvers::choose(&request.resolvers, request.network.loopback())
-            .servers
-            .is_empty()
-        && has_way_out(request)
-    {
+    if request.writes_resolv && request.resolvers.servers.is_empty() && has_way_out(request) {
         warn(
             "no resolver for the container: the host has none but on loopback addresses; name one with --dns",
         );
@@ -196,8 +191,7 @@ fn describe(options: &cli::Run, request: &Request, container: &Container) -> Des
         subnet: attachment.map(|attachment| attachment.network.subnet.to_string()),
         gateway: attachment.map(|attachment| attachment.network.gateway),
         veth: attachment.map(|attachment| attachment.veth.name.clone()),
-        mac: attachment
-            .map(|attachment| crate::address::DisplayMac(attachment.veth.mac).to_string()),
+        mac: attachment.map(|attachment| hawser::address::Mac(attachment.veth.mac).to_string()),
         mtu: attachment.map(|attachment| attachment.mtu),
         is_detached: options.detach,
         log: options
@@ -317,6 +311,11 @@ fn network_request(options: &cli::Run) -> Request {
         .hostname
         .clone()
         .unwrap_or_else(|| name.chars().take(63).collect());
+    let asked = Resolvers {
+        servers: options.dns.clone(),
+        search: options.dns_search.clone(),
+        options: options.dns_option.clone(),
+    };
     Request {
         name,
         network: options.network.clone(),
@@ -328,10 +327,9 @@ fn network_request(options: &cli::Run) -> Request {
         address: options.ip,
         mac: options.mac,
         mtu: options.mtu,
-        resolvers: Resolvers {
-            servers: options.dns.clone(),
-            search: options.dns_search.clone(),
-            options: options.dns_option.clone(),
+        resolvers: match options.resolv {
+            Resolv::Required => Resolvers::choose(&asked, options.network.loopback()),
+            Resolv::Off => asked,
         },
         writes_resolv: options.resolv == Resolv::Required,
         hosts: options.add_host.clone(),
