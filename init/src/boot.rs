@@ -27,7 +27,6 @@ pub fn boot(options: &Options, command: Arguments) -> ! {
     if let Some(path) = options.config {
         set_up(path, options.status, buffers);
     }
-    #[cfg(feature = "supervise")]
     if options.supervise {
         crate::supervise::supervise(&options.rules, command, buffers);
     }
@@ -43,19 +42,14 @@ fn set_up(path: &'static CStr, status: Option<Fd>, buffers: &mut Buffers) {
         reply,
         text,
     } = buffers;
-    #[cfg(feature = "cmdline")]
     let is_cmdline = path == c"cmdline";
-    #[cfg(feature = "cmdline")]
     let path = if is_cmdline { c"/proc/cmdline" } else { path };
     let source = Source::open(path);
-    #[cfg(feature = "cmdline")]
     let config = if is_cmdline {
         source.translate(reply, message)
     } else {
         source.read(message)
     };
-    #[cfg(not(feature = "cmdline"))]
-    let config = source.read(message);
     if status.is_none() {
         source.check_end(config.rest);
     }

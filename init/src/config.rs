@@ -3,7 +3,6 @@
 use core::ffi::CStr;
 
 use hawser::protocol::{GO, Kind, Message};
-#[cfg(feature = "cmdline")]
 use hawser::{buffer::Buffer, cmdline};
 
 use crate::error::{self, OrFail, Step};
@@ -49,7 +48,6 @@ impl Source {
     }
 
     /// Writes what the kernel's command line says as a message; reads that, and nothing of what is open.
-    #[cfg(feature = "cmdline")]
     pub fn translate<'a>(&self, space: &mut [u8], buffer: &'a mut [u8]) -> Config<'a> {
         let mut len = 0;
         self.read_some(space, &mut len, usize::MAX);
@@ -139,7 +137,7 @@ impl Source {
         let most = space.len().min(step);
         let count =
             sys::read(self.fd, space.get_mut(..most).unwrap_or(&mut [])).or_fail(READ, self.name);
-        *len += count;
-        count
+        *len += count as usize;
+        count as usize
     }
 }

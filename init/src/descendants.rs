@@ -65,7 +65,7 @@ fn add_children(pid: Pid, queue: &mut Queue<'_>, space: &mut [u8], path: &mut [u
     };
     let mut found = false;
     while let Ok(len @ 1..) = sys::read_directory(tasks, entries) {
-        let mut rest = entries.get(..len).unwrap_or(&[]);
+        let mut rest = entries.get(..len as usize).unwrap_or(&[]);
         // struct linux_dirent64: 8 bytes inode, 8 offset, 2 length, 1 type, then the name.
         while let Some(size) = hawser::netlink::read_u16(rest, 16) {
             let (name, _) = cut(rest.get(19..).unwrap_or(&[]), 0);
@@ -87,7 +87,7 @@ fn add_file(path: &CStr, queue: &mut Queue<'_>, space: &mut [u8]) -> bool {
     };
     let mut number = None;
     while let Ok(len @ 1..) = sys::read(file, space) {
-        for &byte in space.get(..len).unwrap_or(&[]) {
+        for &byte in space.get(..len as usize).unwrap_or(&[]) {
             if byte.is_ascii_digit() {
                 number = Some(number.unwrap_or(0) * 10 + u32::from(byte - b'0'));
             } else if let Some(pid) = number.take() {
@@ -110,5 +110,5 @@ pub fn name_of(pid: Pid, space: &mut [u8; 16]) -> &[u8] {
     };
     let len = sys::read(file, space).unwrap_or(0);
     sys::close(file);
-    cut(space.get(..len).unwrap_or(&[]), b'\n').0
+    cut(space.get(..len as usize).unwrap_or(&[]), b'\n').0
 }

@@ -197,7 +197,6 @@ fn say(fd: Fd, start: usize, end: usize) {
 }
 
 /// Says the sentence on standard error and goes on, if that does not block: nobody reading must not stop PID 1.
-#[cfg(feature = "supervise")]
 #[inline(never)]
 pub fn note() {
     push_byte(b'\n');

@@ -6,7 +6,6 @@
 
 mod boot;
 mod config;
-#[cfg(feature = "supervise")]
 mod descendants;
 mod error;
 mod exec;
@@ -14,7 +13,6 @@ mod network;
 mod options;
 mod privileges;
 mod resolv;
-#[cfg(feature = "supervise")]
 mod supervise;
 mod sys;
 

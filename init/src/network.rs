@@ -40,7 +40,7 @@ fn receive(message: &Message<'_>, socket: Fd, batch: &[u8], reply: &mut [u8]) {
             Err(Errno(libc::ENOBUFS)) => continue,
             len => len.or_fail(REQUEST, b""),
         };
-        for answer in Messages::new(reply.get(..len).unwrap_or(&[])) {
+        for answer in Messages::new(reply.get(..len as usize).unwrap_or(&[])) {
             let Some(outcome) = answer.outcome() else {
                 continue;
             };

@@ -3,7 +3,6 @@
 use core::ffi::CStr;
 
 use hawser::address::{cut, parse_number};
-#[cfg(feature = "supervise")]
 use hawser::signal;
 
 use crate::error::{self, OrFail, Step};
@@ -17,10 +16,8 @@ pub struct Options {
     /// The pipe to the helper.
     pub status: Option<Fd>,
     /// Stay as PID 1.
-    #[cfg(feature = "supervise")]
     pub supervise: bool,
     /// How.
-    #[cfg(feature = "supervise")]
     pub rules: Rules,
 }
 
@@ -34,22 +31,6 @@ pub enum Action {
 
 const VERSION: &str = concat!("init (hawser) ", env!("CARGO_PKG_VERSION"), "\n");
 
-#[cfg(not(feature = "supervise"))]
-const HELP: &str = "\
-usage: init [--config fd:N|PATH|-] [--status-fd N] [--] COMMAND [ARG...]
-
-Sets up the network and the privileges that a config message names, then
-becomes COMMAND.
-
-  --config fd:N|PATH|-  read the message from there, a FIFO for instance
-  --status-fd N         tell a helper `up`, wait for `go`, tell `ready`
-  -h, --help            -V, --version
-
-Exit codes: 125 init failed, 126 COMMAND cannot be executed, 127 COMMAND not
-found, else COMMAND's own.
-";
-
-#[cfg(feature = "supervise")]
 const HELP: &str = "\
 usage: init [OPTION...] [--] COMMAND [ARG...]
 
@@ -74,9 +55,6 @@ found, 128+N COMMAND ended by signal N, else COMMAND's own.
 ";
 
 /// One option each: its letter, `=` if it takes a value, its long name. A digit is no letter that one can type.
-#[cfg(not(feature = "supervise"))]
-const OPTIONS: &[u8] = b"1=config 2=status-fd h.help V.version";
-#[cfg(feature = "supervise")]
 const OPTIONS: &[u8] =
     b"1=config 2=status-fd h.help V.version s.supervise c.single-child 3.all r=rewrite 4=grace \
     e=map-exit p=parent-death-signal w.warn v.verbose";
@@ -86,13 +64,7 @@ const OPEN_STATUS: Step = "open status descriptor";
 /// Reads the words behind the program's name. An error goes to the status pipe as soon as that is known.
 pub fn parse(name: &[u8], mut words: Arguments) -> Action {
     let mut options = Options::default();
-    #[cfg(feature = "supervise")]
     let (table, peer) = peers::adopt(name, &mut options);
-    #[cfg(not(feature = "supervise"))]
-    let table = {
-        let _ = name;
-        OPTIONS
-    };
     while let Some(word) = words.first() {
         let (true, 2..) = (word.to_bytes().starts_with(b"-"), word.count_bytes()) else {
             break;
@@ -104,7 +76,6 @@ pub fn parse(name: &[u8], mut words: Arguments) -> Action {
         let mut option = Cursor { word, at: 1 };
         while let Some((letter, value)) = option.next(table, &mut words) {
             match letter {
-                #[cfg(feature = "supervise")]
                 b'h' | b'V' if peer != Peer::None => {
                     return Action::Print(peers::answer(peer, letter));
                 }
@@ -112,18 +83,11 @@ pub fn parse(name: &[u8], mut words: Arguments) -> Action {
                 b'V' => return Action::Print(VERSION),
                 b'1' => options.config = Some(value),
                 b'2' => options.status = Some(open_status(value.to_bytes())),
-                #[cfg(feature = "supervise")]
                 _ => options.apply(letter, value.to_bytes()),
-                #[cfg(not(feature = "supervise"))]
-                _ => {}
             }
         }
     }
-    #[cfg(feature = "supervise")]
-    let is_pause = options.rules.pause;
-    #[cfg(not(feature = "supervise"))]
-    let is_pause = false;
-    if words.first().is_none() && !is_pause {
+    if words.first().is_none() && !options.rules.pause {
         fail(b"", "no command");
     }
     if options.status.is_some() && options.config.is_none() {
@@ -212,7 +176,6 @@ fn fail(word: &[u8], cause: &str) -> ! {
 }
 
 /// To whom signals go.
-#[cfg(feature = "supervise")]
 #[derive(Clone, Copy, PartialEq)]
 pub enum Target {
     /// The command's process group.
@@ -224,7 +187,6 @@ pub enum Target {
 }
 
 /// Whose name we were called by.
-#[cfg(feature = "supervise")]
 #[derive(Clone, Copy, PartialEq)]
 pub enum Peer {
     /// Our own.
@@ -238,7 +200,6 @@ pub enum Peer {
 }
 
 /// How to supervise.
-#[cfg(feature = "supervise")]
 pub struct Rules {
     /// Who we are taken for.
     pub peer: Peer,
@@ -262,7 +223,6 @@ pub struct Rules {
     pub verbose: bool,
 }
 
-#[cfg(feature = "supervise")]
 impl Default for Rules {
     fn default() -> Self {
         let mut rewrite = [0; signal::LAST as usize + 1];
@@ -284,7 +244,6 @@ impl Default for Rules {
     }
 }
 
-#[cfg(feature = "supervise")]
 impl Options {
     /// An option of supervising, which it implies.
     fn apply(&mut self, letter: u8, value: &[u8]) {
@@ -293,7 +252,6 @@ impl Options {
     }
 }
 
-#[cfg(feature = "supervise")]
 impl Rules {
     fn apply(&mut self, letter: u8, value: &[u8]) {
         match letter {
@@ -345,7 +303,6 @@ impl Rules {
     }
 }
 
-#[cfg(feature = "supervise")]
 mod peers {
     //! The programs that init can stand in for: called by their name it has their options, variables and defaults.
     //! None of them drains, and none says anything of its own accord.

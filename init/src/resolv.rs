@@ -55,7 +55,7 @@ fn write_file(path: &CStr, text: &[u8]) -> Result<(), Errno> {
     let file = sys::open_write(path)?;
     let old_len = sys::size_and_rewind(file);
     sys::write_all(file, text)?;
-    if old_len > text.len() {
+    if old_len as usize > text.len() {
         sys::truncate(file, text.len())?;
     }
     sys::close(file);

@@ -136,7 +136,7 @@ fn become_command(
         Place::Ours => {}
     }
     correct_listen_pid(parent, &mut buffers.batch);
-    sys::unblock_signals();
+    sys::reset_signals();
     exec::execute(command, &mut buffers.text)
 }
 

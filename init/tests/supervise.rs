@@ -1,5 +1,4 @@
 //! Supervising, as a black box. Nothing here sleeps: each step waits for what the one before has said.
-#![cfg(feature = "supervise")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};

@@ -1,0 +1,73 @@
+//! Signals: what is done about them, sending and taking them.
+
+use core::ffi::c_int;
+
+use super::{Errno, Pid, call, call_by_value, timespec};
+
+/// What the kernel calls `struct kernel_sigaction`: 8 bytes of mask at its end, and at most 32 bytes in all.
+type SignalAction = [usize; 4];
+const MASK_BYTES: usize = 8;
+
+/// What came.
+pub struct Arrival {
+    /// Which signal.
+    pub signal: u8,
+    /// True when the kernel sent it, as a terminal does, and no process.
+    pub by_kernel: bool,
+}
+
+/// A write to a pipe that nobody reads gives an error instead of a signal.
+pub fn ignore_broken_pipes() {
+    set_action(libc::SIGPIPE, libc::SIG_IGN);
+}
+
+/// No signal is blocked or ignored any more: what a command expects.
+#[inline(never)]
+pub fn reset_signals() {
+    for signal in 1..=64 {
+        set_action(signal, libc::SIG_DFL);
+    }
+    set_mask(0);
+}
+
+/// Blocks every signal that can be blocked, so that they come by [`wait_for_signal`] alone.
+pub fn block_signals() {
+    set_mask(!0);
+}
+
+#[inline(never)]
+fn set_action(signal: c_int, handler: libc::sighandler_t) {
+    let action: SignalAction = [handler, 0, 0, 0];
+    let (signal, action) = (signal as usize, &raw const action as usize);
+    // SAFETY: a kernel_sigaction without handler code, flags or mask. KILL and STOP are refused, which is right.
+    let _ = unsafe { call(libc::SYS_rt_sigaction, [signal, action, 0, MASK_BYTES]) };
+}
+
+#[inline(never)]
+fn set_mask(mask: u64) {
+    let (how, mask) = (libc::SIG_SETMASK as usize, &raw const mask as usize);
+    // SAFETY: the mask has the 8 bytes that are said.
+    let _ = unsafe { call(libc::SYS_rt_sigprocmask, [how, mask, 0, MASK_BYTES]) };
+}
+
+/// Takes the next signal of a set; waits for it, but no longer than so many milliseconds.
+#[inline(never)]
+pub fn wait_for_signal(set: u64, patience: Option<u64>) -> Result<Arrival, Errno> {
+    // siginfo_t has 128 bytes: number, errno, code first (sigaction(2)).
+    let mut information = [0i32; 32];
+    let time = timespec(patience.unwrap_or(0));
+    let time = patience.map_or(0, |_| &raw const time as usize);
+    let (set, at) = (&raw const set as usize, &raw mut information as usize);
+    // SAFETY: the set has the 8 bytes that are said, the information its 128, the time is a timespec or null.
+    let signal = unsafe { call(libc::SYS_rt_sigtimedwait, [set, at, time, MASK_BYTES]) }?;
+    let [_, _, code, ..] = information;
+    Ok(Arrival {
+        signal: signal as u8,
+        by_kernel: code == libc::SI_KERNEL,
+    })
+}
+
+/// Sends a signal. An error means that nobody is there to get it, or that we may not.
+pub fn send(to: Pid, signal: u8) -> Result<u32, Errno> {
+    call_by_value(libc::SYS_kill, [to.0 as usize, usize::from(signal)])
+}
