@@ -210,6 +210,12 @@ pub fn cut(text: &[u8], byte: u8) -> (&[u8], Option<&[u8]>) {
     }
 }
 
+/// What follows a prefix. (The slices' own is compiled once for each length of a prefix.)
+#[inline(never)]
+pub fn strip<'a>(text: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
+    text.strip_prefix(prefix)
+}
+
 /// Which of `names`, which have a space between them, is `word`: from 0.
 ///
 /// A table of slices is larger, and `match` compares byte by byte.
@@ -225,6 +231,16 @@ pub fn index_of(names: &[u8], word: &[u8]) -> Option<u8> {
         rest = tail?;
         index += 1;
     }
+}
+
+/// The name at `index`, from 0, of `names`, which have a space between them.
+#[inline(never)]
+pub fn nth(names: &[u8], index: u8) -> Option<&[u8]> {
+    let mut rest = names;
+    for _ in 0..index {
+        rest = cut(rest, b' ').1?;
+    }
+    Some(cut(rest, b' ').0)
 }
 
 /// A number as text.
@@ -277,7 +293,7 @@ fn parse_v6(text: &[u8]) -> Option<[u8; 16]> {
     // Where the bytes behind `::` begin.
     let mut gap = None;
     let mut rest = Some(text);
-    if let Some(tail) = text.strip_prefix(b"::") {
+    if let Some(tail) = strip(text, b"::") {
         gap = Some(0);
         rest = Some(tail).filter(|tail| !tail.is_empty());
     }
@@ -295,7 +311,7 @@ fn parse_v6(text: &[u8]) -> Option<[u8; 16]> {
             *bytes.get_mut(len + 1)? = group as u8;
             len += 2;
         }
-        if let Some(behind) = tail.and_then(|tail| tail.strip_prefix(b":")) {
+        if let Some(behind) = tail.and_then(|tail| strip(tail, b":")) {
             if gap.is_some() {
                 return None;
             }

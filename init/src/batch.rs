@@ -30,7 +30,7 @@ fn family(address: &Address) -> u8 {
 /// `None` when `space` is too small.
 pub fn write<'a>(
     message: &protocol::Message<'_>,
-    find_link: impl Fn(&[u8]) -> u32,
+    mut find_link: impl FnMut(&[u8]) -> u32,
     space: &'a mut [u8],
 ) -> Option<&'a [u8]> {
     let mut batch = Writer::new(space);

@@ -14,9 +14,12 @@ use hawser::protocol::{Fact, Message, READY_LINE, UP_LINE};
 
 use crate::config::Source;
 use crate::error::{self, OrFail, Step};
-use crate::options::Options;
+use crate::options::{Options, Resolv};
 use crate::sys::{self, Arguments, Buffers, Fd};
-use crate::{exec, network, privileges, resolv};
+use crate::{exec, machine, network, privileges, resolv};
+
+/// Seconds that a link may take to appear: a machine's drivers come up meanwhile.
+const TIMEOUT: u32 = 10;
 
 /// Sets up what the config says and becomes `command`.
 pub fn boot(options: &Options, command: Arguments) -> ! {
@@ -24,8 +27,11 @@ pub fn boot(options: &Options, command: Arguments) -> ! {
         error::fail("start", b"", "called twice");
     };
     sys::ignore_broken_pipes();
+    if options.mounts {
+        machine::set_up();
+    }
     if let Some(path) = options.config {
-        set_up(path, options.status, buffers);
+        set_up(path, options, buffers);
     }
     if options.supervise {
         crate::supervise::supervise(&options.rules, command, buffers);
@@ -35,29 +41,30 @@ pub fn boot(options: &Options, command: Arguments) -> ! {
 }
 
 #[inline(never)]
-fn set_up(path: &'static CStr, status: Option<Fd>, buffers: &mut Buffers) {
+fn set_up(path: &'static CStr, options: &Options, buffers: &mut Buffers) {
+    let status = options.status;
     let Buffers {
         message,
         batch,
         reply,
         text,
     } = buffers;
-    let is_cmdline = path == c"cmdline";
-    let path = if is_cmdline { c"/proc/cmdline" } else { path };
     let source = Source::open(path);
-    let config = if is_cmdline {
-        source.translate(reply, message)
-    } else {
-        source.read(message)
-    };
+    let config = source.read(message, reply);
     if status.is_none() {
         source.check_end(config.rest);
     }
     let message = &config.message;
     set_hostname(message);
-    network::set_up(message, batch, reply);
+    // With a helper, all is there before the message comes, and a file that is not written is a failure.
+    let (timeout, resolv) = match status {
+        Some(_) => (0, Resolv::Required),
+        None => (TIMEOUT, Resolv::Try),
+    };
+    let patience = u64::from(options.timeout.unwrap_or(timeout)) * 1000;
+    network::set_up(message, patience, batch, reply);
     tell(status, UP_LINE);
-    resolv::write_files(message, batch);
+    resolv::write_files(message, options.resolv.unwrap_or(resolv), batch);
     privileges::drop_privileges(message, batch, text);
     if status.is_some() {
         die_with_helper(source.fd);

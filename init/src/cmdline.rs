@@ -1,7 +1,7 @@
 //! The kernel's own syntax for a network, as a config message: `ip=client:server:gateway:netmask:host:device:autoconf:dns0:dns1`
 //! (Documentation/admin-guide/nfs/nfsroot.rst), several times, and with IPv6 in brackets as dracut.cmdline(7) has it.
 
-use crate::address::{cut, decimal, index_of, parse_number, parse_v4};
+use crate::address::{cut, decimal, index_of, parse_number, parse_v4, strip};
 use crate::buffer::Buffer;
 
 /// What is wrong with a word of the command line.
@@ -24,7 +24,7 @@ pub fn translate<'a>(cmdline: &'a [u8], message: &mut Buffer<'_>) -> Result<(), 
     while let Some(words) = rest {
         let (word, tail) = cut(words, b' ');
         rest = tail;
-        let Some(value) = word.strip_prefix(b"ip=") else {
+        let Some(value) = strip(word, b"ip=") else {
             continue;
         };
         found = true;
@@ -92,14 +92,14 @@ impl<'a> Fields<'a> {
     /// Up to a colon; the brackets of an IPv6 address, which has colons of its own, are taken off. Empty at the end.
     #[inline(never)]
     fn next(&mut self) -> &'a [u8] {
-        let (inner, end) = match self.0.strip_prefix(b"[") {
+        let (inner, end) = match strip(self.0, b"[") {
             Some(inner) => (inner, b']'),
             None => (self.0, b':'),
         };
         let (field, tail) = cut(inner, end);
         let tail = tail.unwrap_or(&[]);
         self.0 = if end == b']' {
-            tail.strip_prefix(b":").unwrap_or(&[])
+            strip(tail, b":").unwrap_or(&[])
         } else {
             tail
         };

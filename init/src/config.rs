@@ -2,6 +2,7 @@
 
 use core::ffi::CStr;
 
+use hawser::address::strip;
 use hawser::protocol::{GO, Kind, Message};
 use hawser::{buffer::Buffer, cmdline};
 
@@ -14,6 +15,7 @@ pub struct Source {
     /// Read from here.
     pub fd: Fd,
     name: &'static [u8],
+    is_cmdline: bool,
 }
 
 /// A message and the bytes that came behind it.
@@ -28,12 +30,14 @@ const OPEN: Step = "open config";
 const READ: Step = "read config";
 
 impl Source {
-    /// Opens `fd:N`, `-` or a path. None of these stays open in the command, but standard input.
+    /// Opens `fd:N`, `-`, `cmdline` or a path. None of these stays open in the command, but standard input.
     pub fn open(path: &'static CStr) -> Self {
+        let is_cmdline = path == c"cmdline";
+        let path = if is_cmdline { c"/proc/cmdline" } else { path };
         let name = path.to_bytes();
         let fd = if name == b"-" {
             sys::STDIN
-        } else if let Some(number) = name.strip_prefix(b"fd:") {
+        } else if let Some(number) = strip(name, b"fd:") {
             let Some(fd) = parse_fd(number) else {
                 error::fail(OPEN, name, "not a descriptor's number");
             };
@@ -44,34 +48,44 @@ impl Source {
         } else {
             sys::open_read(path).or_fail(OPEN, name)
         };
-        Source { fd, name }
-    }
-
-    /// Writes what the kernel's command line says as a message; reads that, and nothing of what is open.
-    pub fn translate<'a>(&self, space: &mut [u8], buffer: &'a mut [u8]) -> Config<'a> {
-        let mut len = 0;
-        self.read_some(space, &mut len, usize::MAX);
-        let mut message = Buffer::new(buffer);
-        if let Err(fault) = cmdline::translate(space.get(..len).unwrap_or(&[]), &mut message) {
-            error::fail(
-                READ,
-                if fault.word.is_empty() {
-                    self.name
-                } else {
-                    fault.word
-                },
-                fault.cause,
-            );
-        }
-        match Message::parse(message.finish().unwrap_or(&[])) {
-            Ok(message) => Config { message, rest: &[] },
-            Err(fault) => error::fail_by_fault(READ, self.name, &fault),
+        Source {
+            fd,
+            name,
+            is_cmdline,
         }
     }
 
     /// Reads up to `end` and checks all of it.
     #[inline(never)]
-    pub fn read<'a>(&self, buffer: &'a mut [u8]) -> Config<'a> {
+    pub fn read<'a>(&self, buffer: &'a mut [u8], space: &mut [u8]) -> Config<'a> {
+        let len = if self.is_cmdline {
+            self.translate(space, buffer)
+        } else {
+            self.read_message(buffer)
+        };
+        let read = buffer.get(..len).unwrap_or(&[]);
+        match Message::parse(read) {
+            Ok(message) => Config {
+                message,
+                rest: read.get(message.len()..).unwrap_or(&[]),
+            },
+            Err(fault) => error::fail_by_fault(READ, self.name, &fault),
+        }
+    }
+
+    /// Writes what the kernel's command line says as a message, and gives its length.
+    fn translate(&self, space: &mut [u8], buffer: &mut [u8]) -> usize {
+        let mut len = 0;
+        while self.read_some(space, &mut len, usize::MAX) > 0 {}
+        let mut message = Buffer::new(buffer);
+        match cmdline::translate(space.get(..len).unwrap_or(&[]), &mut message) {
+            Ok(()) => message.len(),
+            Err(fault) => error::fail(READ, fault.word, fault.cause),
+        }
+    }
+
+    /// Reads until the message is complete, or cannot become it.
+    fn read_message(&self, buffer: &mut [u8]) -> usize {
         // Standard input goes on to the command: not a byte behind the message may be taken from it.
         let step = if self.fd == sys::STDIN { 1 } else { usize::MAX };
         let mut len = 0;
@@ -84,18 +98,9 @@ impl Source {
             }
             match Message::parse(read) {
                 Err(fault) if fault.kind == Kind::Unfinished && count > 0 => {}
-                Err(fault) => error::fail_by_fault(READ, self.name, &fault),
-                // Once more, since the borrow checker does not see that the loop ends here (and 10 us are nothing).
-                Ok(_) => break,
+                // Parsed once more, and said then (10 us are nothing).
+                _ => return len,
             }
-        }
-        let read = buffer.get(..len).unwrap_or(&[]);
-        match Message::parse(read) {
-            Ok(message) => Config {
-                message,
-                rest: read.get(message.len()..).unwrap_or(&[]),
-            },
-            Err(fault) => error::fail_by_fault(READ, self.name, &fault),
         }
     }
 
@@ -117,7 +122,7 @@ impl Source {
                 );
             }
         }
-        match line.strip_prefix(GO.as_bytes()) {
+        match strip(&line, GO.as_bytes()) {
             Some([b'\n', ..]) => {}
             _ => error::fail(READ, self.name, "another word came instead of `go`"),
         }

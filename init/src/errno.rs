@@ -7,12 +7,10 @@ use crate::address::{cut, parse_number};
 const KNOWN: &str = "\
 1 EPERM operation not permitted
 2 ENOENT no such file or directory
-3 ESRCH no such process or entry
 5 EIO input/output error
 7 E2BIG argument list too long
 8 ENOEXEC exec format error
 9 EBADF bad file descriptor
-11 EAGAIN resource temporarily unavailable
 12 ENOMEM out of memory
 13 EACCES permission denied
 16 EBUSY device or resource busy
@@ -21,23 +19,18 @@ const KNOWN: &str = "\
 20 ENOTDIR not a directory
 21 EISDIR is a directory
 22 EINVAL invalid argument
-23 ENFILE too many open files in the system
 24 EMFILE too many open files
 26 ETXTBSY file is being written
-27 EFBIG file too large
 28 ENOSPC no space left
 30 EROFS read-only file system
 32 EPIPE nobody reads it
 36 ENAMETOOLONG name too long
 38 ENOSYS not in this kernel
 40 ELOOP too many symbolic links
-93 EPROTONOSUPPORT protocol not supported
 95 EOPNOTSUPP operation not supported
 97 EAFNOSUPPORT address family not supported
-99 EADDRNOTAVAIL address not available
 100 ENETDOWN network is down
 101 ENETUNREACH network is unreachable
-105 ENOBUFS no buffer space
 113 EHOSTUNREACH no route to host
 ";
 

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicI32, AtomicU8, AtomicUsize, Ordering::Relaxed};
 use hawser::errno;
 use hawser::protocol::{ERROR, Fault};
 
+use crate::machine;
 use crate::sys::{self, Errno, Fd};
 
 /// Exit code: we failed, before the command ran.
@@ -24,16 +25,17 @@ const OBJECT: usize = 256;
 
 // Atomics because a buffer of the program that safe code can write to is made of them; there is one thread.
 static SENTENCE: [AtomicU8; 1024] = [const { AtomicU8::new(0) }; 1024];
-static LEN: AtomicUsize = AtomicUsize::new(START);
+/// Where it ends.
+static LEN: AtomicUsize = AtomicUsize::new(0);
 
 const NAME: &str = "init: ";
 
-/// The pipe to the helper, or -1.
-static STATUS: AtomicI32 = AtomicI32::new(-1);
+/// One more than the number of the pipe to the helper; 0 for none. (What begins as zero costs no byte of the file.)
+static STATUS: AtomicI32 = AtomicI32::new(0);
 
 /// From now on the helper is told too.
 pub fn tell_errors_to(status: Fd) {
-    STATUS.store(status.0, Relaxed);
+    STATUS.store(status.0 + 1, Relaxed);
 }
 
 /// Text of ours.
@@ -159,6 +161,13 @@ impl<T> OrFail<T> for Result<T, Errno> {
 /// Ends with `verb object: words (ERRNO); cure`.
 #[inline(never)]
 pub fn fail_by_errno(step: Step, object: &[u8], errno: Errno, code: u8) -> ! {
+    complain(step, object, errno);
+    end(code)
+}
+
+/// Makes the sentence `verb object: words (ERRNO); cure`.
+#[inline(never)]
+pub fn complain(step: Step, object: &[u8], errno: Errno) {
     let semicolon = step
         .bytes()
         .position(|byte| byte == b';')
@@ -166,44 +175,45 @@ pub fn fail_by_errno(step: Step, object: &[u8], errno: Errno, code: u8) -> ! {
     begin(step.get(..semicolon).unwrap_or(step), object);
     push_errno(errno);
     push(step.get(semicolon..).unwrap_or(""));
-    end(code)
 }
 
 /// Says the sentence, to the helper on the status pipe and to people on standard error, and ends the program.
 #[inline(never)]
 pub fn end(code: u8) -> ! {
     push_byte(b'\n');
-    let len = LEN.load(Relaxed);
-    if STATUS.load(Relaxed) >= 0 {
+    let end = LEN.load(Relaxed);
+    let status = STATUS.load(Relaxed);
+    if status > 0 {
         // `error `, the code and a space.
-        LEN.store(START - ERROR.len() - 5, Relaxed);
+        let start = START - ERROR.len() - 5;
+        LEN.store(start, Relaxed);
         push(ERROR);
         push(" ");
         push_number(u32::from(code));
         push(" ");
-        say(Fd(STATUS.load(Relaxed)), START - ERROR.len() - 5, len);
+        // Nothing is left to be done when nobody listens.
+        let _ = sys::write_all(Fd(status - 1), line(start, end));
     }
-    LEN.store(START - NAME.len(), Relaxed);
-    push(NAME);
-    say(sys::STDERR, START - NAME.len(), len);
-    sys::exit(code)
-}
-
-/// In one write, so that the line stays whole among the lines of others.
-fn say(fd: Fd, start: usize, end: usize) {
-    let line = SENTENCE.get(start..end).unwrap_or(&[]);
-    // Nothing is left to be done when nobody listens.
-    let _ = sys::write_all(fd, sys::bytes_of(line));
+    let _ = sys::write_all(sys::STDERR, line_for_people(end));
+    machine::leave(code)
 }
 
 /// Says the sentence on standard error and goes on, if that does not block: nobody reading must not stop PID 1.
 #[inline(never)]
 pub fn note() {
     push_byte(b'\n');
-    let len = LEN.load(Relaxed);
+    sys::write_if_ready(sys::STDERR, line_for_people(LEN.load(Relaxed)));
+}
+
+#[inline(never)]
+fn line_for_people(end: usize) -> &'static [u8] {
     let start = START - NAME.len();
     LEN.store(start, Relaxed);
     push(NAME);
-    let line = SENTENCE.get(start..len).unwrap_or(&[]);
-    sys::write_if_ready(sys::STDERR, sys::bytes_of(line));
+    line(start, end)
+}
+
+/// Written at once, so that the line stays whole among the lines of others.
+fn line(start: usize, end: usize) -> &'static [u8] {
+    sys::bytes_of(SENTENCE.get(start..end).unwrap_or(&[]))
 }

@@ -9,24 +9,27 @@ mod config;
 mod descendants;
 mod error;
 mod exec;
+mod machine;
 mod network;
 mod options;
+mod peers;
 mod privileges;
 mod resolv;
 mod supervise;
 mod sys;
 
-use options::Action;
+use options::Options;
 use sys::Arguments;
 
 /// Everything. It comes back only when there is no command to become: with the exit code.
 fn run(mut words: Arguments) -> u8 {
     let name = words.take().unwrap_or(c"init");
-    match options::parse(name.to_bytes(), words) {
-        Action::Print(answer) => match sys::write_all(sys::STDOUT, answer.as_bytes()) {
-            Ok(()) => 0,
-            Err(_) => error::OURS,
-        },
-        Action::Boot(options, command) => boot::boot(&options, command),
+    let mut options = Options::default();
+    let Some(answer) = options::parse(name.to_bytes(), &mut words, &mut options) else {
+        boot::boot(&options, words)
+    };
+    match sys::write_all(sys::STDOUT, answer.as_bytes()) {
+        Ok(()) => 0,
+        Err(_) => error::OURS,
     }
 }

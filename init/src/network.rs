@@ -10,8 +10,9 @@ use crate::sys::{self, Errno, Fd};
 const REQUEST: Step = "set up the network by rtnetlink";
 const FIND_LINK: Step = "find link; it must be in this network namespace before the config is sent";
 
-/// Sets up what the message says, and returns when the kernel has acknowledged all of it.
-pub fn set_up(message: &Message<'_>, space: &mut [u8], reply: &mut [u8]) {
+/// Sets up what the message says, and returns when the kernel has acknowledged all of it. A link may take so many
+/// milliseconds to appear.
+pub fn set_up(message: &Message<'_>, patience: u64, space: &mut [u8], reply: &mut [u8]) {
     if message
         .facts()
         .any(|entry| matches!(entry.fact, Fact::NoLinks))
@@ -19,13 +20,35 @@ pub fn set_up(message: &Message<'_>, space: &mut [u8], reply: &mut [u8]) {
         return;
     }
     let socket = sys::open_rtnetlink().or_fail(REQUEST, b"");
-    let find_link = |name: &[u8]| sys::link_index(socket, name).or_fail(FIND_LINK, name);
+    let find_link = |name: &[u8]| wait_for_link(socket, name, patience, reply);
     let Some(batch) = batch::write(message, find_link, space) else {
         error::fail(REQUEST, b"", "the requests are too long");
     };
     sys::write_all(socket, batch).or_fail(REQUEST, b"");
     receive(message, socket, batch, reply);
     sys::close(socket);
+}
+
+/// The index of a link, which may not be there yet: each change of a link wakes us up, and nothing else.
+fn wait_for_link(socket: Fd, name: &[u8], patience: u64, reply: &mut [u8]) -> u32 {
+    let mut deadline = None;
+    loop {
+        let found = sys::link_index(socket, name);
+        if found != Err(Errno(libc::ENODEV)) || patience == 0 {
+            return found.or_fail(FIND_LINK, name);
+        }
+        // Watched from before the second look on: nothing that comes between a look and a wait is missed.
+        let Some(deadline) = deadline else {
+            sys::watch_links(socket).or_fail(FIND_LINK, name);
+            deadline = Some(sys::now() + patience);
+            continue;
+        };
+        let left = deadline.saturating_sub(sys::now());
+        if sys::poll(socket, libc::POLLIN, left) == Ok(0) {
+            return found.or_fail(FIND_LINK, name);
+        }
+        let _ = sys::receive_now(socket, reply);
+    }
 }
 
 /// Reads the answers. The kernel has gone through the whole batch when `sendmsg` returns (netlink_unicast_kernel calls

@@ -2,11 +2,12 @@
 
 use core::ffi::CStr;
 
-use hawser::address::{cut, parse_number};
+use hawser::address::{cut, index_of, parse_number, strip};
 use hawser::signal;
 
 use crate::error::{self, OrFail, Step};
 use crate::sys::{self, Arguments, Fd};
+use crate::{machine, peers};
 
 /// What the options say.
 #[derive(Default)]
@@ -15,91 +16,112 @@ pub struct Options {
     pub config: Option<&'static CStr>,
     /// The pipe to the helper.
     pub status: Option<Fd>,
+    /// Seconds that a link may take to appear.
+    pub timeout: Option<u32>,
+    /// What becomes of resolv.conf and hosts.
+    pub resolv: Option<Resolv>,
+    /// Mount what a machine needs.
+    pub mounts: bool,
     /// Stay as PID 1.
     pub supervise: bool,
     /// How.
     pub rules: Rules,
 }
 
-/// What to do.
-pub enum Action {
-    /// Print this and end.
-    Print(&'static str),
-    /// Set up what the config says and become this command.
-    Boot(Options, Arguments),
+/// What becomes of resolv.conf and hosts when they cannot be written.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Resolv {
+    /// Nothing runs without them.
+    Required,
+    /// It is said.
+    Try,
+    /// They are not written at all.
+    Off,
 }
 
 const VERSION: &str = concat!("init (hawser) ", env!("CARGO_PKG_VERSION"), "\n");
 
 const HELP: &str = "\
 usage: init [OPTION...] [--] COMMAND [ARG...]
+Sets up the network and the privileges that a config message names, then becomes
+COMMAND or, with -s, runs it and stays as PID 1. More is in init(8).
 
-Sets up the network and the privileges that a config message names, then
-becomes COMMAND, or runs it and stays as PID 1.
+--config fd:N|PATH|-|cmdline
+--status-fd N       the pipe to a helper
+--timeout SECONDS   for a link to appear (10)
+--resolv required|try|off
+--mounts            /proc, /sys, /dev of a booted machine
+--at-end poweroff|reboot|halt|restart
+-s, --supervise     pass signals on, reap orphans, drain
+-c, --single-child  signals go to COMMAND, not to its group
+--all               signals go to every process
+-r, --rewrite A:B   signal A becomes B, 0 for none
+--grace SECONDS     until what is left is killed (5)
+-e, --map-exit CODE  becomes 0
+-p, --parent-death-signal SIGNAL
+-w, --warn          of orphans
+-v, --verbose
+-h, --help
+-V, --version
 
-  --config fd:N|PATH|-  where the message is
-  --status-fd N         tell a helper `up`, wait for `go`, tell `ready`
-  -s, --supervise       stay: pass signals on, reap orphans, drain
-  -c, --single-child    signals go to COMMAND, not to its group
-      --all             signals go to every process
-  -r, --rewrite A:B     pass signal A on as B, 0 for none
-      --grace SECONDS   until what is left at the end is killed (5)
-  -e, --map-exit CODE   this exit code becomes 0
-  -p, --parent-death-signal SIGNAL
-  -w, --warn            say which orphans were reaped
-  -v, --verbose         say which signals were passed on
-  -h, --help            -V, --version
-
-Exit codes: 125 init failed, 126 COMMAND cannot be executed, 127 COMMAND not
-found, 128+N COMMAND ended by signal N, else COMMAND's own.
+Exit codes: 125 init failed, 126 cannot execute, 127 not found, 128+N signal N,
+else COMMAND's own.
 ";
 
 /// One option each: its letter, `=` if it takes a value, its long name. A digit is no letter that one can type.
-const OPTIONS: &[u8] =
-    b"1=config 2=status-fd h.help V.version s.supervise c.single-child 3.all r=rewrite 4=grace \
-    e=map-exit p=parent-death-signal w.warn v.verbose";
+pub const OPTIONS: &[u8] =
+    b"1=config 2=status-fd 5=timeout 6=resolv 7.mounts 8=at-end h.help V.version s.supervise \
+    c.single-child 3.all r=rewrite 4=grace e=map-exit p=parent-death-signal w.warn v.verbose";
 
 const OPEN_STATUS: Step = "open status descriptor";
 
-/// Reads the words behind the program's name. An error goes to the status pipe as soon as that is known.
-pub fn parse(name: &[u8], mut words: Arguments) -> Action {
-    let mut options = Options::default();
-    let (table, peer) = peers::adopt(name, &mut options);
+/// Reads the words behind the program's name, and leaves those of the command. Gives what shall be printed instead of
+/// doing anything. An error goes to the status pipe as soon as that is known.
+pub fn parse(name: &[u8], words: &mut Arguments, options: &mut Options) -> Option<&'static str> {
+    let (table, peer) = peers::adopt(name, options);
+    let boots = peer == Peer::None && machine::is_booted(*words);
     while let Some(word) = words.first() {
-        let (true, 2..) = (word.to_bytes().starts_with(b"-"), word.count_bytes()) else {
-            break;
-        };
-        words.take();
-        if word.to_bytes() == b"--" {
+        let bytes = word.to_bytes();
+        let is_option = bytes.len() > 1 && bytes.starts_with(b"-");
+        if !is_option && (!boots || bytes.starts_with(b"/")) {
             break;
         }
-        let mut option = Cursor { word, at: 1 };
-        while let Some((letter, value)) = option.next(table, &mut words) {
+        words.take();
+        if bytes == b"--" {
+            break;
+        }
+        let mut option = Cursor {
+            word,
+            at: 1,
+            is_odd_allowed: boots,
+        };
+        while let Some((letter, value)) = option.next(table, words) {
             match letter {
                 b'h' | b'V' if peer != Peer::None => {
-                    return Action::Print(peers::answer(peer, letter));
+                    return Some(peers::answer(peer, letter));
                 }
-                b'h' => return Action::Print(HELP),
-                b'V' => return Action::Print(VERSION),
-                b'1' => options.config = Some(value),
-                b'2' => options.status = Some(open_status(value.to_bytes())),
-                _ => options.apply(letter, value.to_bytes()),
+                b'h' => return Some(HELP),
+                b'V' => return Some(VERSION),
+                _ => options.apply(letter, value),
             }
         }
     }
+    options.supervise |= boots;
     if words.first().is_none() && !options.rules.pause {
         fail(b"", "no command");
     }
     if options.status.is_some() && options.config.is_none() {
         fail(b"--status-fd", "it needs --config");
     }
-    Action::Boot(options, words)
+    None
 }
 
 /// One word of options: a long one, or letters.
 struct Cursor {
     word: &'static CStr,
     at: usize,
+    /// On a machine's kernel command line stand words that nobody knew.
+    is_odd_allowed: bool,
 }
 
 impl Cursor {
@@ -107,12 +129,18 @@ impl Cursor {
     #[inline(never)]
     fn next(&mut self, table: &[u8], words: &mut Arguments) -> Option<(u8, &'static CStr)> {
         let bytes = self.word.to_bytes();
-        let long = bytes.strip_prefix(b"--").map(|long| cut(long, b'='));
+        let long = strip(bytes, b"--").map(|long| cut(long, b'='));
         let letter = *bytes.get(self.at)?;
+        let is_option = bytes.starts_with(b"-");
         let mut rest = Some(table);
         let (letter, kind) = loop {
             let Some(entries) = rest else {
-                fail(bytes, "unknown option")
+                complain(bytes, "unknown option");
+                if self.is_odd_allowed {
+                    error::note();
+                    return None;
+                }
+                error::end(error::OURS)
             };
             let (entry, tail) = cut(entries, b' ');
             rest = tail;
@@ -121,7 +149,7 @@ impl Cursor {
             };
             let found = match long {
                 Some((long, _)) => long == name,
-                None => *known == letter && letter.is_ascii_alphabetic(),
+                None => *known == letter && letter.is_ascii_alphabetic() && is_option,
             };
             if found {
                 break (*known, *kind);
@@ -161,24 +189,41 @@ fn open_status(value: &[u8]) -> Fd {
     fd
 }
 
+fn seconds(text: &[u8]) -> u32 {
+    match parse_number(text) {
+        Some(number) => number,
+        None => fail(text, "not a number of seconds"),
+    }
+}
+
 /// A descriptor's number.
 pub fn parse_fd(text: &[u8]) -> Option<Fd> {
     let number = parse_number(text)?;
     Some(Fd(i32::try_from(number).ok()?))
 }
 
-fn fail(word: &[u8], cause: &str) -> ! {
+#[inline(never)]
+pub fn fail(word: &[u8], cause: &str) -> ! {
+    complain(word, cause);
+    error::end(error::OURS)
+}
+
+#[inline(never)]
+fn complain(word: &[u8], cause: &str) {
     error::begin("read the command line", word);
     error::push(": ");
     error::push(cause);
     error::push("; see init --help");
-    error::end(error::OURS)
 }
 
+/// A signal is not passed on.
+const DROP: u8 = u8::MAX;
+
 /// To whom signals go.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Default, PartialEq)]
 pub enum Target {
     /// The command's process group.
+    #[default]
     Group,
     /// The command alone.
     Child,
@@ -187,9 +232,10 @@ pub enum Target {
 }
 
 /// Whose name we were called by.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Default, PartialEq)]
 pub enum Peer {
     /// Our own.
+    #[default]
     None,
     /// tini, docker-init
     Tini,
@@ -199,22 +245,21 @@ pub enum Peer {
     Catatonit,
 }
 
-/// How to supervise.
+/// How to supervise. (All zero by default, which costs least.)
+#[derive(Default)]
 pub struct Rules {
     /// Who we are taken for.
     pub peer: Peer,
     /// To whom signals go.
     pub target: Target,
-    /// By signal: the one that is passed on, 0 for none.
-    pub rewrite: [u8; signal::LAST as usize + 1],
-    /// Seconds for what is left at the end; `None`: we end with the command.
+    /// By signal: what is passed on instead of it, [`DROP`] for nothing, 0 where no rule says anything.
+    rewrite: Rewrite,
+    /// Seconds for what is left at the end; 5 when not said.
     pub grace: Option<u32>,
     /// By exit code, one bit each: it becomes 0.
     pub mapped: [u8; 32],
     /// Comes when our parent dies; 0 for none.
     pub death_signal: u8,
-    /// TSTP, TTIN and TTOU stop us too.
-    pub stops_too: bool,
     /// Run nothing.
     pub pause: bool,
     /// Say which orphans were reaped.
@@ -223,46 +268,56 @@ pub struct Rules {
     pub verbose: bool,
 }
 
-impl Default for Rules {
-    fn default() -> Self {
-        let mut rewrite = [0; signal::LAST as usize + 1];
-        for (signal, to) in (0..).zip(&mut rewrite) {
-            *to = signal;
-        }
-        Rules {
-            peer: Peer::None,
-            target: Target::Group,
-            rewrite,
-            grace: Some(5),
-            mapped: [0; 32],
-            death_signal: 0,
-            stops_too: true,
-            pause: false,
-            warn: false,
-            verbose: false,
+impl Options {
+    fn apply(&mut self, letter: u8, value: &'static CStr) {
+        let text = value.to_bytes();
+        match letter {
+            b'1' => self.config = Some(value),
+            b'2' => self.status = Some(open_status(text)),
+            b'5' => self.timeout = Some(seconds(text)),
+            b'6' => {
+                self.resolv = match index_of(b"required try off", text) {
+                    Some(0) => Some(Resolv::Required),
+                    Some(1) => Some(Resolv::Try),
+                    Some(_) => Some(Resolv::Off),
+                    None => fail(text, "not required, try or off"),
+                }
+            }
+            b'7' => self.mounts = true,
+            b'8' => machine::set_end(text),
+            _ => {
+                self.supervise = true;
+                self.rules.apply(letter, text);
+            }
         }
     }
 }
 
-impl Options {
-    /// An option of supervising, which it implies.
-    fn apply(&mut self, letter: u8, value: &[u8]) {
-        self.supervise = true;
-        self.rules.apply(letter, value);
+struct Rewrite([u8; signal::LAST as usize + 1]);
+
+impl Default for Rewrite {
+    fn default() -> Self {
+        Rewrite([0; signal::LAST as usize + 1])
     }
 }
 
 impl Rules {
+    /// What is passed on for a signal; 0 for nothing.
+    pub fn passed_on(&self, signal: u8) -> u8 {
+        match self.rewrite.0.get(usize::from(signal)) {
+            None | Some(0) => signal,
+            Some(&DROP) => 0,
+            Some(&other) => other,
+        }
+    }
+
     fn apply(&mut self, letter: u8, value: &[u8]) {
         match letter {
             b'c' => self.target = Target::Child,
             b'g' => self.target = Target::Group,
             b'3' => self.target = Target::All,
             b'r' => self.add_rewrite(value),
-            b'4' => match parse_number(value) {
-                None => fail(value, "not a number of seconds"),
-                grace => self.grace = grace,
-            },
+            b'4' => self.grace = Some(seconds(value)),
             b'e' => self.map_exit(value),
             b'p' => match signal::parse(value) {
                 Some(signal) => self.death_signal = signal,
@@ -289,85 +344,16 @@ impl Rules {
     fn add_rewrite(&mut self, value: &[u8]) {
         let (from, to) = cut(value, b':');
         let to = match to {
-            Some(b"0") => Some(0),
+            Some(b"0") => Some(DROP),
             to => to.and_then(signal::parse),
         };
         match signal::parse(from).zip(to) {
             Some((from, to)) => {
-                if let Some(space) = self.rewrite.get_mut(usize::from(from)) {
+                if let Some(space) = self.rewrite.0.get_mut(usize::from(from)) {
                     *space = to;
                 }
             }
             None => fail(value, "not two signals with a colon between them"),
-        }
-    }
-}
-
-mod peers {
-    //! The programs that init can stand in for: called by their name it has their options, variables and defaults.
-    //! None of them drains, and none says anything of its own accord.
-
-    use hawser::address::{index_of, parse_number};
-
-    use super::{Options, Peer, Target};
-    use crate::sys;
-
-    const NAMES: &[u8] = b"tini tini-static docker-init dumb-init catatonit podman-init";
-
-    /// By the name that we were called by: the options to read and whose they are.
-    pub fn adopt(name: &[u8], options: &mut Options) -> (&'static [u8], Peer) {
-        let slash = name.iter().rposition(|&byte| byte == b'/');
-        let name = name.get(slash.map_or(0, |at| at + 1)..).unwrap_or(name);
-        let (table, peer): (&[u8], _) = match index_of(NAMES, name) {
-            Some(0 | 1) => (b"h. V.version s. p= v. w. g. e= l.", Peer::Tini),
-            Some(2) => (b"h. V.version", Peer::Tini),
-            Some(3) => (
-                b"c.single-child r=rewrite v.verbose h.help V.version",
-                Peer::DumbInit,
-            ),
-            Some(_) => (b"g. h. L. P. V.version", Peer::Catatonit),
-            None => return (super::OPTIONS, Peer::None),
-        };
-        options.supervise = true;
-        let rules = &mut options.rules;
-        rules.peer = peer;
-        rules.target = Target::Child;
-        rules.grace = None;
-        rules.stops_too = peer == Peer::DumbInit;
-        match peer {
-            Peer::DumbInit => {
-                if sys::variable(b"DUMB_INIT_SETSID") != Some(b"0") {
-                    rules.target = Target::Group;
-                }
-                rules.verbose = sys::variable(b"DUMB_INIT_DEBUG") == Some(b"1");
-            }
-            Peer::Tini => {
-                if sys::variable(b"TINI_KILL_PROCESS_GROUP").is_some() {
-                    rules.target = Target::Group;
-                }
-                let verbosity = sys::variable(b"TINI_VERBOSITY").and_then(parse_number);
-                rules.verbose = verbosity.is_some_and(|verbosity| verbosity > 2);
-            }
-            _ => rules.verbose = sys::variable(b"CATATONIT_DEBUG").is_some(),
-        }
-        (table, peer)
-    }
-
-    /// What is printed for -h and --version. dockerd reads the first words of the latter.
-    pub fn answer(peer: Peer, letter: u8) -> &'static str {
-        match (letter, peer) {
-            (b'V', Peer::DumbInit) => {
-                concat!("dumb-init v", env!("CARGO_PKG_VERSION"), " (hawser)\n")
-            }
-            (b'V', Peer::Catatonit) => concat!(
-                "tini version ",
-                env!("CARGO_PKG_VERSION"),
-                "_catatonit (hawser)\n"
-            ),
-            (b'V', _) => concat!("tini version ", env!("CARGO_PKG_VERSION"), " (hawser)\n"),
-            (_, Peer::Tini) => "usage: tini [-sgvw] [-p SIGNAL] [-e CODE] [--] COMMAND [ARG...]\n",
-            (_, Peer::DumbInit) => "usage: dumb-init [-cv] [-r A:B] [--] COMMAND [ARG...]\n",
-            _ => "usage: catatonit [-gP] [--] COMMAND [ARG...]\n",
         }
     }
 }

@@ -8,24 +8,35 @@ use core::ffi::CStr;
 use hawser::buffer::Buffer;
 use hawser::protocol::{Entry, Fact, Message};
 
-use crate::error::{OrFail, Step};
+use crate::error::{self, OURS, Step};
+use crate::options::Resolv;
 use crate::sys::{self, Errno};
 
-const STEP: Step = "write; bind a writable file over it, or leave its lines out of the config";
+const STEP: Step =
+    "write; bind a writable file over it, leave its lines out of the config, or use --resolv=off";
 
 /// Writes each file that the message has a line for.
-pub fn write_files(message: &Message<'_>, space: &mut [u8]) {
-    write_lines(c"/etc/resolv.conf", message, space, |entry| {
-        match entry.fact {
+pub fn write_files(message: &Message<'_>, how: Resolv, space: &mut [u8]) {
+    if how == Resolv::Off {
+        return;
+    }
+    write_lines(
+        c"/etc/resolv.conf",
+        message,
+        how,
+        space,
+        |entry| match entry.fact {
             Fact::Nameserver(_) => Some("nameserver "),
             Fact::Search(_) => Some("search "),
             Fact::Option(_) => Some("options "),
             _ => None,
+        },
+    );
+    write_lines(c"/etc/hosts", message, how, space, |entry| {
+        match entry.fact {
+            Fact::Host { .. } => Some(""),
+            _ => None,
         }
-    });
-    write_lines(c"/etc/hosts", message, space, |entry| match entry.fact {
-        Fact::Host { .. } => Some(""),
-        _ => None,
     });
 }
 
@@ -34,6 +45,7 @@ pub fn write_files(message: &Message<'_>, space: &mut [u8]) {
 fn write_lines(
     path: &'static CStr,
     message: &Message<'_>,
+    how: Resolv,
     space: &mut [u8],
     word_of: fn(&Entry<'_>) -> Option<&'static str>,
 ) {
@@ -47,7 +59,13 @@ fn write_lines(
     }
     if !page.is_empty() {
         // No line grows by more than a few bytes: all of them fit into the space for requests.
-        write_file(path, page.finish().unwrap_or(&[])).or_fail(STEP, path.to_bytes());
+        if let Err(errno) = write_file(path, page.finish().unwrap_or(&[])) {
+            error::complain(STEP, path.to_bytes(), errno);
+            match how {
+                Resolv::Required => error::end(OURS),
+                _ => error::note(),
+            }
+        }
     }
 }
 

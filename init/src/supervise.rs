@@ -9,12 +9,14 @@ use hawser::signal;
 
 use crate::descendants::{name_of, visit_descendants};
 use crate::error::{self, OrFail, Step};
-use crate::exec;
 use crate::options::{Peer, Rules, Target};
 use crate::sys::{self, Arguments, Buffers, Errno, Pid};
+use crate::{exec, machine};
 
 const FORK: Step = "start the command";
 const ALL: u64 = !0;
+/// Seconds that what is left at the end has, when no option says otherwise.
+const GRACE: u32 = 5;
 const HUP: u8 = libc::SIGHUP as u8;
 const INT: u8 = libc::SIGINT as u8;
 const KILL: u8 = libc::SIGKILL as u8;
@@ -43,8 +45,12 @@ struct Supervisor<'a> {
     own: Pid,
     command: Pid,
     place: Place,
+    /// The command, for people.
+    name: &'static [u8],
     /// The command's exit code, once it has ended.
     code: Option<u8>,
+    /// Nothing is left to wait for.
+    is_over: bool,
     /// When patience ends, once everything was asked to end.
     deadline: Option<u64>,
     killing: bool,
@@ -67,29 +73,42 @@ pub fn supervise(rules: &Rules, command: Arguments, buffers: &'static mut Buffer
         pause();
     }
     let place = find_place(rules);
-    let pid = match sys::fork().or_fail(FORK, b"") {
-        None => become_command(command, own, place, buffers),
-        Some(pid) => pid,
-    };
-    if place == Place::Group {
-        // Here and in the child: whoever comes first, a signal finds the group.
-        sys::set_group_leader(pid);
-    }
-    // From here on nothing ends PID 1 but the end of the command: no error is fatal any more.
-    sys::close_descriptors();
-    let _ = sys::change_directory(c"/");
-    let mut supervisor = Supervisor {
-        rules,
-        buffers,
-        own,
-        command: pid,
-        place,
-        code: None,
-        deadline: None,
-        killing: false,
-    };
     loop {
-        supervisor.step();
+        let pid = match sys::fork().or_fail(FORK, b"") {
+            None => become_command(command, own, place, buffers),
+            Some(pid) => pid,
+        };
+        let started = sys::now();
+        if place == Place::Group {
+            // Here and in the child: whoever comes first, a signal finds the group.
+            sys::set_group_leader(pid);
+        }
+        // From here on nothing ends PID 1 but the end of the command: no error is fatal any more.
+        sys::close_descriptors();
+        let _ = sys::change_directory(c"/");
+        let mut supervisor = Supervisor {
+            rules,
+            buffers: &mut *buffers,
+            own,
+            command: pid,
+            place,
+            name: command.first().unwrap_or(c"").to_bytes(),
+            code: None,
+            is_over: false,
+            deadline: None,
+            killing: false,
+        };
+        while !supervisor.is_over {
+            supervisor.step();
+        }
+        if !machine::is_endless() {
+            machine::leave(supervisor.code.unwrap_or(error::OURS));
+        }
+        // A command that ends at once is not run more than once a second.
+        let soonest = started + 1000;
+        while let Some(left @ 1..) = soonest.checked_sub(sys::now()) {
+            let _ = sys::wait_for_signal(ALL, Some(left));
+        }
     }
 }
 
@@ -135,6 +154,7 @@ fn become_command(
         }
         Place::Ours => {}
     }
+    machine::forget();
     correct_listen_pid(parent, &mut buffers.batch);
     sys::reset_signals();
     exec::execute(command, &mut buffers.text)
@@ -169,23 +189,18 @@ impl Supervisor<'_> {
 
     fn take(&mut self, signal: u8, by_kernel: bool) {
         let stops = matches!(signal, TSTP | TTIN | TTOU);
-        let to = self
-            .rules
-            .rewrite
-            .get(usize::from(signal))
-            .copied()
-            .unwrap_or(signal);
+        let to = self.rules.passed_on(signal);
         // What a terminal sends goes to the whole group: the command in ours has it already.
         let has_it = by_kernel && self.place == Place::Ours;
         if to != 0 && !has_it {
             self.say("pass on", to, self.command);
-            if signal == TERM && self.rules.grace.is_some() {
+            if signal == TERM && self.rules.peer == Peer::None {
                 self.ask_all_to_end(to);
             } else {
                 self.send(to);
             }
         }
-        if stops && to != 0 && self.rules.stops_too {
+        if stops && to != 0 && matches!(self.rules.peer, Peer::None | Peer::DumbInit) {
             // As PID 1 we cannot be stopped, and then there is nobody who would wait for it.
             let _ = sys::send(self.own, STOP);
         }
@@ -217,7 +232,8 @@ impl Supervisor<'_> {
 
     fn ask_all_to_end(&mut self, signal: u8) {
         self.send_all(signal);
-        if let (Some(grace), None) = (self.rules.grace, self.deadline) {
+        if self.deadline.is_none() {
+            let grace = self.rules.grace.unwrap_or(GRACE);
             self.deadline = Some(sys::now() + u64::from(grace) * 1000);
         }
     }
@@ -249,7 +265,10 @@ impl Supervisor<'_> {
                 Ok(Some((pid, _))) => self.orphan_ended(pid),
                 Ok(None) => break,
                 // Nobody is left.
-                Err(_) => self.end(),
+                Err(_) => {
+                    self.is_over = true;
+                    break;
+                }
             }
         }
         if self.killing {
@@ -273,11 +292,23 @@ impl Supervisor<'_> {
         } else {
             128 + by
         };
-        if by != 0 && self.deadline.is_none() && self.rules.peer == Peer::None {
-            error::begin("run the command: ended by SIG", b"");
-            error::push(signal::name(by));
+        let is_odd = by != 0 && self.deadline.is_none() && self.rules.peer == Peer::None;
+        let end = machine::end_name();
+        if is_odd || end.is_some() {
+            error::begin("run", self.name);
+            if by == 0 {
+                error::push(": exit code ");
+                error::push_number(u32::from(code));
+            } else {
+                error::push(": ended by SIG");
+                error::push_bytes(signal::name(by));
+            }
             if status & 0x80 != 0 {
                 error::push(" (core dumped)");
+            }
+            if let Some(end) = end {
+                error::push("; ");
+                error::push_bytes(end);
             }
             error::note();
         }
@@ -290,22 +321,17 @@ impl Supervisor<'_> {
         if self.rules.peer == Peer::DumbInit && self.rules.target == Target::Group {
             let _ = sys::send(Pid(-self.command.0), TERM);
         }
-        if self.rules.grace.is_none() {
-            self.end();
-        }
-        if self.deadline.is_none() {
+        if self.rules.peer != Peer::None {
+            self.is_over = true;
+        } else if self.deadline.is_none() {
             self.ask_all_to_end(TERM);
         }
-    }
-
-    fn end(&self) -> ! {
-        sys::exit(self.code.unwrap_or(error::OURS))
     }
 
     fn say(&self, what: &str, signal: u8, to: Pid) {
         if self.rules.verbose {
             error::begin(what, b"SIG");
-            error::push(signal::name(signal));
+            error::push_bytes(signal::name(signal));
             error::push(" (");
             error::push_number(u32::from(signal));
             error::push(") to ");

@@ -8,6 +8,7 @@
 use core::ffi::{CStr, c_char, c_int};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 
+use hawser::address::cut;
 use hawser::buffer::Buffer;
 use hawser::protocol::LIMIT;
 
@@ -121,9 +122,9 @@ static ENVIRONMENT: AtomicPtr<*const c_char> = AtomicPtr::new(core::ptr::null_mu
 pub fn variable(name: &[u8]) -> Option<&'static [u8]> {
     let mut variables = Arguments(ENVIRONMENT.load(Ordering::Relaxed));
     while let Some(variable) = variables.take() {
-        let value = variable.to_bytes().strip_prefix(name);
-        if let Some(value) = value.and_then(|rest| rest.strip_prefix(b"=")) {
-            return Some(value);
+        let (found, value) = cut(variable.to_bytes(), b'=');
+        if found == name {
+            return value;
         }
     }
     None
@@ -206,8 +207,7 @@ pub fn replace_variable(name: &[u8], text: &'static CStr) {
     let mut at = ENVIRONMENT.load(Ordering::Relaxed);
     let mut variables = Arguments(at);
     while let Some(variable) = variables.take() {
-        let value = variable.to_bytes().strip_prefix(name);
-        if value.is_some_and(|rest| rest.starts_with(b"=")) {
+        if cut(variable.to_bytes(), b'=').0 == name {
             // SAFETY: `at` is the entry that `take` has just read; the list is on our own stack, and writable.
             unsafe { *at = text.as_ptr() };
         }

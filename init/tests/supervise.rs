@@ -128,7 +128,7 @@ fn exit_codes_are_the_commands() {
 #[test]
 fn an_abnormal_end_is_said_and_a_normal_one_is_not() {
     let (_, _, err) = output(supervised(&["sh", "-c", "kill -USR1 $$"]));
-    assert_eq!(err, "init: run the command: ended by SIGUSR1\n");
+    assert_eq!(err, "init: run sh: ended by SIGUSR1\n");
     let (_, _, err) = output(supervised(&["sh", "-c", "exit 3"]));
     assert_eq!(err, "");
 }

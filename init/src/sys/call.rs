@@ -33,10 +33,7 @@ pub unsafe fn call<const N: usize>(number: c_long, arguments: [usize; N]) -> Res
 
 /// Makes a system call that touches no memory of ours.
 #[inline(always)]
-pub fn call_by_value<const N: usize>(
-    number: c_long,
-    arguments: [usize; N],
-) -> Result<u32, Errno> {
+pub fn call_by_value<const N: usize>(number: c_long, arguments: [usize; N]) -> Result<u32, Errno> {
     // SAFETY: every caller passes numbers only, and none of these calls reads or writes memory by them.
     unsafe { call(number, arguments) }
 }

@@ -42,7 +42,7 @@ pub fn set_user(uid: u32) -> Result<u32, Errno> {
 
 /// The effective user.
 pub fn effective_user() -> u32 {
-    call_by_value(libc::SYS_geteuid, []).unwrap_or(0) as u32
+    call_by_value(libc::SYS_geteuid, []).unwrap_or(0)
 }
 
 /// Capability sets, as capget(2) has them: two blocks for 32 capabilities each.
