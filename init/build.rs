@@ -4,16 +4,15 @@ use std::env;
 use std::path::Path;
 
 /// For GNU ld and lld alike.
-const ARGUMENTS: [&str; 8] = [
+const ARGUMENTS: [&str; 7] = [
     // Where sys.rs begins, without libc's start.
     "--entry=hawser_start",
     "--gc-sections",
     "--build-id=none",
     "--no-eh-frame-hdr",
-    // One read-only segment instead of three, each padded to a page; no second look at the writable one.
+    // link.ld says what is in which segment; no second look at the writable one.
     "-znoseparate-code",
     "-znorelro",
-    "-zmax-page-size=4096",
     // The linker pads up to this much in the file, to save a page of memory that is not saved here.
     "-zcommon-page-size=512",
 ];
@@ -30,7 +29,10 @@ fn main() {
     // A linker that is called directly takes arguments as they are, a compiler hands them on.
     let linker = env::var("RUSTC_LINKER").unwrap_or_default();
     let prefix = if linker.contains("ld") { "" } else { "-Wl," };
-    for argument in ARGUMENTS.iter().copied().chain([script.as_str()]) {
+    // A segment begins on a page of its own: they are larger on some machines of ARM's.
+    let is_arm = env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("aarch64");
+    let page_size = if is_arm { "-zmax-page-size=65536" } else { "-zmax-page-size=4096" };
+    for argument in ARGUMENTS.iter().copied().chain([page_size, script.as_str()]) {
         println!("cargo::rustc-link-arg-bin=init={prefix}{argument}");
     }
 }

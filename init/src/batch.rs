@@ -27,7 +27,7 @@ fn family(address: &Address) -> u8 {
 
 /// Writes the batch; the last request asks for the acknowledgement. `find_link` gives the index of a link.
 ///
-/// `None` when `space` is too small.
+/// Empty where the message leaves all links alone; `None` when `space` is too small.
 pub fn write<'a>(
     message: &protocol::Message<'_>,
     mut find_link: impl FnMut(&[u8]) -> u32,
@@ -37,7 +37,8 @@ pub fn write<'a>(
     bring_up(&mut batch, LOOPBACK_LINE, LOOPBACK, None);
     for round in 0..3 {
         let mut index = 0;
-        for entry in message.facts() {
+        let mut facts = message.facts();
+        while let Some(entry) = &facts.next() {
             let line = entry.line as u32;
             match (&entry.fact, round) {
                 (Fact::Link { name, mtu }, _) => {
@@ -63,6 +64,7 @@ pub fn write<'a>(
                 ) => {
                     add_route(&mut batch, line, index, destination, gateway.as_ref());
                 }
+                (Fact::NoLinks, _) => return Some(&[]),
                 _ => {}
             }
         }

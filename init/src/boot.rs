@@ -75,7 +75,8 @@ fn set_up(path: &'static CStr, options: &Options, buffers: &mut Buffers) {
 
 fn set_hostname(message: &Message<'_>) {
     const STEP: Step = "set host name; it needs CAP_SYS_ADMIN and a UTS namespace of its own";
-    for entry in message.facts() {
+    let mut facts = message.facts();
+    while let Some(entry) = &facts.next() {
         if let Fact::Hostname(name) = entry.fact {
             sys::set_hostname(name.0).or_fail(STEP, name.0);
         }

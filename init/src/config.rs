@@ -3,7 +3,7 @@
 use core::ffi::CStr;
 
 use hawser::address::strip;
-use hawser::protocol::{GO, Kind, Message};
+use hawser::protocol::{GO_LINE, Kind, Message};
 use hawser::{buffer::Buffer, cmdline};
 
 use crate::error::{self, OrFail, Step};
@@ -107,24 +107,24 @@ impl Source {
     /// Reads the line `go`. The end of the pipe is never `go`: it means that the helper died.
     #[inline(never)]
     pub fn wait_for_go(&self, rest: &[u8]) {
-        let mut line = [0u8; 8];
-        let mut len = 0;
-        for (to, from) in line.iter_mut().zip(rest) {
-            *to = *from;
-            len += 1;
-        }
-        while !line.iter().take(len).any(|&byte| byte == b'\n') {
-            if self.read_some(&mut line, &mut len, usize::MAX) == 0 {
+        let mut missing = GO_LINE.as_bytes();
+        let mut space = [0; 4];
+        let mut come = rest;
+        loop {
+            missing = match strip(missing, come) {
+                Some(&[]) => return,
+                Some(missing) => missing,
+                None => error::fail(READ, self.name, "another word came instead of `go`"),
+            };
+            let mut len = 0;
+            if self.read_some(&mut space, &mut len, missing.len()) == 0 {
                 error::fail(
                     READ,
                     self.name,
                     "it ended before `go`; the helper has died or given up",
                 );
             }
-        }
-        match strip(&line, GO.as_bytes()) {
-            Some([b'\n', ..]) => {}
-            _ => error::fail(READ, self.name, "another word came instead of `go`"),
+            come = space.get(..len).unwrap_or(&[]);
         }
     }
 

@@ -13,17 +13,14 @@ const FIND_LINK: Step = "find link; it must be in this network namespace before 
 /// Sets up what the message says, and returns when the kernel has acknowledged all of it. A link may take so many
 /// milliseconds to appear.
 pub fn set_up(message: &Message<'_>, patience: u64, space: &mut [u8], reply: &mut [u8]) {
-    if message
-        .facts()
-        .any(|entry| matches!(entry.fact, Fact::NoLinks))
-    {
-        return;
-    }
     let socket = sys::open_rtnetlink().or_fail(REQUEST, b"");
     let find_link = |name: &[u8]| wait_for_link(socket, name, patience, reply);
     let Some(batch) = batch::write(message, find_link, space) else {
         error::fail(REQUEST, b"", "the requests are too long");
     };
+    if batch.is_empty() {
+        return;
+    }
     sys::write_all(socket, batch).or_fail(REQUEST, b"");
     receive(message, socket, batch, reply);
     sys::close(socket);

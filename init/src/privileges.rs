@@ -72,7 +72,8 @@ pub fn drop_privileges(message: &Message<'_>, space: &mut [u8], text: &mut [u8])
 
 fn collect<'a>(message: &Message<'a>, groups: &mut Buffer<'_>) -> Wanted<'a> {
     let mut wanted = Wanted::default();
-    for entry in message.facts() {
+    let mut facts = message.facts();
+    while let Some(entry) = &facts.next() {
         match entry.fact {
             Fact::Capability(capability) => {
                 wanted.has_list = true;

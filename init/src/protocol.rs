@@ -19,6 +19,8 @@ pub const VERSION: &str = "hawser 1";
 pub const END: &str = "end";
 /// The line that follows the message when all is ready for the command.
 pub const GO: &str = "go";
+/// [`GO`] as a line.
+pub const GO_LINE: &str = "go\n";
 /// What init says on the status pipe once the kernel has acknowledged the network.
 pub const UP: &str = "up";
 /// [`UP`] as a line.

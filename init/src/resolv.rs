@@ -50,8 +50,9 @@ fn write_lines(
     word_of: fn(&Entry<'_>) -> Option<&'static str>,
 ) {
     let mut page = Buffer::new(space);
-    for entry in message.facts() {
-        if let Some(word) = word_of(&entry) {
+    let mut facts = message.facts();
+    while let Some(entry) = &facts.next() {
+        if let Some(word) = word_of(entry) {
             page.put(word.as_bytes());
             page.put(entry.object());
             page.put(b"\n");
