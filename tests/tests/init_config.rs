@@ -17,7 +17,19 @@ fn init(lab: &Lab, arguments: &[&str]) -> Command {
 }
 
 fn with_stdin(lab: &Lab, config: &str) -> Outcome {
-    let mut command = init(lab, &["--config", "-", "--", "/bin/busybox", "echo", "ran"]);
+    let mut command = init(
+        lab,
+        &[
+            "--config",
+            "-",
+            "--timeout",
+            "0",
+            "--",
+            "/bin/busybox",
+            "echo",
+            "ran",
+        ],
+    );
     command.stdin(Stdio::piped());
     let mut running = Running::spawn(command);
     // A refusal may come before the last byte of an over-long message is written.

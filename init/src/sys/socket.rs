@@ -18,8 +18,12 @@ pub fn open_rtnetlink() -> Result<Fd, Errno> {
 
 /// The socket gets a message for each link that appears or changes.
 pub fn watch_links(socket: Fd) -> Result<u32, Errno> {
-    // RTNLGRP_LINK of linux/rtnetlink.h.
-    set_option(socket, libc::NETLINK_ADD_MEMBERSHIP, 1)
+    // struct sockaddr_nl (netlink(7)): family, padding, an address that the kernel chooses, groups. Without an address
+    // the socket would be taken for the sender of the kernel's own messages, which is spared them.
+    let address = [libc::AF_NETLINK as u32, 0, libc::RTMGRP_LINK as u32];
+    let (fd, at) = (socket.0 as usize, &raw const address as usize);
+    // SAFETY: the address has the size that is said. (Its family is a u16 in a little-endian u32.)
+    unsafe { call(libc::SYS_bind, [fd, at, size_of_val(&address)]) }
 }
 
 #[inline(never)]
