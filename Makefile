@@ -15,7 +15,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # nextest where it is: a process per test, all of them in parallel.
 RUNNER = $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test --tests)
 # Bytes: init is copied into every image.
-INIT_MAX := 33792
+INIT_MAX := 32768
 
 export TARGET
 # host-helper/build.rs takes this init instead of building one.

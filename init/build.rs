@@ -31,8 +31,16 @@ fn main() {
     let prefix = if linker.contains("ld") { "" } else { "-Wl," };
     // A segment begins on a page of its own: they are larger on some machines of ARM's.
     let is_arm = env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("aarch64");
-    let page_size = if is_arm { "-zmax-page-size=65536" } else { "-zmax-page-size=4096" };
-    for argument in ARGUMENTS.iter().copied().chain([page_size, script.as_str()]) {
+    let page_size = if is_arm {
+        "-zmax-page-size=65536"
+    } else {
+        "-zmax-page-size=4096"
+    };
+    for argument in ARGUMENTS
+        .iter()
+        .copied()
+        .chain([page_size, script.as_str()])
+    {
         println!("cargo::rustc-link-arg-bin=init={prefix}{argument}");
     }
 }

@@ -16,6 +16,7 @@ pub struct Fault<'a> {
 /// Writes the message that the `ip=` words of a kernel command line mean. Addresses are checked by whoever reads it.
 ///
 /// The host name of the last word that has one counts.
+#[inline(never)]
 pub fn translate<'a>(cmdline: &'a [u8], message: &mut Buffer<'_>) -> Result<(), Fault<'a>> {
     let mut host: &[u8] = &[];
     let mut found = false;

@@ -100,6 +100,7 @@ fn add_file(path: &CStr, queue: &mut Queue<'_>, space: &mut [u8]) -> bool {
 }
 
 /// The name of a process, for a message; empty when it is gone or there is no /proc.
+#[inline(never)]
 pub fn name_of(pid: Pid, space: &mut [u8; 16]) -> &[u8] {
     let mut digits = [0; 10];
     let mut path = [0; 32];

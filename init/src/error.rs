@@ -102,6 +102,7 @@ pub fn push_errno(Errno(number): Errno) {
 }
 
 /// Adds a cure, if there is one.
+#[inline(always)]
 pub fn push_cure(cure: &str) {
     if !cure.is_empty() {
         push("; ");

@@ -42,6 +42,7 @@ pub fn is_booted(mut words: Arguments) -> bool {
 }
 
 /// Reads what shall happen when all is over.
+#[inline(never)]
 pub fn set_end(name: &[u8]) {
     match index_of(ENDS, name) {
         Some(index) => END.store(index + 1, Relaxed),

@@ -22,6 +22,7 @@ use options::Options;
 use sys::Arguments;
 
 /// Everything. It comes back only when there is no command to become: with the exit code.
+#[inline(always)]
 fn run(mut words: Arguments) -> u8 {
     let name = words.take().unwrap_or(c"init");
     let mut options = Options::default();

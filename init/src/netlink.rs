@@ -115,6 +115,7 @@ impl<'a> Writer<'a> {
     }
 
     /// The finished batch, or `None` when the buffer was too small.
+    #[inline(never)]
     pub fn finish(self) -> Option<&'a [u8]> {
         self.batch.finish()
     }
@@ -181,6 +182,7 @@ impl<'a> Messages<'a> {
 impl<'a> Iterator for Messages<'a> {
     type Item = Message<'a>;
 
+    #[inline(always)]
     fn next(&mut self) -> Option<Message<'a>> {
         let len = read_u32(self.0, 0)? as usize;
         let payload = self.0.get(HEADER..len)?;

@@ -12,6 +12,7 @@ const FIND_LINK: Step = "find link; it must be in this network namespace before 
 
 /// Sets up what the message says, and returns when the kernel has acknowledged all of it. A link may take so many
 /// milliseconds to appear.
+#[inline(never)]
 pub fn set_up(message: &Message<'_>, patience: u64, space: &mut [u8], reply: &mut [u8]) {
     let socket = sys::open_rtnetlink().or_fail(REQUEST, b"");
     let find_link = |name: &[u8]| wait_for_link(socket, name, patience, reply);

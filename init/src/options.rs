@@ -77,6 +77,7 @@ const OPEN_STATUS: Step = "open status descriptor";
 
 /// Reads the words behind the program's name, and leaves those of the command. Gives what shall be printed instead of
 /// doing anything. An error goes to the status pipe as soon as that is known.
+#[inline(never)]
 pub fn parse(name: &[u8], words: &mut Arguments, options: &mut Options) -> Option<&'static str> {
     let (table, peer) = peers::adopt(name, options);
     let boots = peer == Peer::None && machine::is_booted(*words);
@@ -189,6 +190,7 @@ fn open_status(value: &[u8]) -> Fd {
     fd
 }
 
+#[inline(always)]
 fn seconds(text: &[u8]) -> u32 {
     match parse_number(text) {
         Some(number) => number,

@@ -113,6 +113,7 @@ fn drop_bounding_set(kept: u64) {
 }
 
 /// Root keeps its list; another user has nothing but what is ambient.
+#[inline(never)]
 fn set_capabilities(wanted: &Wanted<'_>) {
     let is_root = sys::effective_user() == 0;
     let ambient = if is_root { 0 } else { wanted.ambient };

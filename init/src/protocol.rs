@@ -187,6 +187,7 @@ pub enum Kind {
 
 impl Fault<'_> {
     /// The words before and behind `cause` in a sentence.
+    #[inline(always)]
     pub fn around(&self) -> (&'static str, &'static str) {
         match self.kind {
             Kind::Missing => ("", " is missing"),

@@ -140,6 +140,7 @@ fn find_place(rules: &Rules) -> Place {
 }
 
 /// In the child.
+#[inline(always)]
 fn become_command(
     command: Arguments,
     parent: Pid,
@@ -161,6 +162,7 @@ fn become_command(
 }
 
 /// Socket activation (sd_listen_fds(3)) names the process that the sockets are for: us, but it shall be the command.
+#[inline(always)]
 fn correct_listen_pid(parent: Pid, space: &'static mut [u8]) {
     const NAME: &[u8] = b"LISTEN_PID";
     let (mut before, mut after) = ([0; 10], [0; 10]);

@@ -131,6 +131,7 @@ pub fn variable(name: &[u8]) -> Option<&'static [u8]> {
 }
 
 /// A C string without its first `count` bytes; `None` when it is shorter.
+#[inline(always)]
 pub fn suffix(text: &'static CStr, count: usize) -> Option<&'static CStr> {
     if count > text.count_bytes() {
         return None;

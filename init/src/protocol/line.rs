@@ -18,6 +18,7 @@ pub(super) struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
+    #[inline(never)]
     pub(super) fn new(text: &'a [u8]) -> Self {
         Cursor {
             text,
@@ -35,6 +36,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The complaint, about this line of the message.
+    #[inline(never)]
     pub(super) fn fault(&self, line: usize) -> Fault<'a> {
         let kind = self.complaint.unwrap_or(Kind::Because);
         Fault {
@@ -284,7 +286,6 @@ fn parse_interface_address(word: &[u8]) -> Option<Prefix> {
     Prefix::parse(word).filter(|prefix| prefix.address.is_unicast())
 }
 
-#[inline(never)]
 fn parse_unicast(word: &[u8]) -> Option<Address> {
     Address::parse(word).filter(Address::is_unicast)
 }

@@ -83,6 +83,7 @@ fn open(path: &CStr, flags: c_int) -> Result<Fd, Errno> {
 }
 
 /// Closes; there is nothing to be done about an error.
+#[inline(never)]
 pub fn close(fd: Fd) {
     let _ = call_by_value(libc::SYS_close, [fd.0 as usize]);
 }

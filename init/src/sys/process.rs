@@ -17,6 +17,7 @@ pub fn exit(code: u8) -> ! {
 }
 
 /// Becomes another program; comes back only with an error.
+#[inline(never)]
 pub fn execute(path: &CStr, arguments: Arguments) -> Errno {
     let environment = ENVIRONMENT.load(Ordering::Relaxed) as usize;
     let (path, arguments) = (path.as_ptr() as usize, arguments.0 as usize);
@@ -38,6 +39,7 @@ pub fn fork() -> Result<Option<Pid>, Errno> {
 }
 
 /// Our own number.
+#[inline(never)]
 pub fn own_pid() -> Pid {
     Pid(call_by_value(libc::SYS_getpid, []).unwrap_or(0) as i32)
 }
