@@ -12,8 +12,8 @@ use crate::sys::{self, Capabilities, Errno};
 const BOUND: Step = "drop a capability from the bounding set; it needs CAP_SETPCAP";
 const KEEP: Step = "keep capabilities";
 const SET_GROUPS: Step = "set groups; it needs CAP_SETGID, and the groups in this user namespace";
-const SET_GROUP: Step = "set group; it needs CAP_SETGID, and the group in this user namespace";
-const SET_USER: Step = "set user; it needs CAP_SETUID, and the user in this user namespace";
+const SET_USER: Step =
+    "set user and group; it needs CAP_SETUID and CAP_SETGID, and both in this user namespace";
 const SET: Step = "set capabilities";
 const AMBIENT: Step = "make capabilities ambient; init itself must have them";
 const NO_NEW: Step = "set no-new-privileges";
@@ -52,7 +52,7 @@ pub fn drop_privileges(message: &Message<'_>, space: &mut [u8], text: &mut [u8])
         if wanted.ambient != 0 && uid != 0 {
             sys::control(libc::PR_SET_KEEPCAPS, 1, 0).or_fail(KEEP, b"");
         }
-        sys::set_group(gid).or_fail(SET_GROUP, b"");
+        sys::set_group(gid).or_fail(SET_USER, b"");
         sys::set_user(uid).or_fail(SET_USER, b"");
     }
     if wanted.has_list {
