@@ -5,6 +5,9 @@ TARGET ?= $(shell uname -m)-unknown-linux-musl
 PREFIX ?= /usr/local
 # Of `make run`.
 CMD ?=
+# Of `make fuzz`: all targets together. KEEP=keep puts what it has found into the repository.
+SECONDS ?= 60
+KEEP ?=
 
 OUT := $(abspath $(or $(CARGO_TARGET_DIR),target))
 BIN := $(OUT)/release
@@ -24,12 +27,13 @@ export HAWSER_INIT := $(OUT)/$(TARGET)/init/init
 .DEFAULT_GOAL := build
 # apt-get and cargo have one lock each.
 .NOTPARALLEL:
-.PHONY: help build run test check install uninstall clean
+.PHONY: help build run test fuzz check install uninstall clean
 
 help:
 	@echo 'make build      both programs, static, in target/release'
 	@echo 'make run        a container on the default network that shows it; CMD=/bin/sh gives a shell in one'
 	@echo 'make test       all tests'
+	@echo 'make fuzz       made-up input for the parsers, SECONDS=$(SECONDS) long; needs a nightly compiler'
 	@echo 'make check      format, lints; licences, sources and advisories of the dependencies'
 	@echo 'make install    into PREFIX ($(PREFIX)) below DESTDIR'
 	@echo 'make uninstall  takes that back'
@@ -64,8 +68,12 @@ test: build
 	@.ci/cargo native $(RUNNER) --no-fail-fast --workspace --locked
 	@! cat $(OUT)/tests-skipped.txt 2>/dev/null || echo 'not all tests ran: see above'
 
+fuzz:
+	@.ci/fuzz $(SECONDS) $(OUT) $(KEEP)
+
 check:
 	@.ci/cargo lint fmt --all --check
+	@.ci/cargo lint fmt --manifest-path init/fuzz/Cargo.toml --check
 	@.ci/cargo static-core build --locked --package init --bin init --profile init
 	@.ci/cargo lint clippy --workspace --all-targets --locked -- --deny warnings
 	@.ci/check-dependencies $(OUT)/tools

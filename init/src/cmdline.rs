@@ -21,10 +21,8 @@ pub fn translate<'a>(cmdline: &'a [u8], message: &mut Buffer<'_>) -> Result<(), 
     let mut host: &[u8] = &[];
     let mut found = false;
     message.put(b"hawser 1\n");
-    let mut rest = Some(cmdline.trim_ascii_end());
-    while let Some(words) = rest {
-        let (word, tail) = cut(words, b' ');
-        rest = tail;
+    // At the kernel's blanks: a tab or a newline left in a word would get into the message, and begin a line there.
+    for word in cmdline.split(|byte| matches!(byte, b' ' | b'\t'..=b'\r')) {
         let Some(value) = strip(word, b"ip=") else {
             continue;
         };

@@ -149,7 +149,7 @@ impl<'a> Message<'a> {
         if self.kind != libc::NLMSG_ERROR as u16 {
             return None;
         }
-        let errno = -read_i32(self.payload, 0)?;
+        let errno = read_i32(self.payload, 0)?.wrapping_neg();
         // struct nlmsgerr repeats the request: its header only when NLM_F_CAPPED, else all of it (linux/netlink.h).
         let request = if self.flags & libc::NLM_F_CAPPED as u16 != 0 {
             HEADER

@@ -10,7 +10,6 @@ use netlink_packet_route::link::{LinkAttribute, LinkFlags};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteScope, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use proptest::prelude::*;
 
 const REQUEST: u16 = libc::NLM_F_REQUEST as u16;
 const ACK: u16 = libc::NLM_F_ACK as u16;
@@ -280,32 +279,4 @@ fn answers_are_read() {
     assert!(!hawser::batch::is_refusal(0));
     // An address that is there already and equal.
     assert!(!hawser::batch::is_refusal(libc::EEXIST));
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn no_answer_makes_the_reader_fail(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), len in 0u32..200) {
-        if let Some(space) = bytes.first_chunk_mut() {
-            *space = len.to_ne_bytes();
-        }
-        for message in Messages::new(&bytes) {
-            let _ = message.outcome();
-            for (_, value) in hawser::netlink::Attributes::new(message.payload) {
-                prop_assert!(value.len() <= bytes.len());
-            }
-        }
-    }
-
-    #[test]
-    fn a_cut_answer_makes_no_trouble(cut in 0usize..80, kind in any::<u16>(), flags in any::<u16>()) {
-        let mut bytes = answer(3, libc::EPERM, "no");
-        bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
-        bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
-        bytes.truncate(cut);
-        for message in Messages::new(&bytes) {
-            let _ = message.outcome();
-        }
-    }
 }
