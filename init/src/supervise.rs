@@ -4,19 +4,22 @@
 //! All signals are blocked and taken one at a time; there is no handler, and no timer but for the grace of the end.
 //! Before the command runs, init fails loudly; after that nothing that happens here ends it before its time.
 
-use hawser::address::decimal;
+use hawser::address::{decimal, parse_number};
 use hawser::signal;
 
-use crate::descendants::{name_of, visit_descendants};
+use crate::descendants::{find_descendants, name_of};
 use crate::error::{self, OrFail, Step};
 use crate::options::{Peer, Rules, Target};
-use crate::sys::{self, Arguments, Buffers, Errno, Pid};
+use crate::sys::{self, Arguments, Arrival, Buffers, FOREVER, Fd, Pid};
 use crate::{exec, machine};
 
 const FORK: Step = "start the command";
 const ALL: u64 = !0;
 /// Seconds that what is left at the end has, when no option says otherwise.
 const GRACE: u32 = 5;
+const LATE: &str = ": it has not ended in its grace";
+/// Milliseconds that the kernel has for ending what was killed.
+const LAST: u64 = 5000;
 const HUP: u8 = libc::SIGHUP as u8;
 const INT: u8 = libc::SIGINT as u8;
 const KILL: u8 = libc::SIGKILL as u8;
@@ -51,9 +54,13 @@ struct Supervisor<'a> {
     code: Option<u8>,
     /// Nothing is left to wait for.
     is_over: bool,
-    /// When patience ends, once everything was asked to end.
-    deadline: Option<u64>,
+    /// When patience ends: once everything was asked to end.
+    deadline: u64,
     killing: bool,
+    /// We got a signal to stop.
+    shall_stop: bool,
+    /// The signal that the command is stopped by, or 0.
+    stopped_by: u8,
 }
 
 /// Runs the command, and ends with its exit code.
@@ -72,10 +79,11 @@ pub fn supervise(rules: &Rules, command: Arguments, buffers: &'static mut Buffer
     if rules.pause {
         pause();
     }
-    let place = find_place(rules);
+    let terminal = sys::find_terminal();
+    let place = find_place(rules, terminal);
     loop {
         let pid = match sys::fork().or_fail(FORK, b"") {
-            None => become_command(command, own, place, buffers),
+            None => become_command(command, own, place, terminal, buffers),
             Some(pid) => pid,
         };
         let started = sys::now();
@@ -95,8 +103,10 @@ pub fn supervise(rules: &Rules, command: Arguments, buffers: &'static mut Buffer
             name: command.first().unwrap_or(c"").to_bytes(),
             code: None,
             is_over: false,
-            deadline: None,
+            deadline: FOREVER,
             killing: false,
+            shall_stop: false,
+            stopped_by: 0,
         };
         while !supervisor.is_over {
             supervisor.step();
@@ -107,7 +117,7 @@ pub fn supervise(rules: &Rules, command: Arguments, buffers: &'static mut Buffer
         // A command that ends at once is not run more than once a second.
         let soonest = started + 1000;
         while let Some(left @ 1..) = soonest.checked_sub(sys::now()) {
-            let _ = sys::wait_for_signal(ALL, Some(left));
+            sys::wait_for_signal(ALL, left);
         }
     }
 }
@@ -115,27 +125,25 @@ pub fn supervise(rules: &Rules, command: Arguments, buffers: &'static mut Buffer
 /// Nothing to run: podman's pause container holds namespaces open until INT or TERM.
 fn pause() -> ! {
     loop {
-        match sys::wait_for_signal(ALL, None) {
-            Ok(arrival) if arrival.signal == INT || arrival.signal == TERM => sys::exit(0),
+        match sys::wait_for_signal(ALL, FOREVER).signal {
+            INT | TERM => sys::exit(0),
             _ => while let Ok(Some(_)) = sys::reap() {},
         }
     }
 }
 
-fn find_place(rules: &Rules) -> Place {
-    if rules.peer == Peer::DumbInit && rules.target == Target::Child {
-        return Place::Ours;
-    }
-    if sys::leads_terminal() {
-        sys::release_terminal();
-        // The hand-off itself sends these to us, before it returns; they are nobody's wish.
-        let set = 1 << (HUP - 1) | 1 << (CONT - 1);
-        while sys::wait_for_signal(set, Some(0)).is_ok() {}
-        Place::Session
-    } else if sys::has_terminal() {
-        Place::Ours
-    } else {
-        Place::Group
+fn find_place(rules: &Rules, terminal: Fd) -> Place {
+    match sys::session_of(terminal) {
+        _ if rules.peer == Peer::DumbInit && rules.target == Target::Child => Place::Ours,
+        None => Place::Group,
+        Some(leader) if leader == sys::own_pid() => {
+            sys::release_terminal(terminal);
+            // The hand-off itself sends these to us, before it returns; they are nobody's wish.
+            let set = 1 << (HUP - 1) | 1 << (CONT - 1);
+            while sys::wait_for_signal(set, 0).signal != 0 {}
+            Place::Session
+        }
+        Some(_) => Place::Ours,
     }
 }
 
@@ -145,13 +153,14 @@ fn become_command(
     command: Arguments,
     parent: Pid,
     place: Place,
+    terminal: Fd,
     buffers: &'static mut Buffers,
 ) -> ! {
     match place {
         Place::Group => sys::set_group_leader(Pid(0)),
         Place::Session => {
             sys::start_session();
-            sys::take_terminal();
+            sys::take_terminal(terminal);
         }
         Place::Ours => {}
     }
@@ -165,10 +174,11 @@ fn become_command(
 #[inline(always)]
 fn correct_listen_pid(parent: Pid, space: &'static mut [u8]) {
     const NAME: &[u8] = b"LISTEN_PID";
-    let (mut before, mut after) = ([0; 10], [0; 10]);
-    if sys::variable(NAME) == Some(decimal(parent.0 as u32, &mut before)) {
-        let own = decimal(sys::own_pid().0 as u32, &mut after);
-        if let Some(text) = sys::c_string(&[NAME, b"=", own], space) {
+    const PREFIX: &[u8] = b"LISTEN_PID=";
+    if sys::variable(NAME).and_then(parse_number) == Some(parent.0 as u32) {
+        let mut digits = [0; 10];
+        let own = decimal(sys::own_pid().0 as u32, &mut digits);
+        if let Some(text) = sys::c_string(&[PREFIX, own], space) {
             sys::replace_variable(NAME, text);
         }
     }
@@ -176,94 +186,145 @@ fn correct_listen_pid(parent: Pid, space: &'static mut [u8]) {
 
 impl Supervisor<'_> {
     fn step(&mut self) {
-        // Once more and more quickly while killing: what is being born meanwhile was not in the list.
-        let patience = self
-            .deadline
-            .map(|deadline| deadline.saturating_sub(sys::now()));
-        match sys::wait_for_signal(ALL, patience.filter(|_| !self.killing)) {
-            Ok(arrival) if arrival.signal == CHLD => {}
-            Ok(arrival) => self.take(arrival.signal, arrival.by_kernel),
-            Err(Errno(libc::EAGAIN)) => self.kill_rest(),
-            Err(_) => {}
+        let patience = match self.deadline {
+            FOREVER => FOREVER,
+            deadline => deadline.saturating_sub(sys::now()),
+        };
+        // Looked at before the signals: a storm of them never lets the wait for one come to its end.
+        if patience == 0 {
+            self.lose_patience();
+        } else {
+            self.take(sys::wait_for_signal(ALL, patience));
         }
         self.reap_all();
-    }
-
-    fn take(&mut self, signal: u8, by_kernel: bool) {
-        let stops = matches!(signal, TSTP | TTIN | TTOU);
-        let to = self.rules.passed_on(signal);
-        // What a terminal sends goes to the whole group: the command in ours has it already.
-        let has_it = by_kernel && self.place == Place::Ours;
-        if to != 0 && !has_it {
-            self.say("pass on", to, self.command);
-            if signal == TERM && self.rules.peer == Peer::None {
-                self.ask_all_to_end(to);
-            } else {
-                self.send(to);
-            }
-        }
-        if stops && to != 0 && matches!(self.rules.peer, Peer::None | Peer::DumbInit) {
+        if self.shall_stop && self.stopped_by != 0 {
+            self.shall_stop = false;
+            // A shell sees us stopped as it would see the command; without one, whoever stops us will wake us.
             // As PID 1 we cannot be stopped, and then there is nobody who would wait for it.
-            let _ = sys::send(self.own, STOP);
+            sys::stop_by(if self.place == Place::Ours {
+                self.stopped_by
+            } else {
+                STOP
+            });
         }
     }
 
-    /// To whom the rules say.
-    fn send(&mut self, signal: u8) {
-        if self.rules.target == Target::All || self.code.is_some() {
-            self.send_all(signal);
+    fn take(&mut self, arrival: Arrival) {
+        let signal = arrival.signal;
+        let to = self.rules.passed_on(signal);
+        match signal {
+            0 | CHLD => return,
+            TSTP | TTIN | TTOU => {
+                self.shall_stop = matches!(self.rules.peer, Peer::None | Peer::DumbInit);
+            }
+            CONT => self.shall_stop = false,
+            _ => {}
+        }
+        // What a terminal sends goes to the whole group: the command in ours has it already.
+        if to == 0 || arrival.by_kernel && self.place == Place::Ours {
+            return;
+        }
+        self.say("pass on", to, self.command);
+        if signal == TERM && self.rules.peer == Peer::None {
+            self.ask_all_to_end(to);
         } else {
-            let group = self.rules.target == Target::Group && self.place != Place::Ours;
-            // The group is not there yet for a moment, before the command has made it.
-            if !group || sys::send(Pid(-self.command.0), signal).is_err() {
-                let _ = sys::send(self.command, signal);
+            self.send(self.rules.target, to);
+        }
+    }
+
+    /// To the command alone, to its group, or to every process below us.
+    #[inline(never)]
+    fn send(&mut self, mut target: Target, signal: u8) {
+        let (command, is_ours) = (self.command, self.place == Place::Ours);
+        if self.code.is_some() {
+            target = Target::All;
+        } else if target == Target::Child
+            || target == Target::Group && !is_ours && !send_group(command, signal)
+        {
+            let _ = sys::send(command, signal);
+        }
+        if target == Target::All && self.own == Pid(1) {
+            // Only where we are PID 1 is this what is below us: elsewhere it is the machine.
+            let _ = sys::send(Pid(-1), signal);
+        } else if target == Target::All || target == Target::Group && is_ours {
+            let mut below = find_descendants(self.buffers);
+            // The group at once, since it may be having children; then those outside of it, one by one. In our own are
+            // others too: the rest of a pipeline, and we.
+            let has_group = !is_ours && send_group(command, signal);
+            let group = if is_ours {
+                sys::group_of(Pid(0))
+            } else {
+                command
+            };
+            if !below.is_known && !has_group && self.code.is_none() {
+                let _ = sys::send(command, signal);
+            }
+            while let Some(pid) = below.take() {
+                let is_inside = sys::group_of(pid) == group;
+                if (is_inside && !has_group) || (!is_inside && target == Target::All) {
+                    let _ = sys::send(pid, signal);
+                }
             }
         }
     }
 
-    /// To every process below us. Only where we are PID 1 is that what kill(-1) means: elsewhere it is the machine.
-    fn send_all(&mut self, signal: u8) {
-        if self.own == Pid(1) {
-            let _ = sys::send(Pid(-1), signal);
-        } else if !visit_descendants(self.buffers, |pid| {
-            let _ = sys::send(pid, signal);
-        }) {
-            let _ = sys::send(Pid(-self.command.0), signal);
-        }
-    }
-
+    /// Whom the rules do not name is asked when the command has ended.
     fn ask_all_to_end(&mut self, signal: u8) {
-        self.send_all(signal);
-        if self.deadline.is_none() {
+        self.send(
+            match self.rules.target {
+                Target::Child => Target::Child,
+                _ => Target::All,
+            },
+            signal,
+        );
+        if self.deadline == FOREVER {
             let grace = self.rules.grace.unwrap_or(GRACE);
-            self.deadline = Some(sys::now() + u64::from(grace) * 1000);
+            self.deadline = sys::now() + u64::from(grace) * 1000;
         }
     }
 
-    fn kill_rest(&mut self) {
-        if !self.killing {
-            self.killing = true;
-            let told = visit_descendants(self.buffers, |pid| {
-                let mut space = [0; 16];
-                error::begin("kill", name_of(pid, &mut space));
+    fn lose_patience(&mut self) {
+        if self.killing {
+            // Another user's, or the kernel does not let it go.
+            self.is_over = true;
+            return;
+        }
+        self.killing = true;
+        self.deadline = sys::now() + LAST;
+        let mut below = find_descendants(self.buffers);
+        if !below.is_known {
+            error::begin("kill what is left", b"");
+            error::push(LATE);
+            error::note();
+        }
+        while let Some(pid) = below.take() {
+            let mut space = [0; 64];
+            if let Some(name) = name_of(pid, &mut space) {
+                error::begin("kill", name);
                 error::push(" (");
                 error::push_number(pid.0 as u32);
-                error::push("): it has not ended in its grace");
-                error::note();
-            });
-            if !told {
-                error::begin("kill what is left: it has not ended in its grace", b"");
+                error::push(")");
+                error::push(LATE);
                 error::note();
             }
         }
-        self.send_all(KILL);
     }
 
     /// Several that end at once give one SIGCHLD, so all there are, each time.
     fn reap_all(&mut self) {
         loop {
             match sys::reap() {
-                Ok(Some((pid, status))) if pid == self.command => self.command_ended(status),
+                // wait(2): the low 7 bits are all set when it has stopped, by the signal in the second byte, or goes on.
+                Ok(Some((pid, status))) if status & 0x7f == 0x7f => {
+                    if pid == self.command {
+                        let signal = (status >> 8) as u8;
+                        self.stopped_by = if signal == 0xff { 0 } else { signal };
+                    }
+                }
+                // Its number may be somebody else's when it has ended.
+                Ok(Some((pid, status))) if pid == self.command && self.code.is_none() => {
+                    self.command_ended(status);
+                }
                 Ok(Some((pid, _))) => self.orphan_ended(pid),
                 Ok(None) => break,
                 // Nobody is left.
@@ -274,7 +335,8 @@ impl Supervisor<'_> {
             }
         }
         if self.killing {
-            self.send_all(KILL);
+            // Again each time that one ends: what was being born meanwhile was not in the list.
+            self.send(Target::All, KILL);
         }
     }
 
@@ -294,7 +356,9 @@ impl Supervisor<'_> {
         } else {
             128 + by
         };
-        let is_odd = by != 0 && self.deadline.is_none() && self.rules.peer == Peer::None;
+        // Whoever asked it to end knows.
+        let is_asked = self.deadline != FOREVER && matches!(by, TERM | KILL);
+        let is_odd = by != 0 && !is_asked && self.rules.peer == Peer::None;
         let end = machine::end_name();
         if is_odd || end.is_some() {
             error::begin("run", self.name);
@@ -303,7 +367,7 @@ impl Supervisor<'_> {
                 error::push_number(u32::from(code));
             } else {
                 error::push(": ended by SIG");
-                error::push_bytes(signal::name(by));
+                push_signal(by);
             }
             if status & 0x80 != 0 {
                 error::push(" (core dumped)");
@@ -321,11 +385,11 @@ impl Supervisor<'_> {
             .is_some_and(|bits| bits >> (code % 8) & 1 != 0);
         self.code = Some(if is_fine { 0 } else { code });
         if self.rules.peer == Peer::DumbInit && self.rules.target == Target::Group {
-            let _ = sys::send(Pid(-self.command.0), TERM);
+            send_group(self.command, TERM);
         }
         if self.rules.peer != Peer::None {
             self.is_over = true;
-        } else if self.deadline.is_none() {
+        } else if self.deadline == FOREVER || self.rules.target == Target::Child {
             self.ask_all_to_end(TERM);
         }
     }
@@ -333,12 +397,24 @@ impl Supervisor<'_> {
     fn say(&self, what: &str, signal: u8, to: Pid) {
         if self.rules.verbose {
             error::begin(what, b"SIG");
-            error::push_bytes(signal::name(signal));
-            error::push(" (");
-            error::push_number(u32::from(signal));
-            error::push(") to ");
+            push_signal(signal);
+            error::push(" to ");
             error::push_number(to.0 as u32);
             error::note();
         }
     }
+}
+
+/// Its name, or its number where it has none.
+fn push_signal(signal: u8) {
+    match signal::name(signal) {
+        b"" => error::push_number(u32::from(signal)),
+        name => error::push_bytes(name),
+    }
+}
+
+/// False where nobody of ours is in it, or gets the signal.
+#[inline(never)]
+fn send_group(leader: Pid, signal: u8) -> bool {
+    sys::has_child_in(leader) && sys::send(Pid(-leader.0), signal).is_ok()
 }

@@ -122,14 +122,20 @@ static ENVIRONMENT: AtomicPtr<*const c_char> = AtomicPtr::new(core::ptr::null_mu
 
 /// The value of an environment variable.
 pub fn variable(name: &[u8]) -> Option<&'static [u8]> {
+    Some(find_variable(name)?.1)
+}
+
+/// Its entry and its value.
+#[inline(never)]
+fn find_variable(name: &[u8]) -> Option<(*mut *const c_char, &'static [u8])> {
     let mut variables = Arguments(ENVIRONMENT.load(Ordering::Relaxed));
-    while let Some(variable) = variables.take() {
-        let (found, value) = cut(variable.to_bytes(), b'=');
+    loop {
+        let entry = variables.0.cast_mut();
+        let (found, value) = cut(variables.take()?.to_bytes(), b'=');
         if found == name {
-            return value;
+            return Some((entry, value?));
         }
     }
-    None
 }
 
 /// A C string without its first `count` bytes; `None` when it is shorter.
@@ -207,14 +213,8 @@ fn panic(_: &core::panic::PanicInfo) -> ! {
 
 /// Replaces a variable of the environment by `text`, which is `NAME=VALUE`.
 pub fn replace_variable(name: &[u8], text: &'static CStr) {
-    let mut at = ENVIRONMENT.load(Ordering::Relaxed);
-    let mut variables = Arguments(at);
-    while let Some(variable) = variables.take() {
-        if cut(variable.to_bytes(), b'=').0 == name {
-            // SAFETY: `at` is the entry that `take` has just read; the list is on our own stack, and writable.
-            unsafe { *at = text.as_ptr() };
-        }
-        // SAFETY: the entry was not the null pointer that ends the list.
-        at = unsafe { at.add(1) };
+    if let Some((entry, _)) = find_variable(name) {
+        // SAFETY: it is an entry of the list, which is on our own stack, and writable.
+        unsafe { *entry = text.as_ptr() };
     }
 }

@@ -2,7 +2,7 @@
 
 use core::ffi::{CStr, c_int};
 
-use super::{Errno, Fd, call, call_by_value, retry};
+use super::{Errno, Fd, call, call_by_value, retry, wait_for_signal};
 
 /// Reads what there is, at most what fits; 0 is the end.
 pub fn read(fd: Fd, buffer: &mut [u8]) -> Result<u32, Errno> {
@@ -24,8 +24,10 @@ pub fn write_all(fd: Fd, mut bytes: &[u8]) -> Result<(), Errno> {
 
 /// Writes if that does not block: a pipe that is ready has room for 4,096 bytes (pipe(7)), and we write fewer.
 pub fn write_if_ready(fd: Fd, bytes: &[u8]) {
-    if poll(fd, libc::POLLOUT, 0).is_ok_and(|events| events & libc::POLLOUT != 0) {
-        let _ = write_all(fd, bytes);
+    let is_ready = poll(fd, libc::POLLOUT, 0).is_ok_and(|events| events & libc::POLLOUT != 0);
+    if is_ready && write_all(fd, bytes).is_err() {
+        // Nobody reads, and the SIGPIPE for it is ours: it must not be taken for one to pass on.
+        wait_for_signal(1 << (libc::SIGPIPE - 1), 0);
     }
 }
 
@@ -60,7 +62,12 @@ pub fn timespec(milliseconds: u64) -> libc::timespec {
 
 /// Opens for reading.
 pub fn open_read(path: &CStr) -> Result<Fd, Errno> {
-    open(path, libc::O_RDONLY | libc::O_CLOEXEC)
+    open_in(Fd(libc::AT_FDCWD), path)
+}
+
+/// Opens for reading what is in a directory.
+pub fn open_in(directory: Fd, path: &CStr) -> Result<Fd, Errno> {
+    open_at(directory, path, libc::O_RDONLY | libc::O_CLOEXEC)
 }
 
 /// Opens for writing, creates what is missing, and truncates nothing: that would flush the old blocks to disk.
@@ -73,9 +80,13 @@ pub fn open_inherited(path: &CStr) -> Result<Fd, Errno> {
     open(path, libc::O_RDWR)
 }
 
-#[inline(never)]
 fn open(path: &CStr, flags: c_int) -> Result<Fd, Errno> {
-    let directory = libc::AT_FDCWD as usize;
+    open_at(Fd(libc::AT_FDCWD), path, flags)
+}
+
+#[inline(never)]
+fn open_at(directory: Fd, path: &CStr, flags: c_int) -> Result<Fd, Errno> {
+    let directory = directory.0 as usize;
     let (path, flags) = (path.as_ptr() as usize, (flags | libc::O_NOCTTY) as usize);
     // SAFETY: the path is a C string.
     let fd = retry(|| unsafe { call(libc::SYS_openat, [directory, path, flags, 0o644]) })?;

@@ -44,11 +44,11 @@ pub fn own_pid() -> Pid {
     Pid(call_by_value(libc::SYS_getpid, []).unwrap_or(0) as i32)
 }
 
-/// The next child that has ended, with its status; `Ok(None)` when all that there are live on.
+/// The next child that has ended, stopped or gone on, with its status; `Ok(None)` when there is no news of any.
 pub fn reap() -> Result<Option<(Pid, i32)>, Errno> {
     let mut status: c_int = 0;
     let (any, at) = (-1i32 as usize, &raw mut status as usize);
-    let flags = libc::WNOHANG as usize;
+    let flags = (libc::WNOHANG | libc::WUNTRACED | libc::WCONTINUED) as usize;
     // SAFETY: the kernel writes an int; no usage is asked for.
     let pid = retry(|| unsafe { call(libc::SYS_wait4, [any, at, flags, 0]) })?;
     Ok(if pid == 0 {
@@ -56,6 +56,18 @@ pub fn reap() -> Result<Option<(Pid, i32)>, Errno> {
     } else {
         Some((Pid(pid as i32), status))
     })
+}
+
+/// True where a child of ours, be it dead, is in this group: its number is nobody else's then.
+pub fn has_child_in(group: Pid) -> bool {
+    let flags = (libc::WNOHANG | libc::WEXITED | libc::WNOWAIT) as usize;
+    let group = [libc::P_PGID as usize, group.0 as usize, 0, flags];
+    call_by_value(libc::SYS_waitid, group).is_ok()
+}
+
+/// The group of a process; of ours for 0.
+pub fn group_of(pid: Pid) -> Pid {
+    Pid(call_by_value(libc::SYS_getpgid, [pid.0 as usize]).map_or(-1, |group| group as i32))
 }
 
 /// Makes a process the leader of a group of its own.

@@ -1,8 +1,9 @@
 //! Signals: what is done about them, sending and taking them.
 
 use core::ffi::c_int;
+use core::mem::MaybeUninit;
 
-use super::{Errno, Pid, call, call_by_value, timespec};
+use super::{Errno, Pid, call, call_by_value, own_pid, timespec};
 
 /// What the kernel calls `struct kernel_sigaction`: 8 bytes of mask at its end, and at most 32 bytes in all.
 type SignalAction = [usize; 4];
@@ -10,11 +11,14 @@ const MASK_BYTES: usize = 8;
 
 /// What came.
 pub struct Arrival {
-    /// Which signal.
+    /// Which signal; 0 for none.
     pub signal: u8,
     /// True when the kernel sent it, as a terminal does, and no process.
     pub by_kernel: bool,
 }
+
+/// Milliseconds without an end.
+pub const FOREVER: u64 = u64::MAX;
 
 /// A write to a pipe that nobody reads gives an error instead of a signal.
 pub fn ignore_broken_pipes() {
@@ -35,6 +39,13 @@ pub fn block_signals() {
     set_mask(!0);
 }
 
+/// Stops us, where the kernel finds that somebody can wake us. All signals are blocked before and afterwards.
+pub fn stop_by(signal: u8) {
+    set_mask(!(1 << (signal - 1)));
+    let _ = send(own_pid(), signal);
+    set_mask(!0);
+}
+
 #[inline(never)]
 fn set_action(signal: c_int, handler: libc::sighandler_t) {
     let action: SignalAction = [handler, 0, 0, 0];
@@ -52,21 +63,24 @@ fn set_mask(mask: u64) {
 
 /// Takes the next signal of a set; waits for it, but no longer than so many milliseconds.
 #[inline(never)]
-pub fn wait_for_signal(set: u64, patience: Option<u64>) -> Result<Arrival, Errno> {
+pub fn wait_for_signal(set: u64, patience: u64) -> Arrival {
     // siginfo_t has 128 bytes: number, errno, code first (sigaction(2)).
-    let mut information = [0i32; 32];
-    let time = timespec(patience.unwrap_or(0));
-    let time = patience.map_or(0, |_| &raw const time as usize);
+    let mut information = MaybeUninit::<[c_int; 32]>::uninit();
+    let time = timespec(patience);
+    let time = match patience {
+        FOREVER => 0,
+        _ => &raw const time as usize,
+    };
     let (set, at) = (&raw const set as usize, &raw mut information as usize);
     // SAFETY: the set has the 8 bytes that are said, the information its 128, the time is a timespec or null.
-    let signal = unsafe { call(libc::SYS_rt_sigtimedwait, [set, at, time, MASK_BYTES]) }?;
-    let [_, _, code, ..] = information;
-    Ok(Arrival {
-        signal: signal as u8,
-        by_kernel: code == libc::SI_KERNEL,
-    })
+    let signal = unsafe { call(libc::SYS_rt_sigtimedwait, [set, at, time, MASK_BYTES]) };
+    let signal = signal.unwrap_or(0) as u8;
+    // SAFETY: where there is a signal the kernel has filled the information in.
+    let by_kernel = signal != 0 && unsafe { information.assume_init() }[2] == libc::SI_KERNEL;
+    Arrival { signal, by_kernel }
 }
 
+#[inline(never)]
 /// Sends a signal. An error means that nobody is there to get it, or that we may not.
 pub fn send(to: Pid, signal: u8) -> Result<u32, Errno> {
     call_by_value(libc::SYS_kill, [to.0 as usize, usize::from(signal)])

@@ -1,39 +1,45 @@
-//! The terminal on standard input.
+//! Our controlling terminal.
 
 use core::ffi::c_int;
 
-use super::{Errno, Pid, call, own_pid};
+use super::{Errno, Fd, Pid, STDIN, call, open_read};
 
-/// True when standard input is our controlling terminal and we lead its session.
-pub fn leads_terminal() -> bool {
-    let mut session: c_int = 0;
-    // SAFETY: the kernel writes an int.
-    let asked = unsafe { terminal_call(libc::TIOCGSID as usize, &raw mut session as usize) };
-    asked.is_ok() && Pid(session) == own_pid()
+/// A descriptor of it, where we have one: standard input, or else `/dev/tty`, since `a | init -s -- b` has a terminal too.
+pub fn find_terminal() -> Fd {
+    match session_of(STDIN) {
+        Some(_) => STDIN,
+        None => open_read(c"/dev/tty").unwrap_or(STDIN),
+    }
 }
 
-/// True when standard input is our controlling terminal.
-pub fn has_terminal() -> bool {
-    let mut group: c_int = 0;
+/// Who leads its session; `None` where `terminal` is not our controlling terminal.
+pub fn session_of(terminal: Fd) -> Option<Pid> {
+    let mut session: c_int = 0;
     // SAFETY: the kernel writes an int.
-    unsafe { terminal_call(libc::TIOCGPGRP as usize, &raw mut group as usize) }.is_ok()
+    let asked = unsafe { terminal_call(terminal, libc::TIOCGSID, &raw mut session as usize) };
+    asked.is_ok().then_some(Pid(session))
 }
 
 /// Gives the controlling terminal up. Its foreground group gets HUP and CONT.
-pub fn release_terminal() {
+pub fn release_terminal(terminal: Fd) {
     // SAFETY: this request takes no memory.
-    let _ = unsafe { terminal_call(libc::TIOCNOTTY as usize, 0) };
+    let _ = unsafe { terminal_call(terminal, libc::TIOCNOTTY, 0) };
 }
 
-/// Makes standard input our controlling terminal, with us in the foreground.
-pub fn take_terminal() {
+/// Makes it our controlling terminal, with us in the foreground.
+pub fn take_terminal(terminal: Fd) {
     // SAFETY: this request takes a number.
-    let _ = unsafe { terminal_call(libc::TIOCSCTTY as usize, 0) };
+    let _ = unsafe { terminal_call(terminal, libc::TIOCSCTTY, 0) };
 }
 
 /// # Safety
 /// `argument` is what ioctl_tty(2) says for the request.
-unsafe fn terminal_call(request: usize, argument: usize) -> Result<u32, Errno> {
+unsafe fn terminal_call(terminal: Fd, request: libc::Ioctl, argument: usize) -> Result<u32, Errno> {
     // SAFETY: as the caller promises.
-    unsafe { call(libc::SYS_ioctl, [0, request, argument]) }
+    unsafe {
+        call(
+            libc::SYS_ioctl,
+            [terminal.0 as usize, request as usize, argument],
+        )
+    }
 }
