@@ -12,6 +12,7 @@ mod pty;
 mod rootfs;
 mod snapshot;
 pub mod strace;
+mod supervised;
 pub mod sys;
 
 pub use case::{alone, binary, case, init_binary, is_root, packets, skip};
@@ -19,6 +20,7 @@ pub use net::{Lab, Netns, Watch};
 pub use process::{DEADLINE, Outcome, Running, collect, wait_for_end};
 pub use pty::Terminal;
 pub use snapshot::Snapshot;
+pub use supervised::Supervised;
 
 /// Runs a witness (`ip`, `nft`...) and gives what it prints; panics with its complaint if it fails.
 pub fn sh(command: &str) -> String {

@@ -8,6 +8,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::sys;
 
@@ -160,6 +161,43 @@ impl Running {
                 "waited for {word:?} on stdout of {}: {text}",
                 self.describe()
             );
+        }
+    }
+
+    /// The next line of stdout, without its newline.
+    #[track_caller]
+    pub fn line(&mut self) -> String {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            if let Some(at) = self.stdout.iter().position(|byte| *byte == b'\n') {
+                let rest = self.stdout.split_off(at + 1);
+                let line = std::mem::replace(&mut self.stdout, rest);
+                return String::from_utf8_lossy(&line).trim_end().to_owned();
+            }
+            assert!(
+                self.pump(end),
+                "waited for a line on stdout of {}",
+                self.describe()
+            );
+        }
+    }
+
+    /// The next lines of stdout, sorted: for what several processes say.
+    #[track_caller]
+    pub fn lines(&mut self, count: usize) -> Vec<String> {
+        let mut lines: Vec<_> = (0..count).map(|_| self.line()).collect();
+        lines.sort();
+        lines
+    }
+
+    /// Waits until it is stopped; gives the signal that did it.
+    #[track_caller]
+    pub fn wait_for_stop(&self) -> i32 {
+        let pid = nix::unistd::Pid::from_raw(self.pid());
+        let flags = WaitPidFlag::WSTOPPED;
+        match waitid(Id::Pid(pid), flags).expect("wait for our own child") {
+            WaitStatus::Stopped(_, signal) => signal as i32,
+            other => panic!("not stopped: {other:?}"),
         }
     }
 

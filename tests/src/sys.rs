@@ -74,6 +74,14 @@ pub fn with_terminal(command: &mut Command) {
     }
 }
 
+/// Makes `command` the leader of a session without a terminal.
+pub fn without_terminal(command: &mut Command) {
+    // SAFETY: setsid is a system call.
+    unsafe {
+        command.pre_exec(|| check(libc::setsid()).map(drop));
+    }
+}
+
 /// Limits the number of descriptors that `command` may open.
 pub fn with_rlimit(command: &mut Command, resource: u32, value: u64) {
     // SAFETY: setrlimit is a system call that reads the struct during the call.

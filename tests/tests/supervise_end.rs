@@ -1,0 +1,278 @@
+//! How `init -s` ends: what is left is asked, waited for, and killed; the code is the command's. The reproducers of what
+//! others are reproached with are here.
+
+use std::process::{Command, Stdio};
+
+use lab::{Running, Supervised, case, skip, sys, wait_for_end};
+
+const LISTENER: &str = env!("CARGO_BIN_EXE_listener");
+
+/// tini#180: the command ends at once, its child takes its time, and is killed by the end of PID 1.
+#[test]
+fn a_child_that_takes_its_time_is_waited_for() {
+    case(|_| {
+        for command in Supervised::commands(&["--", LISTENER, "cmd=8", "%inner", "@%outer"]) {
+            let mut init = Supervised::start(command, 3);
+            init.send(libc::SIGTERM);
+            assert_eq!(init.lines(3), ["cmd 15", "inner 15", "outer 15"]);
+            // The command has ended, and these two are at work until they are told.
+            drop(init.stdin.take());
+            assert_eq!(init.lines(2), ["inner done", "outer done"]);
+            init.end().exits(8);
+        }
+    });
+}
+
+/// tini#229: daemons, orphans in sessions of their own, get no TERM.
+#[test]
+fn daemons_are_asked_too() {
+    case(|_| {
+        let script = format!("exec 3<&0; ({LISTENER} @%daemon <&3 &); exec {LISTENER} cmd");
+        for command in Supervised::commands(&["--", "/bin/busybox", "sh", "-c", &script]) {
+            let mut init = Supervised::start(command, 2);
+            init.send(libc::SIGTERM);
+            assert_eq!(init.lines(2), ["cmd 15", "daemon 15"]);
+            drop(init.stdin.take());
+            assert_eq!(init.line(), "daemon done");
+            init.end().ok();
+        }
+    });
+}
+
+/// dumb-init#212: `crond & nginx` from an entry point; all of them are waited for, not the first.
+#[test]
+fn all_are_waited_for_and_not_the_first() {
+    case(|_| {
+        let script = format!("exec 3<&0; {LISTENER} %crond <&3 & {LISTENER} nginx; exit 5");
+        for command in Supervised::commands(&["--", "/bin/busybox", "sh", "-c", &script]) {
+            let mut init = Supervised::start(command, 2);
+            init.send(libc::SIGTERM);
+            assert_eq!(init.lines(2), ["crond 15", "nginx 15"]);
+            drop(init.stdin.take());
+            assert_eq!(init.line(), "crond done");
+            // The shell has no handler for TERM.
+            init.end().exits(143);
+        }
+    });
+}
+
+/// catatonit#4: the command and an orphan end at the same time, which gives one SIGCHLD: here surely, because init does
+/// not run meanwhile.
+#[test]
+fn two_that_end_at_once_are_both_seen() {
+    case(|_| {
+        let script = format!("exec 3<&0; ({LISTENER} '<orphan' <&3 &); exec {LISTENER} '<cmd=3'");
+        let command = Supervised::command(&["-w", "--", "/bin/busybox", "sh", "-c", &script]);
+        let mut init = Running::spawn(command);
+        let pids: Vec<i32> = (0..2)
+            .map(|_| {
+                let line = init.line();
+                let pid = line.split(' ').nth(2).expect("its number");
+                pid.parse().expect("a number")
+            })
+            .collect();
+        init.signal(libc::SIGSTOP);
+        init.wait_for_stop();
+        drop(init.stdin.take());
+        for pid in pids {
+            wait_for_end(pid);
+        }
+        init.signal(libc::SIGCONT);
+        let outcome = init.end().exits(3);
+        assert!(outcome.err().contains("reap an orphan"), "{outcome}");
+    });
+}
+
+#[test]
+fn what_the_command_leaves_is_asked_and_waited_for() {
+    case(|_| {
+        for command in Supervised::commands(&["--", LISTENER, "<cmd=5", "inner", "@outer"]) {
+            let mut init = Supervised::start(command, 3);
+            drop(init.stdin.take());
+            assert_eq!(init.lines(2), ["inner 15", "outer 15"]);
+            assert!(init.end().exits(5).stderr.is_empty(), "nothing to say");
+        }
+    });
+}
+
+/// With -c the command is to end its own workers, in its own order; what it leaves is asked when it has ended.
+#[test]
+fn with_single_child_the_rest_is_asked_when_the_command_has_ended() {
+    case(|_| {
+        for command in Supervised::commands(&["-c", "--", LISTENER, "%cmd=5", "worker"]) {
+            let mut init = Supervised::start(command, 2);
+            init.send(libc::SIGTERM);
+            assert_eq!(init.line(), "cmd 15");
+            drop(init.stdin.take());
+            assert_eq!(init.line(), "cmd done", "before the worker hears of it");
+            assert_eq!(init.line(), "worker 15");
+            init.end().exits(5);
+        }
+    });
+}
+
+#[test]
+fn what_does_not_end_in_its_grace_is_killed_and_named() {
+    case(|_| {
+        let arguments = ["--grace", "1", "--", LISTENER, "cmd=6", "!inner", "@!outer"];
+        for command in Supervised::commands(&arguments) {
+            let mut init = Supervised::start(command, 3);
+            init.send(libc::SIGTERM);
+            assert_eq!(init.lines(3), ["cmd 15", "inner 15", "outer 15"]);
+            let outcome = init.end().exits(6);
+            let mut lines = vec![];
+            for line in outcome.err().lines() {
+                let (name, rest) = line.split_once(" (").expect("a number in parentheses");
+                let (pid, rest) = rest.split_once(')').expect("a number in parentheses");
+                assert!(pid.parse::<u32>().is_ok(), "{line}");
+                lines.push(format!("{name}{rest}"));
+            }
+            lines.sort();
+            let line = |name| format!("init: kill listener {name}: it has not ended in its grace");
+            assert_eq!(lines, [line("!inner"), line("@!outer")]);
+            assert!(
+                outcome.elapsed.as_millis() >= 1000,
+                "not before its grace is over: {outcome}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_command_that_does_not_end_is_killed_too() {
+    case(|_| {
+        for command in Supervised::commands(&["--grace=0", "--", LISTENER, "!cmd"]) {
+            let init = Supervised::start(command, 1);
+            init.send(libc::SIGTERM);
+            let outcome = init.end().exits(137);
+            assert!(
+                outcome.err().starts_with("init: kill ") && outcome.err().lines().count() == 1,
+                "{outcome}"
+            );
+        }
+    });
+}
+
+/// The one that has to be killed sends signals all the time: there is always one to take before patience is over.
+#[test]
+fn a_storm_of_signals_does_not_put_off_the_end() {
+    case(|_| {
+        let script = "trap '' TERM USR1; echo cmd up $$ $PPID; while :; do kill -USR1 $PPID; done";
+        for command in Supervised::commands(&["--grace", "1", "sh", "-c", script]) {
+            let init = Supervised::start(command, 1);
+            init.send(libc::SIGTERM);
+            init.end().exits(137);
+        }
+    });
+}
+
+/// A dead process that its parent does not reap had not to be killed.
+#[test]
+fn the_dead_are_not_named() {
+    case(|_| {
+        // exec takes the shell away that would reap the other one.
+        let script = format!("/bin/busybox true & echo dead $!; exec {LISTENER} '!cmd'");
+        let mut init = Running::spawn(Supervised::command(&["--grace=0", "sh", "-c", &script]));
+        let dead = init.lines(2).pop().expect("two lines");
+        let pid = dead.strip_prefix("dead ").expect("its number");
+        wait_for_end(pid.parse().expect("a number"));
+        init.signal(libc::SIGTERM);
+        let outcome = init.end().exits(137);
+        assert_eq!(outcome.err().lines().count(), 1, "{outcome}");
+        assert!(!outcome.err().contains("busybox"), "{outcome}");
+    });
+}
+
+/// kill(-1) is for PID 1 alone: elsewhere it would end this test, and the machine.
+#[test]
+fn a_process_outside_survives() {
+    case(|_| {
+        for options in [&["--all"][..], &[], &["-c"]] {
+            let mut outside_command = Command::new(LISTENER);
+            outside_command
+                .arg("outside")
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
+            let mut outside = Running::spawn(outside_command);
+            assert!(outside.line().starts_with("outside up "));
+            let arguments = [
+                options,
+                &["--grace", "0", "--", LISTENER, "!cmd", "!inner", "@!outer"],
+            ]
+            .concat();
+            let init = Supervised::start(Supervised::command(&arguments), 3);
+            init.send(libc::SIGUSR2);
+            init.send(libc::SIGTERM);
+            let outcome = init.end().exits(137);
+            assert_eq!(outcome.err().lines().count(), 3, "{outcome}");
+            outside.signal(libc::SIGUSR1);
+            assert_eq!(
+                outside.line(),
+                "outside 10",
+                "alive, and the first that it hears"
+            );
+        }
+    });
+}
+
+#[test]
+fn without_proc_the_process_group_is_all() {
+    case(|_| {
+        let script = "mount -t tmpfs none /proc; exec \"$@\"";
+        let init = Supervised::command(&["--grace", "0", "--", LISTENER, "!cmd", "%inner"]);
+        let mut command = Command::new("unshare");
+        command
+            .args(["-m", "sh", "-c", script, "sh"])
+            .arg(init.get_program())
+            .args(init.get_args())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        sys::without_terminal(&mut command);
+        let mut running = Running::spawn(command);
+        assert_eq!(running.lines(2).len(), 2, "both are up");
+        running.signal(libc::SIGTERM);
+        let outcome = running.end().exits(137);
+        assert_eq!(
+            outcome.err(),
+            "init: kill what is left: it has not ended in its grace\n"
+        );
+    });
+}
+
+/// Somebody else's process is not waited for without an end: here root's, started by way of a program of root's.
+#[test]
+fn what_cannot_be_killed_does_not_hold_the_code() {
+    case(|lab| {
+        if !lab.real_root {
+            return skip("it needs a second user, which only root has");
+        }
+        // The tmpfs of the lab lets no program become root.
+        let directory = lab.dir.join("suid");
+        std::fs::create_dir(&directory).expect("a directory");
+        let script = format!(
+            "mount -t tmpfs -o mode=755 none {directory}; cp $(command -v setpriv) {directory}; chmod 4755 {directory}/setpriv",
+            directory = directory.display()
+        );
+        lab::sh(&script);
+        let setpriv = directory.join("setpriv");
+        let script = format!(
+            "{} --reuid 0 {LISTENER} !root & exec {LISTENER} cmd=7",
+            setpriv.display()
+        );
+        let mut command = Supervised::command(&["--grace", "1", "--", "sh", "-c", &script]);
+        sys::as_user(&mut command, 1000);
+        let mut init = Running::spawn(command);
+        let up = init.lines(2).pop().expect("a line of each");
+        let root = up.split(' ').nth(2).expect("its number");
+        let root = sys::pidfd(root.parse().expect("a number")).expect("pidfd of root's");
+        init.signal(libc::SIGTERM);
+        assert_eq!(init.line(), "cmd 15");
+        wait_for_end(init.pid());
+        // It is there still, and has our pipes.
+        sys::pidfd_signal(&root, libc::SIGKILL).expect("kill it");
+        let outcome = init.end().exits(7);
+        assert_eq!(outcome.err().lines().count(), 1, "{outcome}");
+    });
+}
