@@ -3,6 +3,7 @@
 use std::ops::{Deref, DerefMut};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::process::{DEADLINE, Outcome, Running, collect};
 use crate::{init_binary, sys};
@@ -79,9 +80,21 @@ impl Supervised {
         sys::pidfd_signal(&self.pidfd, signal).expect("signal init");
     }
 
-    /// The running process, to wait for its end.
+    /// False where the queue of its real-time signals is full.
+    pub fn try_send(&self, signal: i32) -> bool {
+        sys::pidfd_signal(&self.pidfd, signal).is_ok()
+    }
+
+    /// Closes stdin and waits for the end and the last byte of both outputs.
+    #[track_caller]
     pub fn end(self) -> Outcome {
         self.running.end()
+    }
+
+    /// The same with a deadline of its own.
+    #[track_caller]
+    pub fn end_within(self, deadline: Duration) -> Outcome {
+        self.running.end_within(deadline)
     }
 }
 
