@@ -158,12 +158,12 @@ fn the_parents_death_comes_as_a_signal() {
 #[test]
 fn orphans_are_reaped_and_warned_about_when_asked() {
     case(|_| {
-        // The child of the middle one is an orphan when that ends.
-        let script = "(sh -c 'exit 3' & :) ; (sh -c 'read x; echo over' & :); read x";
+        let script = format!("({LISTENER} one & {LISTENER} two &); exec {LISTENER} '<cmd'");
         for (option, count) in [("-w", 2), ("--warn", 2), ("-v", 0)] {
-            for command in Supervised::commands(&[option, "--", "/bin/busybox", "sh", "-c", script])
+            for command in
+                Supervised::commands(&[option, "--", "/bin/busybox", "sh", "-c", &script])
             {
-                let outcome = Running::spawn(command).end();
+                let outcome = Supervised::start(command, 3).end().exits(0);
                 let warnings = outcome
                     .err()
                     .lines()
