@@ -23,6 +23,10 @@ pub fn translate<'a>(cmdline: &'a [u8], message: &mut Buffer<'_>) -> Result<(), 
     message.put(b"hawser 1\n");
     // At the kernel's blanks: a tab or a newline left in a word would get into the message, and begin a line there.
     for word in cmdline.split(|byte| matches!(byte, b' ' | b'\t'..=b'\r')) {
+        // The rest is init's, and its command's.
+        if word == b"--" {
+            break;
+        }
         let Some(value) = strip(word, b"ip=") else {
             continue;
         };

@@ -30,6 +30,10 @@ fn the_kernels_own_form() {
             "hawser 1\nlink eth0\naddress 192.0.2.2/24\nhostname box\nend\n",
         ),
         (
+            "ip=192.0.2.2:::24 -- /bin/ip ip=dhcp",
+            "hawser 1\nlink eth0\naddress 192.0.2.2/24\nend\n",
+        ),
+        (
             "ip=192.0.2.2:::255.255.255.255::eth0:none",
             "hawser 1\nlink eth0\naddress 192.0.2.2/32\nend\n",
         ),

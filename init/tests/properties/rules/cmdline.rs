@@ -12,7 +12,9 @@ pub fn check(cmdline: &[u8]) {
     let mut message = Buffer::new(&mut space);
     // The kernel's isspace: what it cuts its own words at.
     let blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0b;
-    let words = cmdline.split(blank).filter(|word| word.starts_with(b"ip="));
+    // Behind `--` the words are init's own.
+    let own = cmdline.split(blank).take_while(|word| *word != b"--");
+    let words = own.filter(|word| word.starts_with(b"ip="));
     match translate(cmdline, &mut message) {
         Err(fault) => {
             assert!(is_part_of(cmdline, fault.word) && !fault.cause.is_empty());
