@@ -62,8 +62,6 @@ pub struct Buffers {
 }
 
 static TAKEN: AtomicBool = AtomicBool::new(false);
-// link.ld puts a section of such a name last.
-#[unsafe(link_section = ".bss.~buffers")]
 static mut BUFFERS: Buffers = Buffers {
     message: [0; LIMIT + 64],
     batch: [0; 128 * 1024],
