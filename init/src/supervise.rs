@@ -15,6 +15,8 @@ use crate::{exec, machine};
 
 const FORK: Step = "start the command";
 const ALL: u64 = !0;
+/// What wait(2) has in the second byte of a status when a process goes on.
+const CONTINUED: u8 = 0xff;
 /// Seconds that what is left at the end has, when no option says otherwise.
 const GRACE: u32 = 5;
 const LATE: &str = ": it has not ended in its grace";
@@ -59,7 +61,7 @@ struct Supervisor<'a> {
     killing: bool,
     /// We got a signal to stop.
     shall_stop: bool,
-    /// The signal that the command is stopped by, or 0.
+    /// The signal that the command is stopped by; 0, or `CONTINUED` when it goes on.
     stopped_by: u8,
 }
 
@@ -197,7 +199,7 @@ impl Supervisor<'_> {
             self.take(sys::wait_for_signal(ALL, patience));
         }
         self.reap_all();
-        if self.shall_stop && self.stopped_by != 0 {
+        if self.shall_stop && !matches!(self.stopped_by, 0 | CONTINUED) {
             self.shall_stop = false;
             // A shell sees us stopped as it would see the command; without one, whoever stops us will wake us.
             // As PID 1 we cannot be stopped, and then there is nobody who would wait for it.
@@ -217,7 +219,15 @@ impl Supervisor<'_> {
             TSTP | TTIN | TTOU => {
                 self.shall_stop = matches!(self.rules.peer, Peer::None | Peer::DumbInit);
             }
-            CONT => self.shall_stop = false,
+            CONT => {
+                self.shall_stop = false;
+                self.reap_all();
+                // It has come to our whole group. Passed on again, it could undo the next stop.
+                if self.place == Place::Ours && self.stopped_by == CONTINUED {
+                    self.stopped_by = 0;
+                    return;
+                }
+            }
             _ => {}
         }
         // What a terminal sends goes to the whole group: the command in ours has it already.
@@ -317,8 +327,7 @@ impl Supervisor<'_> {
                 // wait(2): the low 7 bits are all set when it has stopped, by the signal in the second byte, or goes on.
                 Ok(Some((pid, status))) if status & 0x7f == 0x7f => {
                     if pid == self.command {
-                        let signal = (status >> 8) as u8;
-                        self.stopped_by = if signal == 0xff { 0 } else { signal };
+                        self.stopped_by = (status >> 8) as u8;
                     }
                 }
                 // Its number may be somebody else's when it has ended.

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::process::{DEADLINE, Outcome, Running};
@@ -25,6 +26,9 @@ impl Terminal {
     /// Starts `command` with a new terminal of 24 by 80 as stdin, stdout, stderr and controlling terminal.
     pub fn spawn(mut command: Command) -> Self {
         let pair = nix::pty::openpty(None, None).expect("open a terminal");
+        // Whoever has this end keeps the other one from being hung up.
+        let flags = FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC);
+        fcntl(&pair.master, flags).expect("close it in the process");
         sys::set_window(pair.slave.as_fd(), 24, 80).expect("size of the terminal");
         let end = || Stdio::from(pair.slave.try_clone().expect("duplicate the terminal"));
         command.stdin(end()).stdout(end()).stderr(end());
@@ -76,6 +80,19 @@ impl Terminal {
     /// Changes the size.
     pub fn resize(&self, rows: u16, columns: u16) {
         sys::set_window(self.main.as_fd(), rows, columns).expect("size of the terminal");
+    }
+
+    /// Lets go of it: the kernel hangs up the other end. Waits for the end of the process.
+    #[track_caller]
+    pub fn hang_up(self) -> Outcome {
+        let Self {
+            main,
+            _tty,
+            process,
+            ..
+        } = self;
+        drop((main, _tty));
+        process.end()
     }
 
     /// Waits for the end of the process.
