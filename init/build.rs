@@ -1,4 +1,4 @@
-//! How `init` is linked for musl: small. On other targets it is an ordinary program, for tests.
+//! How `init` is linked for musl: small. Unoptimized or on other targets it is an ordinary program, for tests.
 
 use std::env;
 use std::path::Path;
@@ -20,7 +20,8 @@ const ARGUMENTS: [&str; 7] = [
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=link.ld");
-    if env::var("CARGO_CFG_TARGET_ENV").as_deref() != Ok("musl") {
+    let is = |variable: &str, value: &str| env::var(variable).as_deref() == Ok(value);
+    if !is("CARGO_CFG_TARGET_ENV", "musl") || !is("PROFILE", "release") {
         return;
     }
     let manifest = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
@@ -30,8 +31,7 @@ fn main() {
     let linker = env::var("RUSTC_LINKER").unwrap_or_default();
     let prefix = if linker.contains("ld") { "" } else { "-Wl," };
     // A segment begins on a page of its own: they are larger on some machines of ARM's.
-    let is_arm = env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("aarch64");
-    let page_size = if is_arm {
+    let page_size = if is("CARGO_CFG_TARGET_ARCH", "aarch64") {
         "-zmax-page-size=65536"
     } else {
         "-zmax-page-size=4096"

@@ -237,7 +237,7 @@ fn kernel_word() -> impl Strategy<Value = String> {
             servers.join(":")
         )
     });
-    prop_oneof![4 => right, 1 => "(ip=)?[0-9a-f:.\\[\\]]{0,30}", 1 => "[ -~\t\n]{0,20}", 1 => Just("quiet".to_owned())]
+    prop_oneof![4 => right, 1 => "(ip=)?[0-9a-f:.\\[\\]]{0,30}", 1 => "[ -~\t\n]{0,20}", 1 => prop_oneof![Just("quiet".to_owned()), Just("--".to_owned())]]
 }
 
 /// By which name and as which process, then words with a NUL behind each.
