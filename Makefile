@@ -10,15 +10,17 @@ SECONDS ?= 60
 KEEP ?=
 
 OUT := $(abspath $(or $(CARGO_TARGET_DIR),target))
-BIN := $(OUT)/release
+# Programs for another machine than this one have a directory of their own.
+BIN := $(OUT)/release$(if $(filter $(shell uname -m)-%,$(TARGET)),,/$(TARGET))
 ROOTFS := $(OUT)/rootfs
-MAN8 := $(wildcard docs/*.8)
+MANUALS := $(patsubst docs/%.md,$(OUT)/man/%,$(wildcard docs/*.8.md))
+MAN := $(DESTDIR)$(PREFIX)/share/man/man8
 DOC := $(DESTDIR)$(PREFIX)/share/doc/hawser
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # nextest where it is: a process per test, all of them in parallel.
 RUNNER = $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test --tests)
 # Bytes: init is copied into every image.
-INIT_MAX := 32768
+INIT_MAX := $(if $(filter aarch64-%,$(TARGET)),35840,32768)
 
 export TARGET
 # host-helper/build.rs takes this init instead of building one.
@@ -27,25 +29,31 @@ export HAWSER_INIT := $(OUT)/$(TARGET)/init/init
 .DEFAULT_GOAL := build
 # apt-get and cargo have one lock each.
 .NOTPARALLEL:
-.PHONY: help build run test fuzz check install uninstall clean
+.PHONY: help build programs run test fuzz aarch64 check install uninstall clean
 
 help:
-	@echo 'make build      both programs, static, in target/release'
+	@echo 'make build      both programs, static, in target/release, and their manual pages'
 	@echo 'make run        a container on the default network that shows it; CMD=/bin/sh gives a shell in one'
 	@echo 'make test       all tests'
 	@echo 'make fuzz       made-up input for the parsers, SECONDS=$(SECONDS) long; needs a nightly compiler'
+	@echo 'make aarch64    both programs for aarch64, and tests of init under an emulator'
 	@echo 'make check      format, lints; licences, sources and advisories of the dependencies'
 	@echo 'make install    into PREFIX ($(PREFIX)) below DESTDIR'
 	@echo 'make uninstall  takes that back'
 	@echo 'make clean      removes target'
 
-build:
+build: programs $(MANUALS)
+
+programs:
 	@.ci/cargo static-core build --locked --package init --bin init --profile init
 	@.ci/cargo static-std build --locked --package host-helper --release
 	@.ci/check-static $(HAWSER_INIT) $(INIT_MAX)
 	@.ci/check-static $(OUT)/$(TARGET)/release/host-helper
 	@install -D $(HAWSER_INIT) $(BIN)/init
 	@install -D $(OUT)/$(TARGET)/release/host-helper $(BIN)/host-helper
+
+$(OUT)/man/%: docs/%.md .ci/manual
+	@.ci/manual $< $@
 
 $(ROOTFS): .ci/rootfs
 	@.ci/rootfs $@
@@ -63,6 +71,7 @@ test: build
 	@.ci/need ip iproute2 "the tests' witness of links, addresses and routes"
 	@.ci/need nft nftables "the tests' witness of the firewall"
 	@.ci/need strace strace "the tests' witness of system calls"
+	@.ci/need mandoc mandoc "the tests' reader of manual pages"
 	@rm -f $(OUT)/tests-skipped.txt
 	@.ci/cargo native test --workspace --locked --doc --quiet
 	@.ci/cargo native $(RUNNER) --no-fail-fast --workspace --locked
@@ -70,6 +79,9 @@ test: build
 
 fuzz:
 	@.ci/fuzz $(SECONDS) $(OUT) $(KEEP)
+
+aarch64:
+	@.ci/aarch64 $(OUT)
 
 check:
 	@.ci/cargo lint fmt --all --check
@@ -85,13 +97,14 @@ $(BIN)/host-helper $(BIN)/init:
 install: $(BIN)/host-helper $(BIN)/init
 	install -D $(BIN)/host-helper $(DESTDIR)$(PREFIX)/bin/host-helper
 	install -D $(BIN)/init $(DESTDIR)$(PREFIX)/libexec/hawser/init
-	install -D -m 644 -t $(DOC) LICENSE-APACHE LICENSE-MIT README.md
-	$(if $(MAN8),install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man8 $(MAN8))
+	install -D -m 644 -t $(DOC) LICENSE-APACHE LICENSE-MIT README.md docs/operation.md docs/protocol.md
+	$(if $(wildcard $(MANUALS)),,@echo 'no manual pages: make build makes them')
+	$(if $(wildcard $(MANUALS)),install -D -m 644 -t $(MAN) $(MANUALS))
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/host-helper
 	rm -rf $(DESTDIR)$(PREFIX)/libexec/hawser $(DOC)
-	$(if $(MAN8),rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/man/man8/,$(notdir $(MAN8))))
+	rm -f $(addprefix $(MAN)/,$(notdir $(MANUALS)))
 
 clean:
 	rm -rf $(OUT)
