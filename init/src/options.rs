@@ -98,7 +98,7 @@ pub fn parse(name: &[u8], words: &mut Arguments, options: &mut Options) -> Optio
         };
         while let Some((letter, value)) = option.next(table, words) {
             match letter {
-                b'h' | b'V' if peer != Peer::None => {
+                b'h' | b'V' | b'l' | b'L' if peer != Peer::None => {
                     return Some(peers::answer(peer, letter));
                 }
                 b'h' => return Some(HELP),

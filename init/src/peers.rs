@@ -13,8 +13,7 @@ pub fn adopt(name: &[u8], options: &mut Options) -> (&'static [u8], Peer) {
     let slash = name.iter().rposition(|&byte| byte == b'/');
     let name = name.get(slash.map_or(0, |at| at + 1)..).unwrap_or(name);
     let (table, peer): (&[u8], _) = match index_of(NAMES, name) {
-        Some(0 | 1) => (b"h. V.version s. p= v. w. g. e= l.", Peer::Tini),
-        Some(2) => (b"h. V.version", Peer::Tini),
+        Some(..=2) => (b"h. V.version s. p= v. w. g. e= l.", Peer::Tini),
         Some(3) => (
             b"c.single-child r=rewrite v.verbose h.help V.version",
             Peer::DumbInit,
@@ -45,20 +44,18 @@ pub fn adopt(name: &[u8], options: &mut Options) -> (&'static [u8], Peer) {
     (table, peer)
 }
 
-/// What is printed for -h and --version. dockerd reads the first words of the latter.
+/// What is printed for -h, and for --version and what asks for a licence. dockerd reads the first words of the version.
 pub fn answer(peer: Peer, letter: u8) -> &'static str {
     match (letter, peer) {
-        (b'V', Peer::DumbInit) => {
-            concat!("dumb-init v", env!("CARGO_PKG_VERSION"), " (hawser)\n")
-        }
-        (b'V', Peer::Catatonit) => concat!(
+        (b'h', Peer::Tini) => "usage: tini [-sgvw] [-p SIGNAL] [-e CODE] [--] COMMAND [ARG...]\n",
+        (b'h', Peer::DumbInit) => "usage: dumb-init [-cv] [-r A:B] [--] COMMAND [ARG...]\n",
+        (b'h', _) => "usage: catatonit [-gP] [--] COMMAND [ARG...]\n",
+        (_, Peer::Tini) => concat!("tini version ", env!("CARGO_PKG_VERSION"), " (hawser)\n"),
+        (_, Peer::DumbInit) => concat!("dumb-init v", env!("CARGO_PKG_VERSION"), " (hawser)\n"),
+        _ => concat!(
             "tini version ",
             env!("CARGO_PKG_VERSION"),
             "_catatonit (hawser)\n"
         ),
-        (b'V', _) => concat!("tini version ", env!("CARGO_PKG_VERSION"), " (hawser)\n"),
-        (_, Peer::Tini) => "usage: tini [-sgvw] [-p SIGNAL] [-e CODE] [--] COMMAND [ARG...]\n",
-        (_, Peer::DumbInit) => "usage: dumb-init [-cv] [-r A:B] [--] COMMAND [ARG...]\n",
-        _ => "usage: catatonit [-gP] [--] COMMAND [ARG...]\n",
     }
 }

@@ -126,6 +126,8 @@ pub fn supervise(rules: &Rules, command: Arguments, buffers: &'static mut Buffer
 
 /// Nothing to run: podman's pause container holds namespaces open until INT or TERM.
 fn pause() -> ! {
+    sys::close_descriptors();
+    let _ = sys::change_directory(c"/");
     loop {
         match sys::wait_for_signal(ALL, FOREVER).signal {
             INT | TERM => sys::exit(0),
@@ -394,7 +396,7 @@ impl Supervisor<'_> {
             .is_some_and(|bits| bits >> (code % 8) & 1 != 0);
         self.code = Some(if is_fine { 0 } else { code });
         if self.rules.peer == Peer::DumbInit && self.rules.target == Target::Group {
-            send_group(self.command, TERM);
+            send_group(self.command, self.rules.passed_on(TERM));
         }
         if self.rules.peer != Peer::None {
             self.is_over = true;

@@ -40,7 +40,8 @@ const CALLS: &[Call] = &[
     ("dumb-init", &["--single-child", "--rewrite", "15:0", "sh", "-c", "echo up"], 0, "up"),
     ("podman-init", &["--", "sh", "-c", "echo up; kill -9 $$"], 137, "up"),
     ("catatonit", &["-g", "sh", "-c", "echo up"], 0, "up"),
-    ("docker-init", &["-s", "true"], 125, ""),
+    ("docker-init", &["-s", "true"], 0, ""),
+    ("docker-init", &["-P"], 125, ""),
     ("catatonit", &["--config", "x", "true"], 125, ""),
 ];
 
