@@ -72,6 +72,9 @@ test: build
 	@.ci/need nft nftables "the tests' witness of the firewall"
 	@.ci/need strace strace "the tests' witness of system calls"
 	@.ci/need mandoc mandoc "the tests' reader of manual pages"
+	@.ci/need tini-static tini "what init stands in for, side by side with it"
+	@.ci/need dumb-init dumb-init "what init stands in for, side by side with it"
+	@.ci/need catatonit catatonit "what init stands in for, side by side with it"
 	@rm -f $(OUT)/tests-skipped.txt
 	@.ci/cargo native test --workspace --locked --doc --quiet
 	@.ci/cargo native $(RUNNER) --no-fail-fast --workspace --locked
