@@ -61,9 +61,10 @@ $(ROOTFS): .ci/rootfs
 run: build $(ROOTFS)
 	$(SUDO) $(BIN)/host-helper run $(if $(CMD),,--verbose) --rootfs $(ROOTFS) -- $(or $(CMD),show-network)
 
-# Tests find the programs by HOST_HELPER and INIT_BIN, and what they skipped is in tests-skipped.txt.
+# Tests find the programs by HOST_HELPER and INIT_BIN, Debian's dockerd and podman below DEBIAN_ROOT, and what they skipped is in tests-skipped.txt.
 test: export HOST_HELPER := $(BIN)/host-helper
 test: export INIT_BIN := $(BIN)/init
+test: export DEBIAN_ROOT := $(OUT)/debian
 test: export MUST_WORK ?= $(if $(filter true,$(CI)),1)
 test: build
 	@.ci/need /bin/busybox busybox-static "the tests' root filesystem, and the servers of their network"
@@ -75,6 +76,7 @@ test: build
 	@.ci/need tini-static tini "what init stands in for, side by side with it"
 	@.ci/need dumb-init dumb-init "what init stands in for, side by side with it"
 	@.ci/need catatonit catatonit "what init stands in for, side by side with it"
+	@.ci/unpack $(OUT)/debian "what init is dropped into by its tests" docker.io podman crun
 	@rm -f $(OUT)/tests-skipped.txt
 	@.ci/cargo native test --workspace --locked --doc --quiet
 	@.ci/cargo native $(RUNNER) --no-fail-fast --workspace --locked

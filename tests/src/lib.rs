@@ -6,6 +6,7 @@
 //! and `cargo test`. When the case ends its PID 1 ends, and the kernel takes everything back.
 
 mod case;
+mod debian;
 mod net;
 mod process;
 mod pty;
@@ -16,6 +17,7 @@ mod supervised;
 pub mod sys;
 
 pub use case::{alone, binary, case, init_binary, is_root, packets, skip};
+pub use debian::Runtime;
 pub use net::{Lab, Netns, Watch};
 pub use process::{DEADLINE, Outcome, Running, collect, wait_for_end};
 pub use pty::Terminal;
