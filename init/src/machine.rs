@@ -21,24 +21,23 @@ const RESTART: u8 = 4;
 static END: AtomicU8 = AtomicU8::new(0);
 
 /// True where the words say so: they are the kernel's command line then, and may have words in front that are not for us.
+/// The command's words are not ours either: it begins with a slash there, and nothing before it does but a config's path.
 pub fn is_booted(mut words: Arguments) -> bool {
-    while let Some(word) = words.take() {
-        let word = word.to_bytes();
-        if word == b"--" {
-            break;
-        }
-        if word == b"--mounts" || word.starts_with(b"--at-end") {
-            if sys::own_pid() != Pid(1) {
-                options::fail(
-                    word,
-                    "init is not PID 1, so that this machine is not its own",
-                );
+    if sys::own_pid() == Pid(1) {
+        while let Some(word) = words.take() {
+            let word = word.to_bytes();
+            // They are of one length, and may have a value behind it.
+            let option = word.get(..8).unwrap_or(word);
+            match index_of(b"--config --mounts --at-end --", option) {
+                Some(0) if word.len() == 8 => _ = words.take(),
+                Some(1 | 2) => END.store(POWEROFF, Relaxed),
+                Some(3) => break,
+                _ if word.starts_with(b"/") => break,
+                _ => {}
             }
-            END.store(POWEROFF, Relaxed);
-            return true;
         }
     }
-    false
+    END.load(Relaxed) != 0
 }
 
 /// Reads what shall happen when all is over.

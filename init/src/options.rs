@@ -285,6 +285,9 @@ impl Options {
                     None => fail(text, "not required, try or off"),
                 }
             }
+            b'7' | b'8' if machine::end_name().is_none() => {
+                fail(b"--mounts, --at-end", "init is not PID 1")
+            }
             b'7' => self.mounts = true,
             b'8' => machine::set_end(text),
             _ => {

@@ -3,6 +3,7 @@
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -15,7 +16,9 @@ fn init() -> PathBuf {
 
 /// Runs init under another name, with nothing to read and nothing but the standard descriptors.
 fn run(name: &str, words: &[String]) -> Output {
-    let directory = std::env::temp_dir().join(format!("hawser-words-{}", std::process::id()));
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let directory = std::env::temp_dir().join(format!("hawser-{}-{count}", std::process::id()));
     std::fs::create_dir_all(&directory).expect("a directory");
     let link = directory.join(name);
     let _ = symlink(init(), &link);
@@ -31,6 +34,14 @@ fn run(name: &str, words: &[String]) -> Output {
         .expect("timeout, of coreutils");
     std::fs::remove_dir_all(&directory).expect("take it away");
     output
+}
+
+#[test]
+fn the_words_of_the_command_are_its_own() {
+    for word in ["--mounts", "--at-end=halt", "--config", "--", "-s"] {
+        let output = run("init", &["/bin/echo".to_owned(), word.to_owned()]);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{word}\n"));
+    }
 }
 
 fn word() -> impl Strategy<Value = String> {

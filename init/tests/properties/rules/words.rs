@@ -223,18 +223,7 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// `None` is an error.
     fn read(&mut self, pid: i32) -> Option<Asked> {
-        let before: Vec<&&[u8]> = self
-            .words
-            .iter()
-            .take_while(|word| **word != b"--")
-            .collect();
-        if before
-            .iter()
-            .any(|word| **word == b"--mounts" || word.starts_with(b"--at-end"))
-        {
-            if pid != 1 {
-                return None;
-            }
+        if pid == 1 && self.is_machine() {
             self.boots = true;
             self.settings.supervise = true;
             self.settings.at_end = Some("poweroff".into());
@@ -264,6 +253,20 @@ impl<'a> Reader<'a> {
         let settings = std::mem::replace(&mut self.settings, nothing());
         self.settings.at_end.clone_from(&settings.at_end);
         is_complete.then(|| Asked::Command(self.at, Box::new(settings)))
+    }
+
+    /// Whether a machine is asked for before the command, which begins with a slash there.
+    fn is_machine(&self) -> bool {
+        let mut words = self.words.iter();
+        while let Some(word) = words.next() {
+            match *word {
+                b"--config" => _ = words.next(),
+                b"--" | [b'/', ..] => break,
+                _ if word.starts_with(b"--mounts") || word.starts_with(b"--at-end") => return true,
+                _ => {}
+            }
+        }
+        false
     }
 
     fn read_long(&mut self, long: &'a [u8]) -> Option<bool> {
@@ -337,6 +340,7 @@ impl<'a> Reader<'a> {
                         .find(|how| *how == text)?,
                 )
             }
+            "mounts" | "at-end" if !self.boots => return None,
             "mounts" => settings.mounts = true,
             "at-end" => {
                 settings.at_end = Some(
