@@ -37,6 +37,7 @@ pub fn boot(options: &Options, command: Arguments) -> ! {
         crate::supervise::supervise(&options.rules, command, buffers);
     }
     sys::reset_signals();
+    sys::unblock_signals();
     exec::execute(command, &mut buffers.text)
 }
 

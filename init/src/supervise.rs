@@ -67,8 +67,8 @@ struct Supervisor<'a> {
 
 /// Runs the command, and ends with its exit code.
 pub fn supervise(rules: &Rules, command: Arguments, buffers: &'static mut Buffers) -> ! {
-    sys::reset_signals();
     sys::block_signals();
+    sys::reset_signals();
     let own = sys::own_pid();
     if own != Pid(1) {
         // Orphans come to us instead of to PID 1. A kernel that refuses leaves us without them, and that is all.
@@ -170,7 +170,7 @@ fn become_command(
     }
     machine::forget();
     correct_listen_pid(parent, &mut buffers.batch);
-    sys::reset_signals();
+    sys::unblock_signals();
     exec::execute(command, &mut buffers.text)
 }
 

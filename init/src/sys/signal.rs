@@ -25,12 +25,16 @@ pub fn ignore_broken_pipes() {
     set_action(libc::SIGPIPE, libc::SIG_IGN);
 }
 
-/// No signal is blocked or ignored any more: what a command expects.
+/// No signal is ignored any more: what a command expects. Children begin like that too.
 #[inline(never)]
 pub fn reset_signals() {
     for signal in 1..=64 {
         set_action(signal, libc::SIG_DFL);
     }
+}
+
+/// Nor is any blocked.
+pub fn unblock_signals() {
     set_mask(0);
 }
 
