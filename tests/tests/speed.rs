@@ -5,7 +5,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use lab::{DEADLINE, Lab, case, collect};
+use lab::{DEADLINE, Lab, case, collect, init_binary};
 
 const ROUNDS: usize = 200;
 /// The first ones warm up, and make the network.
@@ -72,5 +72,41 @@ fn a_start_with_a_network_is_no_slower_than_bubblewrap_without() {
             println!("| {name} | {:.2} | {ratio:.2} |", time.as_secs_f64() * 1e3);
         }
         assert!(medians[0] <= medians[1], "bubblewrap is faster");
+    });
+}
+
+/// What each adds to the start of a command: the whole process, without and with it.
+#[test]
+#[expect(clippy::print_stdout, reason = "the table is what it is for")]
+#[ignore = "timing: run it alone on a quiet machine"]
+fn init_adds_at_most_0_3_ms_to_a_start() {
+    case(|_| {
+        let init = init_binary().to_string_lossy().into_owned();
+        let programs: [&[&str]; 5] = [
+            &[],
+            &[&init, "-s", "--"],
+            &["tini-static", "-s", "--"],
+            &["catatonit", "--"],
+            &["dumb-init", "--"],
+        ];
+        let mut times = programs.map(|_| vec![]);
+        for round in 0..ROUNDS * 2 {
+            for (words, all) in programs.iter().zip(&mut times) {
+                let words = [words, &["/bin/busybox", "true"][..]].concat();
+                let mut command = Command::new(words[0]);
+                command.args(&words[1..]).stdin(Stdio::null());
+                let elapsed = collect(command, DEADLINE).exits(0).elapsed;
+                if round >= WARM_UP {
+                    all.push(elapsed);
+                }
+            }
+        }
+        let medians = times.map(|mut all| median(&mut all).as_secs_f64() * 1e3);
+        println!();
+        for (words, time) in programs.iter().zip(medians).skip(1) {
+            let name = words[0].rsplit('/').next().unwrap_or_default();
+            println!("| {name} | {time:.2} | {:+.2} |", time - medians[0]);
+        }
+        assert!(medians[1] - medians[0] <= 0.3, "more than 0.3 ms");
     });
 }
