@@ -48,6 +48,10 @@ const MASKED_SYS: [&CStr; 2] = [c"firmware", c"devices/virtual/powercap"];
 /// Changes the host: readable only.
 const READ_ONLY_PROC: [&CStr; 5] = [c"bus", c"fs", c"irq", c"sys", c"sysrq-trigger"];
 
+/// The kernel's first root is never replaced: "EINVAL: the current root is on the rootfs" (pivot_root(2)).
+const ON_INITRAMFS: &str =
+    "the root of this machine is an initramfs: switch_root to another file system first";
+
 /// What the container is to see. Paths were checked when this was made.
 #[derive(Debug, Default)]
 pub struct Rootfs {
@@ -113,7 +117,9 @@ pub fn enter(
         set_mount_attributes(&root, RDONLY, false).doing(|| "make the root read-only".into())?;
     }
     fchdir(&root).doing(|| "enter the root".into())?;
-    pivot_root(".", ".").doing(|| "pivot_root".into())?;
+    pivot_root(".", ".")
+        .doing(|| "pivot_root".into())
+        .map_err(|error| error.cure(Errno::EINVAL, ON_INITRAMFS))?;
     umount2(".", MntFlags::MNT_DETACH).doing(|| "unmount the host's root".into())?;
     Ok(dev)
 }
