@@ -111,6 +111,7 @@ impl Lab {
         let internet = Netns::new("internet");
         sh(
             "ip link add uplink mtu 1500 type veth peer name eth0 mtu 1500 netns internet
+            echo 0 >/proc/sys/net/ipv6/conf/uplink/accept_dad # or its own address changes by itself, a second later
             ip addr add 192.0.2.2/24 dev uplink
             ip addr add 2001:db8:1::2/64 dev uplink nodad
             ip link set uplink up
