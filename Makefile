@@ -13,6 +13,7 @@ OUT := $(abspath $(or $(CARGO_TARGET_DIR),target))
 # Programs for another machine than this one have a directory of their own.
 BIN := $(OUT)/release$(if $(filter $(shell uname -m)-%,$(TARGET)),,/$(TARGET))
 ROOTFS := $(OUT)/rootfs
+MACHINE := $(OUT)/machine
 MANUALS := $(patsubst docs/%.md,$(OUT)/man/%,$(wildcard docs/*.8.md))
 MAN := $(DESTDIR)$(PREFIX)/share/man/man8
 DOC := $(DESTDIR)$(PREFIX)/share/doc/hawser
@@ -65,6 +66,7 @@ run: build $(ROOTFS)
 test: export HOST_HELPER := $(BIN)/host-helper
 test: export INIT_BIN := $(BIN)/init
 test: export DEBIAN_ROOT := $(OUT)/debian
+test: export TEST_MACHINE := $(MACHINE)
 test: export MUST_WORK ?= $(if $(filter true,$(CI)),1)
 test: build
 	@.ci/need /bin/busybox busybox-static "the tests' root filesystem, and the servers of their network"
@@ -77,6 +79,7 @@ test: build
 	@.ci/need dumb-init dumb-init "what init stands in for, side by side with it"
 	@.ci/need catatonit catatonit "what init stands in for, side by side with it"
 	@.ci/unpack $(OUT)/debian "what init is dropped into by its tests" docker.io podman crun
+	@.ci/machine $(MACHINE)
 	@rm -f $(OUT)/tests-skipped.txt
 	@.ci/cargo native test --workspace --locked --doc --quiet
 	@.ci/cargo native $(RUNNER) --no-fail-fast --workspace --locked

@@ -7,6 +7,7 @@
 
 mod case;
 mod debian;
+mod machine;
 mod net;
 mod process;
 mod pty;
@@ -18,6 +19,7 @@ pub mod sys;
 
 pub use case::{alone, binary, case, init_binary, is_root, packets, skip};
 pub use debian::Runtime;
+pub use machine::{CARD, Machine, PATIENCE, write_script};
 pub use net::{Lab, Netns, Watch};
 pub use process::{DEADLINE, Outcome, Running, collect, wait_for_end};
 pub use pty::Terminal;

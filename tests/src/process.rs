@@ -12,8 +12,8 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::sys;
 
-/// Long enough for anything a test starts, short enough to fail before a human gives up.
-pub const DEADLINE: Duration = Duration::from_secs(15);
+/// Long enough for anything a test starts, on an emulated processor too; short enough to fail before a human gives up.
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// How a process ended and what it said.
 pub struct Outcome {
@@ -144,7 +144,13 @@ impl Running {
     /// Reads stdout until it holds `word`; gives all that was read since the last call.
     #[track_caller]
     pub fn until(&mut self, word: &str) -> String {
-        let end = Instant::now() + DEADLINE;
+        self.until_within(word, DEADLINE)
+    }
+
+    /// The same with a deadline of its own.
+    #[track_caller]
+    pub fn until_within(&mut self, word: &str, deadline: Duration) -> String {
+        let end = Instant::now() + deadline;
         loop {
             let text = String::from_utf8_lossy(&self.stdout).into_owned();
             if let Some(at) = text.find(word) {
