@@ -19,7 +19,7 @@ const ALL: u64 = !0;
 const CONTINUED: u8 = 0xff;
 /// Seconds that what is left at the end has, when no option says otherwise.
 const GRACE: u32 = 5;
-const LATE: &str = ": it has not ended in its grace";
+const LATE: &str = "): it has not ended in its grace";
 /// Milliseconds that the kernel has for ending what was killed.
 const LAST: u64 = 5000;
 const HUP: u8 = libc::SIGHUP as u8;
@@ -82,7 +82,7 @@ pub fn supervise(rules: &Rules, command: Arguments, buffers: &'static mut Buffer
         pause();
     }
     let terminal = sys::find_terminal();
-    let place = find_place(rules, terminal);
+    let place = find_place(rules, own, terminal);
     loop {
         let pid = match sys::fork().or_fail(FORK, b"") {
             None => become_command(command, own, place, terminal, buffers),
@@ -136,11 +136,11 @@ fn pause() -> ! {
     }
 }
 
-fn find_place(rules: &Rules, terminal: Fd) -> Place {
+fn find_place(rules: &Rules, own: Pid, terminal: Fd) -> Place {
     match sys::session_of(terminal) {
         _ if rules.peer == Peer::DumbInit && rules.target == Target::Child => Place::Ours,
         None => Place::Group,
-        Some(leader) if leader == sys::own_pid() => {
+        Some(leader) if leader == own => {
             sys::release_terminal(terminal);
             // The hand-off itself sends these to us, before it returns; they are nobody's wish.
             let set = 1 << (HUP - 1) | 1 << (CONT - 1);
@@ -177,8 +177,8 @@ fn become_command(
 /// Socket activation (sd_listen_fds(3)) names the process that the sockets are for: us, but it shall be the command.
 #[inline(always)]
 fn correct_listen_pid(parent: Pid, space: &'static mut [u8]) {
-    const NAME: &[u8] = b"LISTEN_PID";
     const PREFIX: &[u8] = b"LISTEN_PID=";
+    const NAME: &[u8] = PREFIX.split_at(PREFIX.len() - 1).0;
     if sys::variable(NAME).and_then(parse_number) == Some(parent.0 as u32) {
         let mut digits = [0; 10];
         let own = decimal(sys::own_pid().0 as u32, &mut digits);
@@ -202,14 +202,27 @@ impl Supervisor<'_> {
         }
         self.reap_all();
         if self.shall_stop && !matches!(self.stopped_by, 0 | CONTINUED) {
-            self.shall_stop = false;
-            // A shell sees us stopped as it would see the command; without one, whoever stops us will wake us.
-            // As PID 1 we cannot be stopped, and then there is nobody who would wait for it.
-            sys::stop_by(if self.place == Place::Ours {
-                self.stopped_by
-            } else {
-                STOP
-            });
+            self.stop();
+        }
+    }
+
+    /// As PID 1 we cannot be stopped, and then there is nobody who would wait for it.
+    fn stop(&mut self) {
+        self.shall_stop = false;
+        let is_ours = self.place == Place::Ours;
+        // A shell is to see us stopped as it would see the command. Without one, whoever stops us will wake us.
+        let signal = if is_ours { self.stopped_by } else { STOP };
+        let _ = sys::send(self.own, signal);
+        if !is_ours {
+            return;
+        }
+        // The shell may wake us before we are stopped: that takes the signal back from here on, and if it was earlier,
+        // the command has been woken with us.
+        self.reap_all();
+        if self.stopped_by == CONTINUED {
+            sys::wait_for_signal(1 << (signal - 1), 0);
+        } else {
+            sys::let_through(signal);
         }
     }
 
@@ -305,8 +318,8 @@ impl Supervisor<'_> {
         self.deadline = sys::now() + LAST;
         let mut below = find_descendants(self.buffers);
         if !below.is_known {
-            error::begin("kill what is left", b"");
-            error::push(LATE);
+            error::begin("kill", b"what is left");
+            error::push(LATE.get(1..).unwrap_or(""));
             error::note();
         }
         while let Some(pid) = below.take() {
@@ -315,7 +328,6 @@ impl Supervisor<'_> {
                 error::begin("kill", name);
                 error::push(" (");
                 error::push_number(pid.0 as u32);
-                error::push(")");
                 error::push(LATE);
                 error::note();
             }
@@ -351,6 +363,7 @@ impl Supervisor<'_> {
         }
     }
 
+    #[inline(never)]
     fn orphan_ended(&self, pid: Pid) {
         if self.rules.warn {
             error::begin("reap an orphan: process ", b"");

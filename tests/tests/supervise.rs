@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use lab::{DEADLINE, Running, Supervised, case, collect, init_binary};
+use lab::{DEADLINE, Running, Supervised, case, collect, init_binary, sys};
 
 const LISTENER: &str = env!("CARGO_BIN_EXE_listener");
 
@@ -68,7 +68,7 @@ fn an_end_that_was_asked_for_is_not_said() {
             ("'kill -SEGV $$'", "init: run sh: ended by SIGSEGV\n"),
         ] {
             let script =
-                format!("ulimit -c 0; trap {trap} TERM; echo cmd up $$; sleep 1000 & wait");
+                format!("ulimit -c 0; trap {trap} TERM; (echo cmd up $$; exec sleep 1000) & wait");
             let init = Supervised::start(Supervised::command(&["--", "sh", "-c", &script]), 1);
             init.send(libc::SIGTERM);
             assert_eq!(init.end().err(), said, "{script}");
@@ -163,23 +163,26 @@ fn socket_activation_names_the_command() {
 /// A descriptor that init keeps would keep a pipe open when the command has closed it (catatonit 0.1.6, 0.2.1).
 #[test]
 fn nothing_of_the_callers_is_left_in_init() {
-    case(|_| {
-        let inner = "echo init; ls /proc/$PPID/fd; readlink /proc/$PPID/cwd; echo command; ls /proc/$$/fd; pwd";
-        let mut command = Command::new("/bin/busybox");
-        command
-            .args([
-                "sh",
-                "-c",
-                "cd /run/lab; exec 9</dev/null; exec \"$@\"",
-                "sh",
-            ])
-            .arg(init_binary())
-            .args(["-s", "--", "/bin/busybox", "sh", "-c", inner])
-            .stdin(Stdio::null());
-        assert_eq!(
-            collect(command, DEADLINE).ok(),
-            "init\n0\n1\n2\n/\ncommand\n0\n1\n2\n9\n/run/lab"
-        );
+    case(|lab| {
+        let file = std::fs::File::open("/dev/null").expect("a file").into();
+        let mut command = Supervised::command(&["--", LISTENER, "cmd"]);
+        command.current_dir(&lab.dir);
+        sys::pass_fd(&mut command, &file, 9);
+        let mut init = Running::spawn(command);
+        let line = init.line();
+        let pid = line.split(' ').nth(2).expect("its number");
+        // When a signal has gone through it, init is where it waits for the next.
+        init.signal(libc::SIGUSR1);
+        assert_eq!(init.line(), "cmd 10");
+        let descriptors = |pid: &str| lab::sh(&format!("ls /proc/{pid}/fd | tr '\\n' ' '"));
+        let directory = |pid: &str| std::fs::read_link(format!("/proc/{pid}/cwd")).expect("a link");
+        let own = init.pid().to_string();
+        assert_eq!(descriptors(&own), "0 1 2 ");
+        assert_eq!(directory(&own).to_string_lossy(), "/");
+        assert!(descriptors(pid).contains("9 "), "{}", descriptors(pid));
+        assert_eq!(directory(pid), lab.dir);
+        init.signal(libc::SIGTERM);
+        init.end().exits(0);
     });
 }
 

@@ -3,7 +3,7 @@
 use core::ffi::c_int;
 use core::mem::MaybeUninit;
 
-use super::{Errno, Pid, call, call_by_value, own_pid, timespec};
+use super::{Errno, Pid, call, call_by_value, timespec};
 
 /// What the kernel calls `struct kernel_sigaction`: 8 bytes of mask at its end, and at most 32 bytes in all.
 type SignalAction = [usize; 4];
@@ -43,10 +43,9 @@ pub fn block_signals() {
     set_mask(!0);
 }
 
-/// Stops us, where the kernel finds that somebody can wake us. All signals are blocked before and afterwards.
-pub fn stop_by(signal: u8) {
+/// Does what a signal that waits, blocked as all are, wants from us.
+pub fn let_through(signal: u8) {
     set_mask(!(1 << (signal - 1)));
-    let _ = send(own_pid(), signal);
     set_mask(!0);
 }
 

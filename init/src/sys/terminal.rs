@@ -12,6 +12,7 @@ pub fn find_terminal() -> Fd {
     }
 }
 
+#[inline(always)]
 /// Who leads its session; `None` where `terminal` is not our controlling terminal.
 pub fn session_of(terminal: Fd) -> Option<Pid> {
     let mut session: c_int = 0;
