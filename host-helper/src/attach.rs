@@ -248,6 +248,7 @@ fn prepare(request: &Request, command: Command) -> Result<(Spawn, Option<OwnedFd
         stdio,
         user: command.privileges.user.uid,
         is_first: true,
+        supervised: command.supervised,
         preserved: command.preserved,
         command: spawn::c_strings(&command.words)?,
         environment: spawn::c_strings(&command.environment)?,

@@ -182,6 +182,9 @@ pub struct Run {
     #[arg(long, value_name = "on|off", default_value = "on", default_missing_value = "on", num_args = 0..=1,
           require_equals = true, help_heading = "Process")]
     pub no_new_privileges: Switch,
+    /// Let init stay as PID 1: it forwards signals, reaps what is orphaned, and ends what the command leaves
+    #[arg(long, help_heading = "Process")]
+    pub init: bool,
     /// Seconds after a TERM that was forwarded until the container is killed
     #[arg(
         long,

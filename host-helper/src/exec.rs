@@ -66,6 +66,7 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
         },
         user: privileges.user.uid,
         is_first: false,
+        supervised: None,
         preserved: 0,
         command: spawn::c_strings(&options.command)?,
         environment: spawn::c_strings(&run::with_variables(

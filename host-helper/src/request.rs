@@ -85,6 +85,8 @@ pub struct Command {
     pub stdio: StdioChoice,
     /// What it may do, and where it starts.
     pub privileges: Privileges,
+    /// init stays as PID 1, and gives what is left at the end so many seconds; else it becomes the command.
+    pub supervised: Option<u64>,
     /// Descriptors from 3 on that it inherits.
     pub preserved: u32,
     /// init's file; the embedded one when there is none.

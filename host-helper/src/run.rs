@@ -148,13 +148,17 @@ fn supervise(
         None => None,
     };
     let description = describe(options, request, &container);
-    Ok(Supervisor::new(
+    let mut supervisor = Supervisor::new(
         container,
         terminal,
         signals,
         description,
         Duration::from_secs(options.grace),
-    ))
+    );
+    if options.init {
+        supervisor.leave_the_end_to_init();
+    }
+    Ok(supervisor)
 }
 
 fn describe(options: &cli::Run, request: &Request, container: &Container) -> Description {
@@ -271,6 +275,7 @@ fn plan(options: &cli::Run) -> Result<(Request, Command)> {
         rootfs,
         stdio: command_stdio(options),
         privileges,
+        supervised: options.init.then_some(options.grace),
         preserved: options.preserve_fds,
         init: options.open_init()?,
         words: options.command.clone(),

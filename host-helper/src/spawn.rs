@@ -54,6 +54,8 @@ pub struct Spawn {
     pub user: u32,
     /// It is the first process of its container.
     pub is_first: bool,
+    /// init stays as PID 1, and gives what is left at the end so many seconds; else it becomes the command.
+    pub supervised: Option<u64>,
     /// How many descriptors from 3 on the command inherits.
     pub preserved: u32,
     /// The command and its arguments.
@@ -383,6 +385,12 @@ pub fn exec_init(
     arguments.push(number(format!("fd:{config}")));
     arguments.push(c"--status-fd".to_owned());
     arguments.push(number(status.to_string()));
+    if let Some(grace) = spawn.supervised {
+        // init reads 32 bits.
+        let grace = grace.min(u32::MAX.into());
+        arguments.push(number(format!("--grace={grace}")));
+        arguments.push(c"--supervise".to_owned());
+    }
     arguments.push(c"--".to_owned());
     arguments.extend(spawn.command.iter().cloned());
     execveat(

@@ -28,6 +28,8 @@ pub struct Supervisor {
     description: Description,
     /// How long a container may take to end after it was asked to.
     grace: Duration,
+    /// How much longer when init does the same, who knows better what is left, and has the command's exit code.
+    margin: Duration,
     kill_at: Option<Instant>,
     interrupts: u32,
     /// The exit code when it is us who ended it.
@@ -38,6 +40,9 @@ pub struct Supervisor {
     /// Those that have been told, and hear the end when this is at rest again.
     answered: Vec<UnixStream>,
 }
+
+/// Between init's end of patience and ours.
+const MARGIN: Duration = Duration::from_secs(1);
 
 /// Which descriptor of the poll is which; the clients follow.
 const SIGNALS: usize = 0;
@@ -64,6 +69,7 @@ impl Supervisor {
             signals,
             description,
             grace,
+            margin: Duration::ZERO,
             kill_at: None,
             interrupts: 0,
             killed_for: None,
@@ -72,6 +78,11 @@ impl Supervisor {
             waiting: Vec::new(),
             answered: Vec::new(),
         }
+    }
+
+    /// init has stayed, and has the same grace: it is killed only if that was not enough.
+    pub fn leave_the_end_to_init(&mut self) {
+        self.margin = MARGIN;
     }
 
     /// Waits until init has become the command. The exit code and sentence when it has not.
@@ -249,8 +260,12 @@ impl Supervisor {
         }
         self.send(signal);
         if signal == libc::SIGTERM && self.kill_at.is_none() {
-            self.kill_at = Instant::now().checked_add(self.grace);
+            self.kill_after(self.grace);
         }
+    }
+
+    fn kill_after(&mut self, grace: Duration) {
+        self.kill_at = Instant::now().checked_add(grace.saturating_add(self.margin));
     }
 
     fn read_input(&mut self) {
@@ -266,12 +281,18 @@ impl Supervisor {
         }
     }
 
-    /// Whether PID 1 of the container has a handler for the signal, ignores it on purpose, or waits for it with
-    /// sigwait(3). The kernel does not
-    /// deliver it otherwise, and the container would never end (kill(2), pid_namespaces(7)).
+    /// Whether PID 1 of the container has a handler for the signal, ignores it on purpose, or waits for it. The kernel
+    /// does not deliver it otherwise, and the container would never end (kill(2), pid_namespaces(7)).
     fn notices(&self, signal: i32) -> bool {
         if self.container.lease.is_none() {
             // Not a PID 1.
+            return true;
+        }
+        // Who waits with sigwait(3) has what it waits for neither blocked nor handled meanwhile: init and tini do.
+        let call = std::fs::read_to_string(format!("/proc/{}/syscall", self.container.child.pid))
+            .unwrap_or_default();
+        let number = call.split(' ').next().unwrap_or_default();
+        if number == libc::SYS_rt_sigtimedwait.to_string() {
             return true;
         }
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.container.child.pid))
@@ -314,7 +335,7 @@ impl Supervisor {
                     self.waiting.push(client.stream);
                     self.forward(libc::SIGTERM);
                     if self.kill_at.is_some() {
-                        self.kill_at = Instant::now().checked_add(Duration::from_secs(seconds));
+                        self.kill_after(Duration::from_secs(seconds));
                     }
                 }
                 Some(Err(text)) => self
