@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
-use lab::{Lab, Running, Runtime, case, init_binary, sys, wait_for_end};
+use lab::{DEADLINE, Lab, Running, Runtime, case, collect, init_binary, sys, wait_for_end};
 
 /// What a command sees as its PID 1, in three lines: the program, its arguments, and that they are its own.
 const LOOK: &str = "readlink /proc/1/exe; tr '\\0' ' ' </proc/1/cmdline; echo; echo $PPID; exit 7";
@@ -215,6 +215,47 @@ fn podman_pauses_with_it() {
             .ok();
         assert_eq!(code, "0", "TERM ends it well");
         podman.call(&["pod", "rm", "pod"]).exits(0);
+    });
+}
+
+/// For an ordinary user podman keeps a user namespace by `catatonit -P`, which it looks for in fixed places.
+#[test]
+fn podman_without_root_pauses_with_it() {
+    case(|lab| {
+        let Some(podman) = lab.podman() else {
+            return;
+        };
+        let home = lab.dir.join("podman");
+        for place in ["/usr/libexec/podman/catatonit", "/usr/bin/catatonit"] {
+            let _ = fs::remove_file(place);
+            fs::copy(init_binary(), place).expect("put it in the place of catatonit");
+        }
+        std::os::unix::fs::chown(&home, Some(1000), Some(1000)).expect("give a directory away");
+        let call = |arguments: &[&str]| {
+            let mut command = podman.command(arguments);
+            command
+                .env("HOME", &home)
+                .env("XDG_RUNTIME_DIR", &home)
+                .current_dir(&home);
+            // Whatever it leaves in the background has nothing of ours open.
+            sys::as_user(&mut command, 1000);
+            collect(command, DEADLINE)
+        };
+        let words = ["unshare", "readlink", "/proc/self/ns/user"];
+        let first = call(&words).exits(0);
+        let pid =
+            fs::read_to_string(home.join("libpod/tmp/pause.pid")).expect("podman says who pauses");
+        let pause: i32 = pid.trim().parse().expect("a process id");
+        assert_ours(pause);
+        let held = fs::read_link(format!("/proc/{pause}/ns/user")).expect("its user namespace");
+        assert_eq!(first.out().trim(), held.to_string_lossy());
+        assert_eq!(
+            call(&words).exits(0).out(),
+            first.out(),
+            "the next one joins it"
+        );
+        call(&["system", "migrate"]).exits(0);
+        wait_for_end(pause);
     });
 }
 

@@ -657,6 +657,61 @@ fn pausing() {
     });
 }
 
+/// As the PID 1 of a pod it has the orphans of all containers.
+#[test]
+fn orphans_of_a_pause() {
+    case(|lab| {
+        let Programs { theirs, ours } = programs(lab, "catatonit");
+        for program in [theirs, ours] {
+            let mut command = Command::new("/usr/bin/unshare");
+            command.args(["-pf", "--mount-proc", "--kill-child", "strace", "-D", "-qq"]);
+            command.args([
+                "-e",
+                "signal=none",
+                "-e",
+                "trace=rt_sigtimedwait,signalfd4,wait4",
+                "--",
+            ]);
+            command.arg(&program).arg("-P");
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
+            let mut running = Running::spawn(command);
+            running.until_stderr("(");
+            let [first] = children(running.pid())[..] else {
+                panic!("one child of unshare");
+            };
+            let script = "sh -c 'echo $$; exec sleep 1000 >/dev/null 2>&1' &";
+            let mut command = Command::new("/usr/bin/nsenter");
+            command.args([
+                "-p",
+                "-t",
+                &first.to_string(),
+                "/bin/busybox",
+                "sh",
+                "-c",
+                script,
+            ]);
+            command.stdin(Stdio::null());
+            let inside = collect(command, DEADLINE).ok();
+            let mut command = Command::new("/usr/bin/nsenter");
+            command.args([
+                "-p",
+                "-t",
+                &first.to_string(),
+                "/bin/busybox",
+                "kill",
+                "-9",
+                &inside,
+            ]);
+            collect(command, DEADLINE).ok();
+            // What wait4 gives.
+            running.until_stderr(&format!(") = {inside}\n"));
+        }
+    });
+}
+
 #[test]
 fn a_parent_that_dies() {
     case(|lab| {
