@@ -146,7 +146,7 @@ impl Lab {
     /// podman, which finds its pause program as a link to init. None: see [`Lab::docker`].
     pub fn podman(&self) -> Option<Runtime> {
         if !self.real_root {
-            skip("podman without root needs newuidmap");
+            skip("laying podman over / needs the real root");
             return None;
         }
         self.lay_debian();
