@@ -89,7 +89,7 @@ const LEADER: &[Scene] = &[
     (
         "echo up; exec cat",
         &[
-            Shows("up"),
+            Shows("up\r\n"),
             Keys("word\n"),
             Shows("word\r\nword\r\n"),
             Keys(CTRL_D),
@@ -105,7 +105,7 @@ const LEADER: &[Scene] = &[
     (
         "echo up; exec cat",
         &[
-            Shows("up"),
+            Shows("up\r\n"),
             Keys(CTRL_Z),
             Keys("word\n"),
             Shows("word\r\nword\r\n"),
@@ -116,7 +116,7 @@ const LEADER: &[Scene] = &[
     (
         "echo up; exec cat",
         &[
-            Shows("up"),
+            Shows("up\r\n"),
             Signal(libc::SIGTSTP),
             Keys("word\n"),
             Shows("word\r\nword\r\n"),
