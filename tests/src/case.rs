@@ -16,7 +16,7 @@ use crate::sys::{self, IdMaps};
 const INSIDE: &str = "HAWSER_TEST_CASE";
 const BRIDGE_NF: &str = "HAWSER_TEST_BRIDGE_NF";
 /// Longer than any case takes on two busy cores, one that boots a machine and runs other cases there too.
-const CASE_DEADLINE: Duration = Duration::from_secs(900);
+const CASE_DEADLINE: Duration = Duration::from_secs(1800);
 
 /// Runs `body` in a lab of its own. `body` must be the closure of the one `case` call in a `#[test]`.
 pub fn case<F: FnOnce(&mut Lab)>(body: F) {
