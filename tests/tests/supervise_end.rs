@@ -166,6 +166,25 @@ fn a_storm_of_signals_does_not_put_off_the_end() {
     });
 }
 
+/// The same with a queue of them that is there already: the end is not behind it.
+#[test]
+fn a_queue_of_signals_does_not_put_off_the_end() {
+    case(|_| {
+        let command = Supervised::command(&["--grace", "0", "--", LISTENER, "!cmd"]);
+        let init = Supervised::start(command, 1);
+        init.signal(libc::SIGSTOP);
+        init.wait_for_stop();
+        let sent = (0..50_000).take_while(|_| init.try_send(50)).count();
+        assert!(sent > 5_000, "{sent} real-time signals");
+        // The lower number comes first.
+        init.send(libc::SIGTERM);
+        init.signal(libc::SIGCONT);
+        let outcome = init.end().exits(137);
+        let passed_on = outcome.out().matches("cmd 50").count();
+        assert!(passed_on < 100, "{passed_on} of {sent}");
+    });
+}
+
 /// A dead process that its parent does not reap had not to be killed.
 #[test]
 fn the_dead_are_not_named() {

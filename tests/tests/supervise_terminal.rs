@@ -4,7 +4,9 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-use lab::{Outcome, Terminal, case, init_binary, skip};
+use lab::{Outcome, Terminal, case, init_binary, skip, sys};
+
+const LISTENER: &str = env!("CARGO_BIN_EXE_listener");
 
 /// What happens at a terminal, in this order.
 enum Step {
@@ -328,6 +330,21 @@ const JOBS: &[&[Step]] = &[
         Keys("echo co''de $?\n"),
         Shows("code 0"),
     ],
+    // CONT comes once.
+    &[
+        Keys(
+            "$I sh -c \"trap 'echo go''ing' CONT; echo u''p; while ! read x; do :; done; echo go''t \\$x\"\n",
+        ),
+        Shows("up\r\n"),
+        Keys(CTRL_Z),
+        Shows("Stopped"),
+        Shows("ready> "),
+        Keys("fg\n"),
+        Shows("going\r\n"),
+        Keys("word\n"),
+        Shows("got word"),
+        Lacks("going"),
+    ],
     // A command that does not stop is still in the foreground.
     &[
         Keys("$I sh -c \"trap '' TSTP; echo u''p; read x; echo go''t \\$x\"\n"),
@@ -362,6 +379,39 @@ const JOBS: &[&[Step]] = &[
         Size(24, 80),
     ],
 ];
+
+/// In the group of a job are others too, init among them: only what is below it gets the signals that init gets.
+#[test]
+fn a_signal_to_a_job_goes_to_its_group() {
+    case(|_| {
+        let script = "\"$@\" | cat; echo over";
+        let mut command = Command::new("/bin/dash");
+        command
+            .args(["-c", script, "sh"])
+            .arg(init_binary())
+            .args(["-s", "--", LISTENER, "cmd=7", "inner", "@outer"]);
+        let mut terminal = Terminal::spawn(command);
+        let mut shown = terminal.until(" up ") + &terminal.until(" up ") + &terminal.until(" up ");
+        shown += &terminal.until("\r\n");
+        let up = shown.lines().find(|line| line.starts_with("cmd up"));
+        let init = up.expect("the command's line").rsplit(' ').next();
+        let init = init.expect("its parent").parse().expect("a number");
+        let init = sys::pidfd(init).expect("pidfd of init");
+        sys::pidfd_signal(&init, libc::SIGUSR1).expect("signal init");
+        let both = terminal.until(" 10\r\n") + &terminal.until(" 10\r\n");
+        assert!(
+            both.contains("cmd 10") && both.contains("inner 10"),
+            "{both}"
+        );
+        sys::pidfd_signal(&init, libc::SIGTERM).expect("signal init");
+        let rest = terminal.until("over");
+        for line in ["cmd 15", "inner 15", "outer 15"] {
+            assert!(rest.contains(line), "{rest}");
+        }
+        assert!(!rest.contains(" 10"), "{rest}");
+        terminal.end().exits(0);
+    });
+}
 
 /// Shells with job control, as people have them. (That of busybox loses a key now and then, without init too.)
 const SHELLS: &[(&str, &[&str])] = &[
