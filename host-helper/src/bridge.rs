@@ -1,9 +1,9 @@
 //! The network that a container joins: a bridge of ours, somebody else's bridge, or point-to-point without one.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use hawser::netlink::{Writer, ifaddrmsg, ifinfomsg};
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
 
 use crate::address::{
@@ -32,6 +32,10 @@ pub struct Network {
     pub subnet: Ipv4Net,
     /// The host's own address in it.
     pub gateway: Ipv4Addr,
+    /// Where its IPv6 addresses are from; `None`: it has none.
+    pub subnet6: Option<Ipv6Net>,
+    /// The host's own address in it.
+    pub gateway6: Option<Ipv6Addr>,
     /// The bridge, unless it is point-to-point.
     pub bridge: Option<Bridge>,
     /// False for a bridge that somebody else made: it is used as it is, and NAT is theirs too.
@@ -61,6 +65,8 @@ impl Network {
             name: link.name.clone(),
             subnet: gateway.trunc(),
             gateway: gateway.addr(),
+            subnet6: None,
+            gateway6: None,
             bridge: Some(Bridge {
                 index: link.index,
                 mac: link.mac,

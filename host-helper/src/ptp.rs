@@ -41,6 +41,8 @@ pub fn choose(route: &mut Netlink, wanted: Wanted) -> Result<Network> {
         name,
         subnet,
         gateway: gateway.addr(),
+        subnet6: None,
+        gateway6: None,
         bridge: None,
         is_ours: true,
         is_new: false,

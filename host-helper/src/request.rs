@@ -1,9 +1,11 @@
 //! What front ends translate their options into.
 
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+
+use ipnet::Ipv6Net;
 
 use crate::address::Subnet;
 use crate::config::Privileges;
@@ -63,6 +65,12 @@ pub struct Request {
     pub subnet: Option<Subnet>,
     /// A fixed address.
     pub address: Option<Ipv4Addr>,
+    /// The network's IPv6 subnet, instead of its own.
+    pub subnet6: Option<Ipv6Net>,
+    /// A fixed IPv6 address, instead of the one whose host part is that of the IPv4 address.
+    pub address6: Option<Ipv6Addr>,
+    /// IPv4 alone.
+    pub no_ipv6: bool,
     /// A fixed hardware address.
     pub mac: Option<Mac>,
     /// MTU in bytes.

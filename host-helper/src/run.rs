@@ -330,6 +330,9 @@ fn network_request(options: &cli::Run) -> Request {
             .unwrap_or_else(|| DEFAULT_BRIDGE.to_string()),
         subnet: options.subnet,
         address: options.ip,
+        subnet6: None,
+        address6: None,
+        no_ipv6: false,
         mac: options.mac,
         mtu: options.mtu,
         resolvers: match options.resolv {

@@ -1,6 +1,6 @@
 //! One container's veth: created in one message, its peer born inside, its host end's name the lease of the address.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,10 @@ pub struct Veth {
     pub name: String,
     /// The container's address.
     pub address: Ipv4Addr,
+    /// Its IPv6 address, where the network has a subnet for it.
+    pub address6: Option<Ipv6Addr>,
+    /// Its link-local address: there whenever `address6` is.
+    pub link_local: Option<Ipv6Addr>,
     /// The hardware address inside.
     pub mac: Mac,
 }
@@ -106,6 +110,8 @@ fn made(wish: &Wish, address: Ipv4Addr) -> Veth {
     Veth {
         name: lease_name(address),
         address,
+        address6: None,
+        link_local: None,
         mac: wish.mac.unwrap_or_else(|| mac_of(address)),
     }
 }
