@@ -16,6 +16,7 @@ use values::{
 use crate::address::{Subnet, parse_mac};
 use crate::bridge::DEFAULT_BRIDGE;
 use crate::link::Mac;
+use crate::publish;
 use crate::request::NetworkChoice;
 use crate::rootfs::Volume;
 use crate::spawn;
@@ -212,6 +213,14 @@ pub struct Run {
     /// Hardware address of the container [default: made from its address]
     #[arg(long, value_name = "MAC", value_parser = parse_mac, help_heading = "Network")]
     pub mac: Option<Mac>,
+    /// Forward a port of the host, or as many as a range has; without HOSTPORT, one that is free; repeatable
+    #[arg(
+        short,
+        long,
+        value_name = "[ADDR:][HOSTPORT:]PORT[/tcp|udp|sctp]",
+        help_heading = "Network"
+    )]
+    pub publish: Vec<publish::Range>,
     /// MTU in bytes [default: that of the link with the default route]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(68..=65535), help_heading = "Network")]
     pub mtu: Option<u32>,
@@ -348,6 +357,7 @@ impl Run {
             ("--ip", self.ip.is_some()),
             ("--mac", self.mac.is_some()),
             ("--mtu", self.mtu.is_some()),
+            ("--publish", !self.publish.is_empty()),
         ]
         .into_iter()
         .find_map(|(option, is_given)| is_given.then_some(option))
@@ -426,6 +436,8 @@ mod tests {
             &["--no-such-option", "true"],
             &["-w", "srv", "true"],
             &["--tmpfs", "/", "true"],
+            &["-p", "0:80", "true"],
+            &["-p", "80:80/tls", "true"],
         ] {
             let error = run(bad).unwrap_err();
             assert!(

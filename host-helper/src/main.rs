@@ -18,6 +18,7 @@ mod netlink;
 mod nft;
 mod owner;
 mod ptp;
+mod publish;
 mod request;
 mod rootfs;
 mod run;

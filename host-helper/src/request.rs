@@ -12,6 +12,7 @@ use crate::config::Privileges;
 use crate::dns::{Loopback, Resolvers};
 use crate::link::Mac;
 use crate::owner;
+use crate::publish::Port;
 use crate::rootfs::Rootfs;
 
 /// `--network`.
@@ -71,6 +72,8 @@ pub struct Request {
     pub address6: Option<Ipv6Addr>,
     /// IPv4 alone.
     pub no_ipv6: bool,
+    /// Ports of the host that lead to it.
+    pub ports: Vec<Port>,
     /// A fixed hardware address.
     pub mac: Option<Mac>,
     /// MTU in bytes.

@@ -17,6 +17,7 @@ use crate::control;
 use crate::dns::Resolvers;
 use crate::error::{Doing, Error, Result};
 use crate::ls::Description;
+use crate::publish;
 use crate::request::{Command, NetworkChoice, Request, StdioChoice};
 use crate::rootfs::{self, Rootfs};
 use crate::signals::Signals;
@@ -302,6 +303,16 @@ fn check_together(options: &cli::Run) -> Result<()> {
     if options.bridge.is_some() && options.network == NetworkChoice::PointToPoint {
         return refuse("--network ptp has no bridge; leave --bridge out".into());
     }
+    let ports: Vec<_> = options
+        .publish
+        .iter()
+        .flat_map(|range| range.ports())
+        .collect();
+    if let Some(port) = publish::first_collision(&ports) {
+        return refuse(format!(
+            "--publish {port} takes a port of the host that another --publish takes"
+        ));
+    }
     if !options.network.is_new() && !options.sysctl.is_empty() {
         return refuse("--sysctl needs a network namespace of the container's own".into());
     }
@@ -333,6 +344,11 @@ fn network_request(options: &cli::Run) -> Request {
         subnet6: None,
         address6: None,
         no_ipv6: false,
+        ports: options
+            .publish
+            .iter()
+            .flat_map(|range| range.ports())
+            .collect(),
         mac: options.mac,
         mtu: options.mtu,
         resolvers: match options.resolv {

@@ -1,0 +1,503 @@
+//! Published ports: `-p [ADDR:][HOSTPORT:]PORT[/tcp|udp|sctp]`, as text and as data.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// What a port is a port of.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP, which is meant where none is named.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    /// `IPPROTO_*`, as IP headers have it.
+    pub fn number(self) -> u8 {
+        let number = match self {
+            Protocol::Tcp => libc::IPPROTO_TCP,
+            Protocol::Udp => libc::IPPROTO_UDP,
+            Protocol::Sctp => libc::IPPROTO_SCTP,
+        };
+        number as u8
+    }
+
+    /// As it is written behind a port.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
+        }
+    }
+}
+
+/// One port of the host that leads to one of the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Port {
+    /// The address of the host; none: all of them, in both families. The unspecified one: all of its family.
+    pub host: Option<IpAddr>,
+    /// The host's port; 0 until a free one has been chosen.
+    pub host_port: u16,
+    /// The container's port.
+    pub port: u16,
+    /// Of which protocol.
+    pub protocol: Protocol,
+}
+
+impl Port {
+    /// The one address of the host that it is reached by; none: every one of the families that it has.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.host.filter(|host| !host.is_unspecified())
+    }
+
+    /// It is reached by IPv4.
+    pub fn has_ipv4(&self) -> bool {
+        self.host.is_none_or(|host| host.is_ipv4())
+    }
+
+    /// It is reached by IPv6.
+    pub fn has_ipv6(&self) -> bool {
+        self.host.is_none_or(|host| host.is_ipv6())
+    }
+
+    /// It is on a loopback address: a matter of the splice alone, of which no rule of the firewall knows.
+    pub fn is_loopback(&self) -> bool {
+        self.host.is_some_and(|host| host.is_loopback())
+    }
+
+    /// Both would be reached by the same port of the same address.
+    fn collides(&self, other: &Port) -> bool {
+        let (ours, theirs) = (self.address(), other.address());
+        let same_family =
+            (self.has_ipv4() && other.has_ipv4()) || (self.has_ipv6() && other.has_ipv6());
+        same_family && (ours.is_none() || theirs.is_none() || ours == theirs)
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        Range::from(*self).fmt(f)
+    }
+}
+
+/// Ports that follow one another: what one `-p` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    /// As [`Port::host`].
+    pub host: Option<IpAddr>,
+    /// The first of the host's ports; 0: any that are free, each for itself.
+    pub host_port: u16,
+    /// The first of the container's ports.
+    pub port: u16,
+    /// How many.
+    pub count: u16,
+    /// Of which protocol.
+    pub protocol: Protocol,
+}
+
+impl Range {
+    /// One by one.
+    pub fn ports(self) -> impl Iterator<Item = Port> {
+        (0..self.count).map(move |at| Port {
+            host: self.host,
+            host_port: if self.host_port == 0 {
+                0
+            } else {
+                self.host_port + at
+            },
+            port: self.port + at,
+            protocol: self.protocol,
+        })
+    }
+
+    /// Whether a port is among them; with free ports of the host, whichever it got.
+    pub fn has(&self, port: &Port) -> bool {
+        let at = port.port.wrapping_sub(self.port);
+        let same_host_port =
+            self.host_port == 0 || port.host_port == self.host_port.wrapping_add(at);
+        at < self.count
+            && same_host_port
+            && port.host == self.host
+            && port.protocol == self.protocol
+    }
+
+    /// The same port is its next one.
+    fn is_followed_by(&self, port: &Port) -> bool {
+        let next = |first: u16| first.checked_add(self.count);
+        self.host_port != 0
+            && next(self.host_port) == Some(port.host_port)
+            && next(self.port) == Some(port.port)
+            && (self.host, self.protocol) == (port.host, port.protocol)
+    }
+}
+
+impl From<Port> for Range {
+    fn from(port: Port) -> Self {
+        Range {
+            host: port.host,
+            host_port: port.host_port,
+            port: port.port,
+            count: 1,
+            protocol: port.protocol,
+        }
+    }
+}
+
+/// Ports as the fewest ranges, in their order.
+pub fn ranges(ports: impl IntoIterator<Item = Port>) -> Vec<Range> {
+    let mut all: Vec<Range> = Vec::new();
+    for port in ports {
+        match all.last_mut() {
+            Some(last) if last.is_followed_by(&port) => last.count += 1,
+            _ => all.push(port.into()),
+        }
+    }
+    all
+}
+
+impl fmt::Display for Range {
+    /// As `-p` wants it.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let several = |f: &mut fmt::Formatter, first: u16| match self.count {
+            0 | 1 => write!(f, "{first}"),
+            count => write!(f, "{first}-{}", first.saturating_add(count - 1)),
+        };
+        match self.host {
+            Some(IpAddr::V4(host)) => write!(f, "{host}:")?,
+            Some(IpAddr::V6(host)) => write!(f, "[{host}]:")?,
+            None => {}
+        }
+        if self.host_port != 0 {
+            several(f, self.host_port)?;
+            write!(f, ":")?;
+        }
+        several(f, self.port)?;
+        write!(f, "/{}", self.protocol.name())
+    }
+}
+
+impl FromStr for Range {
+    type Err = String;
+
+    /// Reads `[ADDR:][HOSTPORT:]PORT[/PROTOCOL]`. The error is the cause alone.
+    fn from_str(text: &str) -> Result<Range, String> {
+        let (ports, protocol) = match text.rsplit_once('/') {
+            None => (text, Protocol::default()),
+            Some((ports, name)) => (ports, parse_protocol(name)?),
+        };
+        let (host, ports) = split_host(ports)?;
+        let host = host.map(parse_host).transpose()?;
+        let (host_ports, ports) = match ports.split_once(':') {
+            None => ("", ports),
+            Some(both) => both,
+        };
+        let (port, last) = parse_ports(ports)?;
+        let host_port = if host_ports.is_empty() {
+            0
+        } else {
+            let (first, host_last) = parse_ports(host_ports)?;
+            if host_last - first != last - port {
+                return Err(format!(
+                    "{host_ports} are {} ports of the host, and {ports} are {} of the container",
+                    u32::from(host_last - first) + 1,
+                    u32::from(last - port) + 1
+                ));
+            }
+            first
+        };
+        if protocol == Protocol::Sctp && host.is_some_and(|host| host.is_loopback()) {
+            return Err("SCTP is not forwarded from a loopback address".into());
+        }
+        Ok(Range {
+            host,
+            host_port,
+            port,
+            // 1 to 65535 are 65535.
+            count: last - port + 1,
+            protocol,
+        })
+    }
+}
+
+fn parse_protocol(name: &str) -> Result<Protocol, String> {
+    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+        .into_iter()
+        .find(|protocol| protocol.name() == name)
+        .ok_or_else(|| format!("{name}: not one of tcp, udp, sctp"))
+}
+
+/// The address in front, and the rest, which has one colon at most.
+fn split_host(text: &str) -> Result<(Option<&str>, &str), String> {
+    const FORM: &str = "write it as [ADDR:][HOSTPORT:]PORT[/tcp|udp|sctp]";
+    let (host, rest) = if let Some(rest) = text.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']').ok_or("[ without ]")?;
+        (Some(host), rest.strip_prefix(':').ok_or(FORM)?)
+    } else {
+        match text.split_once(':') {
+            Some((host, rest)) if host.contains('.') || rest.contains(':') => (Some(host), rest),
+            _ => (None, text),
+        }
+    };
+    if rest.matches(':').count() > 1 {
+        return Err(
+            if host.is_some_and(|host| host.parse::<Ipv4Addr>().is_ok()) {
+                FORM.into()
+            } else {
+                "an IPv6 address is written in brackets: [2001:db8::2]:8080:80".into()
+            },
+        );
+    }
+    Ok((host, rest))
+}
+
+fn parse_host(text: &str) -> Result<IpAddr, String> {
+    let host: IpAddr = text
+        .parse()
+        .map_err(|_| format!("{text}: not an address of the host"))?;
+    let host = host.to_canonical();
+    let is_link_local = |host: Ipv6Addr| host.segments()[0] & 0xffc0 == 0xfe80; // RFC 4291
+    match host {
+        IpAddr::V6(host) if is_link_local(host) => Err(format!(
+            "{host}: a link-local address means nothing without its link; name another address"
+        )),
+        host if host.is_multicast() || host == IpAddr::V4(Ipv4Addr::BROADCAST) => {
+            Err(format!("{host}: not an address of one host"))
+        }
+        host => Ok(host),
+    }
+}
+
+/// `N` or `N-M`: the first and the last.
+fn parse_ports(text: &str) -> Result<(u16, u16), String> {
+    let number = |text: &str| {
+        let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        match text.parse::<u16>() {
+            Ok(port) if port > 0 && is_number => Ok(port),
+            _ if is_number => Err(format!("port {text}: a port is 1 to 65535")),
+            _ => Err(format!("{text:?}: not a port")),
+        }
+    };
+    match text.split_once('-') {
+        None => number(text).map(|port| (port, port)),
+        Some((first, last)) => {
+            let (first, last) = (number(first)?, number(last)?);
+            if first > last {
+                return Err(format!("{first}-{last}: the first port is after the last"));
+            }
+            Ok((first, last))
+        }
+    }
+}
+
+/// The first port that is reached by the same port of the same address as another one before it.
+pub fn first_collision(ports: &[Port]) -> Option<Port> {
+    let mut seen: HashMap<(Protocol, u16), Vec<Port>> = HashMap::new();
+    ports
+        .iter()
+        .filter(|port| port.host_port != 0)
+        .copied()
+        .find(|port| {
+            let others = seen.entry((port.protocol, port.host_port)).or_default();
+            let collides = others.iter().any(|other| port.collides(other));
+            others.push(*port);
+            collides
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Range, String> {
+        text.parse()
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_written_again() {
+        for (text, again) in [
+            ("80", "80/tcp"),
+            ("8080:80", "8080:80/tcp"),
+            ("8080:80/udp", "8080:80/udp"),
+            ("5000:5000/sctp", "5000:5000/sctp"),
+            ("127.0.0.1:8080:80", "127.0.0.1:8080:80/tcp"),
+            ("127.0.0.1::80", "127.0.0.1:80/tcp"),
+            ("127.0.0.1:80", "127.0.0.1:80/tcp"),
+            ("0.0.0.0:8080:80", "0.0.0.0:8080:80/tcp"),
+            ("[::1]:8080:80/tcp", "[::1]:8080:80/tcp"),
+            ("[::1]::80", "[::1]:80/tcp"),
+            ("[::1]:80", "[::1]:80/tcp"),
+            ("[2001:db8::2]:1-3:11-13/udp", "[2001:db8::2]:1-3:11-13/udp"),
+            ("[::ffff:192.0.2.2]:1:1", "192.0.2.2:1:1/tcp"),
+            ("8000-8003:80-83", "8000-8003:80-83/tcp"),
+            ("80-83", "80-83/tcp"),
+            ("1-65535:1-65535", "1-65535:1-65535/tcp"),
+            ("7-7:80", "7:80/tcp"),
+        ] {
+            let read = parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(read.to_string(), again, "{text}");
+            assert_eq!(parse(again), Ok(read), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, cause) in [
+            ("", "\"\": not a port"),
+            ("x", "\"x\": not a port"),
+            ("0", "port 0: a port is 1 to 65535"),
+            ("0:80", "port 0: a port is 1 to 65535"),
+            ("65536:80", "port 65536: a port is 1 to 65535"),
+            ("80:99999", "port 99999: a port is 1 to 65535"),
+            ("80:", "\"\": not a port"),
+            ("+80:80", "\"+80\": not a port"),
+            ("80:80/", ": not one of tcp, udp, sctp"),
+            ("80:80/TCP", "TCP: not one of tcp, udp, sctp"),
+            ("9-8:9-8", "9-8: the first port is after the last"),
+            (
+                "8000-8002:80-81",
+                "8000-8002 are 3 ports of the host, and 80-81 are 2 of the container",
+            ),
+            (
+                "8000-8002:80",
+                "8000-8002 are 3 ports of the host, and 80 are 1 of the container",
+            ),
+            ("192.0.2:80:80", "192.0.2: not an address of the host"),
+            ("example:80:80", "example: not an address of the host"),
+            (
+                "1.2.3.4:5:6:7",
+                "write it as [ADDR:][HOSTPORT:]PORT[/tcp|udp|sctp]",
+            ),
+            (
+                "::1:80:80",
+                "an IPv6 address is written in brackets: [2001:db8::2]:8080:80",
+            ),
+            (
+                "2001:db8::2:80:80",
+                "an IPv6 address is written in brackets: [2001:db8::2]:8080:80",
+            ),
+            ("[::1:80:80", "[ without ]"),
+            (
+                "[::1]80",
+                "write it as [ADDR:][HOSTPORT:]PORT[/tcp|udp|sctp]",
+            ),
+            (
+                "[fe80::1]:80:80",
+                "fe80::1: a link-local address means nothing without its link; name another address",
+            ),
+            ("224.0.0.1:80:80", "224.0.0.1: not an address of one host"),
+            (
+                "255.255.255.255:80:80",
+                "255.255.255.255: not an address of one host",
+            ),
+            (
+                "127.0.0.1:80:80/sctp",
+                "SCTP is not forwarded from a loopback address",
+            ),
+        ] {
+            assert_eq!(parse(text), Err(cause.into()), "{text}");
+        }
+    }
+
+    #[test]
+    fn ranges_are_ports_and_ports_are_ranges() {
+        let all: Vec<Port> = [
+            "8000-8002:80-82",
+            "8003:83",
+            "9000:1/udp",
+            "127.0.0.1:9001:2/udp",
+            "5-6",
+        ]
+        .iter()
+        .flat_map(|text| parse(text).unwrap().ports())
+        .collect();
+        assert_eq!(all.len(), 8);
+        assert_eq!(all[2].to_string(), "8002:82/tcp");
+        assert_eq!(all[7].to_string(), "6/tcp");
+        let text: Vec<String> = ranges(all).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            text,
+            [
+                "8000-8003:80-83/tcp",
+                "9000:1/udp",
+                "127.0.0.1:9001:2/udp",
+                "5/tcp",
+                "6/tcp"
+            ]
+        );
+        assert_eq!(ranges(parse("1-65535:1-65535").unwrap().ports()).len(), 1);
+    }
+
+    #[test]
+    fn a_range_has_its_ports() {
+        let has = |range: &str, port: &str| {
+            let port = parse(port).unwrap().ports().next().unwrap();
+            parse(range).unwrap().has(&port)
+        };
+        assert!(has("8000-8002:80-82", "8001:81"));
+        assert!(has("80-82", "1234:81"));
+        for not in [
+            "8001:82",
+            "8003:83",
+            "7999:79",
+            "8001:81/udp",
+            "127.0.0.1:8001:81",
+        ] {
+            assert!(!has("8000-8002:80-82", not), "{not}");
+        }
+    }
+
+    #[test]
+    fn collisions() {
+        let first = |texts: &[&str]| {
+            let all: Vec<Port> = texts
+                .iter()
+                .flat_map(|text| parse(text).unwrap().ports())
+                .collect();
+            first_collision(&all).map(|port| port.to_string())
+        };
+        assert_eq!(first(&["80:80", "81:80", "80:80/udp", "80", "80"]), None);
+        assert_eq!(
+            first(&["127.0.0.1:80:80", "127.0.0.2:80:80", "[::1]:80:80"]),
+            None
+        );
+        assert_eq!(first(&["0.0.0.0:80:80", "[::]:80:80"]), None);
+        assert_eq!(first(&["80:80", "79-81:1-3"]), Some("80:2/tcp".into()));
+        assert_eq!(
+            first(&["192.0.2.2:80:80", "80:81"]),
+            Some("80:81/tcp".into())
+        );
+        assert_eq!(
+            first(&["0.0.0.0:80:80", "192.0.2.2:80:81"]),
+            Some("192.0.2.2:80:81/tcp".into())
+        );
+    }
+
+    #[test]
+    fn addresses_and_families() {
+        let port = |text: &str| parse(text).unwrap().ports().next().unwrap();
+        let every = port("80:80");
+        assert!(
+            every.has_ipv4()
+                && every.has_ipv6()
+                && every.address().is_none()
+                && !every.is_loopback()
+        );
+        let every4 = port("0.0.0.0:80:80");
+        assert!(every4.has_ipv4() && !every4.has_ipv6() && every4.address().is_none());
+        let one6 = port("[2001:db8::2]:80:80");
+        assert!(!one6.has_ipv4() && one6.has_ipv6() && one6.address() == one6.host);
+        assert!(port("127.8.0.1:80:80").is_loopback() && port("[::1]:80:80").is_loopback());
+    }
+}
