@@ -10,7 +10,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::{Mode, fstat};
 
 use crate::address::Subnet;
-use crate::bridge::{self, Network, Wanted};
+use crate::bridge::{self, Network, POINT_TO_POINT_NAME, Wanted};
 use crate::config::{self, Privileges};
 use crate::control::{self, Lease};
 use crate::error::{Doing, Error, Result};
@@ -18,6 +18,7 @@ use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner::Owner;
 use crate::ptp;
+use crate::reach::Reach;
 use crate::request::{Command, NetworkChoice, Request, StdioChoice};
 use crate::signals::Signals;
 use crate::spawn::{self, Child, Said, Spawn, StatusReader, Stdio};
@@ -37,6 +38,8 @@ pub struct Container {
     pub lease: Option<Lease>,
     /// Its network, when we made one.
     pub attachment: Option<Attachment>,
+    /// What the firewall knows of it.
+    pub entry: Option<nft::Entry>,
     /// What the command may do.
     pub privileges: Privileges,
     /// Its variables.
@@ -101,7 +104,7 @@ pub fn run(
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     signals.check()?;
     let lease = lease_first.map_or_else(|| lease_name(request), Ok)?;
-    let network = ensure_network(&mut route, request, steps)?;
+    let (network, nft) = ensure_network(&mut route, request, steps)?.unzip();
     let mtu = choose_mtu(&mut route, request)?;
     steps.done("ensure");
     signals.check()?;
@@ -112,6 +115,23 @@ pub fn run(
         _ => None,
     };
     steps.done("veth");
+    let entry = match (&attachment, nft) {
+        (Some(attachment), Some(nft)) => {
+            let ours = attachment.clone();
+            undo.push(move || nft::forget(&ours));
+            let resolvers = &request.resolvers.servers;
+            let ports = &request.ports;
+            Some(nft::Entry::add(
+                nft,
+                attachment,
+                &request.reach,
+                ports,
+                resolvers,
+            )?)
+        }
+        _ => None,
+    };
+    steps.done("publish");
     config::send(
         &child.config,
         &config::write(request, &privileges, attachment.as_ref()),
@@ -142,6 +162,7 @@ pub fn run(
         status,
         lease: Some(lease),
         attachment,
+        entry,
         privileges,
         environment,
     })
@@ -162,7 +183,8 @@ fn ensure_network(
     route: &mut Netlink,
     request: &Request,
     steps: &Steps,
-) -> Result<Option<Network>> {
+) -> Result<Option<(Network, Netlink)>> {
+    check_connect(route, request)?;
     let wanted = Wanted {
         subnet: request.subnet,
         address: request.address,
@@ -172,8 +194,32 @@ fn ensure_network(
         NetworkChoice::PointToPoint => ptp::choose(route, wanted)?,
         _ => return Ok(None),
     };
-    ensure_way_out(route, &network, steps)?;
-    Ok(Some(network))
+    if !network.is_ours && request.reach != Reach::default() {
+        return Err(Error::new(format!(
+            "limit what {} reaches: bridge {} is not ours, and its packets pass by no rules of ours; choose another --bridge",
+            request.name, network.name
+        )));
+    }
+    let nft = ensure_way_out(route, &network, steps)?;
+    Ok(Some((network, nft)))
+}
+
+/// The networks that it is to reach are there.
+fn check_connect(route: &mut Netlink, request: &Request) -> Result<()> {
+    // Point-to-point networks are there with their containers.
+    let is_link = |name: &&String| *name != POINT_TO_POINT_NAME && !name.contains('/');
+    for name in request.reach.connect.iter().filter(is_link) {
+        let found = route
+            .find_link(name)
+            .doing(|| format!("look for network {name}"))?;
+        if !found.is_some_and(|link| nft::is_ours(link.group) && link.kind == "bridge") {
+            return Err(Error::new(format!(
+                "connect {} to network {name}: there is no bridge of ours of that name; make it with host-helper up --bridge {name}",
+                request.name
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// `up`: a network without a container.
@@ -190,28 +236,30 @@ pub fn ensure_bridge(name: &str, subnet: Option<Subnet>, steps: &mut Steps) -> R
             address: None,
         },
     )?;
-    ensure_way_out(&mut route, &network, steps)?;
+    let mut nft = ensure_way_out(&mut route, &network, steps)?;
+    nft::add_network(&mut nft, &network)?;
     steps.done("ensure");
     Ok(network)
 }
 
-/// Masquerading and forwarding. A bridge that has just been made for it goes again when it cannot be.
-fn ensure_way_out(route: &mut Netlink, network: &Network, steps: &Steps) -> Result<()> {
-    if !network.is_ours {
-        return Ok(());
-    }
-    let ensured = nft::open()
-        .and_then(|mut nft| nft::ensure(&mut nft))
-        .and_then(|()| sysctl::ensure_forwarding());
+/// The firewall and forwarding. A bridge that has just been made for it goes again when it cannot be. One that is not
+/// ours has its own way out, but nobody on it speaks for another.
+fn ensure_way_out(route: &mut Netlink, network: &Network, steps: &Steps) -> Result<Netlink> {
+    let ensured = nft::open().and_then(|mut nft| {
+        nft::ensure(&mut nft)?;
+        let was_off = network.is_ours && sysctl::ensure_forwarding()?;
+        Ok((nft, was_off))
+    });
     if ensured.is_err() && network.is_new {
         // The first error is the one that matters.
         let _ = bridge::delete(route, &network.name);
         let _ = sysctl::restore_forwarding();
     }
-    if ensured? {
+    let (nft, was_off) = ensured?;
+    if was_off {
         steps.say("net.ipv4.ip_forward was 0 and is 1 now: the host must forward for its containers (down puts it back)");
     }
-    Ok(())
+    Ok(nft)
 }
 
 /// The MTU of the link that packets to the rest of the world take, unless another was asked for.

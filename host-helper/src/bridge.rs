@@ -84,7 +84,8 @@ impl Network {
 pub fn ensure(route: &mut Netlink, name: &str, wanted: Wanted) -> Result<Network> {
     check_name(name)?;
     // One of our group without a mark is being made at this moment, and cannot be judged before that is over.
-    let settled = find(route, name)?.filter(|link| link.mark.is_some() || link.group != nft::GROUP);
+    let settled =
+        find(route, name)?.filter(|link| link.mark.is_some() || !nft::is_ours(link.group));
     if let Some(link) = settled {
         if let Some(network) = complete(route, &link, wanted)? {
             return Ok(network);
@@ -152,7 +153,8 @@ fn complete(route: &mut Netlink, link: &Link, wanted: Wanted) -> Result<Option<N
         return foreign(link, &addresses, wanted).map(Some);
     };
     wanted.check(&link.name, gateway)?;
-    let is_whole = link.is_up && link.group == nft::GROUP && addresses.contains(&gateway);
+    let is_whole =
+        link.is_up && link.group == nft::group_of_name(&link.name) && addresses.contains(&gateway);
     Ok(is_whole.then(|| Network::of_bridge(link, gateway, true)))
 }
 
@@ -208,7 +210,7 @@ impl Wanted {
 /// Ours, but its maker was killed before it could set the alias, and the link up with it: the group is in the create
 /// message.
 fn is_half_made(link: &Link, addresses: &[Ipv4Net]) -> bool {
-    link.mark.is_none() && link.group == nft::GROUP && !link.is_up && addresses.is_empty()
+    link.mark.is_none() && nft::is_ours(link.group) && !link.is_up && addresses.is_empty()
 }
 
 fn repair(route: &mut Netlink, link: &Link, wanted: Wanted) -> Result<Network> {
@@ -263,7 +265,7 @@ fn write_bridge(batch: &mut Writer, sequence: u32, name: &str, gateway: Ipv4Addr
         &ifinfomsg(0, 0, 0),
     );
     batch.string(libc::IFLA_IFNAME, name);
-    batch.number(libc::IFLA_GROUP, nft::GROUP);
+    batch.number(libc::IFLA_GROUP, nft::group_of_name(name));
     // In the create message: a bridge that follows its ports' addresses, or udev's, breaks its neighbours' caches.
     batch.attribute(libc::IFLA_ADDRESS, &mac_of(gateway));
     let info = batch.open(libc::IFLA_LINKINFO);
@@ -287,7 +289,7 @@ fn configure(route: &mut Netlink, link: &Link, gateway: Ipv4Net) -> Result<()> {
                 &ifinfomsg(link.index, up, up),
             );
             batch.string(libc::IFLA_IFALIAS, &Mark::Network(gateway).to_string());
-            batch.number(libc::IFLA_GROUP, nft::GROUP);
+            batch.number(libc::IFLA_GROUP, nft::group_of_name(&link.name));
             batch.end();
         })
         .doing(|| format!("set up bridge {}", link.name))?;

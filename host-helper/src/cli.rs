@@ -9,14 +9,15 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use values::{
-    parse_capability, parse_host, parse_hostname, parse_inside, parse_name, parse_network,
-    parse_sysctl, parse_variable, parse_volume, parse_word, parse_workdir,
+    parse_capability, parse_connect, parse_host, parse_hostname, parse_inside, parse_name,
+    parse_network, parse_sysctl, parse_variable, parse_volume, parse_word, parse_workdir,
 };
 
 use crate::address::{Subnet, parse_mac};
 use crate::bridge::DEFAULT_BRIDGE;
 use crate::link::Mac;
 use crate::publish;
+use crate::reach::Egress;
 use crate::request::NetworkChoice;
 use crate::rootfs::Volume;
 use crate::spawn;
@@ -210,6 +211,24 @@ pub struct Run {
     /// Address of the container [default: the next free one]
     #[arg(long, value_name = "ADDR", help_heading = "Network")]
     pub ip: Option<Ipv4Addr>,
+    /// Neither reach the neighbours on the network nor be reached by them
+    #[arg(long, help_heading = "Network")]
+    pub isolate: bool,
+    /// Reach nothing outside the network
+    #[arg(long, help_heading = "Network")]
+    pub internal: bool,
+    /// Reach another network too, and be reached from it: a bridge's name, or a point-to-point subnet; repeatable
+    #[arg(long, value_name = "NETWORK", value_parser = parse_connect, help_heading = "Network")]
+    pub connect: Vec<String>,
+    /// What the container may open connections to, the host included: none, all, or a list of dns, ADDR/LEN,
+    /// [ADDR/LEN]:PORT[/PROTO]
+    #[arg(
+        long,
+        default_value = "all",
+        value_name = "none|all|LIST",
+        help_heading = "Network"
+    )]
+    pub egress: Egress,
     /// Hardware address of the container [default: made from its address]
     #[arg(long, value_name = "MAC", value_parser = parse_mac, help_heading = "Network")]
     pub mac: Option<Mac>,

@@ -31,7 +31,7 @@ pub fn down(name: &str, living: Living) -> Result<()> {
     // Nobody makes a network from here on, and whoever has been killed while making one has let go.
     let lock = state::lock()?;
     if let Some(link) = find(&mut route, name)? {
-        if link.mark.is_none() && link.group != nft::GROUP {
+        if link.mark.is_none() && !nft::is_ours(link.group) {
             return Err(Error::new(format!(
                 "remove bridge {name}: it is not ours; ip link del {name} removes it all the same"
             )));
@@ -49,7 +49,7 @@ pub fn down(name: &str, living: Living) -> Result<()> {
             state::forget_offset(bridge::POINT_TO_POINT_NAME);
             state::remove_leftovers(&lock);
         }
-        Ok(false) => {}
+        Ok(false) => keep(nft::open().and_then(|mut nft| nft::remove_bridge(&mut nft, name))),
         Err(error) => keep(Err(error)),
     }
     let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
@@ -124,7 +124,20 @@ fn is_last(route: &mut Netlink) -> Result<bool> {
     let links = route.links().doing(|| "list links".into())?;
     Ok(!links.iter().any(|link| match &link.mark {
         Some(Mark::Network(_)) => true,
-        Some(Mark::Run(owner)) => link.controller.is_none() && !owner.is_dead(),
+        Some(Mark::Run(owner)) => !owner.is_dead(),
         None => false,
     }))
+}
+
+/// The names of all containers that live on a link of ours.
+///
+/// # Errors
+/// What the kernel says.
+pub fn living(route: &mut Netlink) -> Result<Vec<String>> {
+    let links = route.links().doing(|| "list links".into())?;
+    let names = links.into_iter().filter_map(|link| match link.mark {
+        Some(Mark::Run(owner)) if !owner.is_dead() => Some(owner.name),
+        _ => None,
+    });
+    Ok(names.collect())
 }

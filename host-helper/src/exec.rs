@@ -124,6 +124,7 @@ fn supervise(
         status,
         lease: None,
         attachment: None,
+        entry: None,
         privileges: privileges.clone(),
         environment: Vec::new(),
     };

@@ -49,6 +49,16 @@ pub struct Description {
     pub mac: Option<String>,
     /// MTU in bytes.
     pub mtu: Option<u32>,
+    /// It neither reaches its neighbours nor is reached by them.
+    pub isolated: bool,
+    /// It reaches nothing outside its network.
+    pub internal: bool,
+    /// Other networks that it reaches.
+    pub connect: Vec<String>,
+    /// What it may open connections to; null: everything.
+    pub egress: Option<String>,
+    /// How many packets were refused because of that.
+    pub refused: Option<u64>,
     /// It runs by itself.
     pub is_detached: bool,
     /// Where its output goes, when it runs by itself.

@@ -19,6 +19,7 @@ mod nft;
 mod owner;
 mod ptp;
 mod publish;
+mod reach;
 mod request;
 mod rootfs;
 mod run;

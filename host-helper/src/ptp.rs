@@ -12,7 +12,7 @@ use crate::netlink::Netlink;
 use crate::owner;
 
 /// The range of its containers, unless a route of the host has it.
-const POINT_TO_POINT: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 24);
+pub const POINT_TO_POINT: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 24);
 
 /// The point-to-point network: nothing is made for it but its range is chosen, which costs one look at the routes
 /// only when a route has the usual one.

@@ -13,6 +13,7 @@ use crate::dns::{Loopback, Resolvers};
 use crate::link::Mac;
 use crate::owner;
 use crate::publish::Port;
+use crate::reach::Reach;
 use crate::rootfs::Rootfs;
 
 /// `--network`.
@@ -74,6 +75,8 @@ pub struct Request {
     pub no_ipv6: bool,
     /// Ports of the host that lead to it.
     pub ports: Vec<Port>,
+    /// Whom it may reach.
+    pub reach: Reach,
     /// A fixed hardware address.
     pub mac: Option<Mac>,
     /// MTU in bytes.

@@ -18,6 +18,7 @@ use crate::dns::Resolvers;
 use crate::error::{Doing, Error, Result};
 use crate::ls::Description;
 use crate::publish;
+use crate::reach::{Egress, Reach};
 use crate::request::{Command, NetworkChoice, Request, StdioChoice};
 use crate::rootfs::{self, Rootfs};
 use crate::signals::Signals;
@@ -198,6 +199,11 @@ fn describe(options: &cli::Run, request: &Request, container: &Container) -> Des
         veth: attachment.map(|attachment| attachment.veth.name.clone()),
         mac: attachment.map(|attachment| hawser::address::Mac(attachment.veth.mac).to_string()),
         mtu: attachment.map(|attachment| attachment.mtu),
+        isolated: request.reach.isolated,
+        internal: request.reach.internal,
+        connect: request.reach.connect.clone(),
+        egress: (request.reach.egress != Egress::All).then(|| request.reach.egress.to_string()),
+        refused: None,
         is_detached: options.detach,
         log: options
             .detach
@@ -313,6 +319,11 @@ fn check_together(options: &cli::Run) -> Result<()> {
             "--publish {port} takes a port of the host that another --publish takes"
         ));
     }
+    if !options.network.has_link() && reach(options) != Reach::default() {
+        return refuse(
+            "--isolate, --internal, --connect and --egress are about a network of ours: --network bridge or ptp".into(),
+        );
+    }
     if !options.network.is_new() && !options.sysctl.is_empty() {
         return refuse("--sysctl needs a network namespace of the container's own".into());
     }
@@ -349,6 +360,7 @@ fn network_request(options: &cli::Run) -> Request {
             .iter()
             .flat_map(|range| range.ports())
             .collect(),
+        reach: reach(options),
         mac: options.mac,
         mtu: options.mtu,
         resolvers: match options.resolv {
@@ -358,6 +370,15 @@ fn network_request(options: &cli::Run) -> Request {
         writes_resolv: options.resolv == Resolv::Required,
         hosts: options.add_host.clone(),
         hostname,
+    }
+}
+
+fn reach(options: &cli::Run) -> Reach {
+    Reach {
+        isolated: options.isolate,
+        internal: options.internal,
+        connect: options.connect.clone(),
+        egress: options.egress.clone(),
     }
 }
 

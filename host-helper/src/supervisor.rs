@@ -14,6 +14,8 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use crate::attach::Container;
 use crate::control::{Client, Request};
 use crate::ls::Description;
+use crate::netlink::Netlink;
+use crate::nft;
 use crate::signals::{ENDING, Signals};
 use crate::spawn::Said;
 use crate::sys;
@@ -35,6 +37,8 @@ pub struct Supervisor {
     /// The exit code when it is us who ended it.
     killed_for: Option<u8>,
     is_status_open: bool,
+    /// Tells when something of the ruleset was deleted.
+    news: Option<Netlink>,
     clients: Vec<Client>,
     waiting: Vec<UnixStream>,
     /// Those that have been told, and hear the end when this is at rest again.
@@ -52,7 +56,8 @@ const STATUS: usize = 3;
 const TERMINAL: usize = 4;
 const INPUT: usize = 5;
 const OUTPUT: usize = 6;
-const CLIENTS: usize = 7;
+const NEWS: usize = 7;
+const CLIENTS: usize = 8;
 
 impl Supervisor {
     /// Takes over a container whose command is about to run.
@@ -63,8 +68,14 @@ impl Supervisor {
         description: Description,
         grace: Duration,
     ) -> Self {
+        // Without it, rules that somebody flushes are back with the next start only.
+        let news = container
+            .entry
+            .as_ref()
+            .and_then(|_| nft::Entry::listen().ok());
         Supervisor {
             container,
+            news,
             terminal,
             signals,
             description,
@@ -141,6 +152,9 @@ impl Supervisor {
                     self.send(libc::SIGHUP);
                 }
             }
+            if is(NEWS) {
+                self.restore_rules();
+            }
             // Answers first: who asked before the end is told.
             self.serve(&ready);
             if is(LISTENER) {
@@ -215,6 +229,10 @@ impl Supervisor {
             } else {
                 PollFd::new(signals, none)
             },
+            match &self.news {
+                Some(news) => PollFd::new(news.as_fd(), PollFlags::POLLIN),
+                None => PollFd::new(signals, none),
+            },
         ];
         fds.extend(
             self.clients
@@ -261,6 +279,23 @@ impl Supervisor {
         self.send(signal);
         if signal == libc::SIGTERM && self.kill_at.is_none() {
             self.kill_after(self.grace);
+        }
+    }
+
+    /// Somebody has deleted rules of ours, a flush of the whole ruleset say.
+    fn restore_rules(&mut self) {
+        if let Some(news) = &mut self.news {
+            // What exactly is not of interest, and more than fits says the same.
+            loop {
+                match news.receive(libc::MSG_DONTWAIT) {
+                    Err(refusal) if refusal.errno != Errno::ENOBUFS => break,
+                    _ => {}
+                }
+            }
+        }
+        if let Some(entry) = &mut self.container.entry {
+            // Whoever took them away may be about to forbid them; the next deletion or start tries again.
+            let _ = entry.restore();
         }
     }
 
@@ -327,6 +362,10 @@ impl Supervisor {
             match if is_ready { client.read() } else { None } {
                 None => self.clients.push(client),
                 Some(Ok(Request::Inspect)) => {
+                    if self.description.egress.is_some() {
+                        let entry = self.container.entry.as_mut();
+                        self.description.refused = entry.map(nft::Entry::refused);
+                    }
                     self.answered
                         .extend(client.answer(&self.description.to_json()));
                 }
@@ -368,6 +407,14 @@ impl Supervisor {
         }
         if let Some(attachment) = &self.container.attachment {
             veth::forget_neighbour_of(attachment);
+        }
+        if let Some(entry) = &mut self.container.entry {
+            entry.withdraw();
+            if !self.description.is_detached {
+                // Our caller need not wait until the kernel has let go of what was deleted (7 ms). If that process
+                // cannot be, they do.
+                let _ = sys::keep_open_beyond_our_end(entry.as_fd());
+            }
         }
         // Whoever hears of the end finds the name free.
         drop(self.container.lease.take());

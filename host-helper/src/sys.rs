@@ -354,3 +354,76 @@ pub fn is_directory(fd: RawFd) -> bool {
     let mode = nix::sys::stat::fstat(inherited(fd)).map_or(0, |found| found.st_mode);
     mode & libc::S_IFMT == libc::S_IFDIR
 }
+
+/// A netlink socket to nf_tables hears only what begins with a deletion from a table called `hawser`: other
+/// transactions wake nobody.
+pub fn only_deletions(socket: BorrowedFd) -> Result<()> {
+    // linux/netfilter/nf_tables.h
+    const NFT_MSG_DELTABLE: u32 = 2;
+    const NFT_MSG_DELCHAIN: u32 = 5;
+    const NFT_MSG_DELRULE: u32 = 8;
+    const NFT_MSG_DELSET: u32 = 11;
+    const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+    const LOAD_HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
+    const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const EQUALS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    // struct nlmsghdr, struct nfgenmsg, then the first attribute, which is the table's name.
+    const KIND: u32 = if cfg!(target_endian = "little") { 4 } else { 5 };
+    const NAME: u32 = 24;
+    let line = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut program = [
+        line(LOAD_BYTE, 0, 0, KIND),
+        line(EQUALS, 3, 0, NFT_MSG_DELTABLE),
+        line(EQUALS, 2, 0, NFT_MSG_DELCHAIN),
+        line(EQUALS, 1, 0, NFT_MSG_DELRULE),
+        line(EQUALS, 0, 6, NFT_MSG_DELSET),
+        line(LOAD_WORD, 0, 0, NAME),
+        line(EQUALS, 0, 4, u32::from_be_bytes(*b"haws")),
+        line(LOAD_HALF, 0, 0, NAME + 4),
+        line(EQUALS, 0, 2, u32::from_be_bytes([0, 0, b'e', b'r'])),
+        line(LOAD_BYTE, 0, 0, NAME + 6),
+        line(EQUALS, 1, 0, 0),
+        line(RETURN, 0, 0, 0),
+        line(RETURN, 0, 0, u32::MAX),
+    ];
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the option takes a sock_fprog, whose program outlives the call; the kernel copies it.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
+/// Starts a process that keeps `descriptor` open until this process is gone, and holds nothing else: for descriptors
+/// that take the kernel long to close.
+pub fn keep_open_beyond_our_end(descriptor: BorrowedFd) -> Result<()> {
+    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    match clone_process(0)? {
+        Clone::Child => {
+            drop(write);
+            let mut kept = [descriptor.as_raw_fd() as u32, read.as_raw_fd() as u32];
+            kept.sort_unstable();
+            let _ = close_range(0, kept[0].saturating_sub(1));
+            let _ = close_range(kept[0] + 1, kept[1] - 1);
+            let _ = close_range(kept[1] + 1, u32::MAX);
+            let _ = nix::unistd::read(&read, &mut [0]);
+            // SAFETY: ends this process and runs nothing of the copy's.
+            unsafe { libc::_exit(0) }
+        }
+        Clone::Parent(..) => {
+            // Open as long as we are.
+            std::mem::forget(write);
+            Ok(())
+        }
+    }
+}

@@ -179,8 +179,11 @@ fn write_veth(batch: &mut Writer, sequence: u32, wish: &Wish, address: Ipv4Addr)
     batch.string(libc::IFLA_IFNAME, &lease_name(address));
     batch.attribute(libc::IFLA_ADDRESS, &host_mac_of(address));
     match wish.network.bridge {
-        Some(bridge) => batch.number(libc::IFLA_MASTER, bridge.index),
-        None => batch.number(libc::IFLA_GROUP, nft::GROUP),
+        Some(bridge) => {
+            batch.number(libc::IFLA_MASTER, bridge.index);
+            batch.number(libc::IFLA_GROUP, nft::PORT_GROUP);
+        }
+        None => batch.number(libc::IFLA_GROUP, nft::group_of(wish.network)),
     }
     write_end(batch, wish.mtu);
     let info = batch.open(libc::IFLA_LINKINFO);

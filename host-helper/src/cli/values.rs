@@ -25,6 +25,18 @@ pub fn parse_network(text: &str) -> Result<NetworkChoice, String> {
     }
 }
 
+pub fn parse_connect(text: &str) -> Result<String, String> {
+    let is_plain = |b: u8| b.is_ascii_graphic() && b != b'/';
+    let is_link = !text.is_empty() && text.len() < libc::IFNAMSIZ && text.bytes().all(is_plain);
+    let is_subnet = text
+        .parse::<ipnet::Ipv4Net>()
+        .is_ok_and(|net| net.addr() == net.network());
+    if is_link || is_subnet {
+        return Ok(text.to_string());
+    }
+    Err("not a network: write a bridge's name, ptp, or a point-to-point network's subnet".into())
+}
+
 pub fn parse_name(name: &str) -> Result<String, String> {
     check_name(name).map(|()| name.to_string())
 }

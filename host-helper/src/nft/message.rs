@@ -3,74 +3,154 @@
 
 use hawser::netlink::Writer;
 
+use super::expression::Expression;
+
 /// A family of tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Family {
     /// `NFPROTO_INET`: IPv4 and IPv6.
     Inet = 1,
-}
-
-/// One expression of a rule; values go through register 1.
-#[derive(Debug, Clone, Copy)]
-pub enum Expression {
-    /// Loads the group of the link that the packet came in by.
-    InputGroup,
-    /// Loads the group of the link that it leaves by.
-    OutputGroup,
-    /// Goes on when the loaded value is this one.
-    Is(u32),
-    /// Goes on when it is not.
-    IsNot(u32),
-    /// Rewrites the source to the address of the link that the packet leaves by.
-    Masquerade,
+    /// `NFPROTO_BRIDGE`: frames on bridges.
+    Bridge = 7,
 }
 
 /// A rule: its chain and its expressions in order.
-pub struct Rule<'a> {
+#[derive(Debug)]
+pub struct Rule {
     /// The chain that it is appended to.
-    pub chain: &'a str,
+    pub chain: &'static str,
     /// What it says.
-    pub expressions: &'a [Expression],
+    pub expressions: Vec<Expression>,
 }
 
-/// A chain that hangs on a hook of the kernel.
-pub struct Chain<'a> {
+/// A chain.
+#[derive(Debug)]
+pub struct Chain {
     /// Its name.
-    pub name: &'a str,
+    pub name: &'static str,
+    /// Where it hangs; `None`: other chains jump to it.
+    pub hook: Option<Hook>,
+}
+
+/// Where a chain hangs in the kernel.
+#[derive(Debug)]
+pub struct Hook {
     /// `filter` or `nat`.
-    pub kind: &'a str,
-    /// `NF_INET_*`.
-    pub hook: u32,
+    pub kind: &'static str,
+    /// `NF_INET_*`; those of bridges have the same numbers (`NF_BR_*`).
+    pub number: i32,
     /// Where among others at this hook.
     pub priority: i32,
 }
 
-const NFT_REG_1: u32 = 1;
-const NFT_META_IIFGROUP: u32 = 21;
-const NFT_META_OIFGROUP: u32 = 22;
-const NFT_CMP_EQ: u32 = 0;
-const NFT_CMP_NEQ: u32 = 1;
+/// A type of nft's, of which keys and values consist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Type {
+    /// `ipv4_addr`
+    Ipv4,
+    /// `ipv6_addr`
+    Ipv6,
+    /// `ether_addr`
+    Ether,
+    /// `inet_proto`
+    Protocol,
+    /// `inet_service`
+    Port,
+    /// `ifname`
+    LinkName,
+    /// `devgroup`
+    LinkGroup,
+}
+
+impl Type {
+    /// nft's number for it (`enum datatypes`, nftables: include/datatype.h): the kernel keeps it for whoever lists.
+    const fn number(self) -> u32 {
+        match self {
+            Type::Ipv4 => 7,
+            Type::Ipv6 => 8,
+            Type::Ether => 9,
+            Type::Protocol => 12,
+            Type::Port => 13,
+            Type::LinkGroup => 35,
+            Type::LinkName => 41,
+        }
+    }
+
+    /// Bytes of a value.
+    pub const fn len(self) -> usize {
+        match self {
+            Type::Ipv4 | Type::LinkGroup => 4,
+            Type::Ipv6 | Type::LinkName => 16,
+            Type::Ether => 6,
+            Type::Protocol => 1,
+            Type::Port => 2,
+        }
+    }
+
+    /// Bytes that it takes in registers, and in a key of several.
+    pub const fn padded(self) -> usize {
+        self.len().next_multiple_of(4)
+    }
+}
+
+/// A set, or a map.
+#[derive(Debug)]
+pub struct Set {
+    /// Its name.
+    pub name: &'static str,
+    /// What a key consists of.
+    pub key: &'static [Type],
+    /// What it is mapped to; empty for a set.
+    pub value: &'static [Type],
+    /// How it is kept.
+    pub kind: SetKind,
+}
+
+/// How a set is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetKind {
+    /// By hash.
+    Hash,
+    /// By hash, and each element counts the packets that matched it.
+    Counting,
+    /// Each element is a range in every field.
+    Ranges,
+}
+
+/// An element of a set or a map.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Element {
+    /// The table's family.
+    pub family: Family,
+    /// The set's name.
+    pub set: &'static str,
+    /// Its fields, each padded to four bytes.
+    pub key: Vec<u8>,
+    /// The last key of a range.
+    pub key_end: Option<Vec<u8>>,
+    /// What it is mapped to.
+    pub value: Vec<u8>,
+}
 
 const NFTA_LIST_ELEM: u16 = 1;
-const NFTA_EXPR_NAME: u16 = 1;
-const NFTA_EXPR_DATA: u16 = 2;
-const NFTA_DATA_VALUE: u16 = 1;
+pub(super) const NFTA_DATA_VALUE: u16 = 1;
 
-/// Messages for one table, as one batch or as questions.
+/// How many elements a message takes: the list is an attribute, which holds 64 KiB, and an element has at most 200 bytes.
+const ELEMENTS_A_MESSAGE: usize = 256;
+
+/// Messages for our tables, as one batch or as questions. All of them are of tables of one name.
 pub struct Batch<'w, 'b> {
     writer: &'w mut Writer<'b>,
     sequence: u32,
-    family: Family,
     table: &'w str,
 }
 
 impl<'w, 'b> Batch<'w, 'b> {
-    /// Messages about `table`, numbered from `sequence` on.
-    pub fn new(writer: &'w mut Writer<'b>, sequence: u32, family: Family, table: &'w str) -> Self {
+    /// Messages about the tables called `table`, numbered from `sequence` on.
+    pub fn new(writer: &'w mut Writer<'b>, sequence: u32, table: &'w str) -> Self {
         Batch {
             writer,
             sequence,
-            family,
             table,
         }
     }
@@ -89,6 +169,7 @@ impl<'w, 'b> Batch<'w, 'b> {
     /// (kernels before 6.10 do not acknowledge this one).
     pub fn commit(&mut self) -> u32 {
         let last = self.last();
+        self.writer.ask_acknowledgement();
         self.mark(libc::NFNL_MSG_BATCH_END as u16);
         last
     }
@@ -102,14 +183,10 @@ impl<'w, 'b> Batch<'w, 'b> {
         self.sequence += 1;
     }
 
-    fn message(&mut self, kind: i32, flags: i32, write: impl FnOnce(&mut Writer)) {
+    fn message(&mut self, family: Family, kind: i32, flags: i32, write: impl FnOnce(&mut Writer)) {
         let kind = (libc::NFNL_SUBSYS_NFTABLES << 8 | kind) as u16;
-        self.writer.begin(
-            kind,
-            flags as u16,
-            self.sequence,
-            &[self.family as u8, 0, 0, 0],
-        );
+        self.writer
+            .begin(kind, flags as u16, self.sequence, &[family as u8, 0, 0, 0]);
         // Every message of this subsystem names its table in attribute 1.
         self.writer.string(1, self.table);
         write(self.writer);
@@ -117,10 +194,10 @@ impl<'w, 'b> Batch<'w, 'b> {
         self.sequence += 1;
     }
 
-    /// Adds the table, with a comment that nft shows. `flags`: `NLM_F_EXCL` to be the one who makes it.
-    pub fn add_table(&mut self, comment: &str, flags: i32) {
+    /// Adds a table, with a comment that nft shows; one that is there is left as it is.
+    pub fn add_table(&mut self, family: Family, comment: &str) {
         const NFTA_TABLE_USERDATA: u16 = 6;
-        self.message(libc::NFT_MSG_NEWTABLE, libc::NLM_F_CREATE | flags, |w| {
+        self.message(family, libc::NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, |w| {
             // nft's own notation: type 0 is the comment, then its length with the NUL, then itself.
             let mut data = vec![0, comment.len() as u8 + 1];
             data.extend(comment.bytes());
@@ -129,94 +206,206 @@ impl<'w, 'b> Batch<'w, 'b> {
         });
     }
 
-    /// Deletes the table and all that is in it.
-    pub fn delete_table(&mut self, flags: i32) {
-        self.message(libc::NFT_MSG_DELTABLE, flags, |_| {});
+    /// Deletes a table and all that is in it.
+    pub fn delete_table(&mut self, family: Family) {
+        self.message(family, libc::NFT_MSG_DELTABLE, 0, |_| {});
     }
 
-    /// Asks for the table.
-    pub fn ask_table(&mut self) {
-        self.message(libc::NFT_MSG_GETTABLE, 0, |_| {});
+    /// Asks for a table.
+    pub fn ask_table(&mut self, family: Family) {
+        self.message(family, libc::NFT_MSG_GETTABLE, 0, |_| {});
     }
 
-    /// Adds a chain.
-    pub fn add_chain(&mut self, chain: &Chain) {
+    /// Adds a chain; one that is there keeps its rules.
+    pub fn add_chain(&mut self, family: Family, chain: &Chain) {
         const NFTA_CHAIN_NAME: u16 = 3;
         const NFTA_CHAIN_HOOK: u16 = 4;
         const NFTA_CHAIN_TYPE: u16 = 7;
         const NFTA_HOOK_HOOKNUM: u16 = 1;
         const NFTA_HOOK_PRIORITY: u16 = 2;
-        self.message(libc::NFT_MSG_NEWCHAIN, libc::NLM_F_CREATE, |w| {
+        self.message(family, libc::NFT_MSG_NEWCHAIN, libc::NLM_F_CREATE, |w| {
             w.string(NFTA_CHAIN_NAME, chain.name);
-            nest(w, NFTA_CHAIN_HOOK, |w| {
-                w.number(NFTA_HOOK_HOOKNUM, chain.hook.to_be());
-                w.attribute(NFTA_HOOK_PRIORITY, &chain.priority.to_be_bytes());
-            });
-            w.string(NFTA_CHAIN_TYPE, chain.kind);
+            if let Some(hook) = &chain.hook {
+                nest(w, NFTA_CHAIN_HOOK, |w| {
+                    w.attribute(NFTA_HOOK_HOOKNUM, &hook.number.to_be_bytes());
+                    w.attribute(NFTA_HOOK_PRIORITY, &hook.priority.to_be_bytes());
+                });
+                w.string(NFTA_CHAIN_TYPE, hook.kind);
+            }
+        });
+    }
+
+    /// Deletes a chain that has no rules.
+    pub fn delete_chain(&mut self, family: Family, name: &str) {
+        const NFTA_CHAIN_NAME: u16 = 3;
+        self.message(family, libc::NFT_MSG_DELCHAIN, 0, |w| {
+            w.string(NFTA_CHAIN_NAME, name)
         });
     }
 
     /// Asks for a chain.
-    pub fn ask_chain(&mut self, name: &str) {
+    pub fn ask_chain(&mut self, family: Family, name: &str) {
         const NFTA_CHAIN_NAME: u16 = 3;
-        self.message(libc::NFT_MSG_GETCHAIN, 0, |w| {
+        self.message(family, libc::NFT_MSG_GETCHAIN, 0, |w| {
             w.string(NFTA_CHAIN_NAME, name)
         });
     }
 
     /// Appends a rule.
-    pub fn add_rule(&mut self, rule: &Rule, flags: i32) {
+    pub fn add_rule(&mut self, family: Family, rule: &Rule) {
         const NFTA_RULE_CHAIN: u16 = 2;
         const NFTA_RULE_EXPRESSIONS: u16 = 4;
         self.message(
+            family,
             libc::NFT_MSG_NEWRULE,
-            libc::NLM_F_CREATE | libc::NLM_F_APPEND | flags,
+            libc::NLM_F_CREATE | libc::NLM_F_APPEND,
             |w| {
                 w.string(NFTA_RULE_CHAIN, rule.chain);
                 nest(w, NFTA_RULE_EXPRESSIONS, |w| {
-                    for expression in rule.expressions {
-                        nest(w, NFTA_LIST_ELEM, |w| write_expression(w, *expression));
+                    for expression in &rule.expressions {
+                        nest(w, NFTA_LIST_ELEM, |w| expression.write(w));
                     }
                 });
             },
         );
     }
+
+    /// Deletes all rules of a chain.
+    pub fn delete_rules(&mut self, family: Family, chain: &str) {
+        const NFTA_RULE_CHAIN: u16 = 2;
+        self.message(family, libc::NFT_MSG_DELRULE, 0, |w| {
+            w.string(NFTA_RULE_CHAIN, chain)
+        });
+    }
+
+    /// Adds a set; one that is there keeps its elements.
+    pub fn add_set(&mut self, family: Family, set: &Set, id: u32) {
+        const NFTA_SET_NAME: u16 = 2;
+        const NFTA_SET_FLAGS: u16 = 3;
+        const NFTA_SET_KEY_TYPE: u16 = 4;
+        const NFTA_SET_KEY_LEN: u16 = 5;
+        const NFTA_SET_DATA_TYPE: u16 = 6;
+        const NFTA_SET_DATA_LEN: u16 = 7;
+        const NFTA_SET_DESC: u16 = 9;
+        const NFTA_SET_ID: u16 = 10;
+        const NFTA_SET_EXPR: u16 = 17;
+        const NFTA_SET_DESC_CONCAT: u16 = 2;
+        const NFTA_SET_FIELD_LEN: u16 = 1;
+        const NFT_SET_INTERVAL: u32 = 4;
+        const NFT_SET_MAP: u32 = 8;
+        const NFT_SET_CONCAT: u32 = 0x80;
+        self.message(family, libc::NFT_MSG_NEWSET, libc::NLM_F_CREATE, |w| {
+            let mut flags = 0;
+            if !set.value.is_empty() {
+                flags |= NFT_SET_MAP;
+            }
+            if set.kind == SetKind::Ranges {
+                flags |= NFT_SET_INTERVAL | NFT_SET_CONCAT;
+            }
+            w.string(NFTA_SET_NAME, set.name);
+            w.number(NFTA_SET_FLAGS, flags.to_be());
+            w.number(NFTA_SET_KEY_TYPE, type_number(set.key).to_be());
+            w.number(NFTA_SET_KEY_LEN, length(set.key).to_be());
+            if !set.value.is_empty() {
+                w.number(NFTA_SET_DATA_TYPE, type_number(set.value).to_be());
+                w.number(NFTA_SET_DATA_LEN, length(set.value).to_be());
+            }
+            w.number(NFTA_SET_ID, id.to_be());
+            if set.kind == SetKind::Ranges {
+                nest(w, NFTA_SET_DESC, |w| {
+                    nest(w, NFTA_SET_DESC_CONCAT, |w| {
+                        for field in set.key {
+                            nest(w, NFTA_LIST_ELEM, |w| {
+                                w.number(NFTA_SET_FIELD_LEN, (field.len() as u32).to_be());
+                            });
+                        }
+                    });
+                });
+            }
+            if set.kind == SetKind::Counting {
+                nest(w, NFTA_SET_EXPR, |w| Expression::Counter.write(w));
+            }
+        });
+    }
+
+    /// Deletes a set that no rule uses.
+    pub fn delete_set(&mut self, family: Family, name: &str) {
+        const NFTA_SET_NAME: u16 = 2;
+        self.message(family, libc::NFT_MSG_DELSET, 0, |w| {
+            w.string(NFTA_SET_NAME, name)
+        });
+    }
+
+    /// Adds elements (`NFT_MSG_NEWSETELEM`), deletes them (`NFT_MSG_DELSETELEM`) or asks for them
+    /// (`NFT_MSG_GETSETELEM`). Neighbours of one set travel in one message.
+    pub fn elements(&mut self, kind: i32, flags: i32, elements: &[Element]) {
+        let same_set = |a: &Element, b: &Element| a.set == b.set && a.family == b.family;
+        for group in elements.chunk_by(same_set) {
+            for some in group.chunks(ELEMENTS_A_MESSAGE) {
+                self.some_elements(kind, flags, some);
+            }
+        }
+    }
+
+    fn some_elements(&mut self, kind: i32, flags: i32, elements: &[Element]) {
+        const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+        const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+        const NFTA_SET_ELEM_KEY: u16 = 1;
+        const NFTA_SET_ELEM_DATA: u16 = 2;
+        const NFTA_SET_ELEM_KEY_END: u16 = 10;
+        let Some(first) = elements.first() else {
+            return;
+        };
+        self.message(first.family, kind, flags, |w| {
+            w.string(NFTA_SET_ELEM_LIST_SET, first.set);
+            nest(w, NFTA_SET_ELEM_LIST_ELEMENTS, |w| {
+                for element in elements {
+                    nest(w, NFTA_LIST_ELEM, |w| {
+                        nest(w, NFTA_SET_ELEM_KEY, |w| {
+                            w.attribute(NFTA_DATA_VALUE, &element.key)
+                        });
+                        if let Some(end) = &element.key_end {
+                            nest(w, NFTA_SET_ELEM_KEY_END, |w| {
+                                w.attribute(NFTA_DATA_VALUE, end)
+                            });
+                        }
+                        if !element.value.is_empty() {
+                            nest(w, NFTA_SET_ELEM_DATA, |w| {
+                                w.attribute(NFTA_DATA_VALUE, &element.value)
+                            });
+                        }
+                    });
+                }
+            });
+        });
+    }
+
+    /// Asks for all elements of a set.
+    pub fn ask_elements(&mut self, family: Family, set: &str) {
+        const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+        self.message(family, libc::NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, |w| {
+            w.string(NFTA_SET_ELEM_LIST_SET, set)
+        });
+    }
+}
+
+/// nft's number of a type of several fields: six bits each.
+fn type_number(fields: &[Type]) -> u32 {
+    fields
+        .iter()
+        .fold(0, |number, field| number << 6 | field.number())
+}
+
+fn length(fields: &[Type]) -> u32 {
+    match fields {
+        [one] => one.len() as u32,
+        several => several.iter().map(|field| field.padded() as u32).sum(),
+    }
 }
 
 /// An attribute of attributes. nf_tables wants the flag (`NLA_F_NESTED`).
-fn nest(w: &mut Writer, kind: u16, write: impl FnOnce(&mut Writer)) {
+pub(super) fn nest(w: &mut Writer, kind: u16, write: impl FnOnce(&mut Writer)) {
     let open = w.open(kind | libc::NLA_F_NESTED as u16);
     write(w);
     w.close(open);
-}
-
-fn write_expression(w: &mut Writer, expression: Expression) {
-    let (name, write): (&str, &dyn Fn(&mut Writer)) = match expression {
-        Expression::InputGroup => ("meta", &|w| write_meta(w, NFT_META_IIFGROUP)),
-        Expression::OutputGroup => ("meta", &|w| write_meta(w, NFT_META_OIFGROUP)),
-        Expression::Is(value) => ("cmp", &move |w| write_compare(w, NFT_CMP_EQ, value)),
-        Expression::IsNot(value) => ("cmp", &move |w| write_compare(w, NFT_CMP_NEQ, value)),
-        Expression::Masquerade => ("masq", &|_| {}),
-    };
-    w.string(NFTA_EXPR_NAME, name);
-    nest(w, NFTA_EXPR_DATA, write);
-}
-
-fn write_meta(w: &mut Writer, key: u32) {
-    const NFTA_META_DREG: u16 = 1;
-    const NFTA_META_KEY: u16 = 2;
-    w.number(NFTA_META_KEY, key.to_be());
-    w.number(NFTA_META_DREG, NFT_REG_1.to_be());
-}
-
-/// Compares with a number in host byte order, as the kernel has groups of links.
-fn write_compare(w: &mut Writer, operator: u32, value: u32) {
-    const NFTA_CMP_SREG: u16 = 1;
-    const NFTA_CMP_OP: u16 = 2;
-    const NFTA_CMP_DATA: u16 = 3;
-    w.number(NFTA_CMP_SREG, NFT_REG_1.to_be());
-    w.number(NFTA_CMP_OP, operator.to_be());
-    nest(w, NFTA_CMP_DATA, |w| {
-        w.attribute(NFTA_DATA_VALUE, &value.to_ne_bytes())
-    });
 }

@@ -1,0 +1,317 @@
+//! What the tables know of one network and of one container: elements of their sets.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::message::{Element, Family};
+use super::tables::{HAIRPIN, IPS, ISOLATED_PORTS, Ip, NETWORKS, ROUTED_PORTS, V4, V6};
+use super::{group_of, group_of_name};
+use crate::attach::Attachment;
+use crate::bridge::Network;
+use crate::link::Mac;
+use crate::publish::{Port, Protocol};
+use crate::reach::{Allowed, Egress, Reach};
+
+/// Everything that is in the tables because of a container.
+///
+/// `resolvers` are those of its resolv.conf.
+pub fn of(
+    attachment: &Attachment,
+    reach: &Reach,
+    ports: &[Port],
+    resolvers: &[IpAddr],
+) -> Vec<Element> {
+    let mut elements = of_network(&attachment.network);
+    elements.extend(of_tenant(attachment));
+    elements.extend(of_reach(attachment, reach, resolvers));
+    elements.extend(of_ports(attachment, ports));
+    elements
+}
+
+/// What is there for a network, and stays until `down`.
+pub fn of_network(network: &Network) -> Vec<Element> {
+    if !network.is_ours {
+        return Vec::new();
+    }
+    match network.bridge {
+        Some(_) => of_bridge(&network.name),
+        None => vec![passes_within(group_of(network))],
+    }
+}
+
+/// What is there for a bridge of ours.
+pub fn of_bridge(name: &str) -> Vec<Element> {
+    vec![passes_within(group_of_name(name)), hairpin(name)]
+}
+
+fn passes_within(group: u32) -> Element {
+    let group = group.to_ne_bytes();
+    set(Family::Inet, NETWORKS, [group, group].concat())
+}
+
+fn of_tenant(attachment: &Attachment) -> Vec<Element> {
+    let veth = &attachment.veth;
+    let mut elements: Vec<Element> = addresses(attachment)
+        .map(|address| set(Family::Inet, names_of(address).tenants, bytes(address)))
+        .collect();
+    if attachment.network.bridge.is_some() {
+        let link_local = veth.link_local.map(IpAddr::V6);
+        elements.extend(addresses(attachment).chain(link_local).map(|address| {
+            let key = [link_name(&veth.name), padded_mac(veth.mac), bytes(address)].concat();
+            set(Family::Bridge, names_of(address).sources, key)
+        }));
+    }
+    elements
+}
+
+/// What follows from whom it may reach.
+pub fn of_reach(attachment: &Attachment, reach: &Reach, resolvers: &[IpAddr]) -> Vec<Element> {
+    let mut elements = Vec::new();
+    for address in addresses(attachment) {
+        let ip = names_of(address);
+        let mut mark = |set_name| elements.push(set(Family::Inet, set_name, bytes(address)));
+        if reach.isolated {
+            mark(ip.isolated);
+        }
+        if reach.internal {
+            mark(ip.internal);
+        }
+        if reach.egress != Egress::All {
+            mark(ip.limited);
+            mark(ip.refused);
+        }
+        for network in &reach.connect {
+            let group = group_of_name(network).to_ne_bytes();
+            let key = [&bytes(address)[..], &group].concat();
+            elements.push(set(Family::Inet, ip.connected, key));
+        }
+        if let Egress::Only(allowed) = &reach.egress {
+            elements.extend(of_egress(address, allowed, resolvers));
+        }
+    }
+    let bridge = attachment
+        .network
+        .bridge
+        .filter(|_| attachment.network.is_ours && reach.is_routed());
+    if let Some(bridge) = bridge {
+        let name = link_name(&attachment.veth.name);
+        elements.push(map(ROUTED_PORTS, name.clone(), bridge.mac));
+        elements.extend(
+            addresses(attachment)
+                .map(|address| map(names_of(address).routed, bytes(address), bridge.mac)),
+        );
+        if reach.isolated {
+            elements.push(set(Family::Bridge, ISOLATED_PORTS, name));
+        }
+    }
+    elements
+}
+
+/// The ranges must not overlap: of nested ones the outer one is kept.
+fn of_egress(source: IpAddr, allowed: &[Allowed], resolvers: &[IpAddr]) -> Vec<Element> {
+    const DNS: u16 = 53; // RFC 1035, section 4.2
+    let ip = names_of(source);
+    let mut everywhere = Vec::new();
+    let mut by_port: Vec<((Protocol, u16), Vec<IpNet>)> = Vec::new();
+    let mut add = |key, net| match by_port.iter_mut().find(|(of, _)| *of == key) {
+        Some((_, nets)) => nets.push(net),
+        None => by_port.push((key, vec![net])),
+    };
+    for entry in allowed {
+        match entry {
+            Allowed::Addresses(net) => everywhere.push(*net),
+            Allowed::Port(net, protocol, port) => add((*protocol, *port), *net),
+            Allowed::Resolvers => {
+                for resolver in resolvers {
+                    add((Protocol::Udp, DNS), IpNet::from(*resolver));
+                    add((Protocol::Tcp, DNS), IpNet::from(*resolver));
+                }
+            }
+        }
+    }
+    let same_family = |net: &IpNet| net.addr().is_ipv4() == source.is_ipv4();
+    let disjoint = |nets: Vec<IpNet>| {
+        let nets = nets.into_iter().filter(same_family).collect();
+        IpNet::aggregate(&nets)
+    };
+    let range = |set_name, net: IpNet, rest: &[u8]| Element {
+        key_end: Some([&bytes(source)[..], &bytes(net.broadcast()), rest].concat()),
+        ..set(
+            Family::Inet,
+            set_name,
+            [&bytes(source)[..], &bytes(net.network()), rest].concat(),
+        )
+    };
+    let mut elements: Vec<Element> = disjoint(everywhere)
+        .into_iter()
+        .map(|net| range(ip.egress, net, &[]))
+        .collect();
+    for ((protocol, port), nets) in by_port {
+        let rest = [padded(&[protocol.number()]), padded(&port.to_be_bytes())].concat();
+        elements.extend(
+            disjoint(nets)
+                .into_iter()
+                .map(|net| range(ip.egress_ports, net, &rest)),
+        );
+    }
+    elements
+}
+
+/// What published ports need. Those on loopback addresses need nothing: the supervisor has them.
+pub fn of_ports(attachment: &Attachment, ports: &[Port]) -> Vec<Element> {
+    let mut seen = HashSet::new();
+    let mut elements = Vec::new();
+    for port in ports.iter().filter(|port| !port.is_loopback()) {
+        let protocol = padded(&[port.protocol.number()]);
+        let host_port = padded(&port.host_port.to_be_bytes());
+        let inner_port = padded(&port.port.to_be_bytes());
+        for address in addresses(attachment) {
+            let is_reached = if address.is_ipv4() {
+                port.has_ipv4()
+            } else {
+                port.has_ipv6()
+            };
+            if !is_reached {
+                continue;
+            }
+            let ip = names_of(address);
+            let target = [bytes(address), inner_port.clone()].concat();
+            let (name, key) = match port.address() {
+                Some(host) => (
+                    ip.address_ports,
+                    [bytes(host), protocol.clone(), host_port.clone()].concat(),
+                ),
+                None => (ip.ports, [protocol.clone(), host_port.clone()].concat()),
+            };
+            elements.push(Element {
+                value: target,
+                ..set(Family::Inet, name, key)
+            });
+            // By way of one address of the host is not by every way.
+            if port.address().is_none() {
+                let key = [bytes(address), protocol.clone(), inner_port.clone()].concat();
+                elements.push(set(Family::Inet, ip.open, key));
+            }
+        }
+    }
+    // A bridge of ours has this already; a link of one container, or somebody else's bridge, needs it for its ports.
+    if !elements.is_empty() {
+        let network = &attachment.network;
+        match network.bridge {
+            Some(_) if !network.is_ours => elements.push(hairpin(&network.name)),
+            None => elements.push(hairpin(&attachment.veth.name)),
+            Some(_) => {}
+        }
+    }
+    elements.retain(|element| seen.insert(element.clone()));
+    elements.sort_by_key(|element| element.set);
+    elements
+}
+
+/// Whether an element is there because of a container with one of these addresses, or of this link.
+pub fn is_of(element: &Element, addresses: &[IpAddr], link: &str) -> bool {
+    if element.set == NETWORKS {
+        return false;
+    }
+    let link = link_name(link);
+    let mut marks = addresses.iter().map(|address| bytes(*address));
+    let starts = |mark: &[u8]| {
+        let is_port = IPS
+            .iter()
+            .any(|ip| element.set == ip.ports || element.set == ip.address_ports);
+        if is_port {
+            element.value.starts_with(mark)
+        } else {
+            element.key.starts_with(mark)
+        }
+    };
+    marks.any(|mark| starts(&mark)) || starts(&link)
+}
+
+/// The element by which a container with this address is known.
+pub fn tenant(address: IpAddr) -> Element {
+    set(Family::Inet, names_of(address).tenants, bytes(address))
+}
+
+/// The element that counts what it was refused.
+pub fn refused(address: IpAddr) -> Element {
+    set(Family::Inet, names_of(address).refused, bytes(address))
+}
+
+/// The addresses of a container.
+pub fn addresses(attachment: &Attachment) -> impl Iterator<Item = IpAddr> {
+    let veth = &attachment.veth;
+    [Some(veth.address.into()), veth.address6.map(IpAddr::V6)]
+        .into_iter()
+        .flatten()
+}
+
+fn names_of(address: IpAddr) -> &'static Ip {
+    if address.is_ipv4() { &V4 } else { &V6 }
+}
+
+fn hairpin(link: &str) -> Element {
+    let name = link_name(link);
+    set(Family::Inet, HAIRPIN, [&name[..], &name[..]].concat())
+}
+
+fn set(family: Family, set: &'static str, key: Vec<u8>) -> Element {
+    Element {
+        family,
+        set,
+        key,
+        key_end: None,
+        value: Vec::new(),
+    }
+}
+
+fn map(name: &'static str, key: Vec<u8>, mac: Mac) -> Element {
+    Element {
+        value: mac.to_vec(),
+        ..set(Family::Bridge, name, key)
+    }
+}
+
+fn bytes(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// A field of a key, which takes whole words.
+fn padded(field: &[u8]) -> Vec<u8> {
+    let mut bytes = field.to_vec();
+    bytes.resize(field.len().next_multiple_of(4), 0);
+    bytes
+}
+
+fn padded_mac(mac: Mac) -> Vec<u8> {
+    padded(&mac)
+}
+
+fn link_name(name: &str) -> Vec<u8> {
+    let mut bytes = name.as_bytes().to_vec();
+    bytes.resize(libc::IFNAMSIZ, 0);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_one_container_do_not_overlap() {
+        let Ok(Egress::Only(list)) =
+            "10.0.0.0/8,10.1.0.0/16,192.0.2.1/32,10.2.0.0/16:443,10.2.3.0/24:443".parse()
+        else {
+            panic!("not a list");
+        };
+        let all = of_egress("172.19.0.2".parse().unwrap(), &list, &[]);
+        assert_eq!(all.len(), 3, "{all:?}");
+        let six = of_egress("fd00::2".parse().unwrap(), &list, &[]);
+        assert!(six.is_empty(), "{six:?}");
+    }
+}
