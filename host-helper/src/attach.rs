@@ -324,7 +324,7 @@ fn namespace(choice: &NetworkChoice) -> Result<Option<OwnedFd>> {
     let path = match choice {
         NetworkChoice::Host => return Ok(None),
         NetworkChoice::Container(name) => {
-            PathBuf::from(format!("/proc/{}/ns/net", control::pid_of(name)?))
+            PathBuf::from(format!("/proc/{}/ns/net", control::join(name)?))
         }
         NetworkChoice::Path(path) => path.clone(),
         _ => return spawn::make_network_namespace().map(Some),

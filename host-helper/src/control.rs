@@ -1,7 +1,7 @@
 //! A container's control socket, `/run/hawser/NAME.sock`: the lease of its name, and a few words to its supervisor.
 //!
 //! A request is one line, `hawser 1 WORD [ARGUMENT]`; the answer is text until the end of the connection.
-//! The words: `inspect` (JSON), `wait` (`exit CODE`, when the container has ended), `stop SECONDS` (the same, after
+//! The words: `inspect` (JSON), `join` (the same, by who is about to share its network), `wait` (`exit CODE`, when the container has ended), `stop SECONDS` (the same, after
 //! it was made to end).
 
 use std::fs;
@@ -122,7 +122,7 @@ pub fn ask(name: &str, request: &str) -> io::Result<String> {
 /// As [`ask`].
 pub fn ask_at(path: &Path, request: &str) -> io::Result<String> {
     let connection = UnixStream::connect(path)?;
-    if request == "inspect" {
+    if matches!(request, "inspect" | "join") {
         // A supervisor that is stopped, or has not begun, does not answer; the others wait for an end.
         connection.set_read_timeout(Some(Duration::from_secs(2)))?;
     }
@@ -141,7 +141,19 @@ fn exchange(mut connection: UnixStream, request: &str) -> io::Result<String> {
 /// # Errors
 /// There is no such container.
 pub fn pid_of(name: &str) -> Result<i32> {
-    let answer = ask(name, "inspect").map_err(|error| no_such(name, &error))?;
+    pid_by(name, "inspect")
+}
+
+/// The same, by who is about to share its network: the firewall then knows of it as long as somebody is in it.
+///
+/// # Errors
+/// As [`pid_of`].
+pub fn join(name: &str) -> Result<i32> {
+    pid_by(name, "join")
+}
+
+fn pid_by(name: &str, request: &str) -> Result<i32> {
+    let answer = ask(name, request).map_err(|error| no_such(name, &error))?;
     let pid = serde_json::from_str::<serde_json::Value>(&answer)
         .ok()
         .and_then(|answer| answer.get("pid")?.as_i64());
@@ -187,6 +199,8 @@ pub fn sockets() -> Result<Vec<PathBuf>> {
 pub enum Request {
     /// A description of the container, as JSON.
     Inspect,
+    /// The same, by who is about to share its network.
+    Join,
     /// Its exit code, once it has one.
     Wait,
     /// End it, by force after so many seconds; then its exit code.
@@ -202,6 +216,7 @@ impl Request {
             .collect();
         match words[..] {
             ["inspect"] => Ok(Request::Inspect),
+            ["join"] => Ok(Request::Join),
             ["wait"] => Ok(Request::Wait),
             ["stop", seconds] => seconds
                 .parse()

@@ -40,6 +40,7 @@ use std::process::ExitCode;
 
 use cli::{Action, Asked};
 use error::{Doing, Error, Result};
+use netlink::Netlink;
 use steps::Steps;
 
 /// The one place that prints an error, and the one that exits.
@@ -62,6 +63,11 @@ fn act() -> Result<u8> {
         Asked::Text(text) => return show(&text),
     };
     let mut steps = Steps::new(cli.verbose);
+    // Starts sweep what is in their own way; everything else has the time to look for all of it.
+    if !matches!(cli.action, Action::Run(_) | Action::Exec(_)) {
+        // Not allowed, or no netlink: whoever is allowed does it.
+        let _ = Netlink::route().map(|mut route| nft::sweep_dead(&mut route));
+    }
     match cli.action {
         Action::Run(options) => run::run(*options, steps),
         Action::Exec(options) => exec::exec(&options),

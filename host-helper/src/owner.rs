@@ -134,7 +134,8 @@ fn start_time(pid: i32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
-fn any_process_in(netns: u64) -> bool {
+/// Whether a process is left in this network namespace. It takes a look at each process.
+pub fn any_process_in(netns: u64) -> bool {
     let Ok(processes) = fs::read_dir("/proc") else {
         return true;
     };

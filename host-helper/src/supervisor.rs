@@ -16,6 +16,7 @@ use crate::control::{Client, Request};
 use crate::ls::Description;
 use crate::netlink::Netlink;
 use crate::nft;
+use crate::owner;
 use crate::signals::{ENDING, Signals};
 use crate::spawn::Said;
 use crate::sys;
@@ -34,6 +35,8 @@ pub struct Supervisor {
     margin: Duration,
     kill_at: Option<Instant>,
     interrupts: u32,
+    /// Others may be in its network namespace.
+    is_shared: bool,
     /// The exit code when it is us who ended it.
     killed_for: Option<u8>,
     is_status_open: bool,
@@ -83,6 +86,7 @@ impl Supervisor {
             margin: Duration::ZERO,
             kill_at: None,
             interrupts: 0,
+            is_shared: false,
             killed_for: None,
             is_status_open: true,
             clients: Vec::new(),
@@ -361,7 +365,8 @@ impl Supervisor {
             let is_ready = ready.get(at).copied().unwrap_or(false);
             match if is_ready { client.read() } else { None } {
                 None => self.clients.push(client),
-                Some(Ok(Request::Inspect)) => {
+                Some(Ok(asked @ (Request::Inspect | Request::Join))) => {
+                    self.is_shared |= asked == Request::Join;
                     if self.description.egress.is_some() {
                         let entry = self.container.entry.as_mut();
                         self.description.refused = entry.map(nft::Entry::refused);
@@ -408,7 +413,10 @@ impl Supervisor {
         if let Some(attachment) = &self.container.attachment {
             veth::forget_neighbour_of(attachment);
         }
-        if let Some(entry) = &mut self.container.entry {
+        let netns = self.container.attachment.as_ref().map(|one| one.netns);
+        let lives_on = self.is_shared && netns.is_some_and(owner::any_process_in);
+        let entry = self.container.entry.as_mut();
+        if let Some(entry) = entry.filter(|_| !lives_on) {
             entry.withdraw();
             if !self.description.is_detached {
                 // Our caller need not wait until the kernel has let go of what was deleted (7 ms). If that process

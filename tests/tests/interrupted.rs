@@ -69,6 +69,9 @@ fn inject(
             // Who is killed cannot unlink its socket; that is a stale name, and the next start takes it.
             let _ = std::fs::remove_file("/run/hawser/web.sock");
         }
+        // What it could not take back from the firewall, the next call does, once the link is gone.
+        lab.settle();
+        lab.hawser(&["ls"]).exits(0);
         let changes = before.changes();
         if !changes.is_empty() {
             complaints.push(format!(

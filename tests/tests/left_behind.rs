@@ -37,7 +37,10 @@ fn the_first_run_leaves_the_network_and_nothing_else() {
             "hawser0: {}",
             sh("ip -o link")
         );
-        assert_eq!(sh("nft list tables").lines().count(), 1, "inet hawser");
+        assert_eq!(
+            sh("nft list tables"),
+            "table inet hawser\ntable bridge hawser\n"
+        );
         assert_eq!(
             std::fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo"),
             mounts

@@ -36,7 +36,7 @@ fn rules_are_the_same_with_containers() {
     case(|lab| {
         let _one = lab.start_idle(&[]);
         let _two = lab.start_idle(&[]);
-        assert_golden("ruleset.nft");
+        assert_golden("containers.nft");
     });
 }
 
@@ -46,7 +46,7 @@ fn two_bridges() {
         lab.hawser(&["up"]).exits(0);
         lab.hawser(&["up", "--bridge", "blue", "--subnet", "172.28.0.0/24"])
             .exits(0);
-        assert_golden("ruleset.nft");
+        assert_golden("two_bridges.nft");
         lab.hawser(&["down", "--bridge", "blue"]).exits(0);
         assert_golden("ruleset.nft");
     });
@@ -56,7 +56,7 @@ fn two_bridges() {
 fn point_to_point() {
     case(|lab| {
         let _one = lab.start_idle(&["--network", "ptp"]);
-        assert_golden("ruleset.nft");
+        assert_golden("ptp.nft");
     });
 }
 

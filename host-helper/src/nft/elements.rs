@@ -1,16 +1,17 @@
 //! What the tables know of one network and of one container: elements of their sets.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
 use super::message::{Element, Family};
-use super::tables::{HAIRPIN, IPS, ISOLATED_PORTS, Ip, NETWORKS, ROUTED_PORTS, V4, V6};
+use super::tables::{HAIRPIN, IPS, ISOLATED_PORTS, Ip, NETWORKS, ROUTED_PORTS, TENANTS, V4, V6};
 use super::{group_of, group_of_name};
 use crate::attach::Attachment;
 use crate::bridge::Network;
 use crate::link::Mac;
+use crate::owner::leased_address;
 use crate::publish::{Port, Protocol};
 use crate::reach::{Allowed, Egress, Reach};
 
@@ -53,9 +54,10 @@ fn passes_within(group: u32) -> Element {
 
 fn of_tenant(attachment: &Attachment) -> Vec<Element> {
     let veth = &attachment.veth;
-    let mut elements: Vec<Element> = addresses(attachment)
-        .map(|address| set(Family::Inet, names_of(address).tenants, bytes(address)))
-        .collect();
+    let mut elements = vec![Element {
+        value: bytes(veth.address6.unwrap_or(Ipv6Addr::UNSPECIFIED).into()),
+        ..tenant(&veth.name)
+    }];
     if attachment.network.bridge.is_some() {
         let link_local = veth.link_local.map(IpAddr::V6);
         elements.extend(addresses(attachment).chain(link_local).map(|address| {
@@ -212,27 +214,37 @@ pub fn of_ports(attachment: &Attachment, ports: &[Port]) -> Vec<Element> {
 
 /// Whether an element is there because of a container with one of these addresses, or of this link.
 pub fn is_of(element: &Element, addresses: &[IpAddr], link: &str) -> bool {
-    if element.set == NETWORKS {
-        return false;
-    }
-    let link = link_name(link);
-    let mut marks = addresses.iter().map(|address| bytes(*address));
-    let starts = |mark: &[u8]| {
-        let is_port = IPS
-            .iter()
-            .any(|ip| element.set == ip.ports || element.set == ip.address_ports);
-        if is_port {
-            element.value.starts_with(mark)
-        } else {
-            element.key.starts_with(mark)
-        }
+    let is_port = IPS
+        .iter()
+        .any(|ip| element.set == ip.ports || element.set == ip.address_ports);
+    let begins = if is_port {
+        &element.value
+    } else {
+        &element.key
     };
-    marks.any(|mark| starts(&mark)) || starts(&link)
+    element.set != NETWORKS
+        && (begins.starts_with(&link_name(link))
+            || addresses
+                .iter()
+                .any(|address| begins.starts_with(&bytes(*address))))
 }
 
-/// The element by which a container with this address is known.
-pub fn tenant(address: IpAddr) -> Element {
-    set(Family::Inet, names_of(address).tenants, bytes(address))
+/// The element by which a container with this host end is known, without its value.
+pub fn tenant(link: &str) -> Element {
+    set(Family::Inet, TENANTS, link_name(link))
+}
+
+/// Who is known by this element: the name of the host end, and the addresses.
+pub fn known(element: &Element) -> Option<(String, Vec<IpAddr>)> {
+    if element.set != TENANTS {
+        return None;
+    }
+    let name = element.key.split(|byte| *byte == 0).next()?;
+    let name = String::from_utf8(name.to_vec()).ok()?;
+    let six: [u8; 16] = element.value.as_slice().try_into().ok()?;
+    let six = Some(Ipv6Addr::from(six)).filter(|address| !address.is_unspecified());
+    let four = leased_address(&name).map(IpAddr::V4);
+    Some((name, four.into_iter().chain(six.map(IpAddr::V6)).collect()))
 }
 
 /// The element that counts what it was refused.

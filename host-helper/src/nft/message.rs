@@ -165,6 +165,26 @@ impl<'w, 'b> Batch<'w, 'b> {
         self.mark(libc::NFNL_MSG_BATCH_BEGIN as u16);
     }
 
+    /// Begins one that is refused when the ruleset is not that of this number any more (see [`Batch::ask_generation`]).
+    pub fn begin_at(&mut self, generation: u32) {
+        const NFNL_BATCH_GENID: u16 = 1;
+        let [high, low] = (libc::NFNL_SUBSYS_NFTABLES as u16).to_be_bytes();
+        let kind = libc::NFNL_MSG_BATCH_BEGIN as u16;
+        self.writer
+            .begin(kind, 0, self.sequence, &[0, 0, high, low]);
+        self.writer.number(NFNL_BATCH_GENID, generation.to_be());
+        self.writer.end();
+        self.sequence += 1;
+    }
+
+    /// Asks for the number that counts changes of the ruleset.
+    pub fn ask_generation(&mut self) {
+        let kind = kind(libc::NFT_MSG_GETGEN);
+        self.writer.begin(kind, 0, self.sequence, &[0; 4]);
+        self.writer.end();
+        self.sequence += 1;
+    }
+
     /// Ends the transaction. Gives the number of the last message before it, whose acknowledgement ends the exchange
     /// (kernels before 6.10 do not acknowledge this one).
     pub fn commit(&mut self) -> u32 {
@@ -184,7 +204,7 @@ impl<'w, 'b> Batch<'w, 'b> {
     }
 
     fn message(&mut self, family: Family, kind: i32, flags: i32, write: impl FnOnce(&mut Writer)) {
-        let kind = (libc::NFNL_SUBSYS_NFTABLES << 8 | kind) as u16;
+        let kind = self::kind(kind);
         self.writer
             .begin(kind, flags as u16, self.sequence, &[family as u8, 0, 0, 0]);
         // Every message of this subsystem names its table in attribute 1.
@@ -387,6 +407,11 @@ impl<'w, 'b> Batch<'w, 'b> {
             w.string(NFTA_SET_ELEM_LIST_SET, set)
         });
     }
+}
+
+/// The type of a message (`NFT_MSG_*`) of the subsystem.
+pub(super) const fn kind(message: i32) -> u16 {
+    (libc::NFNL_SUBSYS_NFTABLES << 8 | message) as u16
 }
 
 /// nft's number of a type of several fields: six bits each.

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use hawser::netlink::{Attributes, Message, read_u32};
-use message::{Batch, Element, Family};
+use message::{Batch, Element, Family, kind};
 use nix::errno::Errno;
 
 use crate::attach::Attachment;
@@ -59,15 +59,11 @@ const EXPECTED: [Expected; 20] = [
     (Family::Bridge, "forward", 2, 0),
 ];
 /// How many chains and sets each table has.
-const EXPECTED_OBJECTS: [(Family, u32); 2] = [(Family::Inet, 36), (Family::Bridge, 15)];
+const EXPECTED_OBJECTS: [(Family, u32); 2] = [(Family::Inet, 35), (Family::Bridge, 15)];
 
 const NEW_TABLE: u16 = kind(libc::NFT_MSG_NEWTABLE);
 const NEW_CHAIN: u16 = kind(libc::NFT_MSG_NEWCHAIN);
 const NEW_ELEMENTS: u16 = kind(libc::NFT_MSG_NEWSETELEM);
-
-const fn kind(message: i32) -> u16 {
-    (libc::NFNL_SUBSYS_NFTABLES << 8 | message) as u16
-}
 
 /// The group of a network's links.
 pub fn group_of(network: &Network) -> u32 {
@@ -352,7 +348,9 @@ impl Entry {
         ports: &[Port],
         resolvers: &[IpAddr],
     ) -> Result<Entry> {
-        sweep_left_over(&mut nft, attachment)?;
+        if let Some((_, addresses)) = known(&mut nft, attachment) {
+            sweep(&mut nft, &attachment.veth.name, &addresses)?;
+        }
         let mut entry = Entry {
             nft,
             attachment: attachment.clone(),
@@ -457,7 +455,7 @@ impl Entry {
     pub fn restore(&mut self) -> Result<bool> {
         let is_whole =
             look(&mut self.nft).doing(|| format!("look at nft table {TABLE}"))? == State::Whole;
-        if is_whole && is_known(&mut self.nft, &self.attachment) {
+        if is_whole && known(&mut self.nft, &self.attachment).is_some() {
             return Ok(false);
         }
         ensure(&mut self.nft)?;
@@ -488,36 +486,98 @@ impl AsFd for Entry {
 
 /// Takes back whatever the tables know of a container.
 pub fn forget(attachment: &Attachment) {
+    let addresses: Vec<IpAddr> = elements::addresses(attachment).collect();
     // Whoever takes the address next does it again.
-    let _ = open().and_then(|mut nft| sweep(&mut nft, attachment));
+    let _ = open().and_then(|mut nft| sweep(&mut nft, &attachment.veth.name, &addresses));
 }
 
-fn sweep_left_over(nft: &mut Netlink, attachment: &Attachment) -> Result<()> {
-    if is_known(nft, attachment) {
-        sweep(nft, attachment)?;
+/// What the tables know of a container with this host end, whoever left it.
+fn known(nft: &mut Netlink, attachment: &Attachment) -> Option<(String, Vec<IpAddr>)> {
+    let asked = [elements::tenant(&attachment.veth.name)];
+    let mut found = None;
+    // Refused: there is none, or no table yet.
+    let _ = ask(nft, &asked, |element, _| {
+        found = elements::known(&Element {
+            set: tables::TENANTS,
+            ..element
+        });
+    });
+    found
+}
+
+fn sweep(nft: &mut Netlink, link: &str, addresses: &[IpAddr]) -> Result<()> {
+    let doing = || format!("sweep what is left over of {link}");
+    let mut found = all_elements(nft).doing(doing)?;
+    found.retain(|element| elements::is_of(element, addresses, link));
+    take(nft, &found).doing(doing)
+}
+
+/// Sweeps what killed supervisors have left: of every container whose link is not there any more. Something that
+/// changes meanwhile leaves it to the next call.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn sweep_dead(route: &mut Netlink) -> Result<()> {
+    const TRIES: u32 = 3;
+    let doing = || "sweep what dead containers have left".to_string();
+    let mut nft = open()?;
+    for _ in 0..TRIES {
+        let generation = generation(&mut nft).doing(doing)?;
+        let mut tenants = elements_of(&mut nft, Family::Inet, tables::TENANTS).doing(doing)?;
+        if tenants.is_empty() {
+            return Ok(());
+        }
+        let links = route.links().doing(|| "list links".into())?;
+        let names: HashSet<&str> = links.iter().map(|link| link.name.as_str()).collect();
+        let dead: Vec<_> = tenants
+            .drain(..)
+            .filter_map(|tenant| elements::known(&tenant))
+            .filter(|(name, _)| !names.contains(name.as_str()))
+            .collect();
+        if dead.is_empty() {
+            return Ok(());
+        }
+        let mut found = all_elements(&mut nft).doing(doing)?;
+        found.retain(|element| {
+            dead.iter()
+                .any(|(name, addresses)| elements::is_of(element, addresses, name))
+        });
+        let done = nft.exchange(
+            |writer, sequence| {
+                let mut batch = Batch::new(writer, sequence, TABLE);
+                batch.begin_at(generation);
+                batch.elements(libc::NFT_MSG_DELSETELEM, 0, &found);
+                batch.commit()
+            },
+            |_| {},
+        );
+        match done {
+            // Somebody else has changed the ruleset; an address may have been taken anew.
+            Err(refusal) if matches!(refusal.errno, Errno::ERESTART | Errno::ENOENT) => {}
+            done => return done.doing(doing),
+        }
     }
     Ok(())
 }
 
-/// Whether the tables know a container of this address.
-fn is_known(nft: &mut Netlink, attachment: &Attachment) -> bool {
-    let asked: Vec<Element> = elements::addresses(attachment)
-        .map(elements::tenant)
-        .collect();
-    let mut found = false;
-    // Refused: there is none, or no table yet.
-    let _ = ask(nft, &asked, |_, _| found = true);
-    found
-}
-
-fn sweep(nft: &mut Netlink, attachment: &Attachment) -> Result<()> {
-    let doing = || format!("sweep what is left over of {}", attachment.veth.name);
-    let addresses: Vec<IpAddr> = elements::addresses(attachment)
-        .chain(attachment.veth.link_local.map(IpAddr::V6))
-        .collect();
-    let mut found = all_elements(nft).doing(doing)?;
-    found.retain(|element| elements::is_of(element, &addresses, &attachment.veth.name));
-    delete(nft, &found).doing(doing)
+fn generation(nft: &mut Netlink) -> std::result::Result<u32, Refusal> {
+    const NFTA_GEN_ID: u16 = 1;
+    let mut generation = 0;
+    nft.exchange(
+        |writer, sequence| {
+            let mut batch = Batch::new(writer, sequence, TABLE);
+            batch.ask_generation();
+            batch.last()
+        },
+        |message| {
+            for (kind, value) in Attributes::new(message.payload.get(4..).unwrap_or(&[])) {
+                if kind == NFTA_GEN_ID {
+                    generation = read_u32(value, 0).map_or(0, u32::from_be);
+                }
+            }
+        },
+    )?;
+    Ok(generation)
 }
 
 /// Adds elements in one transaction; those that are there already are no error. What is mapped to something else is
@@ -591,26 +651,37 @@ fn all_elements(nft: &mut Netlink) -> std::result::Result<Vec<Element>, Refusal>
     let mut all = Vec::new();
     for table in &tables::tables() {
         for set in &table.sets {
-            let done = nft.exchange(
-                |writer, sequence| {
-                    let mut batch = Batch::new(writer, sequence, TABLE);
-                    batch.ask_elements(table.family, set.name);
-                    batch.last()
-                },
-                |message| {
-                    read_elements(message, &mut |element, _| {
-                        all.push(Element {
-                            family: table.family,
-                            set: set.name,
-                            ..element
-                        })
-                    })
-                },
-            );
-            ignore_missing(done)?;
+            all.extend(elements_of(nft, table.family, set.name)?);
         }
     }
     Ok(all)
+}
+
+/// The elements of one set; none when it is not there.
+fn elements_of(
+    nft: &mut Netlink,
+    family: Family,
+    set: &'static str,
+) -> std::result::Result<Vec<Element>, Refusal> {
+    let mut found = Vec::new();
+    let done = nft.exchange(
+        |writer, sequence| {
+            let mut batch = Batch::new(writer, sequence, TABLE);
+            batch.ask_elements(family, set);
+            batch.last()
+        },
+        |message| {
+            read_elements(message, &mut |element, _| {
+                found.push(Element {
+                    family,
+                    set,
+                    ..element
+                })
+            })
+        },
+    );
+    ignore_missing(done)?;
+    Ok(found)
 }
 
 fn read_elements(message: &Message, each: &mut impl FnMut(Element, u64)) {

@@ -35,8 +35,6 @@ pub struct Ip {
     pub address_ports: &'static str,
     /// Container's address and port that may be reached without translation.
     pub open: &'static str,
-    /// Every container's address: what is found here at a start was left over.
-    pub tenants: &'static str,
     /// Neither reaches its neighbours nor is reached by them.
     pub isolated: &'static str,
     /// Reaches nothing outside its network.
@@ -84,7 +82,6 @@ pub const V4: Ip = Ip {
     ports: "ports4",
     address_ports: "address_ports4",
     open: "open4",
-    tenants: "tenants4",
     isolated: "isolated4",
     internal: "internal4",
     connected: "connected4",
@@ -107,7 +104,6 @@ pub const V6: Ip = Ip {
     ports: "ports6",
     address_ports: "address_ports6",
     open: "open6",
-    tenants: "tenants6",
     isolated: "isolated6",
     internal: "internal6",
     connected: "connected6",
@@ -122,6 +118,8 @@ pub const V6: Ip = Ip {
 /// Both.
 pub const IPS: [&Ip; 2] = [&V4, &V6];
 
+/// The host end of each container, and its IPv6 address: whose link is not there was left over.
+pub const TENANTS: &str = "tenants";
 /// Pairs of groups between which packets pass: each network's own, twice.
 pub const NETWORKS: &str = "networks";
 /// Pairs of links between which a published port needs masquerading: each bridge's own, twice.
@@ -255,6 +253,10 @@ fn inet_sets() -> Vec<Set> {
     let mut sets = vec![
         set(NETWORKS, &[LinkGroup, LinkGroup]),
         set(HAIRPIN, &[LinkName, LinkName]),
+        Set {
+            value: &[Type::Ipv6],
+            ..set(TENANTS, &[LinkName])
+        },
     ];
     for ip in IPS {
         let one: &'static [Type] = match ip.kind {
@@ -291,7 +293,6 @@ fn inet_sets() -> Vec<Set> {
             map(ip.ports, &[Protocol, Port]),
             map(ip.address_ports, address_port),
             set(ip.open, address_port),
-            set(ip.tenants, one),
             set(ip.isolated, one),
             set(ip.internal, one),
             set(ip.connected, group),
