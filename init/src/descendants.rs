@@ -3,23 +3,22 @@
 
 use hawser::address::{cut, decimal, parse_number};
 
-use crate::sys::{self, Buffers, Fd, Pid};
+use crate::sys::{self, Fd, Pid};
 
-/// The processes below us, parents before their children; as many as fit into the space for requests. All are found
+/// The processes below us, parents before their children; as many as fit into the space. All are found
 /// before the first is given: the children of one that a signal ends would come to us, behind those already looked for.
 ///
 /// They are not known when there is no /proc, or none with children (CONFIG_PROC_CHILDREN).
-pub fn find_descendants(buffers: &mut Buffers) -> Queue<'_> {
-    let Buffers { batch, reply, .. } = buffers;
+pub fn find_descendants<'a>(space: &'a mut [u8], entries: &mut [u8]) -> Queue<'a> {
     let mut queue = Queue {
-        text: batch,
+        text: space,
         len: 0,
         at: 0,
         is_known: false,
     };
-    queue.is_known = add_children(sys::own_pid(), &mut queue, reply);
+    queue.is_known = add_children(sys::own_pid(), &mut queue, entries);
     while let Some(pid) = queue.take() {
-        add_children(pid, &mut queue, reply);
+        add_children(pid, &mut queue, entries);
     }
     queue.at = 0;
     queue
@@ -27,14 +26,35 @@ pub fn find_descendants(buffers: &mut Buffers) -> Queue<'_> {
 
 /// Numbers as the kernel has written them, each with a space behind it.
 pub struct Queue<'a> {
-    text: &'a mut [u8; 128 * 1024],
-    len: usize,
+    text: &'a mut [u8],
+    /// Of the text.
+    pub len: usize,
     at: usize,
     /// False when nobody could be looked for.
     pub is_known: bool,
 }
 
 impl Queue<'_> {
+    /// Numbers that were found before.
+    pub fn of(text: &mut [u8]) -> Queue<'_> {
+        Queue {
+            len: text.len(),
+            text,
+            at: 0,
+            is_known: true,
+        }
+    }
+
+    /// True where this one is among those to come.
+    pub fn has(&mut self, pid: Pid) -> bool {
+        while let Some(next) = self.take() {
+            if next == pid {
+                return true;
+            }
+        }
+        false
+    }
+
     /// The next one. A number that the end of the space has cut is none: it would be somebody else's.
     #[inline(never)]
     pub fn take(&mut self) -> Option<Pid> {
@@ -47,7 +67,7 @@ impl Queue<'_> {
 
 /// Each thread has children of its own.
 #[inline(never)]
-fn add_children(pid: Pid, queue: &mut Queue<'_>, entries: &mut [u8; 32 * 1024]) -> bool {
+fn add_children(pid: Pid, queue: &mut Queue<'_>, entries: &mut [u8]) -> bool {
     let Some(tasks) = open_of(pid, b"/task") else {
         return false;
     };

@@ -8,9 +8,11 @@ const KNOWN: &str = "\
 1 EPERM operation not permitted
 2 ENOENT no such file or directory
 5 EIO input/output error
+6 ENXIO nobody is there
 7 E2BIG argument list too long
 8 ENOEXEC exec format error
 9 EBADF bad file descriptor
+11 EAGAIN a limit is reached
 12 ENOMEM out of memory
 13 EACCES permission denied
 16 EBUSY device or resource busy

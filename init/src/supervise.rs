@@ -7,21 +7,19 @@
 use hawser::address::{decimal, parse_number};
 use hawser::signal;
 
-use crate::descendants::{find_descendants, name_of};
 use crate::error::{self, OrFail, Step};
 use crate::options::{Peer, Rules, Target};
 use crate::sys::{self, Arguments, Arrival, Buffers, FOREVER, Fd, Pid};
 use crate::{exec, machine};
 
-const FORK: Step = "start the command";
+mod drain;
+
+use drain::send_group;
+
+const FORK: Step = "start the command; see ulimit -u, and pids.max of its cgroup";
 const ALL: u64 = !0;
 /// What wait(2) has in the second byte of a status when a process goes on.
 const CONTINUED: u8 = 0xff;
-/// Seconds that what is left at the end has, when no option says otherwise.
-const GRACE: u32 = 5;
-const LATE: &str = "): it has not ended in its grace";
-/// Milliseconds that the kernel has for ending what was killed.
-const LAST: u64 = 5000;
 const HUP: u8 = libc::SIGHUP as u8;
 const INT: u8 = libc::SIGINT as u8;
 const KILL: u8 = libc::SIGKILL as u8;
@@ -59,6 +57,8 @@ struct Supervisor<'a> {
     /// When patience ends: once everything was asked to end.
     deadline: u64,
     killing: bool,
+    /// Bytes of the list of those who were asked, in the space of the config message.
+    asked: usize,
     /// We got a signal to stop.
     shall_stop: bool,
     /// The signal that the command is stopped by; 0, or `CONTINUED` when it goes on.
@@ -66,6 +66,7 @@ struct Supervisor<'a> {
 }
 
 /// Runs the command, and ends with its exit code.
+#[inline(always)]
 pub fn supervise(rules: &Rules, command: Arguments, buffers: &'static mut Buffers) -> ! {
     sys::block_signals();
     sys::reset_signals();
@@ -107,6 +108,7 @@ pub fn supervise(rules: &Rules, command: Arguments, buffers: &'static mut Buffer
             is_over: false,
             deadline: FOREVER,
             killing: false,
+            asked: 0,
             shall_stop: false,
             stopped_by: 0,
         };
@@ -189,6 +191,7 @@ fn correct_listen_pid(parent: Pid, space: &'static mut [u8]) {
 }
 
 impl Supervisor<'_> {
+    #[inline(never)]
     fn step(&mut self) {
         let patience = match self.deadline {
             FOREVER => FOREVER,
@@ -201,7 +204,10 @@ impl Supervisor<'_> {
             self.take(sys::wait_for_signal(ALL, patience));
         }
         self.reap_all();
-        if self.shall_stop && !matches!(self.stopped_by, 0 | CONTINUED) {
+        // In our group it is a job of a shell's, which is to see it stopped whoever stops it. But an end is an end.
+        let is_job =
+            self.place == Place::Ours && self.rules.peer == Peer::None && self.deadline == FOREVER;
+        if (self.shall_stop || is_job) && !matches!(self.stopped_by, 0 | CONTINUED) {
             self.stop();
         }
     }
@@ -216,6 +222,7 @@ impl Supervisor<'_> {
         if !is_ours {
             return;
         }
+        self.stopped_by = 0;
         // The shell may wake us before we are stopped: that takes the signal back from here on, and if it was earlier,
         // the command has been woken with us.
         self.reap_all();
@@ -249,88 +256,15 @@ impl Supervisor<'_> {
         if to == 0 || arrival.by_kernel && self.place == Place::Ours {
             return;
         }
+        if to == CONT && self.place == Place::Ours {
+            // The shell has given it to our group: the command may be a shell too, with a group of its own.
+            sys::pass_terminal(sys::group_of(self.command));
+        }
         self.say("pass on", to, self.command);
         if signal == TERM && self.rules.peer == Peer::None {
             self.ask_all_to_end(to);
         } else {
             self.send(self.rules.target, to);
-        }
-    }
-
-    /// To the command alone, to its group, or to every process below us.
-    #[inline(never)]
-    fn send(&mut self, mut target: Target, signal: u8) {
-        let (command, is_ours) = (self.command, self.place == Place::Ours);
-        if self.code.is_some() {
-            target = Target::All;
-        } else if target == Target::Child
-            || target == Target::Group && !is_ours && !send_group(command, signal)
-        {
-            let _ = sys::send(command, signal);
-        }
-        if target == Target::All && self.own == Pid(1) {
-            // Only where we are PID 1 is this what is below us: elsewhere it is the machine.
-            let _ = sys::send(Pid(-1), signal);
-        } else if target == Target::All || target == Target::Group && is_ours {
-            let mut below = find_descendants(self.buffers);
-            // The group at once, since it may be having children; then those outside of it, one by one. In our own are
-            // others too: the rest of a pipeline, and we.
-            let has_group = !is_ours && send_group(command, signal);
-            let group = if is_ours {
-                sys::group_of(Pid(0))
-            } else {
-                command
-            };
-            if !below.is_known && !has_group && self.code.is_none() {
-                let _ = sys::send(command, signal);
-            }
-            while let Some(pid) = below.take() {
-                let is_inside = sys::group_of(pid) == group;
-                if (is_inside && !has_group) || (!is_inside && target == Target::All) {
-                    let _ = sys::send(pid, signal);
-                }
-            }
-        }
-    }
-
-    /// Whom the rules do not name is asked when the command has ended.
-    fn ask_all_to_end(&mut self, signal: u8) {
-        self.send(
-            match self.rules.target {
-                Target::Child => Target::Child,
-                _ => Target::All,
-            },
-            signal,
-        );
-        if self.deadline == FOREVER {
-            let grace = self.rules.grace.unwrap_or(GRACE);
-            self.deadline = sys::now() + u64::from(grace) * 1000;
-        }
-    }
-
-    fn lose_patience(&mut self) {
-        if self.killing {
-            // Another user's, or the kernel does not let it go.
-            self.is_over = true;
-            return;
-        }
-        self.killing = true;
-        self.deadline = sys::now() + LAST;
-        let mut below = find_descendants(self.buffers);
-        if !below.is_known {
-            error::begin("kill", b"what is left");
-            error::push(LATE.get(1..).unwrap_or(""));
-            error::note();
-        }
-        while let Some(pid) = below.take() {
-            let mut space = [0; 64];
-            if let Some(name) = name_of(pid, &mut space) {
-                error::begin("kill", name);
-                error::push(" (");
-                error::push_number(pid.0 as u32);
-                error::push(LATE);
-                error::note();
-            }
         }
     }
 
@@ -363,7 +297,6 @@ impl Supervisor<'_> {
         }
     }
 
-    #[inline(never)]
     fn orphan_ended(&self, pid: Pid) {
         if self.rules.warn {
             error::begin("reap an orphan: process ", b"");
@@ -373,6 +306,7 @@ impl Supervisor<'_> {
     }
 
     fn command_ended(&mut self, status: i32) {
+        self.stopped_by = 0;
         // wait(2): the low 7 bits are the signal, 0x80 is a core dump; without one the code is in the second byte.
         let by = (status & 0x7f) as u8;
         let code = if by == 0 {
@@ -415,6 +349,8 @@ impl Supervisor<'_> {
             self.is_over = true;
         } else if self.deadline == FOREVER || self.rules.target == Target::Child {
             self.ask_all_to_end(TERM);
+        } else {
+            self.ask_newcomers();
         }
     }
 
@@ -435,10 +371,4 @@ fn push_signal(signal: u8) {
         b"" => error::push_number(u32::from(signal)),
         name => error::push_bytes(name),
     }
-}
-
-/// False where nobody of ours is in it, or gets the signal.
-#[inline(never)]
-fn send_group(leader: Pid, signal: u8) -> bool {
-    sys::has_child_in(leader) && sys::send(Pid(-leader.0), signal).is_ok()
 }

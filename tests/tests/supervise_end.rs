@@ -95,6 +95,25 @@ fn what_the_command_leaves_is_asked_and_waited_for() {
     });
 }
 
+/// Who is stopped notices TERM only when it goes on: it is woken.
+#[test]
+fn what_is_stopped_is_woken_to_be_asked() {
+    case(|_| {
+        for options in [&["--"][..], &["--all", "--"]] {
+            let words = [options, &[LISTENER, "cmd=5", "^inner", "^@outer"]].concat();
+            for command in Supervised::commands(&words) {
+                // All are up, and the command has seen two of them stop.
+                let mut init = Supervised::start(command, 3 + 2);
+                init.send(libc::SIGTERM);
+                let mut lines = init.lines(3);
+                lines.sort();
+                assert_eq!(lines, ["cmd 15", "inner 15", "outer 15"]);
+                assert_eq!(init.end().exits(5).err(), "", "nobody had to be killed");
+            }
+        }
+    });
+}
+
 /// With -c the command is to end its own workers, in its own order; what it leaves is asked when it has ended.
 #[test]
 fn with_single_child_the_rest_is_asked_when_the_command_has_ended() {
@@ -118,7 +137,9 @@ fn what_does_not_end_in_its_grace_is_killed_and_named() {
         for command in Supervised::commands(&arguments) {
             let mut init = Supervised::start(command, 3);
             init.send(libc::SIGTERM);
-            assert_eq!(init.lines(3), ["cmd 15", "inner 15", "outer 15"]);
+            // CONT is for those that are stopped, and comes to all.
+            let lines = ["cmd 15", "inner 15", "inner 18", "outer 15", "outer 18"];
+            assert_eq!(init.lines(5), lines);
             let outcome = init.end().exits(6);
             let mut lines = vec![];
             for line in outcome.err().lines() {
@@ -195,6 +216,9 @@ fn the_dead_are_not_named() {
         let dead = init.line();
         let pid = dead.strip_prefix("dead ").expect("its number");
         wait_for_end(pid.parse().expect("a number"));
+        // Before the exec is done it has no name.
+        init.say("cat is up\n");
+        assert_eq!(init.line(), "cat is up");
         init.signal(libc::SIGTERM);
         let _input = init.stdin.take();
         let outcome = init.end().exits(137);
@@ -260,6 +284,81 @@ fn without_proc_the_process_group_is_all() {
     });
 }
 
+/// What the command starts when it is asked has not been asked itself: it is when the command has ended, and it alone.
+#[test]
+fn newcomers_are_asked_when_the_command_has_ended() {
+    case(|_| {
+        let script = format!(
+            "trap '{LISTENER} late & read x; exit 5' TERM; {LISTENER} !old & echo cmd up $$; read x"
+        );
+        for command in Supervised::commands(&["--grace", "2", "--", "sh", "-c", &script]) {
+            let mut init = Supervised::start(command, 2);
+            init.send(libc::SIGTERM);
+            let lines = init.lines(3);
+            assert_eq!(lines[1..], ["old 15", "old 18"]);
+            assert!(lines[0].starts_with("late up "), "{lines:?}");
+            drop(init.stdin.take());
+            assert_eq!(init.line(), "late 15");
+            assert_eq!(init.end().exits(5).out(), "", "nobody is asked twice");
+        }
+    });
+}
+
+/// Without /proc nobody finds it: then nothing is killed, and nothing waited for.
+#[test]
+fn without_proc_another_session_is_left() {
+    case(|_| {
+        let script = "mount -t tmpfs none /proc; exec \"$@\"";
+        let words = ["--grace", "0", "--", LISTENER, "<cmd=5", "@!outer"];
+        let init = Supervised::command(&words);
+        let mut command = Command::new("unshare");
+        command
+            .args(["-m", "sh", "-c", script, "sh"])
+            .arg(init.get_program())
+            .args(init.get_args())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        sys::without_terminal(&mut command);
+        let mut running = Running::spawn(command);
+        let mut lines = running.lines(2);
+        let outer = lines.pop().expect("the other one's");
+        let outer = outer.split(' ').nth(2).expect("its number");
+        let outer = sys::pidfd(outer.parse().expect("a number")).expect("pidfd of it");
+        drop(running.stdin.take());
+        wait_for_end(running.pid());
+        // It is there still, and has our pipes.
+        sys::pidfd_signal(&outer, libc::SIGKILL).expect("kill it");
+        let outcome = running.end().exits(5);
+        assert_eq!(
+            outcome.err(),
+            "init: leave what is left: it has not ended in its grace\n"
+        );
+        assert!(outcome.elapsed.as_secs() < 5, "{outcome}");
+    });
+}
+
+#[test]
+fn a_process_too_many_is_an_error_that_says_what_to_do() {
+    case(|lab| {
+        if !lab.real_root {
+            return skip("it needs a second user, which only root has");
+        }
+        let mut command = Supervised::command(&["true"]);
+        // Root is not limited, and nobody else has this number.
+        sys::with_rlimit(&mut command, libc::RLIMIT_NPROC, 1);
+        sys::as_user(&mut command, 47_110);
+        let outcome = Running::spawn(command).end().exits(125);
+        let err = outcome.err();
+        assert!(
+            err.starts_with("init: start the command: ")
+                && err.contains("EAGAIN")
+                && err.contains("ulimit -u"),
+            "{outcome}"
+        );
+    });
+}
+
 /// Somebody else's process is not waited for without an end: here root's, started by way of a program of root's.
 #[test]
 fn what_cannot_be_killed_does_not_hold_the_code() {
@@ -287,7 +386,8 @@ fn what_cannot_be_killed_does_not_hold_the_code() {
         let root = up.split(' ').nth(2).expect("its number");
         let root = sys::pidfd(root.parse().expect("a number")).expect("pidfd of root's");
         init.signal(libc::SIGTERM);
-        assert_eq!(init.line(), "cmd 15");
+        // The same session: CONT may pass, and that alone (kill(2)).
+        assert_eq!(init.lines(2), ["cmd 15", "root 18"]);
         wait_for_end(init.pid());
         // It is there still, and has our pipes.
         sys::pidfd_signal(&root, libc::SIGKILL).expect("kill it");

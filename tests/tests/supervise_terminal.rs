@@ -370,6 +370,18 @@ const JOBS: &[&[Step]] = &[
         Keys("echo co''de $?\n"),
         Shows("code 6"),
     ],
+    // It stops itself, and asks nobody.
+    &[
+        Keys("$I sh -c 'echo u''p; kill -STOP $$; echo we''nt on; exit 6'\n"),
+        Shows("up\r\n"),
+        Shows("Stopped"),
+        Shows("ready> "),
+        Keys("fg\n"),
+        Shows("went on"),
+        Shows("ready> "),
+        Keys("echo co''de $?\n"),
+        Shows("code 6"),
+    ],
     // The window.
     &[
         Keys("$I sh -c \"trap 'stty size; exit 5' WINCH; stty size; sleep 1000 & wait\"\n"),
@@ -419,9 +431,40 @@ const SHELLS: &[(&str, &[&str])] = &[
     ("/bin/bash", &["--norc", "--noprofile", "--noediting", "-i"]),
 ];
 
+/// A shell as the command has a group of its own, which the shell above does not know: init wakes it, and gives it the
+/// terminal back.
+const SUSPENDED: &[Step] = &[
+    Keys("$I /bin/bash --norc --noprofile --noediting -i\n"),
+    Shows("ready> "),
+    Keys("echo in''ner\n"),
+    Shows("inner\r\n"),
+    Shows("ready> "),
+    Keys("suspend\n"),
+    Shows("Stopped"),
+    Shows("ready> "),
+    Keys("fg\n"),
+    Shows("bash"),
+    Keys("sh -c 'echo u''p; exec cat'\n"),
+    Shows("up\r\n"),
+    Keys("word\n"),
+    Shows("word\r\nword\r\n"),
+    Keys(CTRL_C),
+    Shows("ready> "),
+    Keys("suspend\n"),
+    Shows("Stopped"),
+    Shows("ready> "),
+    Keys("fg\n"),
+    Shows("bash"),
+    Keys("exit 3\n"),
+    Shows("ready> "),
+    Keys("echo co''de $?\n"),
+    Shows("code 3"),
+];
+
 #[test]
 fn a_job_of_a_shell_is_as_without_init() {
     case(|_| {
+        let jobs = JOBS.iter().chain([&SUSPENDED]);
         for (shell, arguments) in SHELLS {
             if !Path::new(shell).exists() {
                 skip(&format!("there is no {shell}"));
@@ -442,7 +485,7 @@ fn a_job_of_a_shell_is_as_without_init() {
                     .env("I", &prefix);
                 let mut terminal = Terminal::spawn(command);
                 terminal.until("ready> ");
-                for (number, scene) in JOBS.iter().enumerate() {
+                for (number, scene) in jobs.clone().enumerate() {
                     let _scenery =
                         Scenery(format!("{shell}, scene {number}, with init: {with_init}"));
                     play(&mut terminal, scene);

@@ -2,7 +2,7 @@
 
 use core::ffi::c_int;
 
-use super::{Errno, Fd, Pid, STDIN, call, open_read};
+use super::{Errno, Fd, Pid, STDIN, call, group_of, open_read};
 
 /// A descriptor of it, where we have one: standard input, or else `/dev/tty`, since `a | init -s -- b` has a terminal too.
 pub fn find_terminal() -> Fd {
@@ -31,6 +31,17 @@ pub fn release_terminal(terminal: Fd) {
 pub fn take_terminal(terminal: Fd) {
     // SAFETY: this request takes a number.
     let _ = unsafe { terminal_call(terminal, libc::TIOCSCTTY, 0) };
+}
+
+/// Puts another group in the foreground of the terminal on standard input, where ours is there.
+pub fn pass_terminal(group: Pid) {
+    let mut current: c_int = 0;
+    // SAFETY: the kernel writes an int.
+    let _ = unsafe { terminal_call(STDIN, libc::TIOCGPGRP, &raw mut current as usize) };
+    if Pid(current) == group_of(Pid(0)) {
+        // SAFETY: the kernel reads an int.
+        let _ = unsafe { terminal_call(STDIN, libc::TIOCSPGRP, &raw const group.0 as usize) };
+    }
 }
 
 /// # Safety

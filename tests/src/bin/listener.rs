@@ -10,6 +10,7 @@
 //! - `!` TERM does not end it
 //! - `%` TERM makes it wait for the end of standard input, and say `NAME done` then
 //! - `<` the end of standard input ends it
+//! - `^` it stops itself when it is up; its parent says `NAME saw PID up and stopped`
 
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd;
@@ -17,10 +18,12 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{getpid, getppid, setsid};
+
+const FLAGS: [char; 5] = ['@', '!', '%', '<', '^'];
 
 #[expect(
     clippy::zombie_processes,
@@ -32,9 +35,9 @@ fn main() -> ExitCode {
     let specification = words.next().expect("a name");
     let has = |flag: char| specification.contains(flag);
     let (name, code) = specification
-        .trim_start_matches(['@', '!', '%', '<'])
+        .trim_start_matches(FLAGS)
         .split_once('=')
-        .unwrap_or((specification.trim_start_matches(['@', '!', '%', '<']), "0"));
+        .unwrap_or((specification.trim_start_matches(FLAGS), "0"));
     let code = ExitCode::from(code.parse::<u8>().expect("an exit code"));
     if has('@') {
         setsid().expect("a session of its own");
@@ -50,6 +53,9 @@ fn main() -> ExitCode {
             .expect("start a child");
     }
     say(&format!("{name} up {} {}", getpid(), getppid()));
+    if has('^') {
+        raise(Signal::SIGSTOP).expect("stop");
+    }
     let input = std::io::stdin();
     loop {
         let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
@@ -62,7 +68,7 @@ fn main() -> ExitCode {
         }
         let signal = signals.read_signal().expect("a signal").expect("one");
         match signal.ssi_signo as i32 {
-            libc::SIGCHLD => reap(),
+            libc::SIGCHLD => reap(name),
             libc::SIGTERM => {
                 say(&format!("{name} 15"));
                 if has('%') {
@@ -78,10 +84,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn reap() {
-    while waitpid(None, Some(WaitPidFlag::WNOHANG))
-        .is_ok_and(|status| status != WaitStatus::StillAlive)
-    {}
+fn reap(name: &str) {
+    let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED;
+    loop {
+        match waitpid(None, Some(flags)) {
+            Ok(WaitStatus::StillAlive) | Err(_) => return,
+            Ok(WaitStatus::Stopped(pid, _)) => say(&format!("{name} saw {pid} up and stopped")),
+            Ok(_) => {}
+        }
+    }
 }
 
 /// In one write, so that the lines of several stay whole.
