@@ -333,6 +333,7 @@ fn parse_v6(text: &[u8]) -> Option<[u8; 16]> {
     Some(bytes)
 }
 
+#[inline(never)]
 fn parse_group(word: &[u8]) -> Option<u16> {
     if word.is_empty() || word.len() > 4 {
         return None;

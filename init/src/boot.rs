@@ -1,7 +1,7 @@
 //! The sequence. The steps have the letters of the design: a and b (mounts, this program's own start) are the helper's.
 //!
 //! - c: wait for the config message and check all of it; nothing was changed before
-//! - d: the network: `lo` and the links, addresses, routes, neighbours in one batch; say `up`
+//! - d: the host name, when all links are there; the network: `lo` and the links, addresses, routes, neighbours in one batch; say `up`
 //! - e: resolv.conf and hosts, while the helper looks whether its end forwards
 //! - f: drop privileges, then the parent-death signal, which setresuid would have cleared
 //! - g: wait for `go`, say `ready`, become the command
@@ -15,7 +15,7 @@ use hawser::protocol::{Fact, Message, READY_LINE, UP_LINE};
 use crate::config::Source;
 use crate::error::{self, OrFail, Step};
 use crate::options::{Options, Resolv};
-use crate::sys::{self, Arguments, Buffers, Fd};
+use crate::sys::{self, Arguments, Buffers, Fd, Pid};
 use crate::{exec, machine, network, privileges, resolv};
 
 /// Seconds that a link may take to appear: a machine's drivers come up meanwhile.
@@ -41,9 +41,12 @@ pub fn boot(options: &Options, command: Arguments) -> ! {
     exec::execute(command, &mut buffers.text)
 }
 
-#[inline(never)]
 fn set_up(path: &'static CStr, options: &Options, buffers: &mut Buffers) {
     let status = options.status;
+    // What waits for a helper is ended by the helper; anything else can wait for ever, and PID 1 discards these signals.
+    if status.is_none() && sys::own_pid() == Pid(1) {
+        sys::end_by_signals(error::interrupted);
+    }
     let Buffers {
         message,
         batch,
@@ -56,14 +59,13 @@ fn set_up(path: &'static CStr, options: &Options, buffers: &mut Buffers) {
         source.check_end(config.rest);
     }
     let message = &config.message;
-    set_hostname(message);
     // With a helper, all is there before the message comes, and a file that is not written is a failure.
     let (timeout, resolv) = match status {
         Some(_) => (0, Resolv::Required),
         None => (TIMEOUT, Resolv::Try),
     };
     let patience = u64::from(options.timeout.unwrap_or(timeout)) * 1000;
-    network::set_up(message, patience, batch, reply);
+    network::set_up(message, patience, batch, reply, || set_hostname(message));
     tell(status, UP_LINE);
     resolv::write_files(message, options.resolv.unwrap_or(resolv), batch);
     privileges::drop_privileges(message, batch, text);

@@ -17,6 +17,11 @@ impl<'a> Buffer<'a> {
         }
     }
 
+    /// What was put so far.
+    pub fn bytes(&self) -> &[u8] {
+        self.space.get(..self.len).unwrap_or(&[])
+    }
+
     /// Bytes in it.
     pub fn len(&self) -> usize {
         self.len

@@ -3,7 +3,7 @@
 use core::ffi::CStr;
 
 use hawser::address::strip;
-use hawser::protocol::{GO_LINE, Kind, Message};
+use hawser::protocol::{Fault, GO_LINE, Kind, Message};
 use hawser::{buffer::Buffer, cmdline};
 
 use crate::error::{self, OrFail, Step};
@@ -74,13 +74,17 @@ impl Source {
     }
 
     /// Writes what the kernel's command line says as a message, and gives its length.
+    #[inline(never)]
     fn translate(&self, space: &mut [u8], buffer: &mut [u8]) -> usize {
         let mut len = 0;
         while self.read_some(space, &mut len, usize::MAX) > 0 {}
         let mut message = Buffer::new(buffer);
         match cmdline::translate(space.get(..len).unwrap_or(&[]), &mut message) {
             Ok(()) => message.len(),
-            Err(fault) => error::fail(READ, fault.word, fault.cause),
+            Err(fault) => {
+                let (word, kind, cause) = (fault.word, fault.kind, fault.cause);
+                error::fail_by_fault(READ, word, &Fault::of_all(kind, cause))
+            }
         }
     }
 

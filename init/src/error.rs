@@ -3,10 +3,11 @@
 //! There is nothing to undo and nobody to hand an error up to: what init has set up dies with its namespaces. So a step
 //! that fails ends here, and steps have no `Result`. Nothing is allocated: the sentence is put together in one buffer.
 
+use core::ffi::c_int;
 use core::sync::atomic::{AtomicI32, AtomicU8, AtomicUsize, Ordering::Relaxed};
 
-use hawser::errno;
 use hawser::protocol::{ERROR, Fault};
+use hawser::{errno, signal};
 
 use crate::machine;
 use crate::sys::{self, Errno, Fd};
@@ -39,6 +40,7 @@ pub fn tell_errors_to(status: Fd) {
 }
 
 /// Text of ours.
+#[inline(always)]
 pub fn push(text: &str) {
     push_bytes(text.as_bytes());
 }
@@ -52,6 +54,7 @@ pub fn push_bytes(bytes: &[u8]) {
 }
 
 /// The last byte of the space is kept for the end of the line.
+#[inline(never)]
 fn push_byte(byte: u8) {
     let len = LEN.load(Relaxed);
     if let Some(space) = SENTENCE.get(len) {
@@ -122,8 +125,10 @@ pub fn fail(verb: &str, object: &[u8], cause: &str) -> ! {
 /// Ends with `verb object: line 3, word 2 ...`
 pub fn fail_by_fault(verb: &str, object: &[u8], fault: &Fault<'_>) -> ! {
     begin(verb, object);
-    push(": line ");
-    push_number(fault.line as u32);
+    if fault.line > 0 {
+        push(": line ");
+        push_number(fault.line as u32);
+    }
     if fault.word > 0 {
         push(", word ");
         push_number(fault.word as u32);
@@ -166,6 +171,14 @@ pub fn fail_by_errno(step: Step, object: &[u8], errno: Errno, code: u8) -> ! {
     end(code)
 }
 
+/// The handler of a signal that comes before the command runs.
+pub extern "C" fn interrupted(signal: c_int) -> ! {
+    begin("wait for the network", b"");
+    push(": ended by SIG");
+    push_bytes(signal::name(signal as u8));
+    end(128 + signal as u8)
+}
+
 /// Makes the sentence `verb object: words (ERRNO); cure`.
 #[inline(never)]
 pub fn complain(step: Step, object: &[u8], errno: Errno) {
@@ -181,6 +194,10 @@ pub fn complain(step: Step, object: &[u8], errno: Errno) {
 /// Says the sentence, to the helper on the status pipe and to people on standard error, and ends the program.
 #[inline(never)]
 pub fn end(code: u8) -> ! {
+    if let Some(end) = machine::give_up() {
+        push("; ");
+        push_bytes(end);
+    }
     push_byte(b'\n');
     let end = LEN.load(Relaxed);
     let status = STATUS.load(Relaxed);

@@ -12,7 +12,7 @@ const VERB: Step = "execute";
 pub fn execute(command: Arguments, text: &mut [u8]) -> ! {
     let path = command.first().unwrap_or(c"");
     let name = path.to_bytes();
-    if name.iter().position(|&byte| byte == b'/').is_some() {
+    if name.is_empty() || name.iter().position(|&byte| byte == b'/').is_some() {
         let errno = sys::execute(path, command);
         fail(name, errno, sys::exists(path));
     }

@@ -41,7 +41,6 @@ pub fn is_booted(mut words: Arguments) -> bool {
 }
 
 /// Reads what shall happen when all is over.
-#[inline(never)]
 pub fn set_end(name: &[u8]) {
     match index_of(ENDS, name) {
         Some(index) => END.store(index + 1, Relaxed),
@@ -55,6 +54,14 @@ pub fn end_name() -> Option<&'static [u8]> {
     hawser::address::nth(ENDS, end)
 }
 
+/// What happens when all is over by an error: what failed once is not run again.
+pub fn give_up() -> Option<&'static [u8]> {
+    if is_endless() {
+        END.store(POWEROFF, Relaxed);
+    }
+    end_name()
+}
+
 /// From here on we are the command, not the machine.
 pub fn forget() {
     END.store(0, Relaxed);
@@ -65,7 +72,7 @@ pub fn is_endless() -> bool {
     END.load(Relaxed) == RESTART
 }
 
-/// Mounts what is not there yet, and opens the console where the kernel could not.
+/// Mounts what is not there yet.
 pub fn set_up() {
     for (kind, path, inside) in [
         (c"proc", c"/proc", c"/proc/self"),
@@ -76,6 +83,11 @@ pub fn set_up() {
             sys::mount(kind, path).or_fail(MOUNT, path.to_bytes());
         }
     }
+    open_console();
+}
+
+/// Opens the console where the kernel could not.
+pub fn open_console() {
     // The lowest free number is what each one gets: three of them fill what is missing of 0 to 2.
     while let Ok(fd) = sys::open_inherited(c"/dev/console") {
         if fd.0 > sys::STDERR.0 {

@@ -115,7 +115,6 @@ impl<'a> Writer<'a> {
     }
 
     /// The finished batch, or `None` when the buffer was too small.
-    #[inline(never)]
     pub fn finish(self) -> Option<&'a [u8]> {
         self.batch.finish()
     }

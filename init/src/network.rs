@@ -8,17 +8,25 @@ use crate::error::{self, OrFail, Step};
 use crate::sys::{self, Errno, Fd};
 
 const REQUEST: Step = "set up the network by rtnetlink";
-const FIND_LINK: Step = "find link; it must be in this network namespace before the config is sent";
+const FIND_LINK: Step =
+    "find link; it is not in this network namespace, or it takes longer than --timeout";
 
 /// Sets up what the message says, and returns when the kernel has acknowledged all of it. A link may take so many
-/// milliseconds to appear.
+/// milliseconds to appear; `when_found` is called when all are there, before anything is changed.
 #[inline(never)]
-pub fn set_up(message: &Message<'_>, patience: u64, space: &mut [u8], reply: &mut [u8]) {
+pub fn set_up(
+    message: &Message<'_>,
+    patience: u64,
+    space: &mut [u8],
+    reply: &mut [u8],
+    when_found: impl FnOnce(),
+) {
     let socket = sys::open_rtnetlink().or_fail(REQUEST, b"");
     let find_link = |name: &[u8]| wait_for_link(socket, name, patience, reply);
     let Some(batch) = batch::write(message, find_link, space) else {
         error::fail(REQUEST, b"", "the requests are too long");
     };
+    when_found();
     if batch.is_empty() {
         return;
     }
@@ -76,6 +84,7 @@ fn receive(message: &Message<'_>, socket: Fd, batch: &[u8], reply: &mut [u8]) {
 }
 
 /// The step, the object and the kernel's reason.
+#[inline(always)]
 fn fail(message: &Message<'_>, line: u32, outcome: &Outcome<'_>) -> ! {
     let mut link: &[u8] = b"lo";
     let mut object = link;

@@ -43,29 +43,25 @@ const VERSION: &str = concat!("init (hawser) ", env!("CARGO_PKG_VERSION"), "\n")
 
 const HELP: &str = "\
 usage: init [OPTION...] [--] COMMAND [ARG...]
-Sets up the network and the privileges that a config message names, then becomes
-COMMAND or, with -s, runs it and stays as PID 1. More is in init(8).
+More is in init(8).
 
 --config fd:N|PATH|-|cmdline
---status-fd N       the pipe to a helper
---timeout SECONDS   for a link to appear (10)
+--status-fd N\t\tthe pipe to a helper
+--timeout SECONDS\tfor a link to appear (10)
 --resolv required|try|off
---mounts            /proc, /sys, /dev of a booted machine
+--mounts\t\t/proc, /sys, /dev of a booted machine
 --at-end poweroff|reboot|halt|restart
--s, --supervise     pass signals on, reap orphans, drain
--c, --single-child  signals go to COMMAND, not to its group
---all               signals go to every process
--r, --rewrite A:B   signal A becomes B, 0 for none
---grace SECONDS     until what is left is killed (5)
--e, --map-exit CODE  becomes 0
+-s, --supervise\t\tpass signals on, reap orphans, drain
+-c, --single-child\tsignals go to COMMAND, not to its group
+--all\t\t\tsignals go to every process
+-r, --rewrite A:B\tsignal A becomes B, 0 for none
+--grace SECONDS\t\tuntil what is left is killed (5)
+-e, --map-exit CODE\tbecomes 0
 -p, --parent-death-signal SIGNAL
--w, --warn          of orphans
+-w, --warn\t\tof orphans
 -v, --verbose
 -h, --help
 -V, --version
-
-Exit codes: 125 init failed, 126 cannot execute, 127 not found, 128+N signal N,
-else COMMAND's own.
 ";
 
 /// One option each: its letter, `=` if it takes a value, its long name. A digit is no letter that one can type.
@@ -77,10 +73,13 @@ const OPEN_STATUS: Step = "open status descriptor";
 
 /// Reads the words behind the program's name, and leaves those of the command. Gives what shall be printed instead of
 /// doing anything. An error goes to the status pipe as soon as that is known.
-#[inline(never)]
 pub fn parse(name: &[u8], words: &mut Arguments, options: &mut Options) -> Option<&'static str> {
     let (table, peer) = peers::adopt(name, options);
     let boots = peer == Peer::None && machine::is_booted(*words);
+    if boots {
+        // What is said now would be lost where the kernel had no console yet.
+        machine::open_console();
+    }
     while let Some(word) = words.first() {
         let bytes = word.to_bytes();
         let is_option = bytes.len() > 1 && bytes.starts_with(b"-");
@@ -109,7 +108,14 @@ pub fn parse(name: &[u8], words: &mut Arguments, options: &mut Options) -> Optio
     }
     options.supervise |= boots;
     if words.first().is_none() && !options.rules.pause {
-        fail(b"", "no command");
+        fail(
+            b"",
+            if boots {
+                "no command; it begins with `/` or stands behind `--`"
+            } else {
+                "no command"
+            },
+        );
     }
     if options.status.is_some() && options.config.is_none() {
         fail(b"--status-fd", "it needs --config");
@@ -127,7 +133,6 @@ struct Cursor {
 
 impl Cursor {
     /// The next option of the word as its letter, with its value: behind `=`, behind the letter, or the next word.
-    #[inline(never)]
     fn next(&mut self, table: &[u8], words: &mut Arguments) -> Option<(u8, &'static CStr)> {
         let bytes = self.word.to_bytes();
         let long = strip(bytes, b"--").map(|long| cut(long, b'='));
@@ -136,12 +141,13 @@ impl Cursor {
         let mut rest = Some(table);
         let (letter, kind) = loop {
             let Some(entries) = rest else {
-                complain(bytes, "unknown option");
                 if self.is_odd_allowed {
+                    error::begin("ignore", bytes);
+                    error::push(": no option of init; the kernel may know it");
                     error::note();
                     return None;
                 }
-                error::end(error::OURS)
+                fail(bytes, "unknown option")
             };
             let (entry, tail) = cut(entries, b' ');
             rest = tail;
@@ -206,16 +212,11 @@ pub fn parse_fd(text: &[u8]) -> Option<Fd> {
 
 #[inline(never)]
 pub fn fail(word: &[u8], cause: &str) -> ! {
-    complain(word, cause);
-    error::end(error::OURS)
-}
-
-#[inline(never)]
-fn complain(word: &[u8], cause: &str) {
     error::begin("read the command line", word);
     error::push(": ");
     error::push(cause);
-    error::push("; see init --help");
+    error::push("; see -h");
+    error::end(error::OURS)
 }
 
 /// A signal is not passed on.
@@ -271,6 +272,7 @@ pub struct Rules {
 }
 
 impl Options {
+    #[inline(never)]
     fn apply(&mut self, letter: u8, value: &'static CStr) {
         let text = value.to_bytes();
         match letter {
@@ -301,6 +303,7 @@ impl Options {
 struct Rewrite([u8; signal::LAST as usize + 1]);
 
 impl Default for Rewrite {
+    #[inline(never)]
     fn default() -> Self {
         Rewrite([0; signal::LAST as usize + 1])
     }
@@ -324,10 +327,7 @@ impl Rules {
             b'r' => self.add_rewrite(value),
             b'4' => self.grace = Some(seconds(value)),
             b'e' => self.map_exit(value),
-            b'p' => match signal::parse(value) {
-                Some(signal) => self.death_signal = signal,
-                None => fail(value, "no signal"),
-            },
+            b'p' => self.death_signal = parse_signal(value),
             b'P' => self.pause = true,
             b'w' => self.warn = true,
             b'v' => self.verbose = true,
@@ -348,17 +348,27 @@ impl Rules {
 
     fn add_rewrite(&mut self, value: &[u8]) {
         let (from, to) = cut(value, b':');
-        let to = match to {
-            Some(b"0") => Some(DROP),
-            to => to.and_then(signal::parse),
+        let Some(to) = to else {
+            fail(value, "not two signals with a colon between them")
         };
-        match signal::parse(from).zip(to) {
-            Some((from, to)) => {
-                if let Some(space) = self.rewrite.0.get_mut(usize::from(from)) {
-                    *space = to;
-                }
-            }
-            None => fail(value, "not two signals with a colon between them"),
+        let from = parse_signal(from);
+        let to = match to {
+            b"0" => DROP,
+            to => parse_signal(to),
+        };
+        if matches!(i32::from(from), libc::SIGKILL | libc::SIGSTOP) {
+            fail(value, "nobody can catch that")
         }
+        if let Some(space) = self.rewrite.0.get_mut(usize::from(from)) {
+            *space = to;
+        }
+    }
+}
+
+#[inline(never)]
+fn parse_signal(text: &[u8]) -> u8 {
+    match signal::parse(text) {
+        Some(signal) => signal,
+        None => fail(text, "no signal"),
     }
 }

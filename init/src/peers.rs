@@ -47,7 +47,7 @@ pub fn adopt(name: &[u8], options: &mut Options) -> (&'static [u8], Peer) {
 /// What is printed for -h, and for --version and what asks for a licence. dockerd reads the first words of the version.
 pub fn answer(peer: Peer, letter: u8) -> &'static str {
     match (letter, peer) {
-        (b'h', Peer::Tini) => "usage: tini [-sgvw] [-p SIGNAL] [-e CODE] [--] COMMAND...\n",
+        (b'h', Peer::Tini) => "usage: tini [-sgvwl] [-p SIGNAL] [-e CODE] [--] COMMAND...\n",
         (b'h', Peer::DumbInit) => "usage: dumb-init [-cv] [-r A:B] [--] COMMAND...\n",
         (b'h', _) => "usage: catatonit [-gP] [--] COMMAND...\n",
         (_, Peer::Tini) => concat!("tini version ", env!("CARGO_PKG_VERSION"), " (hawser)\n"),

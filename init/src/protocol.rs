@@ -11,7 +11,7 @@ use crate::capability::Capability;
 mod line;
 mod write;
 
-use line::{Cursor, check_line, check_version, is_end, parse_id, parse_line};
+use line::{Cursor, check_line, check_version, has_control, is_end, parse_id, parse_line};
 
 /// The first line.
 pub const VERSION: &str = "hawser 1";
@@ -160,7 +160,7 @@ impl Groups<'_> {
 /// What is wrong, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault<'a> {
-    /// From 1.
+    /// From 1; 0 when it is no line's.
     pub line: usize,
     /// From 1; 0 when the line as a whole is wrong.
     pub word: usize,
@@ -186,6 +186,18 @@ pub enum Kind {
 }
 
 impl Fault<'_> {
+    /// Of no line in particular.
+    #[inline(always)]
+    pub fn of_all(kind: Kind, cause: &'static str) -> Self {
+        Fault {
+            line: 0,
+            word: 0,
+            text: Text(&[]),
+            kind,
+            cause,
+        }
+    }
+
     /// The words before and behind `cause` in a sentence.
     #[inline(always)]
     pub fn around(&self) -> (&'static str, &'static str) {
@@ -255,6 +267,9 @@ impl<'a> Message<'a> {
             let checked = match text {
                 _ if lines.at > LIMIT => words.refuse_line("the message is longer than 16 KiB"),
                 None => words.refuse_end(),
+                Some(text) if has_control(text) => {
+                    words.refuse_line("a control character (a CR before the newline?)")
+                }
                 Some(_) if lines.number == 1 => check_version(&mut words),
                 Some(text) if is_end(text) => {
                     return Ok(Message {

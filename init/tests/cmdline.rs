@@ -2,13 +2,17 @@
 
 use hawser::buffer::Buffer;
 use hawser::cmdline::translate;
-use hawser::protocol::Message;
+use hawser::protocol::{Fault, Message};
 
 fn translated(cmdline: &str) -> Result<String, String> {
     let mut space = vec![0; 16 * 1024];
     let mut message = Buffer::new(&mut space);
-    translate(cmdline.as_bytes(), &mut message)
-        .map_err(|fault| format!("{}: {}", String::from_utf8_lossy(fault.word), fault.cause))?;
+    translate(cmdline.as_bytes(), &mut message).map_err(|fault| {
+        let cause = Fault::of_all(fault.kind, fault.cause);
+        let (before, behind) = cause.around();
+        let word = String::from_utf8_lossy(fault.word);
+        format!("{word}: {before}{}{behind}", fault.cause)
+    })?;
     let text = message.finish().expect("space").to_vec();
     Ok(String::from_utf8(text).expect("ASCII in, ASCII out"))
 }
@@ -42,6 +46,10 @@ fn the_kernels_own_form() {
             "hawser 1\nlink eth0\naddress 2001:db8::2/64\nroute default via 2001:db8::1\nnameserver 2001:db8::53\nend\n",
         ),
         (
+            "ip=192.0.2.2:0.0.0.0:0.0.0.0:24::eth0:none:0.0.0.0:192.0.2.53:192.0.2.123",
+            "hawser 1\nlink eth0\naddress 192.0.2.2/24\nnameserver 192.0.2.53\nend\n",
+        ),
+        (
             "ip=192.0.2.2::192.0.2.1:24:a:eth0:none ip=198.51.100.2:::24:b:eth1:none",
             "hawser 1\nlink eth0\naddress 192.0.2.2/24\nroute default via 192.0.2.1\nlink eth1\n\
              address 198.51.100.2/24\nhostname b\nend\n",
@@ -63,6 +71,8 @@ fn what_is_not_static_is_refused_in_one_sentence() {
         "::::::dhcp",
         "both",
         "auto6",
+        "eth0:dhcp",
+        "eth0:on:1500",
     ] {
         let refused = translated(&format!("quiet ip={word}")).expect_err(word);
         assert_eq!(
@@ -77,5 +87,36 @@ fn what_is_not_static_is_refused_in_one_sentence() {
     for word in ["192.0.2.2", "192.0.2.2:::255.0.255.0", "192.0.2.2:::mask"] {
         let refused = translated(&format!("ip={word}")).expect_err(word);
         assert!(refused.contains("a netmask"), "{refused}");
+    }
+}
+
+/// What is wrong with a field is said of the word, and not of a line that nobody has written.
+#[test]
+fn a_fault_names_the_word() {
+    for (word, cause) in [
+        (
+            "ip=192.0.2.777:::24",
+            "not an address that a machine can have, with the length of its prefix",
+        ),
+        (
+            "ip=192.0.2.2::nowhere:24",
+            "not an address that a machine can have, of the destination's family",
+        ),
+        ("ip=192.0.2.2:::24::eth/0", "not a link's name"),
+        (
+            "ip=192.0.2.2:::24:a#b",
+            "not a host name of at most 64 characters",
+        ),
+        (
+            "ip=192.0.2.2:::24::::resolver",
+            "not an IPv4 or IPv6 address",
+        ),
+        ("ip=192.0.2.2:::24::::::ntp:more", "one field too many"),
+    ] {
+        let cmdline = format!("quiet ip=192.0.2.3:::24::eth1 {word}");
+        assert_eq!(
+            translated(&cmdline).expect_err(word),
+            format!("{word}: {cause}")
+        );
     }
 }

@@ -246,7 +246,11 @@ fn a_fault_says_which_word_of_which_line() {
         ),
         (
             "hawser 1\nhost\u{1} a\nend\n",
-            "line 2: a control character",
+            "line 2: a control character (a CR before the newline?)",
+        ),
+        (
+            "hawser 1\r\nend\r\n",
+            "line 1: a control character (a CR before the newline?)",
         ),
         (
             "hawser 1\nhostname a\nhostname b\nend\n",

@@ -90,7 +90,7 @@ fn the_kernel_can_start_it_itself() {
         machine.copy(&init_binary(), "/init");
         let console = machine.run("splash -- --mounts --timeout 1 /bin/readlink /proc/1/exe");
         let wanted = [
-            "init: read the command line splash: unknown option; see init --help",
+            "init: ignore splash: no option of init; the kernel may know it",
             "/init",
             "init: run /bin/readlink: exit code 0; poweroff",
         ];
@@ -110,7 +110,7 @@ fn the_outcome_is_said() {
             "splash {IP} -- /bin/sh -c \"echo ip=dhcp ; exit 3\""
         ));
         let wanted = [
-            "init: read the command line splash: unknown option; see init --help",
+            "init: ignore splash: no option of init; the kernel may know it",
             "ip=dhcp",
             "init: run /bin/sh: exit code 3; poweroff",
         ];
@@ -129,7 +129,7 @@ fn an_error_is_one_line_and_the_end() {
         assert_console(
             &console,
             &[
-                "init: read config ip=dhcp: only static addresses; dhcp, on and any are not for init",
+                "init: read config ip=dhcp: only static addresses; dhcp, on and any are not for init; poweroff",
             ],
         );
         assert_last(&console, "reboot: Power down");

@@ -210,7 +210,7 @@ fn a_failure_names_the_step_the_object_and_the_kernels_reason() {
 fn exit_codes_and_usage() {
     case(|lab| {
         let run = |arguments: &[&str]| collect(init(lab, arguments), DEADLINE);
-        refused(&run(&[]), &["--help"]);
+        refused(&run(&[]), &["see -h"]);
         refused(&run(&["--config"]), &["--config"]);
         refused(&run(&["--what", "true"]), &["--what"]);
         refused(

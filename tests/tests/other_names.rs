@@ -33,7 +33,7 @@ const CALLS: &[Call] = &[
     ("catatonit", &["--version"], 0, "tini version "),
     ("podman-init", &["-V"], 0, "tini version "),
     ("dumb-init", &["-V"], 0, "dumb-init v"),
-    ("tini", &["-h"], 0, "usage: tini"),
+    ("tini", &["-h"], 0, "usage: tini [-sgvwl]"),
     ("tini", &["-sg", "-e", "5", "-p", "SIGTERM", "--", "sh", "-c", ECHO], 0, "up"),
     ("docker-init", &["--", "sh", "-c", ECHO], 5, "up"),
     ("dumb-init", &["-c", "-r", "15:2", "sh", "-c", ECHO], 5, "up"),

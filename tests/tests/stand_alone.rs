@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use lab::{DEADLINE, Lab, Outcome, Running, case, collect, init_binary, sh, skip};
+use lab::{DEADLINE, Lab, Outcome, Running, case, collect, init_binary, sh, skip, sys};
 
 /// init with these words behind it, in the lab's host; `before` are the words of what starts it.
 fn init(lab: &Lab, before: &[&str], words: &[&str]) -> Command {
@@ -71,13 +71,15 @@ fn a_link_that_comes_late_is_waited_for() {
 #[test]
 fn a_link_that_never_comes_is_an_error_and_changes_nothing() {
     case(|lab| {
-        let config = config(lab, "link uplink\naddress 192.0.2.77/24\nlink late0\n");
-        let before = sh("ip addr");
+        let lines = "hostname changed\nlink uplink\naddress 192.0.2.77/24\nlink late0\n";
+        let config = config(lab, lines);
+        let (before, name) = (sh("ip addr"), sh("uname -n"));
         for seconds in ["0", "1"] {
             let words = ["--config", &config, "--timeout", seconds, "true"];
-            run(lab, &[], &words).refused(&["find link late0", "ENODEV"]);
+            run(lab, &[], &words).refused(&["find link late0", "ENODEV", "--timeout"]);
         }
         assert_eq!(sh("ip addr"), before);
+        assert_eq!(sh("uname -n"), name);
         run(lab, &[], &["--timeout", "soon", "true"]).refused(&["soon"]);
     });
 }
@@ -157,6 +159,62 @@ fn a_fifo_whose_writer_goes_away_is_an_error() {
     });
 }
 
+/// The only child of a process.
+fn child_of(pid: i32) -> i32 {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.expect("children of a process");
+    children.trim().parse().expect("one child")
+}
+
+/// PID 1 discards a signal that it has no handler for.
+#[test]
+fn the_wait_for_a_config_or_a_link_can_be_ended() {
+    case(|lab| {
+        sh("busybox mkfifo /run/lab/fifo");
+        let config = config(lab, "link late0\n");
+        for supervise in [&[][..], &["-s"]] {
+            for (signal, name) in [(libc::SIGTERM, "TERM"), (libc::SIGINT, "INT")] {
+                let ended = format!("init: wait for the network: ended by SIG{name}\n");
+                let words = [supervise, &["--config", "fifo", "true"]].concat();
+                let waiting = Running::spawn(init(lab, PID_1, &words));
+                // This waits until init has opened it too.
+                let writer = fs::File::create("/run/lab/fifo").expect("open the FIFO");
+                let pid = sys::pidfd(child_of(waiting.pid())).expect("pidfd of init");
+                sys::pidfd_signal(&pid, signal).expect("signal init");
+                assert_eq!(waiting.end().exits(128 + signal).err(), ended);
+                drop(writer);
+
+                let words = [supervise, &["--config", &config, "true"]].concat();
+                let traced = [&["strace", "-f", "-e", "trace=ppoll"], PID_1].concat();
+                let mut waiting = Running::spawn(init(lab, &traced, &words));
+                waiting.until_stderr("ppoll(");
+                let pid = child_of(child_of(waiting.pid()));
+                let pid = sys::pidfd(pid).expect("pidfd of init");
+                sys::pidfd_signal(&pid, signal).expect("signal init");
+                let outcome = waiting.end().exits(128 + signal);
+                assert!(outcome.err().contains(&ended), "{outcome}");
+            }
+        }
+        // Any other process ends by the signal itself.
+        let waiting = Running::spawn(init(lab, &[], &["--config", "fifo", "true"]));
+        let _writer = fs::File::create("/run/lab/fifo").expect("open the FIFO");
+        waiting.signal(libc::SIGTERM);
+        waiting.end().exits(-libc::SIGTERM);
+    });
+}
+
+#[test]
+fn a_fifo_in_the_place_of_a_file_does_not_hold_it() {
+    case(|lab| {
+        let config = config(lab, "no-links\nnameserver 198.51.100.53\n");
+        sh("busybox mkfifo /run/lab/fifo; mount --bind /run/lab/fifo /etc/resolv.conf");
+        let words = ["--config", &config, "/bin/busybox", "echo", "ran"];
+        let outcome = run(lab, &[], &words).exits(0);
+        assert_eq!(outcome.out(), "ran\n");
+        assert!(outcome.err().contains("ENXIO"), "{outcome}");
+    });
+}
+
 #[test]
 fn the_kernels_command_line_is_a_config() {
     case(|lab| {
@@ -192,7 +250,11 @@ fn a_command_line_that_is_none_is_refused_in_a_sentence() {
             ("ip=on\n", "ip=on: only static addresses"),
             ("ip=::::box:eth5:any\n", "only static addresses"),
             ("ip=192.0.2.77\n", "a netmask"),
-            ("ip=192.0.2.777:::24\n", "192.0.2.777/24"),
+            (
+                "ip=192.0.2.777:::24\n",
+                "ip=192.0.2.777:::24: not an address",
+            ),
+            ("ip=eth0:dhcp\n", "ip=eth0:dhcp: only static addresses"),
             ("ip=192.0.2.77:::255.0.255.0\n", "a netmask"),
             ("ip=192.0.2.77::nowhere:24\n", "nowhere"),
         ] {
@@ -249,7 +311,10 @@ fn a_machine_ends_when_its_command_has_ended() {
 fn a_machine_that_cannot_start_its_command_says_why_and_ends() {
     case(|lab| {
         for (words, line) in [
-            (&["--at-end", "poweroff"][..], "no command"),
+            (
+                &["--at-end", "poweroff"][..],
+                "no command; it begins with `/` or stands behind `--`",
+            ),
             (
                 &["--at-end", "later", "/bin/true"],
                 "later: not poweroff, reboot, halt or restart",
@@ -258,11 +323,34 @@ fn a_machine_that_cannot_start_its_command_says_why_and_ends() {
                 &["--at-end=halt", "--config", "/none", "/bin/true"],
                 "open config /none",
             ),
+            // What has failed once is not run again.
+            (
+                &["--at-end=restart", "--config", "/none", "/bin/true"],
+                "open config /none",
+            ),
         ] {
             let outcome = run(lab, PID_1, words).exits(-2);
-            assert!(outcome.err().contains(line), "{outcome}");
+            let end = if words[0].ends_with("halt") {
+                "; halt\n"
+            } else {
+                "; poweroff\n"
+            };
+            assert!(
+                outcome.err().contains(line) && outcome.err().ends_with(end),
+                "{outcome}"
+            );
             assert_eq!(outcome.err().lines().count(), 1, "{outcome}");
         }
+        // Where the kernel has opened nothing, on the console.
+        let script = "touch /run/lab/console; mount -t tmpfs none /dev; touch /dev/console
+            mount --bind /run/lab/console /dev/console; exec \"$@\" <&- >&- 2>&-";
+        let before = ["unshare", "-mpf", "sh", "-c", script, "sh"];
+        run(lab, &before, &["--at-end", "poweroff"]).exits(-2);
+        let said = fs::read_to_string("/run/lab/console").expect("the console");
+        assert!(
+            said.starts_with("init: ") && said.contains("no command"),
+            "{said}"
+        );
         // Not of this machine, whose PID 1 is another process.
         for words in [
             ["--at-end", "poweroff", "/bin/true"],
@@ -291,7 +379,7 @@ fn words_that_a_kernel_leaves_are_warned_about() {
         let lines: Vec<_> = outcome.err().lines().map(str::to_owned).collect();
         for (line, word) in lines.iter().zip(["splash", "-x", "rhgb", "--nonsense=3"]) {
             assert!(
-                line.contains(&format!("{word}: unknown option")),
+                line.starts_with(&format!("init: ignore {word}: no option of init")),
                 "{outcome}"
             );
         }

@@ -20,6 +20,7 @@ fn exit_codes_are_the_commands() {
             (&["sh", "-c", "kill -40 $$"], 168),
             (&["no-such-command"], 127),
             (&["/no/such/command"], 127),
+            (&[""], 127),
             (&["/etc/passwd"], 126),
             (&["/etc"], 126),
             (&["-e", "7", "sh", "-c", "exit 7"], 0),
@@ -67,8 +68,10 @@ fn an_end_that_was_asked_for_is_not_said() {
             ("-", ""),
             ("'kill -SEGV $$'", "init: run sh: ended by SIGSEGV\n"),
         ] {
-            let script =
-                format!("ulimit -c 0; trap {trap} TERM; (echo cmd up $$; exec sleep 1000) & wait");
+            // A `wait` that is the last command may end the shell, before the trap is run, when `sleep` has ended.
+            let script = format!(
+                "ulimit -c 0; trap {trap} TERM; (echo cmd up $$; exec sleep 1000) & wait; exit 9"
+            );
             let init = Supervised::start(Supervised::command(&["--", "sh", "-c", &script]), 1);
             init.send(libc::SIGTERM);
             assert_eq!(init.end().err(), said, "{script}");
@@ -87,11 +90,14 @@ fn bad_options_are_one_line_that_names_the_word() {
             (&["-x", "true"], "`-x`: unknown option"),
             (&["-cx", "true"], "`-cx`: unknown option"),
             (&["-r", "TERM", "true"], "`TERM`: not two signals"),
-            (&["-r", "TERM:NOPE", "true"], "`TERM:NOPE`: not two signals"),
-            (&["-r", "TERM:", "true"], "`TERM:`: not two signals"),
-            (&["-r", "0:TERM", "true"], "`0:TERM`: not two signals"),
-            (&["-r", "65:1", "true"], "`65:1`: not two signals"),
-            (&["-r", "1:65", "true"], "`1:65`: not two signals"),
+            (&["-r", "TERM:NOPE", "true"], "`NOPE`: no signal"),
+            (&["-r", "NOPE:TERM", "true"], "`NOPE`: no signal"),
+            (&["-r", "TERM:", "true"], "command line: no signal"),
+            (&["-r", "0:TERM", "true"], "`0`: no signal"),
+            (&["-r", "65:1", "true"], "`65`: no signal"),
+            (&["-r", "1:65", "true"], "`65`: no signal"),
+            (&["-r", "KILL:0", "true"], "`KILL:0`: nobody can catch"),
+            (&["-r", "19:TERM", "true"], "`19:TERM`: nobody can catch"),
             (&["-e", "256", "true"], "`256`: not an exit code"),
             (&["-e", "-1", "true"], "`-1`: not an exit code"),
             (&["-e", "", "true"], "not an exit code"),
@@ -113,6 +119,7 @@ fn bad_options_are_one_line_that_names_the_word() {
             assert!(
                 outcome.stdout.is_empty()
                     && err.starts_with("init: read the command line")
+                    && err.ends_with("; see -h\n")
                     && err.lines().count() == 1
                     && (err.contains(words) || err.contains(&plain)),
                 "{arguments:?}: {outcome}"

@@ -72,7 +72,9 @@ pub fn open_in(directory: Fd, path: &CStr) -> Result<Fd, Errno> {
 
 /// Opens for writing, creates what is missing, and truncates nothing: that would flush the old blocks to disk.
 pub fn open_write(path: &CStr) -> Result<Fd, Errno> {
-    open(path, libc::O_WRONLY | libc::O_CREAT | libc::O_CLOEXEC)
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_CLOEXEC;
+    // A FIFO in its place would hold us until somebody reads it.
+    open(path, flags | libc::O_NONBLOCK)
 }
 
 /// Opens to read and write what the command shall have too.
@@ -100,6 +102,7 @@ pub fn close(fd: Fd) {
 }
 
 /// Closes every descriptor but the first three (since Linux 5.9).
+#[inline(never)]
 pub fn close_descriptors() {
     let _ = call_by_value(libc::SYS_close_range, [3, u32::MAX as usize, 0]);
 }
@@ -138,6 +141,7 @@ pub fn exists(path: &CStr) -> bool {
 }
 
 /// The working directory.
+#[inline(always)]
 pub fn change_directory(path: &CStr) -> Result<u32, Errno> {
     // SAFETY: the path is a C string.
     unsafe { call(libc::SYS_chdir, [path.as_ptr() as usize]) }

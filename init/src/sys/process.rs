@@ -66,6 +66,7 @@ pub fn has_child_in(group: Pid) -> bool {
 }
 
 /// The group of a process; of ours for 0.
+#[inline(never)]
 pub fn group_of(pid: Pid) -> Pid {
     Pid(call_by_value(libc::SYS_getpgid, [pid.0 as usize]).map_or(-1, |group| group as i32))
 }

@@ -8,6 +8,8 @@ use super::{Errno, Pid, call, call_by_value, timespec};
 /// What the kernel calls `struct kernel_sigaction`: 8 bytes of mask at its end, and at most 32 bytes in all.
 type SignalAction = [usize; 4];
 const MASK_BYTES: usize = 8;
+/// `asm/signal.h` of x86, which calls no handler without it: where one returns to is said. (None of ours does.)
+const SA_RESTORER: usize = 0x0400_0000;
 
 /// What came.
 pub struct Arrival {
@@ -25,6 +27,12 @@ pub fn ignore_broken_pipes() {
     set_action(libc::SIGPIPE, libc::SIG_IGN);
 }
 
+/// INT and TERM call this, which ends the process, even where it is PID 1.
+pub fn end_by_signals(handler: extern "C" fn(c_int) -> !) {
+    set_action(libc::SIGINT, handler as libc::sighandler_t);
+    set_action(libc::SIGTERM, handler as libc::sighandler_t);
+}
+
 /// No signal is ignored any more: what a command expects. Children begin like that too.
 #[inline(never)]
 pub fn reset_signals() {
@@ -34,6 +42,7 @@ pub fn reset_signals() {
 }
 
 /// Nor is any blocked.
+#[inline(always)]
 pub fn unblock_signals() {
     set_mask(0);
 }
@@ -51,9 +60,9 @@ pub fn let_through(signal: u8) {
 
 #[inline(never)]
 fn set_action(signal: c_int, handler: libc::sighandler_t) {
-    let action: SignalAction = [handler, 0, 0, 0];
+    let action: SignalAction = [handler, SA_RESTORER, 0, 0];
     let (signal, action) = (signal as usize, &raw const action as usize);
-    // SAFETY: a kernel_sigaction without handler code, flags or mask. KILL and STOP are refused, which is right.
+    // SAFETY: a kernel_sigaction without a mask; a handler does not come back. KILL and STOP are refused, which is right.
     let _ = unsafe { call(libc::SYS_rt_sigaction, [signal, action, 0, MASK_BYTES]) };
 }
 

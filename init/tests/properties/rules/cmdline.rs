@@ -35,9 +35,7 @@ pub fn check(cmdline: &[u8]) {
 /// A network is all that a command line can ask for: a link for each word.
 fn check_message(text: &[u8], words: usize) {
     assert!(text.starts_with(b"hawser 1\nlink ") && text.ends_with(b"\nend\n"));
-    let Ok(message) = Message::parse(text) else {
-        return;
-    };
+    let message = Message::parse(text).expect("what is translated is a message");
     assert_eq!(message.len(), text.len());
     let count = |is: fn(&Fact<'_>) -> bool| message.facts().filter(|entry| is(&entry.fact)).count();
     let links = count(|fact| matches!(fact, Fact::Link { .. }));

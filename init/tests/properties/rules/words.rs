@@ -143,6 +143,7 @@ fn check_written(ending: &Ending<Asked>) {
     for (fd, line) in &people {
         let starts = [
             &b"init: read the command line"[..],
+            b"init: ignore ",
             b"init: open status descriptor",
         ];
         assert_eq!(*fd, 2);
@@ -367,7 +368,11 @@ impl<'a> Reader<'a> {
             "rewrite" => {
                 let (from, to) = text.split_once(':')?;
                 let to = if to == "0" { 0 } else { signal(to)? };
-                settings.passed_on[usize::from(signal(from)?) - 1] = to;
+                let from = signal(from)?;
+                if matches!(i32::from(from), libc::SIGKILL | libc::SIGSTOP) {
+                    return None;
+                }
+                settings.passed_on[usize::from(from) - 1] = to;
             }
             "grace" => settings.grace = Some(number(text)?),
             "map-exit" => {
