@@ -270,6 +270,7 @@ impl Supervisor<'_> {
 
     /// Several that end at once give one SIGCHLD, so all there are, each time.
     fn reap_all(&mut self) {
+        let had_command = self.code.is_none();
         loop {
             match sys::reap() {
                 // wait(2): the low 7 bits are all set when it has stopped, by the signal in the second byte, or goes on.
@@ -289,6 +290,13 @@ impl Supervisor<'_> {
                     self.is_over = true;
                     break;
                 }
+            }
+        }
+        if had_command && self.code.is_some() && !self.is_over {
+            if self.deadline == FOREVER || self.rules.target == Target::Child {
+                self.ask_all_to_end(TERM);
+            } else {
+                self.ask_newcomers();
             }
         }
         if self.killing {
@@ -345,13 +353,7 @@ impl Supervisor<'_> {
         if self.rules.peer == Peer::DumbInit && self.rules.target == Target::Group {
             send_group(self.command, self.rules.passed_on(TERM));
         }
-        if self.rules.peer != Peer::None {
-            self.is_over = true;
-        } else if self.deadline == FOREVER || self.rules.target == Target::Child {
-            self.ask_all_to_end(TERM);
-        } else {
-            self.ask_newcomers();
-        }
+        self.is_over |= self.rules.peer != Peer::None;
     }
 
     fn say(&self, what: &str, signal: u8, to: Pid) {

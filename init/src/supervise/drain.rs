@@ -60,8 +60,11 @@ impl Supervisor<'_> {
             Target::Child => Target::Child,
             _ => Target::All,
         };
-        let Buffers { message, reply, .. } = &mut *self.buffers;
-        self.asked = find_descendants(message, reply).len;
+        if self.code.is_none() {
+            // There may be newcomers.
+            let Buffers { message, reply, .. } = &mut *self.buffers;
+            self.asked = find_descendants(message, reply).len;
+        }
         self.send(target, signal);
         // Who is stopped does not notice before it goes on.
         self.send(target, CONT);
