@@ -237,9 +237,46 @@ pub fn ensure_bridge(name: &str, subnet: Option<Subnet>, steps: &mut Steps) -> R
         },
     )?;
     let mut nft = ensure_way_out(&mut route, &network, steps)?;
-    nft::add_network(&mut nft, &network)?;
+    if network.is_ours {
+        nft::add_bridge(&mut nft, &network.name)?;
+    }
     steps.done("ensure");
     Ok(network)
+}
+
+/// `restore`: the tables, all networks of ours, and by their supervisors all containers.
+///
+/// # Errors
+/// What the kernel refused; what a supervisor says, by its container's name.
+pub fn restore() -> Result<()> {
+    let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
+    let links = route.links().doing(|| "list links".into())?;
+    let mut bridges = links
+        .iter()
+        .filter(|link| link.kind == "bridge" && nft::is_ours(link.group))
+        .peekable();
+    let mut errors = Vec::new();
+    if bridges.peek().is_some() {
+        let mut nft = nft::open()?;
+        nft::ensure(&mut nft)?;
+        for bridge in bridges {
+            errors.extend(nft::add_bridge(&mut nft, &bridge.name).err());
+        }
+    }
+    for path in control::sockets()? {
+        // Nobody listens: the container is gone.
+        let answer = control::ask_at(&path, "restore").unwrap_or_default();
+        if let Some(why) = answer.strip_prefix("error ") {
+            let name = path.file_stem().unwrap_or_default().display();
+            errors.push(Error::new(format!("restore container {name}: {}", why.trim())));
+        }
+    }
+    let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    if text.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::new(text.join("; and ")))
+    }
 }
 
 /// The firewall and forwarding. A bridge that has just been made for it goes again when it cannot be. One that is not

@@ -81,6 +81,8 @@ pub enum Action {
         #[arg(long, value_name = "CIDR")]
         subnet: Option<Subnet>,
     },
+    /// Put the firewall rules back that somebody has flushed: of all networks and containers
+    Restore,
     /// Remove a network, and with the last one everything of ours; the host's switches are put back
     Down {
         /// The bridge

@@ -44,7 +44,9 @@ pub fn write(
     if let Some(Attachment { network, veth, .. }) = attachment {
         line(format_args!("link {INSIDE}"));
         let gateway = network.gateway;
-        if network.bridge.is_some() {
+        // Who may not reach all of its neighbours asks the gateway for each, who says no at once.
+        let is_on_link = network.bridge.is_some() && !request.reach.is_routed();
+        if is_on_link {
             line(format_args!(
                 "address {}/{}",
                 veth.address,

@@ -2,7 +2,7 @@
 //!
 //! A request is one line, `hawser 1 WORD [ARGUMENT]`; the answer is text until the end of the connection.
 //! The words: `inspect` (JSON), `join` (the same, by who is about to share its network), `wait` (`exit CODE`, when the container has ended), `stop SECONDS` (the same, after
-//! it was made to end).
+//! it was made to end), `restore` (`done`, when its rules are there again).
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -122,7 +122,7 @@ pub fn ask(name: &str, request: &str) -> io::Result<String> {
 /// As [`ask`].
 pub fn ask_at(path: &Path, request: &str) -> io::Result<String> {
     let connection = UnixStream::connect(path)?;
-    if matches!(request, "inspect" | "join") {
+    if !matches!(request.split(' ').next(), Some("wait" | "stop")) {
         // A supervisor that is stopped, or has not begun, does not answer; the others wait for an end.
         connection.set_read_timeout(Some(Duration::from_secs(2)))?;
     }
@@ -201,6 +201,8 @@ pub enum Request {
     Inspect,
     /// The same, by who is about to share its network.
     Join,
+    /// Its rules in the firewall, should they be gone.
+    Restore,
     /// Its exit code, once it has one.
     Wait,
     /// End it, by force after so many seconds; then its exit code.
@@ -217,6 +219,7 @@ impl Request {
         match words[..] {
             ["inspect"] => Ok(Request::Inspect),
             ["join"] => Ok(Request::Join),
+            ["restore"] => Ok(Request::Restore),
             ["wait"] => Ok(Request::Wait),
             ["stop", seconds] => seconds
                 .parse()

@@ -89,6 +89,10 @@ fn act() -> Result<u8> {
             )?;
             Ok(0)
         }
+        Action::Restore => {
+            run::need_privileges("restore the firewall")?;
+            attach::restore().map(|()| 0)
+        }
         Action::Ls { json } => {
             let rows = ls::list()?;
             let mut text = Vec::new();

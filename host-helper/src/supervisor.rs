@@ -13,6 +13,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::attach::Container;
 use crate::control::{Client, Request};
+use crate::error::Result;
 use crate::ls::Description;
 use crate::netlink::Netlink;
 use crate::nft;
@@ -101,7 +102,7 @@ impl Supervisor {
     }
 
     /// Waits until init has become the command. The exit code and sentence when it has not.
-    pub fn wait_for_exec(&mut self) -> Result<(), (u8, String)> {
+    pub fn wait_for_exec(&mut self) -> std::result::Result<(), (u8, String)> {
         loop {
             match self.container.status.read(&mut self.container.child.status) {
                 Ok(Said::InitFailed(code, text)) => return Err((code, text)),
@@ -157,7 +158,8 @@ impl Supervisor {
                 }
             }
             if is(NEWS) {
-                self.restore_rules();
+                // Whoever took them away may be about to forbid them; the next deletion or start tries again.
+                let _ = self.restore_rules();
             }
             // Answers first: who asked before the end is told.
             self.serve(&ready);
@@ -287,7 +289,7 @@ impl Supervisor {
     }
 
     /// Somebody has deleted rules of ours, a flush of the whole ruleset say.
-    fn restore_rules(&mut self) {
+    fn restore_rules(&mut self) -> Result<()> {
         if let Some(news) = &mut self.news {
             // What exactly is not of interest, and more than fits says the same.
             loop {
@@ -297,10 +299,8 @@ impl Supervisor {
                 }
             }
         }
-        if let Some(entry) = &mut self.container.entry {
-            // Whoever took them away may be about to forbid them; the next deletion or start tries again.
-            let _ = entry.restore();
-        }
+        let entry = self.container.entry.as_mut();
+        entry.map_or(Ok(()), nft::Entry::restore)
     }
 
     fn kill_after(&mut self, grace: Duration) {
@@ -373,6 +373,14 @@ impl Supervisor {
                     }
                     self.answered
                         .extend(client.answer(&self.description.to_json()));
+                }
+                Some(Ok(Request::Restore)) => {
+                    let restored = self.restore_rules();
+                    let answer = restored.map_or_else(
+                        |error| format!("error {error}\n"),
+                        |()| "done\n".to_string(),
+                    );
+                    self.answered.extend(client.answer(&answer));
                 }
                 Some(Ok(Request::Wait)) => self.waiting.push(client.stream),
                 Some(Ok(Request::Stop(seconds))) => {

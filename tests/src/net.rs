@@ -304,16 +304,21 @@ impl Default for Watch {
 impl Watch {
     /// Listens from now on.
     pub fn new() -> Self {
-        let kind = (
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkRoute,
-        );
-        let fd = socket(kind.0, kind.1, kind.2, kind.3).expect("netlink socket");
         let groups = libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR;
+        Self::of(SockProtocol::NetlinkRoute, groups)
+    }
+
+    /// Notices changes of the ruleset instead.
+    pub fn ruleset() -> Self {
+        Self::of(SockProtocol::NetlinkNetFilter, 1 << (libc::NFNLGRP_NFTABLES - 1))
+    }
+
+    fn of(protocol: SockProtocol, groups: i32) -> Self {
+        let family = AddressFamily::Netlink;
+        let fd = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)
+            .expect("netlink socket");
         let groups = u32::try_from(groups).expect("group bits");
-        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups)).expect("listen to links");
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups)).expect("listen to netlink");
         Self(fd)
     }
 

@@ -307,13 +307,13 @@ fn has_rules_of_the_admin(nft: &mut Netlink) -> std::result::Result<bool, Refusa
     Ok(uses > 1)
 }
 
-/// What the tables know of a network is there.
+/// What the tables know of a bridge of ours is there.
 ///
 /// # Errors
 /// What the kernel refused.
-pub fn add_network(nft: &mut Netlink, network: &Network) -> Result<()> {
-    add(nft, &elements::of_network(network))
-        .doing(|| format!("add network {} to nft table {TABLE}", network.name))
+pub fn add_bridge(nft: &mut Netlink, name: &str) -> Result<()> {
+    add(nft, &elements::of_bridge(name))
+        .doing(|| format!("add network {name} to nft table {TABLE}"))
 }
 
 /// Takes a bridge of ours back; gone already is success.
@@ -448,19 +448,18 @@ impl Entry {
         Ok(news)
     }
 
-    /// Something was deleted from the ruleset: what is ours is there again afterwards. True when it was not.
+    /// Something was deleted from the ruleset: what is ours is there again afterwards.
     ///
     /// # Errors
     /// What the kernel refused.
-    pub fn restore(&mut self) -> Result<bool> {
+    pub fn restore(&mut self) -> Result<()> {
         let is_whole =
             look(&mut self.nft).doing(|| format!("look at nft table {TABLE}"))? == State::Whole;
         if is_whole && known(&mut self.nft, &self.attachment).is_some() {
-            return Ok(false);
+            return Ok(());
         }
         ensure(&mut self.nft)?;
-        self.put()?;
-        Ok(true)
+        self.put()
     }
 
     /// Takes the container back. What cannot be taken is swept by the next tenant of the address.

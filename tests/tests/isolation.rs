@@ -1,0 +1,250 @@
+//! Who reaches whom: networks apart and connected, --isolate, --internal, --egress. With bridge netfilter off and on.
+
+use lab::{Lab, Running, packets, sh};
+
+/// A container with a web server on port 80 and another on 81.
+fn serve(lab: &Lab, options: &[&str]) -> Running {
+    std::fs::write(lab.rootfs.join("srv/index.html"), "hello\n").expect("a page");
+    let mut server = lab.start(
+        options,
+        &[
+            "sh",
+            "-c",
+            "httpd -p 80 -h /srv; httpd -p 81 -h /srv; echo up; read x; exit 0",
+        ],
+    );
+    server.until("up");
+    server
+}
+
+/// What a fetch gives in a container: `hello`, or how it was refused.
+fn fetch(lab: &Lab, options: &[&str], url: &str) -> String {
+    let outcome = lab.run(options, &["timeout", "2", "wget", "-q", "-O", "-", url]);
+    (outcome.out() + &outcome.err()).trim().to_owned()
+}
+
+/// By a reset, or an ICMP error.
+#[track_caller]
+fn refused(said: &str) {
+    let words = ["refused", "unreachable", "No route"];
+    assert!(words.iter().any(|word| said.contains(word)), "{said:?}");
+}
+
+#[test]
+fn networks_do_not_reach_each_other_unless_connected() {
+    packets(|lab| {
+        let blue = ["--bridge", "blue", "--subnet", "172.28.0.0/24"];
+        let _server = serve(lab, &[&blue[..], &["--ip", "172.28.0.9"]].concat());
+        assert_eq!(fetch(lab, &blue, "http://172.28.0.9/"), "hello");
+        refused(&fetch(lab, &[], "http://172.28.0.9/"));
+        assert_eq!(
+            fetch(lab, &["--connect", "blue"], "http://172.28.0.9/"),
+            "hello"
+        );
+        let ptp = ["--network", "ptp"];
+        refused(&fetch(lab, &ptp, "http://172.28.0.9/"));
+        let connected = ["--network", "ptp", "--connect", "blue"];
+        assert_eq!(fetch(lab, &connected, "http://172.28.0.9/"), "hello");
+        refused(&fetch(lab, &ptp, "http://172.28.0.9/"));
+    });
+}
+
+#[test]
+fn point_to_point_networks_are_told_apart_by_their_subnets() {
+    packets(|lab| {
+        let one = ["--network", "ptp", "--subnet", "10.1.0.0/24"];
+        let two = ["--network", "ptp", "--subnet", "10.2.0.0/24"];
+        let _server = serve(lab, &[&one[..], &["--ip", "10.1.0.9"]].concat());
+        assert_eq!(fetch(lab, &one, "http://10.1.0.9/"), "hello");
+        refused(&fetch(lab, &two, "http://10.1.0.9/"));
+        let connected = [&two[..], &["--connect", "10.1.0.0/24"]].concat();
+        assert_eq!(fetch(lab, &connected, "http://10.1.0.9/"), "hello");
+    });
+}
+
+#[test]
+fn who_was_connected_to_is_reached_back() {
+    packets(|lab| {
+        let connected = ["--ip", "172.19.0.9", "--connect", "blue"];
+        lab.hawser(&["up", "--bridge", "blue", "--subnet", "172.28.0.0/24"])
+            .exits(0);
+        let _server = serve(lab, &connected);
+        let blue = ["--bridge", "blue"];
+        assert_eq!(fetch(lab, &blue, "http://172.19.0.9/"), "hello");
+    });
+}
+
+#[test]
+fn the_isolated_reach_the_gateway_and_beyond_and_no_neighbour() {
+    packets(|lab| {
+        lab.serve();
+        let _server = serve(lab, &["--ip", "172.19.0.9"]);
+        let isolated = ["--isolate"];
+        let page = fetch(lab, &isolated, "http://198.51.100.10/");
+        assert_eq!(page, "hello from the internet");
+        refused(&fetch(lab, &isolated, "http://172.19.0.9/"));
+        let pinged = lab.run_sh(&isolated, "ping -c 1 -W 2 172.19.0.1; ip route").ok();
+        assert!(pinged.contains("1 packets received"), "{pinged}");
+    });
+}
+
+#[test]
+fn no_neighbour_reaches_the_isolated_and_the_host_does() {
+    packets(|lab| {
+        let _isolated = serve(lab, &["--ip", "172.19.0.9", "--isolate"]);
+        let said = fetch(lab, &[], "http://172.19.0.9/");
+        assert!(!said.contains("hello"), "{said}");
+        assert_eq!(sh("busybox wget -q -O - http://172.19.0.9/"), "hello\n");
+    });
+}
+
+#[test]
+fn isolated_point_to_point() {
+    packets(|lab| {
+        let ptp = ["--network", "ptp"];
+        let _server = serve(lab, &[&ptp[..], &["--ip", "10.0.0.9"]].concat());
+        assert_eq!(fetch(lab, &ptp, "http://10.0.0.9/"), "hello");
+        let isolated = [&ptp[..], &["--isolate"]].concat();
+        refused(&fetch(lab, &isolated, "http://10.0.0.9/"));
+    });
+}
+
+#[test]
+fn internal_is_no_way_out_at_all() {
+    packets(|lab| {
+        lab.serve();
+        let _server = serve(lab, &["--ip", "172.19.0.9"]);
+        let blue = ["--bridge", "blue", "--subnet", "172.28.0.0/24"];
+        let _other = serve(lab, &[&blue[..], &["--ip", "172.28.0.9"]].concat());
+        let _host = Host::serve("0.0.0.0:8099");
+        let internal = ["--internal"];
+        assert_eq!(fetch(lab, &internal, "http://172.19.0.9/"), "hello");
+        assert_eq!(fetch(lab, &internal, "http://172.19.0.1:8099/"), "hello");
+        for elsewhere in [
+            "http://198.51.100.10/",
+            "http://172.28.0.9/",
+            "http://192.0.2.2:8099/",
+        ] {
+            refused(&fetch(lab, &internal, elsewhere));
+        }
+    });
+}
+
+#[test]
+fn egress_is_what_is_listed() {
+    packets(|lab| {
+        lab.serve();
+        let _server = serve(lab, &["--ip", "172.19.0.9"]);
+        let _host = Host::serve("0.0.0.0:8099");
+        let outside = "http://198.51.100.10/";
+        let neighbour = "http://172.19.0.9/";
+        let gateway = "http://172.19.0.1:8099/";
+        let name = "http://web.example.test/";
+        let page = "hello from the internet";
+        for (egress, allowed, not) in [
+            ("none", vec![], vec![outside, neighbour, gateway]),
+            ("198.51.100.0/24", vec![(outside, page)], vec![neighbour, gateway]),
+            ("198.51.100.10/32:80", vec![(outside, page)], vec![neighbour]),
+            ("198.51.100.10/32:443", vec![], vec![outside]),
+            ("198.51.100.10/32:80/udp", vec![], vec![outside]),
+            (":80", vec![(outside, page), (neighbour, "hello")], vec![gateway]),
+            ("dns,:80", vec![(name, page)], vec![gateway]),
+            ("172.19.0.0/16", vec![(neighbour, "hello"), (gateway, "hello")], vec![outside]),
+            ("172.19.0.9/32:80", vec![(neighbour, "hello")], vec!["http://172.19.0.9:81/"]),
+        ] {
+            let options = ["--egress", egress];
+            for (url, page) in allowed {
+                assert_eq!(fetch(lab, &options, url), page, "{egress}: {url}");
+            }
+            for url in not {
+                refused(&fetch(lab, &options, url));
+            }
+        }
+    });
+}
+
+#[test]
+fn the_limited_are_reached_by_their_neighbours() {
+    packets(|lab| {
+        let _limited = serve(lab, &["--ip", "172.19.0.9", "--egress", "none"]);
+        assert_eq!(fetch(lab, &[], "http://172.19.0.9/"), "hello");
+        assert_eq!(sh("busybox wget -q -O - http://172.19.0.9/"), "hello\n");
+        let pinged = lab.run_sh(&[], "ping -c 2 -W 2 172.19.0.9").ok();
+        assert!(pinged.contains("2 packets received"), "{pinged}");
+    });
+}
+
+#[test]
+fn what_was_refused_is_counted() {
+    packets(|lab| {
+        lab.serve();
+        let mut limited = lab.start(
+            &["--name", "limited", "--egress", "none"],
+            &[
+                "sh",
+                "-c",
+                "timeout 2 wget -q -O - http://198.51.100.10/; timeout 2 wget -q -O - http://198.51.100.10/; echo up; read x; exit 0",
+            ],
+        );
+        limited.until("up");
+        let text = lab.hawser(&["inspect", "limited"]).ok();
+        let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(found["egress"], "none");
+        assert_eq!(found["refused"], 2, "{text}");
+        limited.say("\n");
+        limited.end().exits(0);
+    });
+}
+
+#[test]
+fn no_capability_inside_lifts_it() {
+    packets(|lab| {
+        lab.serve();
+        let _server = serve(lab, &["--ip", "172.19.0.9"]);
+        let all = ["--cap-add", "all", "--egress", "none"];
+        let said = lab.run_sh(
+            &all,
+            "ip route flush table main; ip route add default via 172.19.0.1 dev eth0 onlink
+             ip neigh flush dev eth0
+             timeout 2 wget -q -O - http://172.19.0.9/
+             ip addr add 172.19.0.77/16 dev eth0; ip addr del $(ip -o -4 addr show eth0 | awk '{print $4; exit}') dev eth0
+             timeout 2 wget -q -O - http://172.19.0.9/; timeout 2 wget -q -O - http://198.51.100.10/; exit 0",
+        );
+        assert!(!said.out().contains("hello"), "{said}");
+    });
+}
+
+#[test]
+fn bad_limits_are_refused_and_change_nothing() {
+    packets(|lab| {
+        let before = lab.with_network();
+        for (options, words) in [
+            (&["--egress", "192.0.2.1"][..], &["--egress", "192.0.2.1/32"][..]),
+            (&["--egress", "192.0.2.1/24"], &["host bits", "192.0.2.0/24"]),
+            (&["--egress", "192.0.2.0/24:0"], &["port"]),
+            (&["--egress", ":80/icmp"], &["icmp", "tcp"]),
+            (&["--connect", "nowhere"], &["nowhere", "up --bridge"]),
+            (&["--connect", "a/b"], &["--connect"]),
+            (&["--network", "none", "--isolate"], &["--isolate"]),
+            (&["--network", "host", "--egress", "none"], &["--egress"]),
+        ] {
+            lab.run(options, &["true"]).refused(words);
+        }
+        before.assert_back();
+        sh("ip link add br9 type bridge; ip addr add 172.29.0.1/24 dev br9; ip link set br9 up");
+        lab.run(&["--bridge", "br9", "--egress", "none"], &["true"])
+            .refused(&["br9", "not ours"]);
+    });
+}
+
+/// A web server of the host, which has gone to the background when it listens, and goes with the case.
+struct Host;
+
+impl Host {
+    fn serve(address: &str) -> Self {
+        std::fs::create_dir_all("/run/lab/host").expect("a directory");
+        std::fs::write("/run/lab/host/index.html", "hello\n").expect("a page");
+        sh(&format!("busybox httpd -p {address} -h /run/lab/host >/dev/null 2>&1"));
+        Host
+    }
+}

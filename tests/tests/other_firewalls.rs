@@ -1,0 +1,102 @@
+//! Together with other firewalls: flushes and reloads are repaired, the admin's chain stays, and nobody is woken.
+
+use std::time::{Duration, Instant};
+
+use lab::{Watch, case, packets, sh};
+
+/// What the issue of rules that come back is measured by.
+const WITHIN: Duration = Duration::from_secs(1);
+
+/// The rules are those, at the latest a second after now.
+#[track_caller]
+fn is_back(ruleset: &str) {
+    let since = Instant::now();
+    let monitor = Watch::ruleset();
+    assert!(
+        monitor.until(|| sh("nft list ruleset") == ruleset),
+        "the rules do not come back:\n{}\nwere:\n{ruleset}",
+        sh("nft list ruleset")
+    );
+    assert!(since.elapsed() < WITHIN, "after {:?}", since.elapsed());
+}
+
+#[test]
+fn a_flush_is_repaired_by_running_supervisors() {
+    packets(|lab| {
+        lab.serve();
+        let _one = lab.start_idle(&["--name", "one", "--egress", "dns,198.51.100.10/32:80"]);
+        let _two = lab.start_idle(&["--name", "two", "--isolate"]);
+        let before = sh("nft list ruleset");
+        for how in [
+            "nft flush ruleset",
+            "nft delete table inet hawser",
+            "nft delete table bridge hawser",
+            "nft flush table inet hawser",
+            "printf 'flush ruleset\\ntable inet filter {\\n}\\n' | nft -f -; nft delete table inet filter",
+        ] {
+            sh(how);
+            is_back(&before);
+        }
+    });
+}
+
+#[test]
+fn restore_puts_back_what_no_supervisor_watches() {
+    case(|lab| {
+        lab.hawser(&["up"]).exits(0);
+        lab.hawser(&["up", "--bridge", "blue", "--subnet", "172.28.0.0/24"])
+            .exits(0);
+        let before = sh("nft list ruleset");
+        sh("nft flush ruleset");
+        lab.hawser(&["restore"]).exits(0);
+        assert_eq!(sh("nft list ruleset"), before);
+        let _one = lab.start_idle(&[]);
+        let before = sh("nft list ruleset");
+        lab.hawser(&["restore"]).exits(0);
+        assert_eq!(sh("nft list ruleset"), before, "nothing was to be done");
+    });
+}
+
+#[test]
+fn the_admins_chain_is_evaluated_first_and_never_changed() {
+    packets(|lab| {
+        lab.serve();
+        lab.run(&[], &["true"]).ok();
+        sh("nft add rule inet hawser user ip daddr 198.51.100.10 tcp dport 80 reject with tcp reset");
+        let chain = sh("nft list chain inet hawser user");
+        let fetch = ["wget", "-q", "-O", "-", "http://198.51.100.10/"];
+        let refused = lab.run(&[], &fetch);
+        assert!(refused.err().contains("refused"), "{refused}");
+        assert_eq!(sh("nft list chain inet hawser user"), chain);
+        // Rules of ours that are gone come back around it.
+        sh("nft flush chain inet hawser forward");
+        lab.run(&[], &["true"]).ok();
+        assert_eq!(sh("nft list chain inet hawser user"), chain);
+        let refused = lab.run(&[], &fetch);
+        assert!(refused.err().contains("refused"), "{refused}");
+        // It outlives the last network too, and nothing else does.
+        lab.hawser(&["down"]).exits(0);
+        assert_eq!(sh("nft list chain inet hawser user"), chain);
+        assert_eq!(sh("nft list ruleset").matches("chain ").count(), 1);
+        assert!(!sh("nft list ruleset").contains("set "));
+        lab.run(&[], &["true"]).ok();
+        assert_eq!(sh("nft list chain inet hawser user"), chain);
+        sh("nft flush chain inet hawser user");
+        lab.hawser(&["down"]).exits(0);
+        assert_eq!(sh("nft list ruleset"), "");
+    });
+}
+
+#[test]
+fn tables_of_another_version_are_replaced_or_refused_by_name() {
+    case(|lab| {
+        let other = "table inet hawser { comment \"hawser 99\"; chain postrouting { type nat hook postrouting priority srcnat; masquerade; }; }";
+        sh(&format!("nft -f - <<'E'\n{other}\nE"));
+        lab.run(&[], &["true"]).ok();
+        assert!(sh("nft list ruleset").contains("comment \"hawser 2\""));
+        let _living = lab.start_idle(&["--name", "living"]);
+        sh(&format!("nft -f - <<'E'\ndelete table inet hawser\n{other}\nE"));
+        lab.run(&["--name", "next"], &["true"])
+            .refused(&["hawser 99", "living"]);
+    });
+}
