@@ -268,7 +268,10 @@ pub fn restore() -> Result<()> {
         let answer = control::ask_at(&path, "restore").unwrap_or_default();
         if let Some(why) = answer.strip_prefix("error ") {
             let name = path.file_stem().unwrap_or_default().display();
-            errors.push(Error::new(format!("restore container {name}: {}", why.trim())));
+            errors.push(Error::new(format!(
+                "restore container {name}: {}",
+                why.trim()
+            )));
         }
     }
     let text: Vec<String> = errors.iter().map(ToString::to_string).collect();

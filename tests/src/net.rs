@@ -310,7 +310,10 @@ impl Watch {
 
     /// Notices changes of the ruleset instead.
     pub fn ruleset() -> Self {
-        Self::of(SockProtocol::NetlinkNetFilter, 1 << (libc::NFNLGRP_NFTABLES - 1))
+        Self::of(
+            SockProtocol::NetlinkNetFilter,
+            1 << (libc::NFNLGRP_NFTABLES - 1),
+        )
     }
 
     fn of(protocol: SockProtocol, groups: i32) -> Self {

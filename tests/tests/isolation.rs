@@ -83,7 +83,9 @@ fn the_isolated_reach_the_gateway_and_beyond_and_no_neighbour() {
         let page = fetch(lab, &isolated, "http://198.51.100.10/");
         assert_eq!(page, "hello from the internet");
         refused(&fetch(lab, &isolated, "http://172.19.0.9/"));
-        let pinged = lab.run_sh(&isolated, "ping -c 1 -W 2 172.19.0.1; ip route").ok();
+        let pinged = lab
+            .run_sh(&isolated, "ping -c 1 -W 2 172.19.0.1; ip route")
+            .ok();
         assert!(pinged.contains("1 packets received"), "{pinged}");
     });
 }
@@ -143,14 +145,34 @@ fn egress_is_what_is_listed() {
         let page = "hello from the internet";
         for (egress, allowed, not) in [
             ("none", vec![], vec![outside, neighbour, gateway]),
-            ("198.51.100.0/24", vec![(outside, page)], vec![neighbour, gateway]),
-            ("198.51.100.10/32:80", vec![(outside, page)], vec![neighbour]),
+            (
+                "198.51.100.0/24",
+                vec![(outside, page)],
+                vec![neighbour, gateway],
+            ),
+            (
+                "198.51.100.10/32:80",
+                vec![(outside, page)],
+                vec![neighbour],
+            ),
             ("198.51.100.10/32:443", vec![], vec![outside]),
             ("198.51.100.10/32:80/udp", vec![], vec![outside]),
-            (":80", vec![(outside, page), (neighbour, "hello")], vec![gateway]),
+            (
+                ":80",
+                vec![(outside, page), (neighbour, "hello")],
+                vec![gateway],
+            ),
             ("dns,:80", vec![(name, page)], vec![gateway]),
-            ("172.19.0.0/16", vec![(neighbour, "hello"), (gateway, "hello")], vec![outside]),
-            ("172.19.0.9/32:80", vec![(neighbour, "hello")], vec!["http://172.19.0.9:81/"]),
+            (
+                "172.19.0.0/16",
+                vec![(neighbour, "hello"), (gateway, "hello")],
+                vec![outside],
+            ),
+            (
+                "172.19.0.9/32:80",
+                vec![(neighbour, "hello")],
+                vec!["http://172.19.0.9:81/"],
+            ),
         ] {
             let options = ["--egress", egress];
             for (url, page) in allowed {
@@ -219,8 +241,14 @@ fn bad_limits_are_refused_and_change_nothing() {
     packets(|lab| {
         let before = lab.with_network();
         for (options, words) in [
-            (&["--egress", "192.0.2.1"][..], &["--egress", "192.0.2.1/32"][..]),
-            (&["--egress", "192.0.2.1/24"], &["host bits", "192.0.2.0/24"]),
+            (
+                &["--egress", "192.0.2.1"][..],
+                &["--egress", "192.0.2.1/32"][..],
+            ),
+            (
+                &["--egress", "192.0.2.1/24"],
+                &["host bits", "192.0.2.0/24"],
+            ),
             (&["--egress", "192.0.2.0/24:0"], &["port"]),
             (&["--egress", ":80/icmp"], &["icmp", "tcp"]),
             (&["--connect", "nowhere"], &["nowhere", "up --bridge"]),
@@ -244,7 +272,9 @@ impl Host {
     fn serve(address: &str) -> Self {
         std::fs::create_dir_all("/run/lab/host").expect("a directory");
         std::fs::write("/run/lab/host/index.html", "hello\n").expect("a page");
-        sh(&format!("busybox httpd -p {address} -h /run/lab/host >/dev/null 2>&1"));
+        sh(&format!(
+            "busybox httpd -p {address} -h /run/lab/host >/dev/null 2>&1"
+        ));
         Host
     }
 }

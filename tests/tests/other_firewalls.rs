@@ -7,15 +7,18 @@ use lab::{Watch, case, packets, sh};
 /// What the issue of rules that come back is measured by.
 const WITHIN: Duration = Duration::from_secs(1);
 
+/// Both tables; in a ruleset they are in the order of their making.
+const LIST: &str = "nft list table inet hawser 2>&1; nft list table bridge hawser 2>&1";
+
 /// The rules are those, at the latest a second after now.
 #[track_caller]
 fn is_back(ruleset: &str) {
     let since = Instant::now();
     let monitor = Watch::ruleset();
     assert!(
-        monitor.until(|| sh("nft list ruleset") == ruleset),
+        monitor.until(|| sh(LIST) == ruleset),
         "the rules do not come back:\n{}\nwere:\n{ruleset}",
-        sh("nft list ruleset")
+        sh(LIST)
     );
     assert!(since.elapsed() < WITHIN, "after {:?}", since.elapsed());
 }
@@ -26,7 +29,7 @@ fn a_flush_is_repaired_by_running_supervisors() {
         lab.serve();
         let _one = lab.start_idle(&["--name", "one", "--egress", "dns,198.51.100.10/32:80"]);
         let _two = lab.start_idle(&["--name", "two", "--isolate"]);
-        let before = sh("nft list ruleset");
+        let before = sh(LIST);
         for how in [
             "nft flush ruleset",
             "nft delete table inet hawser",
@@ -62,7 +65,9 @@ fn the_admins_chain_is_evaluated_first_and_never_changed() {
     packets(|lab| {
         lab.serve();
         lab.run(&[], &["true"]).ok();
-        sh("nft add rule inet hawser user ip daddr 198.51.100.10 tcp dport 80 reject with tcp reset");
+        sh(
+            "nft add rule inet hawser user ip daddr 198.51.100.10 tcp dport 80 reject with tcp reset",
+        );
         let chain = sh("nft list chain inet hawser user");
         let fetch = ["wget", "-q", "-O", "-", "http://198.51.100.10/"];
         let refused = lab.run(&[], &fetch);
@@ -95,8 +100,38 @@ fn tables_of_another_version_are_replaced_or_refused_by_name() {
         lab.run(&[], &["true"]).ok();
         assert!(sh("nft list ruleset").contains("comment \"hawser 2\""));
         let _living = lab.start_idle(&["--name", "living"]);
-        sh(&format!("nft -f - <<'E'\ndelete table inet hawser\n{other}\nE"));
+        sh(&format!(
+            "nft -f - <<'E'\ndelete table inet hawser\n{other}\nE"
+        ));
         lab.run(&["--name", "next"], &["true"])
             .refused(&["hawser 99", "living"]);
+    });
+}
+
+#[test]
+fn what_others_do_wakes_no_supervisor() {
+    case(|lab| {
+        lab.run(&["-d", "--name", "idle"], &["sleep", "100"]).ok();
+        let text = lab.hawser(&["inspect", "idle"]).ok();
+        let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let status = format!("/proc/{}/status", found["supervisor"]);
+        let wakeups = || {
+            let text = std::fs::read_to_string(&status).expect("the supervisor's status");
+            let line = text.lines().find(|line| line.starts_with("voluntary_ctxt"));
+            line.map(str::to_owned)
+        };
+        // It has gone back to sleep when another start has answered after it.
+        lab.run(&[], &["true"]).ok();
+        let before = wakeups();
+        for _ in 0..10 {
+            lab.run(&["--egress", "none"], &["true"]).ok();
+        }
+        sh(
+            "nft add table inet other; nft add chain inet other c; nft add rule inet other c accept
+            nft flush chain inet other c; nft delete table inet other
+            nft add table ip nat; nft delete table ip nat",
+        );
+        assert_eq!(wakeups(), before);
+        lab.hawser(&["stop", "idle", "--grace", "0"]).exits(0);
     });
 }
