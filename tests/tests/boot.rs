@@ -332,6 +332,9 @@ fn spine(lab: &Lab, names: &[&str]) {
             sh(&format!("strip {}{}", root.display(), binary.display()));
         }
         fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n").expect("write hosts");
+        // By them nft names what the rules have as numbers.
+        let protocols = "icmp 1\ntcp 6\nudp 17\nipv6-icmp 58\n";
+        fs::write(root.join("etc/protocols"), protocols).expect("write protocols");
         machine_script(root, &binaries);
     });
     lab.serve();
