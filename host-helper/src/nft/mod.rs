@@ -453,11 +453,7 @@ impl Entry {
     /// # Errors
     /// What the kernel refused.
     pub fn restore(&mut self) -> Result<()> {
-        let is_whole =
-            look(&mut self.nft).doing(|| format!("look at nft table {TABLE}"))? == State::Whole;
-        if is_whole && known(&mut self.nft, &self.attachment).is_some() {
-            return Ok(());
-        }
+        // What is there is no error; looking for what is not would take as long.
         ensure(&mut self.nft)?;
         self.put()
     }
