@@ -429,7 +429,9 @@ impl Supervisor {
             if !self.description.is_detached {
                 // Our caller need not wait until the kernel has let go of what was deleted (7 ms). If that process
                 // cannot be, they do.
-                let _ = sys::keep_open_beyond_our_end(entry.as_fd());
+                let news = self.news.as_ref().map(AsFd::as_fd);
+                let both: Vec<_> = news.into_iter().chain([entry.as_fd()]).collect();
+                let _ = sys::keep_open_beyond_our_end(&both);
             }
         }
         // Whoever hears of the end finds the name free.

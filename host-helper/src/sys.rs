@@ -404,18 +404,27 @@ pub fn only_deletions(socket: BorrowedFd) -> Result<()> {
     Errno::result(done).map(drop)
 }
 
-/// Starts a process that keeps `descriptor` open until this process is gone, and holds nothing else: for descriptors
-/// that take the kernel long to close.
-pub fn keep_open_beyond_our_end(descriptor: BorrowedFd) -> Result<()> {
+/// Starts a process that keeps descriptors open until this process is gone, and holds nothing else: for those that take
+/// the kernel long to close.
+pub fn keep_open_beyond_our_end(descriptors: &[BorrowedFd]) -> Result<()> {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     match clone_process(0)? {
         Clone::Child => {
             drop(write);
-            let mut kept = [descriptor.as_raw_fd() as u32, read.as_raw_fd() as u32];
+            let mut kept: Vec<u32> = descriptors
+                .iter()
+                .chain([&read.as_fd()])
+                .map(|kept| kept.as_raw_fd() as u32)
+                .collect();
             kept.sort_unstable();
-            let _ = close_range(0, kept[0].saturating_sub(1));
-            let _ = close_range(kept[0] + 1, kept[1] - 1);
-            let _ = close_range(kept[1] + 1, u32::MAX);
+            let mut first = 0;
+            for kept in kept {
+                if first < kept {
+                    let _ = close_range(first, kept - 1);
+                }
+                first = kept + 1;
+            }
+            let _ = close_range(first, u32::MAX);
             let _ = nix::unistd::read(&read, &mut [0]);
             // SAFETY: ends this process and runs nothing of the copy's.
             unsafe { libc::_exit(0) }
