@@ -71,6 +71,7 @@ test: export MUST_WORK ?= $(if $(filter true,$(CI)),1)
 test: build
 	@.ci/need /bin/busybox busybox-static "the tests' root filesystem, and the servers of their network"
 	@.ci/need dnsmasq dnsmasq-base "the tests' DNS server"
+	@.ci/need radvd radvd "the tests' IPv6 router"
 	@.ci/need ip iproute2 "the tests' witness of links, addresses and routes"
 	@.ci/need nft nftables "the tests' witness of the firewall"
 	@.ci/need strace strace "the tests' witness of system calls"

@@ -1,9 +1,9 @@
 //! Which addresses there are to give: subnets that collide with nothing, candidates within them.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::error::{Error, Result};
 use crate::link::{Mac, Route};
@@ -27,12 +27,11 @@ impl FromStr for Subnet {
         if text == "auto" {
             return Ok(Subnet::Auto);
         }
-        let net: Ipv4Net = text
-            .parse()
-            .map_err(|_| "not a subnet: write it as 192.0.2.0/24, or auto".to_string())?;
-        if net.addr() != net.network() {
-            return Err(format!("has host bits set: its network is {}", net.trunc()));
-        }
+        let net: Ipv4Net = text.parse().map_err(|_| match text.parse() {
+            Ok(IpNet::V6(_)) => "an IPv6 subnet; --subnet6 takes it".to_string(),
+            _ => "not a subnet: write it as 192.0.2.0/24, or auto".to_string(),
+        })?;
+        check_host_bits(net.into())?;
         if !(8..=30).contains(&net.prefix_len()) {
             return Err("its prefix length must be 8 to 30".to_string());
         }
@@ -46,6 +45,108 @@ impl FromStr for Subnet {
         }
         Ok(Subnet::Fixed(net))
     }
+}
+
+fn check_host_bits(net: IpNet) -> std::result::Result<(), String> {
+    if net.addr() == net.network() {
+        return Ok(());
+    }
+    Err(format!("has host bits set: its network is {}", net.trunc()))
+}
+
+/// Reads what `--subnet6` says.
+///
+/// # Errors
+/// The cause, for a sentence that names the subnet.
+pub fn parse_subnet6(text: &str) -> std::result::Result<Ipv6Net, String> {
+    let net: Ipv6Net = text.parse().map_err(|_| match text.parse() {
+        Ok(IpNet::V4(_)) => "an IPv4 subnet; --subnet takes it",
+        _ => "not a subnet: write it as 2001:db8::/64",
+    })?;
+    check_host_bits(net.into())?;
+    // 32 bits at least are left, for the host part of any IPv4 address.
+    if !(16..=96).contains(&net.prefix_len()) {
+        return Err("its prefix length must be 16 to 96".to_string());
+    }
+    let first = net.addr();
+    if first.is_multicast() || first.is_unicast_link_local() || first.segments()[0] == 0 {
+        return Err("no host may have an address in it, or only on its own link".to_string());
+    }
+    Ok(net)
+}
+
+/// Reads what `--ip6` says.
+///
+/// # Errors
+/// The cause, for a sentence that names the address.
+pub fn parse_address6(text: &str) -> std::result::Result<Ipv6Addr, String> {
+    text.parse().map_err(|_| match text.parse() {
+        Ok(IpAddr::V4(_)) => "an IPv4 address; --ip takes it".to_string(),
+        _ => "not an IPv6 address".to_string(),
+    })
+}
+
+/// Reads what `--ip` says.
+///
+/// # Errors
+/// As [`parse_address6`].
+pub fn parse_address(text: &str) -> std::result::Result<Ipv4Addr, String> {
+    text.parse().map_err(|_| match text.parse() {
+        Ok(IpAddr::V6(_)) => "an IPv6 address; --ip6 takes it".to_string(),
+        _ => "not an IPv4 address".to_string(),
+    })
+}
+
+/// FNV-1a, 64 bits (RFC 9923): no protection against who chooses names on purpose, and none needed: root does.
+pub fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// The unique local subnet (RFC 4193) of the network `name` on the machine `id`: fd, 40 bits of the machine, 16 of the name.
+/// `attempt` counts those that were taken.
+pub fn unique_local(id: &[u8], name: &str, attempt: u32) -> Ipv6Net {
+    // Not to be found back from: 40 bits of a hash of 128 (machine-id(5) asks for that).
+    let machine = hash(&[b"hawser ", id].concat());
+    let network = hash(name.as_bytes());
+    let fold = |hash: u64, bits: u32| u128::from((hash >> bits ^ hash) & ((1 << bits) - 1));
+    let subnet = (fold(fold(network, 32) as u64, 16) as u16).wrapping_add(attempt as u16);
+    let bits = 0xfd << 120 | fold(machine, 40) << 80 | u128::from(subnet) << 64;
+    Ipv6Net::new_assert(bits.into(), 64)
+}
+
+/// The address in `subnet6` whose host part is that of `address` in `subnet`; `None` where it does not fit.
+pub fn same_host(address: Ipv4Addr, subnet: Ipv4Net, subnet6: Ipv6Net) -> Option<Ipv6Addr> {
+    if 32 - subnet.prefix_len() > 128 - subnet6.prefix_len() {
+        return None;
+    }
+    let host = u32::from(address) & u32::from(subnet.hostmask());
+    Some((u128::from(subnet6.network()) | u128::from(host)).into())
+}
+
+/// The IPv4 address that `address6` goes with, if it is the one that [`same_host`] gives to one.
+pub fn partner_of(address6: Ipv6Addr, subnet6: Ipv6Net, subnet: Ipv4Net) -> Option<Ipv4Addr> {
+    let host = u128::from(address6) & u128::from(subnet6.hostmask());
+    let host = u32::try_from(host).ok()?;
+    (host <= u32::from(subnet.hostmask())).then(|| (u32::from(subnet.network()) | host).into())
+}
+
+/// The link-local address that the kernel would make of a hardware address (RFC 4291, appendix A), a second or two later.
+pub fn link_local_of(mac: Mac) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac;
+    let [a, b, c] = [a ^ 2, b, c].map(u16::from);
+    let [d, e, f] = [d, e, f].map(u16::from);
+    Ipv6Addr::new(
+        0xfe80,
+        0,
+        0,
+        0,
+        a << 8 | b,
+        c << 8 | 0xff,
+        0xfe00 | d,
+        e << 8 | f,
+    )
 }
 
 /// The gateway of a network: the first address of its subnet.
@@ -106,12 +207,12 @@ pub fn candidates(subnet: Ipv4Net, start: u32) -> impl Iterator<Item = Ipv4Addr>
 ///
 /// # Errors
 /// One that names the address and the subnet.
-pub fn check_fixed(address: Ipv4Addr, subnet: Ipv4Net, gateway: Ipv4Addr) -> Result<()> {
+pub fn check_fixed(address: IpAddr, subnet: IpNet, gateway: IpAddr) -> Result<()> {
     let why = if !subnet.contains(&address) {
         format!("it is outside the subnet {subnet}; choose one inside, or another network")
     } else if address == gateway {
         format!("it is the gateway's of {subnet}; choose another")
-    } else if address == subnet.broadcast() {
+    } else if address.is_ipv4() && address == subnet.broadcast() {
         format!("it is the broadcast address of {subnet}; choose another")
     } else if address == subnet.network() {
         format!("it is the network's own of {subnet}; choose another")
@@ -122,7 +223,8 @@ pub fn check_fixed(address: Ipv4Addr, subnet: Ipv4Net, gateway: Ipv4Addr) -> Res
 }
 
 /// The route of the host that shares addresses with `subnet`, unless it is a default route.
-pub fn colliding_route(routes: &[Route], subnet: Ipv4Net) -> Option<&Route> {
+pub fn colliding_route(routes: &[Route], subnet: impl Into<IpNet>) -> Option<&Route> {
+    let subnet = subnet.into();
     routes.iter().find(|route| {
         let other = route.destination;
         other.prefix_len() > 0
@@ -154,10 +256,12 @@ mod tests {
     fn routes(list: &[&str]) -> Vec<Route> {
         list.iter()
             .map(|to| Route {
-                destination: net(to),
+                destination: net(to).into(),
                 link: None,
                 gateway: None,
                 is_local: false,
+                is_advertised: false,
+                mtu: None,
             })
             .collect()
     }
@@ -180,7 +284,13 @@ mod tests {
     #[test]
     fn a_fixed_address_is_a_host_of_the_subnet() {
         let subnet = net("172.19.0.0/16");
-        let check = |a: [u8; 4]| check_fixed(a.into(), subnet, gateway_of(subnet));
+        let check = |a: [u8; 4]| {
+            check_fixed(
+                Ipv4Addr::from(a).into(),
+                subnet.into(),
+                gateway_of(subnet).into(),
+            )
+        };
         assert!(check([172, 19, 0, 2]).is_ok());
         for bad in [
             [172, 20, 0, 2],
@@ -216,6 +326,55 @@ mod tests {
     }
 
     #[test]
+    fn an_ipv6_address_has_the_host_part_of_its_ipv4_address() {
+        let (four, six) = (net("172.19.0.0/16"), "fd00:1:2:3::/64".parse().unwrap());
+        for (address, expected) in [
+            ([172, 19, 0, 2], "fd00:1:2:3::2"),
+            ([172, 19, 255, 254], "fd00:1:2:3::fffe"),
+        ] {
+            let made = same_host(address.into(), four, six).unwrap();
+            assert_eq!(made, expected.parse::<Ipv6Addr>().unwrap());
+            assert_eq!(partner_of(made, six, four), Some(address.into()));
+        }
+        for beyond in ["fd00:1:2:3::1:0", "fd00:1:2:3:8000::2"] {
+            assert_eq!(partner_of(beyond.parse().unwrap(), six, four), None);
+        }
+        let narrow = "2001:db8::/120".parse().unwrap();
+        assert_eq!(same_host([172, 19, 0, 2].into(), four, narrow), None);
+        assert_eq!(
+            check_fixed(
+                "fd00:1:2:3::".parse().unwrap(),
+                six.into(),
+                "fd00:1:2:3::1".parse().unwrap()
+            )
+            .unwrap_err()
+            .to_string(),
+            "use address fd00:1:2:3::: it is the network's own of fd00:1:2:3::/64; choose another"
+        );
+    }
+
+    #[test]
+    fn unique_local_subnets_differ_by_machine_name_and_attempt() {
+        let one = unique_local(b"0123", "hawser0", 0);
+        assert_eq!(one, unique_local(b"0123", "hawser0", 0));
+        assert_eq!((one.addr().octets()[0], one.prefix_len()), (0xfd, 64));
+        let site = |net: Ipv6Net| net.addr().octets()[..6].to_vec();
+        for other in [
+            unique_local(b"0123", "hawser1", 0),
+            unique_local(b"0123", "hawser0", 1),
+        ] {
+            assert!(other != one && site(other) == site(one), "{other} {one}");
+        }
+        assert_ne!(site(unique_local(b"0124", "hawser0", 0)), site(one));
+    }
+
+    #[test]
+    fn a_link_local_address_is_the_kernels() {
+        let made = link_local_of([0x02, 0x00, 0xac, 0x13, 0x00, 0x02]);
+        assert_eq!(made.to_string(), "fe80::acff:fe13:2");
+    }
+
+    #[test]
     fn subnets_and_macs_are_checked() {
         assert_eq!("auto".parse(), Ok(Subnet::Auto));
         assert_eq!(
@@ -232,6 +391,19 @@ mod tests {
             "",
         ] {
             assert!(bad.parse::<Subnet>().is_err(), "{bad}");
+        }
+        assert!(parse_subnet6("2001:db8:7::/64").is_ok());
+        for bad in [
+            "2001:db8::1/64",
+            "192.0.2.0/24",
+            "fe80::/64",
+            "ff00::/16",
+            "::/64",
+            "2001:db8::/97",
+            "fc00::/7",
+            "",
+        ] {
+            assert!(parse_subnet6(bad).is_err(), "{bad}");
         }
         assert_eq!(parse_mac("02:00:5e:10:00:01"), Ok([2, 0, 0x5e, 0x10, 0, 1]));
         assert_eq!(

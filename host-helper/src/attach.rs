@@ -2,18 +2,17 @@
 //! `docs/operation.md`. Each step's function says what must hold before it and what undoes it.
 
 use std::fs::File;
-use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::{Mode, fstat};
 
-use crate::address::Subnet;
-use crate::bridge::{self, Network, POINT_TO_POINT_NAME, Wanted};
+use crate::bridge::{self, Network, POINT_TO_POINT_NAME};
 use crate::config::{self, Privileges};
 use crate::control::{self, Lease};
 use crate::error::{Doing, Error, Result};
+use crate::mark;
 use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner::Owner;
@@ -26,7 +25,9 @@ use crate::state;
 use crate::steps::Steps;
 use crate::sysctl;
 use crate::undo::Undo;
+use crate::uplink::{self, WaysOut};
 use crate::veth::{self, Veth, Wish};
+use crate::wanted::{Ipv6, Wanted};
 
 /// A container whose command runs.
 pub struct Container {
@@ -104,8 +105,9 @@ pub fn run(
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     signals.check()?;
     let lease = lease_first.map_or_else(|| lease_name(request), Ok)?;
-    let (network, nft) = ensure_network(&mut route, request, steps)?.unzip();
-    let mtu = choose_mtu(&mut route, request)?;
+    let ways = find_ways_out(&mut route, request)?;
+    let (network, nft) = ensure_network(&mut route, request, &ways, steps)?.unzip();
+    let (mtu, network) = choose_mtu(&mut route, request, network, &ways, steps)?;
     steps.done("ensure");
     signals.check()?;
     let attachment = match (&network, &namespace) {
@@ -139,8 +141,8 @@ pub fn run(
     steps.done("config");
     if let Some(attachment) = &attachment {
         let ours = attachment.clone();
-        undo.push(move || veth::forget_neighbour_of(&ours));
-        mark(&mut route, attachment, request, &child)?;
+        undo.push(move || mark::forget_neighbours_of(&ours));
+        mark_veth(&mut route, attachment, request, &child)?;
         steps.done("mark");
     }
     let mut status = StatusReader::default();
@@ -176,22 +178,29 @@ fn lease_name(request: &Request) -> Result<Lease> {
     leased.ok_or_else(|| control::in_use(&request.name))
 }
 
+/// The links that packets to the rest of the world leave by.
+fn find_ways_out(route: &mut Netlink, request: &Request) -> Result<WaysOut> {
+    if request.network.has_link() {
+        uplink::find(route)
+    } else {
+        Ok(WaysOut::default())
+    }
+}
+
 /// The network is there, the host forwards for it and hides its addresses.
 ///
 /// Not undone: it is the network, and belongs to all of its containers.
 fn ensure_network(
     route: &mut Netlink,
     request: &Request,
+    ways: &WaysOut,
     steps: &Steps,
 ) -> Result<Option<(Network, Netlink)>> {
     check_connect(route, request)?;
-    let wanted = Wanted {
-        subnet: request.subnet,
-        address: request.address,
-    };
+    let wanted = Wanted::of(request);
     let network = match &request.network {
-        NetworkChoice::Bridge => bridge::ensure(route, &request.bridge, wanted)?,
-        NetworkChoice::PointToPoint => ptp::choose(route, wanted)?,
+        NetworkChoice::Bridge => bridge::ensure(route, &request.bridge, &wanted)?,
+        NetworkChoice::PointToPoint => ptp::choose(route, &wanted)?,
         _ => return Ok(None),
     };
     if !network.is_ours && request.reach != Reach::default() {
@@ -200,8 +209,7 @@ fn ensure_network(
             request.name, network.name
         )));
     }
-    let nft = ensure_way_out(route, &network, steps)?;
-    Ok(Some((network, nft)))
+    ensure_way_out(route, network, &wanted, ways, steps).map(Some)
 }
 
 /// The networks that it is to reach are there.
@@ -226,17 +234,11 @@ fn check_connect(route: &mut Netlink, request: &Request) -> Result<()> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn ensure_bridge(name: &str, subnet: Option<Subnet>, steps: &mut Steps) -> Result<Network> {
+pub fn ensure_bridge(name: &str, wanted: &Wanted, steps: &mut Steps) -> Result<Network> {
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
-    let network = bridge::ensure(
-        &mut route,
-        name,
-        Wanted {
-            subnet,
-            address: None,
-        },
-    )?;
-    let mut nft = ensure_way_out(&mut route, &network, steps)?;
+    let network = bridge::ensure(&mut route, name, wanted)?;
+    let ways = uplink::find(&mut route)?;
+    let (network, mut nft) = ensure_way_out(&mut route, network, wanted, &ways, steps)?;
     if network.is_ours {
         nft::add_bridge(&mut nft, &network.name)?;
     }
@@ -284,45 +286,92 @@ pub fn restore() -> Result<()> {
 
 /// The firewall and forwarding. A bridge that has just been made for it goes again when it cannot be. One that is not
 /// ours has its own way out, but nobody on it speaks for another.
-fn ensure_way_out(route: &mut Netlink, network: &Network, steps: &Steps) -> Result<Netlink> {
+fn ensure_way_out(
+    route: &mut Netlink,
+    network: Network,
+    wanted: &Wanted,
+    ways: &WaysOut,
+    steps: &Steps,
+) -> Result<(Network, Netlink)> {
+    let mut network = network;
+    if wanted.ipv6 != Ipv6::Wanted {
+        network = network.without_ipv6();
+    } else if !network.has_ipv6() {
+        let why = sysctl::ipv6_is_off(&network.name)?;
+        let why = why.unwrap_or_else(|| format!("network {} has none", network.name));
+        steps.say(&format!("IPv4 alone: {why}"));
+    }
     let ensured = nft::open().and_then(|mut nft| {
         nft::ensure(&mut nft)?;
-        let was_off = network.is_ours && sysctl::ensure_forwarding()?;
-        Ok((nft, was_off))
+        if network.is_ours {
+            ensure_forwarding(route, &mut network, wanted, ways, steps)?;
+        }
+        Ok(nft)
     });
     if ensured.is_err() && network.is_new {
         // The first error is the one that matters.
         let _ = bridge::delete(route, &network.name);
-        let _ = sysctl::restore_forwarding();
+        let _ = sysctl::restore();
     }
-    let (nft, was_off) = ensured?;
-    if was_off {
-        steps.say("net.ipv4.ip_forward was 0 and is 1 now: the host must forward for its containers (down puts it back)");
-    }
-    Ok(nft)
+    ensured.map(|nft| (network, nft))
 }
 
-/// The MTU of the link that packets to the rest of the world take, unless another was asked for.
-fn choose_mtu(route: &mut Netlink, request: &Request) -> Result<u32> {
-    const ETHERNET: u32 = 1500; // RFC 894
-    // Reserved for ever (RFC 1112, section 4): no route is more specific than the default for it.
-    const SOMEWHERE: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 1);
-    if let Some(mtu) = request.mtu {
-        return Ok(mtu);
+/// The host end of a point-to-point container has a switch of its own: see [`attach`].
+fn ensure_forwarding(
+    route: &mut Netlink,
+    network: &mut Network,
+    wanted: &Wanted,
+    ways: &WaysOut,
+    steps: &Steps,
+) -> Result<()> {
+    let mut changes: Vec<String> = sysctl::ensure_forwarding()?.into_iter().collect();
+    if network.has_ipv6() {
+        let bridge = network.bridge.map(|_| network.name.as_str());
+        let uplinks = || uplink::all6(route);
+        match sysctl::ensure_forwarding6(bridge, ways.link6(), uplinks) {
+            Ok(more) => changes.extend(more),
+            Err(error) if wanted.subnet6.is_some() || wanted.address6.is_some() => {
+                return Err(error);
+            }
+            Err(error) => {
+                steps.say(&format!("IPv4 alone: {error}"));
+                *network = network.clone().without_ipv6();
+            }
+        }
     }
-    if !request.network.has_link() {
-        return Ok(ETHERNET);
+    for change in changes {
+        steps.say(&format!(
+            "{change}: the host must forward for its containers (down puts it back)"
+        ));
     }
-    let doing = || "look for the default route".to_string();
-    let uplink = route
-        .route_to(SOMEWHERE)
-        .doing(doing)?
-        .filter(|route| !route.is_local);
-    let link = match uplink.and_then(|route| route.link) {
-        Some(index) => route.link(index).doing(doing)?,
-        None => None,
-    };
-    Ok(link.map_or(ETHERNET, |link| link.mtu.clamp(68, 65535)))
+    Ok(())
+}
+
+/// The MTU, and the network without IPv6 where that is too small for it.
+fn choose_mtu(
+    route: &mut Netlink,
+    request: &Request,
+    network: Option<Network>,
+    ways: &WaysOut,
+    steps: &Steps,
+) -> Result<(u32, Option<Network>)> {
+    let has_ipv6 = network.as_ref().is_some_and(Network::has_ipv6);
+    let mtu = request.mtu.unwrap_or_else(|| ways.mtu(has_ipv6));
+    if !has_ipv6 || mtu >= uplink::LEAST_MTU6 {
+        return Ok((mtu, network));
+    }
+    let why = format!(
+        "IPv6 needs an MTU of {}, and it is {mtu}",
+        uplink::LEAST_MTU6
+    );
+    if let Some(address) = request.address6 {
+        return Err(Error::new(format!("use address {address}: {why}")));
+    }
+    steps.say(&format!("IPv4 alone: {why}"));
+    if let Some(network) = &network {
+        bridge::keep_ipv6(route, network)?;
+    }
+    Ok((mtu, network.map(Network::without_ipv6)))
 }
 
 fn prepare(request: &Request, command: Command) -> Result<(Spawn, Option<OwnedFd>, Privileges)> {
@@ -402,14 +451,17 @@ fn attach(
     mtu: u32,
     namespace: &OwnedFd,
 ) -> Result<Attachment> {
-    let offset = match request.address {
+    let (v4, v6) = network.gateways();
+    let address = Wanted::of(request).fixed_address(v4, v6)?;
+    let offset = match address {
         Some(_) => 0,
         None => state::next_offset(&network.name, &state::lock()?),
     };
     let wish = Wish {
         name: &request.name,
         network,
-        address: request.address,
+        address,
+        address6: request.address6,
         offset,
         mac: request.mac,
         mtu,
@@ -418,7 +470,13 @@ fn attach(
     let veth = veth::create(route, &wish)?;
     let device = match network.bridge {
         Some(bridge) => network.is_ours.then_some(bridge.index),
-        None => Some(veth::address_host_end(route, &veth, network)?),
+        None => {
+            let end = veth::address_host_end(route, &veth, network)?;
+            if network.has_ipv6() {
+                sysctl::forward_from(&veth.name)?;
+            }
+            Some(end)
+        }
     };
     let netns = fstat(namespace)
         .doing(|| "look at the network namespace".into())?
@@ -432,14 +490,22 @@ fn attach(
     })
 }
 
-fn mark(
+fn mark_veth(
     route: &mut Netlink,
     attachment: &Attachment,
     request: &Request,
     child: &Child,
 ) -> Result<()> {
     match Owner::of(&request.name, child.pid.as_raw(), attachment.netns) {
-        Some(owner) => veth::mark(route, &attachment.veth, &owner, attachment.device),
+        Some(owner) => {
+            let Attachment {
+                network,
+                veth,
+                device,
+                ..
+            } = attachment;
+            mark::mark(route, veth, &owner, network, *device)
+        }
         // It has ended, and will be found to have said why.
         None => Ok(()),
     }

@@ -1,25 +1,24 @@
 //! The network that a container joins: a bridge of ours, somebody else's bridge, or point-to-point without one.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hawser::netlink::{Writer, ifaddrmsg, ifinfomsg};
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
 
-use crate::address::{
-    Subnet, check_fixed, colliding_route, free_subnet, gateway_of, host_mac_of, mac_of,
-};
-use crate::error::{Doing, Error, Refusal, Result};
-use crate::link::{Link, Mac, Route};
+use crate::address::{gateway_of, host_mac_of, link_local_of, mac_of, same_host};
+use crate::error::{Doing, Error, Result};
+use crate::link::{Link, Mac, family, octets};
 use crate::netlink::{ACK, CREATE, Netlink};
 use crate::nft;
-use crate::owner::Mark;
+use crate::owner::{Gateway6, Gateways, Mark};
 use crate::state;
+use crate::sysctl;
+use crate::uplink::LEAST_MTU6;
+use crate::wanted::{Ipv6, Wanted, choose_subnet};
 
 /// The bridge that is used when none is named.
 pub const DEFAULT_BRIDGE: &str = "hawser0";
-/// Its subnet, unless a route of the host has it.
-const DEFAULT_SUBNET: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(172, 19, 0, 0), 16);
 /// What `ls` calls the network that has no bridge.
 pub const POINT_TO_POINT_NAME: &str = "ptp";
 
@@ -60,13 +59,35 @@ impl Network {
             .map_or_else(|| host_mac_of(address), |bridge| bridge.mac)
     }
 
-    fn of_bridge(link: &Link, gateway: Ipv4Net, is_ours: bool) -> Network {
+    /// The host's own addresses, each with the length of its subnet.
+    pub fn gateways(&self) -> (Ipv4Net, Option<Ipv6Net>) {
+        let v4 = Ipv4Net::new_assert(self.gateway, self.subnet.prefix_len());
+        let v6 = self.subnet6.zip(self.gateway6);
+        let v6 = v6.map(|(subnet, gateway)| Ipv6Net::new_assert(gateway, subnet.prefix_len()));
+        (v4, v6)
+    }
+
+    /// Its containers get IPv6.
+    pub fn has_ipv6(&self) -> bool {
+        self.subnet6.is_some()
+    }
+
+    /// The same without IPv6.
+    pub fn without_ipv6(self) -> Network {
         Network {
-            name: link.name.clone(),
-            subnet: gateway.trunc(),
-            gateway: gateway.addr(),
             subnet6: None,
             gateway6: None,
+            ..self
+        }
+    }
+
+    fn of_bridge(link: &Link, v4: Ipv4Net, v6: Option<Ipv6Net>, is_ours: bool) -> Network {
+        Network {
+            name: link.name.clone(),
+            subnet: v4.trunc(),
+            gateway: v4.addr(),
+            subnet6: v6.map(|net| net.trunc()),
+            gateway6: v6.map(|net| net.addr()),
             bridge: Some(Bridge {
                 index: link.index,
                 mac: link.mac,
@@ -81,7 +102,7 @@ impl Network {
 ///
 /// # Errors
 /// A name that another kind of link has; another subnet on a bridge of ours; a subnet that a route has.
-pub fn ensure(route: &mut Netlink, name: &str, wanted: Wanted) -> Result<Network> {
+pub fn ensure(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Network> {
     check_name(name)?;
     // One of our group without a mark is being made at this moment, and cannot be judged before that is over.
     let settled =
@@ -142,26 +163,50 @@ fn find(route: &mut Netlink, name: &str) -> Result<Option<Link>> {
 }
 
 /// The network of this bridge, or `None` when it is ours and something is missing.
-fn complete(route: &mut Netlink, link: &Link, wanted: Wanted) -> Result<Option<Network>> {
+fn complete(route: &mut Netlink, link: &Link, wanted: &Wanted) -> Result<Option<Network>> {
     let addresses = route
         .addresses(link.index)
         .doing(|| format!("list addresses of {}", link.name))?;
-    let Some(Mark::Network(gateway)) = link.mark else {
+    let Some(Mark::Network(gateways)) = link.mark else {
         if is_half_made(link, &addresses) {
             return Ok(None);
         }
         return foreign(link, &addresses, wanted).map(Some);
     };
-    wanted.check(&link.name, gateway)?;
-    let is_whole =
-        link.is_up && link.group == nft::group_of_name(&link.name) && addresses.contains(&gateway);
-    Ok(is_whole.then(|| Network::of_bridge(link, gateway, true)))
+    let Gateways { v4, v6 } = gateways;
+    wanted.check(&link.name, v4, v6)?;
+    let has = |net: IpNet| addresses.contains(&net);
+    let has_ipv6 = v6.net().is_some_and(|net| has(net.into()));
+    let is_whole = link.is_up
+        && link.group == nft::group_of_name(&link.name)
+        && link.mac == mac_of(v4.addr())
+        && has(v4.into())
+        && (has_ipv6 || !may_have_ipv6(link, v6, wanted)?);
+    let v6 = v6.net().filter(|_| has_ipv6);
+    Ok(is_whole.then(|| Network::of_bridge(link, v4, v6, true)))
+}
+
+/// Whether a bridge of ours without IPv6 should have it.
+fn may_have_ipv6(link: &Link, v6: Gateway6, wanted: &Wanted) -> Result<bool> {
+    let should = match (v6, wanted.ipv6) {
+        (Gateway6::At(_), Ipv6::Wanted) | (Gateway6::Undecided, Ipv6::Wanted | Ipv6::Never) => true,
+        (Gateway6::Never, _) | (_, Ipv6::NotNow | Ipv6::Never) => false,
+    };
+    // One that is only to be told never to have any needs nothing of the host.
+    Ok(should && (wanted.ipv6 == Ipv6::Never || wanted.host_has_ipv6(&link.name)?))
 }
 
 /// A bridge that somebody else made is used as it is, and never rewritten.
-fn foreign(link: &Link, addresses: &[Ipv4Net], wanted: Wanted) -> Result<Network> {
+fn foreign(link: &Link, addresses: &[IpNet], wanted: &Wanted) -> Result<Network> {
     let name = &link.name;
-    let Some(gateway) = addresses.first() else {
+    let (mut v4, mut v6) = (None, None);
+    for address in addresses.iter().rev() {
+        match address {
+            IpNet::V4(net) => v4 = Some(*net),
+            IpNet::V6(net) => v6 = Some(*net),
+        }
+    }
+    let Some(gateway) = v4 else {
         return Err(Error::new(format!(
             "use bridge {name}: it is not ours and has no IPv4 address for a gateway; give it one, or choose another"
         )));
@@ -176,62 +221,48 @@ fn foreign(link: &Link, addresses: &[Ipv4Net], wanted: Wanted) -> Result<Network
             "use bridge {name}: its subnet {gateway} has no room; its length must be 8 to 30"
         )));
     }
-    wanted.check(name, *gateway)?;
-    Ok(Network::of_bridge(link, *gateway, false))
-}
-
-/// What was asked of a network.
-#[derive(Debug, Clone, Copy)]
-pub struct Wanted {
-    /// Its subnet.
-    pub subnet: Option<Subnet>,
-    /// An address that a container is to get.
-    pub address: Option<Ipv4Addr>,
-}
-
-impl Wanted {
-    /// Refuses what the network with this gateway cannot give.
-    ///
-    /// # Errors
-    /// Another subnet, both named; an address that no container of it can have.
-    pub fn check(&self, name: &str, gateway: Ipv4Net) -> Result<()> {
-        let has = gateway.trunc();
-        match self.subnet {
-            Some(Subnet::Fixed(wanted)) if wanted != has => Err(Error::new(format!(
-                "use subnet {wanted} on bridge {name}: the bridge has {has}; leave --subnet out, or choose another --bridge"
-            ))),
-            _ => self
-                .address
-                .map_or(Ok(()), |address| check_fixed(address, has, gateway.addr())),
-        }
-    }
+    // A gateway that forwards nothing would be worse than none: programs try IPv6 first, and wait.
+    let is_gateway = |net: &Ipv6Net| {
+        let has_room = same_host(gateway.addr(), gateway, *net).is_some();
+        Ok(has_room && sysctl::forwards6(name)?)
+    };
+    let v6 = match v6.filter(|_| wanted.ipv6 == Ipv6::Wanted) {
+        Some(net) if is_gateway(&net)? => Some(net),
+        _ => None,
+    };
+    let has = v6.map_or(Gateway6::Never, Gateway6::At);
+    wanted.check(name, gateway, has)?;
+    Ok(Network::of_bridge(link, gateway, v6, false))
 }
 
 /// Ours, but its maker was killed before it could set the alias, and the link up with it: the group is in the create
 /// message.
-fn is_half_made(link: &Link, addresses: &[Ipv4Net]) -> bool {
+fn is_half_made(link: &Link, addresses: &[IpNet]) -> bool {
     link.mark.is_none() && nft::is_ours(link.group) && !link.is_up && addresses.is_empty()
 }
 
-fn repair(route: &mut Netlink, link: &Link, wanted: Wanted) -> Result<Network> {
-    let gateway = match link.mark {
-        Some(Mark::Network(gateway)) => gateway,
-        _ => {
-            // Nothing says which length it was to have: begin again.
-            delete(route, &link.name)?;
-            return create(route, &link.name, wanted);
-        }
+fn repair(route: &mut Netlink, link: &Link, wanted: &Wanted) -> Result<Network> {
+    let Some(Mark::Network(Gateways { v4, mut v6 })) = link.mark else {
+        // Nothing says which length it was to have: begin again.
+        delete(route, &link.name)?;
+        return create(route, &link.name, wanted);
     };
-    configure(route, link, gateway)?;
-    Ok(Network::of_bridge(link, gateway, true))
+    if v6 == Gateway6::Undecided {
+        let routes = route.routes().doing(|| "list routes".to_string())?;
+        v6 = wanted.choose_gateway6(route, &routes, &link.name, v4)?;
+        wanted.check(&link.name, v4, v6)?;
+    }
+    configure(route, link, Gateways { v4, v6 })
 }
 
-fn create(route: &mut Netlink, name: &str, wanted: Wanted) -> Result<Network> {
-    let subnet = choose_subnet(route, wanted.subnet)?;
-    let gateway = Ipv4Net::new_assert(gateway_of(subnet), subnet.prefix_len());
-    wanted.check(name, gateway)?;
+fn create(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Network> {
+    let routes = route.routes().doing(|| "list routes".to_string())?;
+    let subnet = choose_subnet(route, &routes, wanted.subnet)?;
+    let v4 = Ipv4Net::new_assert(gateway_of(subnet), subnet.prefix_len());
+    let v6 = wanted.choose_gateway6(route, &routes, name, v4)?;
+    wanted.check(name, v4, v6)?;
     route
-        .request(|batch, sequence| write_bridge(batch, sequence, name, gateway.addr()))
+        .request(|batch, sequence| write_bridge(batch, sequence, name, v4.addr()))
         .doing(|| format!("create bridge {name}"))
         .map_err(|e| {
             e.cure(
@@ -242,10 +273,10 @@ fn create(route: &mut Netlink, name: &str, wanted: Wanted) -> Result<Network> {
     let made = (|| {
         let link = find(route, name)?
             .ok_or_else(|| Error::new(format!("find bridge {name}: it is gone again")))?;
-        configure(route, &link, gateway)?;
+        let network = configure(route, &link, Gateways { v4, v6 })?;
         Ok(Network {
             is_new: true,
-            ..Network::of_bridge(&link, gateway, true)
+            ..network
         })
     })();
     if made.is_err() {
@@ -277,9 +308,10 @@ fn write_bridge(batch: &mut Writer, sequence: u32, name: &str, gateway: Ipv4Addr
     batch.end();
 }
 
-/// Alias, address, up: each is no error when it is so already.
-fn configure(route: &mut Netlink, link: &Link, gateway: Ipv4Net) -> Result<()> {
+/// Alias, addresses, up: each is no error when it is so already.
+fn configure(route: &mut Netlink, link: &Link, gateways: Gateways) -> Result<Network> {
     let up = libc::IFF_UP as u32;
+    let mac = mac_of(gateways.v4.addr());
     route
         .request(|batch, sequence| {
             batch.begin(
@@ -288,72 +320,89 @@ fn configure(route: &mut Netlink, link: &Link, gateway: Ipv4Net) -> Result<()> {
                 sequence,
                 &ifinfomsg(link.index, up, up),
             );
-            batch.string(libc::IFLA_IFALIAS, &Mark::Network(gateway).to_string());
+            batch.string(libc::IFLA_IFALIAS, &Mark::Network(gateways).to_string());
             batch.number(libc::IFLA_GROUP, nft::group_of_name(&link.name));
+            if link.mac != mac {
+                batch.attribute(libc::IFLA_ADDRESS, &mac);
+            }
             batch.end();
         })
         .doing(|| format!("set up bridge {}", link.name))?;
-    add_address(route, link.index, gateway, None)
-        .doing(|| format!("add address {gateway} to {}", link.name))
+    let mut addresses = vec![IpNet::from(gateways.v4)];
+    let v6 = match gateways.v6.net() {
+        Some(net) if sysctl::ipv6_is_off(&link.name)?.is_none() => Some(net),
+        _ => None,
+    };
+    if let Some(net) = v6 {
+        sysctl::ignore_advertisements(&link.name)?;
+        addresses.push(net.into());
+        // The kernel would make the same one, and be a second about it.
+        addresses.push(Ipv6Net::new_assert(link_local_of(mac), 64).into());
+    }
+    for address in addresses {
+        let added = route.request(|batch, sequence| {
+            write_address(batch, sequence, link.index, address, None);
+        });
+        match added {
+            Err(refusal) if refusal.errno == Errno::EEXIST => {}
+            added => added.doing(|| format!("add address {address} to {}", link.name))?,
+        }
+    }
+    let link = Link {
+        mac,
+        ..link.clone()
+    };
+    Ok(Network::of_bridge(&link, gateways.v4, v6, true))
 }
 
-/// Adds an address of the host, with the one at the other end when there is no subnet on the link.
+/// Writes the request that adds an address of the host, with the one at the other end when there is no subnet on the link. An
+/// IPv6 one can be used at once.
+pub fn write_address(
+    batch: &mut Writer,
+    sequence: u32,
+    index: u32,
+    address: IpNet,
+    peer: Option<IpAddr>,
+) {
+    let scope = libc::RT_SCOPE_UNIVERSE;
+    let header = ifaddrmsg(
+        family(address.addr()),
+        address.prefix_len(),
+        0,
+        scope,
+        index,
+    );
+    batch.begin(libc::RTM_NEWADDR, CREATE | ACK, sequence, &header);
+    batch.attribute(libc::IFA_LOCAL, &octets(address.addr()));
+    let other = peer.unwrap_or(address.addr());
+    batch.attribute(libc::IFA_ADDRESS, &octets(other));
+    match address {
+        IpNet::V4(net) if peer.is_none() => {
+            batch.attribute(libc::IFA_BROADCAST, &net.broadcast().octets());
+        }
+        IpNet::V4(_) => {}
+        IpNet::V6(_) => batch.number(libc::IFA_FLAGS, libc::IFA_F_NODAD),
+    }
+    batch.end();
+}
+
+/// A bridge takes the least MTU of its ports, and with one under 1,280 bytes it would lose its IPv6 addresses: it gets that one by
+/// itself before such a port comes.
 ///
 /// # Errors
-/// What the kernel says; an address that is there already is success.
-pub fn add_address(
-    route: &mut Netlink,
-    index: u32,
-    address: Ipv4Net,
-    peer: Option<Ipv4Addr>,
-) -> std::result::Result<(), Refusal> {
-    let added = route.request(|batch, sequence| {
-        let header = ifaddrmsg(
-            libc::AF_INET as u8,
-            address.prefix_len(),
-            0,
-            libc::RT_SCOPE_UNIVERSE,
-            index,
-        );
-        batch.begin(libc::RTM_NEWADDR, CREATE | ACK, sequence, &header);
-        batch.attribute(libc::IFA_LOCAL, &address.addr().octets());
-        batch.attribute(libc::IFA_ADDRESS, &peer.unwrap_or(address.addr()).octets());
-        if peer.is_none() {
-            batch.attribute(libc::IFA_BROADCAST, &address.broadcast().octets());
-        }
-        batch.end();
-    });
-    match added {
-        Err(refusal) if refusal.errno == Errno::EEXIST => Ok(()),
-        added => added,
-    }
-}
-
-fn choose_subnet(route: &mut Netlink, wanted: Option<Subnet>) -> Result<Ipv4Net> {
-    let routes = route.routes().doing(|| "list routes".to_string())?;
-    match wanted {
-        Some(Subnet::Fixed(subnet)) => match colliding_route(&routes, subnet) {
-            Some(taken) => Err(collision(route, subnet, taken)),
-            None => Ok(subnet),
-        },
-        None if colliding_route(&routes, DEFAULT_SUBNET).is_none() => Ok(DEFAULT_SUBNET),
-        _ => free_subnet(&routes, DEFAULT_SUBNET.prefix_len()),
-    }
-}
-
-/// The error of who wants a subnet that a route has.
-pub fn collision(route: &mut Netlink, subnet: Ipv4Net, taken: &Route) -> Error {
-    let mut text = format!(
-        "use subnet {subnet}: the host has a route to {}",
-        taken.destination
-    );
-    if let Some(gateway) = taken.gateway {
-        text += &format!(" via {gateway}");
-    }
-    if let Some(Ok(Some(link))) = taken.link.map(|index| route.link(index)) {
-        text += &format!(" dev {}", link.name);
-    }
-    Error::new(text + "; choose another subnet, or --subnet auto")
+/// What the kernel says.
+pub fn keep_ipv6(route: &mut Netlink, network: &Network) -> Result<()> {
+    let Some(bridge) = network.bridge.filter(|_| network.is_ours) else {
+        return Ok(());
+    };
+    route
+        .request(|batch, sequence| {
+            let header = ifinfomsg(bridge.index, 0, 0);
+            batch.begin(libc::RTM_NEWLINK, ACK, sequence, &header);
+            batch.number(libc::IFLA_MTU, LEAST_MTU6);
+            batch.end();
+        })
+        .doing(|| format!("set MTU {LEAST_MTU6} of bridge {}", network.name))
 }
 
 /// Deletes a bridge. Gone already is success.
@@ -375,6 +424,9 @@ pub fn delete(route: &mut Netlink, name: &str) -> Result<()> {
 impl std::fmt::Display for Network {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         write!(f, "{} {} gateway {}", self.name, self.subnet, self.gateway)?;
+        if let (Some(subnet), Some(gateway)) = (self.subnet6, self.gateway6) {
+            write!(f, ", {subnet} gateway {gateway}")?;
+        }
         if let Some(bridge) = self.bridge {
             write!(f, " ({})", hawser::address::Mac(bridge.mac))?;
         }

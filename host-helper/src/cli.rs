@@ -3,17 +3,18 @@
 mod values;
 
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::Ipv6Net;
 
 use values::{
     parse_capability, parse_connect, parse_host, parse_hostname, parse_inside, parse_name,
     parse_network, parse_sysctl, parse_variable, parse_volume, parse_word, parse_workdir,
 };
 
-use crate::address::{Subnet, parse_mac};
+use crate::address::{Subnet, parse_address, parse_address6, parse_mac, parse_subnet6};
 use crate::bridge::DEFAULT_BRIDGE;
 use crate::link::Mac;
 use crate::publish;
@@ -80,6 +81,12 @@ pub enum Action {
         /// Its subnet, as 192.0.2.0/24, or auto: one of 172.16.0.0/12 that no route has
         #[arg(long, value_name = "CIDR")]
         subnet: Option<Subnet>,
+        /// Its IPv6 subnet [default: a unique local one, made from the machine's id and the network's name]
+        #[arg(long, value_name = "CIDR", value_parser = parse_subnet6)]
+        subnet6: Option<Ipv6Net>,
+        /// Never give it IPv6
+        #[arg(long, conflicts_with = "subnet6")]
+        no_ipv6: bool,
     },
     /// Put the firewall rules back that somebody has flushed: of all networks and containers
     Restore,
@@ -211,8 +218,17 @@ pub struct Run {
     #[arg(long, value_name = "CIDR", help_heading = "Network")]
     pub subnet: Option<Subnet>,
     /// Address of the container [default: the next free one]
-    #[arg(long, value_name = "ADDR", help_heading = "Network")]
+    #[arg(long, value_name = "ADDR", value_parser = parse_address, help_heading = "Network")]
     pub ip: Option<Ipv4Addr>,
+    /// IPv6 subnet of the network [default: a unique local one, made from the machine's id and the network's name]
+    #[arg(long, value_name = "CIDR", value_parser = parse_subnet6, help_heading = "Network")]
+    pub subnet6: Option<Ipv6Net>,
+    /// IPv6 address of the container [default: the one with the host part of its IPv4 address]
+    #[arg(long, value_name = "ADDR", value_parser = parse_address6, help_heading = "Network")]
+    pub ip6: Option<Ipv6Addr>,
+    /// Give the container IPv4 alone
+    #[arg(long, conflicts_with_all = ["subnet6", "ip6"], help_heading = "Network")]
+    pub no_ipv6: bool,
     /// Neither reach the neighbours on the network nor be reached by them
     #[arg(long, help_heading = "Network")]
     pub isolate: bool,
@@ -376,6 +392,9 @@ impl Run {
             ("--bridge", self.bridge.is_some()),
             ("--subnet", self.subnet.is_some()),
             ("--ip", self.ip.is_some()),
+            ("--subnet6", self.subnet6.is_some()),
+            ("--ip6", self.ip6.is_some()),
+            ("--no-ipv6", self.no_ipv6),
             ("--mac", self.mac.is_some()),
             ("--mtu", self.mtu.is_some()),
             ("--publish", !self.publish.is_empty()),
@@ -447,6 +466,13 @@ mod tests {
     fn bad_words_are_one_line() {
         for bad in [
             &["--mtu", "67", "true"][..],
+            &["--ip", "2001:db8::2", "true"],
+            &["--ip6", "192.0.2.2", "true"],
+            &["--subnet", "2001:db8::/64", "true"],
+            &["--subnet6", "192.0.2.0/24", "true"],
+            &["--subnet6", "2001:db8::1/64", "true"],
+            &["--no-ipv6", "--ip6", "2001:db8::2", "true"],
+            &["--no-ipv6", "--subnet6", "2001:db8::/64", "true"],
             &["--network", "wire", "true"],
             &["-v", "/etc", "true"],
             &["-v", "/no/such/path:/x", "true"],

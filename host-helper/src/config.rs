@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use hawser::address::Mac;
 use hawser::protocol;
@@ -13,7 +13,7 @@ use crate::attach::Attachment;
 use crate::error::{Doing, Error, Result};
 use crate::request::{NetworkChoice, Request};
 use crate::user::{self, User};
-use crate::veth::INSIDE;
+use crate::veth::{INSIDE, Place};
 
 /// What a command may do, and where it starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,24 +43,29 @@ pub fn write(
     };
     if let Some(Attachment { network, veth, .. }) = attachment {
         line(format_args!("link {INSIDE}"));
-        let gateway = network.gateway;
         // Who may not reach all of its neighbours asks the gateway for each, who says no at once.
         let is_on_link = network.bridge.is_some() && !request.reach.is_routed();
-        if is_on_link {
-            line(format_args!(
-                "address {}/{}",
-                veth.address,
-                network.subnet.prefix_len()
-            ));
-        } else {
-            line(format_args!("address {}/32", veth.address));
-            line(format_args!("route {gateway}/32 onlink"));
+        if let Some(link_local) = veth.link_local {
+            // The one that the kernel would make, but at once.
+            line(format_args!("address {link_local}/64"));
         }
-        line(format_args!(
-            "neighbour {gateway} {}",
-            Mac(network.gateway_mac(veth.address))
-        ));
-        line(format_args!("route default via {gateway}"));
+        for place in veth.places(network) {
+            let Place {
+                address,
+                subnet,
+                gateway,
+            } = place;
+            let whole = subnet.max_prefix_len();
+            if is_on_link {
+                line(format_args!("address {address}/{}", subnet.prefix_len()));
+            } else {
+                line(format_args!("address {address}/{whole}"));
+                line(format_args!("route {gateway}/{whole} onlink"));
+            }
+            let mac = Mac(network.gateway_mac(veth.address));
+            line(format_args!("neighbour {gateway} {mac}"));
+            line(format_args!("route default via {gateway}"));
+        }
     } else if request.network != NetworkChoice::None {
         line(format_args!("no-links"));
     }
@@ -134,8 +139,15 @@ fn resolv_lines(
     line(format_args!(
         "host ::1 localhost ip6-localhost ip6-loopback"
     ));
-    let own = attachment.map_or(Ipv4Addr::LOCALHOST, |attachment| attachment.veth.address);
-    line(format_args!("host {own} {}", request.hostname));
+    let own: Vec<IpAddr> = match attachment {
+        Some(Attachment { network, veth, .. }) => {
+            veth.places(network).map(|place| place.address).collect()
+        }
+        None => vec![Ipv4Addr::LOCALHOST.into()],
+    };
+    for address in own {
+        line(format_args!("host {address} {}", request.hostname));
+    }
     for (address, name) in &request.hosts {
         line(format_args!("host {address} {name}"));
     }

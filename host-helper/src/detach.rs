@@ -45,7 +45,7 @@ pub fn down(name: &str, living: Living) -> Result<()> {
     match is_last(&mut route) {
         Ok(true) => {
             keep(nft::open().and_then(|mut nft| nft::remove(&mut nft)));
-            keep(sysctl::restore_forwarding());
+            keep(sysctl::restore());
             state::forget_offset(bridge::POINT_TO_POINT_NAME);
             state::remove_leftovers(&lock);
         }

@@ -1,24 +1,41 @@
 //! Links, addresses and routes of the host as the kernel tells them: the only module that knows the types of
 //! netlink-packet-route, whose releases break often.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::cell::Cell;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use hawser::netlink::{ifaddrmsg, ifinfomsg, rtmsg};
-use ipnet::Ipv4Net;
+use hawser::netlink::{ifaddrmsg, ifinfomsg, ndmsg, rtmsg};
+use ipnet::IpNet;
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::AddressAttribute;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop,
+};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteType,
+};
 use nix::errno::Errno;
 
 use crate::error::Refusal;
-use crate::netlink::{DUMP, Netlink};
+use crate::netlink::{DUMP, Netlink, parse};
 use crate::owner::Mark;
 
 /// `RTEXT_FILTER_SKIP_STATS` of `linux/rtnetlink.h`: we never look at counters, and they are most of an answer.
 const SKIP_STATS: u32 = 1 << 3;
 /// `RTM_F_FIB_MATCH` of `linux/rtnetlink.h`: answer with the route that matched, not with the resolved path.
 const FIB_MATCH: u32 = 0x2000;
+
+/// What the kernel answers who asks for the route to a place that there is none to.
+const IS_NO_ROUTE: [Errno; 6] = [
+    Errno::ENETUNREACH,
+    Errno::EHOSTUNREACH,
+    Errno::EACCES,
+    Errno::EINVAL,
+    Errno::EAFNOSUPPORT,
+    Errno::EOPNOTSUPP,
+];
 
 /// Hardware address of an Ethernet link.
 pub type Mac = [u8; 6];
@@ -40,6 +57,8 @@ pub struct Link {
     pub mac: Mac,
     /// Its MTU in bytes.
     pub mtu: u32,
+    /// Its MTU for IPv6 in bytes: a router may have advertised a smaller one. `None`: there is no IPv6 on it.
+    pub mtu6: Option<u32>,
     /// Its group (`ip link` shows it).
     pub group: u32,
     /// Administratively up.
@@ -52,13 +71,17 @@ pub struct Link {
 #[derive(Debug, Clone)]
 pub struct Route {
     /// Where it leads to.
-    pub destination: Ipv4Net,
+    pub destination: IpNet,
     /// The link that it leaves by.
     pub link: Option<u32>,
     /// The router that it goes by.
-    pub gateway: Option<Ipv4Addr>,
+    pub gateway: Option<IpAddr>,
     /// Leads to an address of this host itself.
     pub is_local: bool,
+    /// A router has advertised it.
+    pub is_advertised: bool,
+    /// The MTU that it has by itself, in bytes.
+    pub mtu: Option<u32>,
 }
 
 impl From<LinkMessage> for Link {
@@ -83,6 +106,7 @@ impl From<LinkMessage> for Link {
                             _ => None,
                         }))
                 }
+                LinkAttribute::AfSpecUnspec(families) => link.mtu6 = mtu6(&families),
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
                         if let LinkInfo::Kind(kind) = info {
@@ -94,6 +118,36 @@ impl From<LinkMessage> for Link {
             }
         }
         link
+    }
+}
+
+fn mtu6(families: &[AfSpecUnspec]) -> Option<u32> {
+    families.iter().find_map(|family| match family {
+        AfSpecUnspec::Inet6(settings) => settings.iter().find_map(|setting| match setting {
+            AfSpecInet6::DevConf(switches) if switches.disable_ipv6 == 0 => {
+                u32::try_from(switches.mtu6).ok()
+            }
+            _ => None,
+        }),
+        _ => None,
+    })
+}
+
+/// `AF_INET` or `AF_INET6`, as a netlink header has it.
+pub fn family(address: IpAddr) -> u8 {
+    let family = if address.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    };
+    family as u8
+}
+
+/// The bytes of an address, as a netlink attribute has them.
+pub fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().into(),
+        IpAddr::V6(address) => address.octets().into(),
     }
 }
 
@@ -151,40 +205,39 @@ impl Netlink {
         Ok(links(found).collect())
     }
 
-    /// The IPv4 addresses of a link, with the lengths of their prefixes.
+    /// The addresses of a link, of both families, with the lengths of their prefixes; without link-local ones and those that
+    /// are about to expire.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn addresses(&mut self, index: u32) -> Result<Vec<Ipv4Net>, Refusal> {
+    pub fn addresses(&mut self, index: u32) -> Result<Vec<IpNet>, Refusal> {
         let found = self.ask(|batch, sequence| {
-            let header = ifaddrmsg(libc::AF_INET as u8, 0, 0, 0, index);
+            let header = ifaddrmsg(libc::AF_UNSPEC as u8, 0, 0, 0, index);
             batch.begin(libc::RTM_GETADDR, DUMP, sequence, &header);
             batch.end();
         })?;
-        let address = |message| match message {
-            RouteNetlinkMessage::NewAddress(message) => {
-                let length = message.header.prefix_len;
-                message
-                    .attributes
-                    .iter()
-                    .find_map(|attribute| match attribute {
-                        AddressAttribute::Local(IpAddr::V4(address)) => {
-                            Ipv4Net::new(*address, length).ok()
-                        }
-                        _ => None,
-                    })
-            }
-            _ => None,
-        };
         Ok(found.into_iter().filter_map(address).collect())
     }
 
-    /// All IPv4 routes of all tables, broadcast and multicast ones left out.
+    /// All permanent neighbours: where leftovers are swept, never on the start path.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn permanent_neighbours(&mut self) -> Result<Vec<Neighbour>, Refusal> {
+        let found = self.ask(|batch, sequence| {
+            let header = ndmsg(libc::AF_UNSPEC as u8, 0, 0);
+            batch.begin(libc::RTM_GETNEIGH, DUMP, sequence, &header);
+            batch.end();
+        })?;
+        Ok(found.into_iter().filter_map(neighbour).collect())
+    }
+
+    /// All routes of both families and all tables, broadcast and multicast ones left out.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn routes(&mut self) -> Result<Vec<Route>, Refusal> {
-        let mut header = rtmsg(libc::AF_INET as u8, 0, 0, 0);
+        let mut header = rtmsg(libc::AF_UNSPEC as u8, 0, 0, 0);
         header[4..].fill(0); // no filter: every table, protocol, scope and type
         let found = self.ask(|batch, sequence| {
             batch.begin(libc::RTM_GETROUTE, DUMP, sequence, &header);
@@ -193,32 +246,107 @@ impl Netlink {
         Ok(found.into_iter().filter_map(route).collect())
     }
 
-    /// The route that packets to `address` match, or `None` when there is none at all.
+    /// The routes that packets to each of `addresses` match, or `None` when there is none at all: one exchange.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn route_to(&mut self, address: Ipv4Addr) -> Result<Option<Route>, Refusal> {
-        let mut header = rtmsg(libc::AF_INET as u8, 32, 0, FIB_MATCH);
-        header[4..8].fill(0);
-        let answer = self.ask(|batch, sequence| {
-            batch.begin(libc::RTM_GETROUTE, 0, sequence, &header);
-            batch.attribute(libc::RTA_DST, &address.octets());
-            batch.end();
-        });
-        match answer {
-            Ok(found) => Ok(found.into_iter().find_map(route)),
-            // A fib lookup that finds nothing, or an unreachable or prohibiting route, is an errno here.
-            Err(r)
-                if matches!(
-                    r.errno,
-                    Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL
-                ) =>
-            {
-                Ok(None)
-            }
-            Err(refusal) => Err(refusal),
+    pub fn routes_to(&mut self, addresses: &[IpAddr]) -> Result<Vec<Option<Route>>, Refusal> {
+        let mut found = vec![None; addresses.len()];
+        let first = Cell::new(0);
+        let done = self.exchange(
+            |batch, sequence| {
+                first.set(sequence);
+                let mut last = sequence;
+                for (number, address) in (sequence..).zip(addresses) {
+                    last = number;
+                    let bytes = octets(*address);
+                    let mut header = rtmsg(family(*address), bytes.len() as u8 * 8, 0, FIB_MATCH);
+                    header[4..8].fill(0);
+                    batch.begin(libc::RTM_GETROUTE, 0, number, &header);
+                    batch.attribute(libc::RTA_DST, &bytes);
+                    batch.end();
+                }
+                last
+            },
+            |message| {
+                let place = found.get_mut((message.sequence - first.get()) as usize);
+                if let (Some(place), Some(message)) = (place, parse(message)) {
+                    *place = route(message);
+                }
+            },
+        );
+        match done {
+            // A lookup that finds nothing, or an unreachable or prohibiting route, is an errno here; so is a family that
+            // the kernel lacks.
+            Err(refusal) if !IS_NO_ROUTE.contains(&refusal.errno) => Err(refusal),
+            _ => Ok(found),
         }
     }
+}
+
+/// fe80::/10 (RFC 4291, section 2.4).
+pub fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
+/// A neighbour that the kernel does not forget by itself.
+#[derive(Debug)]
+pub struct Neighbour {
+    /// Its address.
+    pub address: IpAddr,
+    /// The link that it is behind.
+    pub link: u32,
+}
+
+fn neighbour(message: RouteNetlinkMessage) -> Option<Neighbour> {
+    let RouteNetlinkMessage::NewNeighbour(message) = message else {
+        return None;
+    };
+    if message.header.state != NeighbourState::Permanent {
+        return None;
+    }
+    let address = message
+        .attributes
+        .into_iter()
+        .find_map(|attribute| match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
+                Some(address.into())
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
+                Some(address.into())
+            }
+            _ => None,
+        });
+    Some(Neighbour {
+        address: address?,
+        link: message.header.ifindex,
+    })
+}
+
+fn address(message: RouteNetlinkMessage) -> Option<IpNet> {
+    let RouteNetlinkMessage::NewAddress(message) = message else {
+        return None;
+    };
+    let length = message.header.prefix_len;
+    let is_ipv6 = message.header.family == AddressFamily::Inet6;
+    let mut found: Option<IpNet> = None;
+    for attribute in message.attributes {
+        match attribute {
+            AddressAttribute::Flags(flags)
+                if is_ipv6
+                    && flags.intersects(AddressFlags::Secondary | AddressFlags::Deprecated) =>
+            {
+                return None;
+            }
+            // IPv4 has both where there is somebody at the other end, IPv6 the first one only then.
+            AddressAttribute::Local(address) => found = IpNet::new(address, length).ok(),
+            AddressAttribute::Address(address) if found.is_none() => {
+                found = IpNet::new(address, length).ok();
+            }
+            _ => {}
+        }
+    }
+    found.filter(|found| !is_link_local(found.addr()))
 }
 
 fn links(found: Vec<RouteNetlinkMessage>) -> impl Iterator<Item = Link> {
@@ -249,21 +377,43 @@ fn route(message: RouteNetlinkMessage) -> Option<Route> {
     ) {
         return None;
     }
+    let length = header.destination_prefix_length;
+    let unspecified = match header.address_family {
+        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
     let mut route = Route {
-        destination: Ipv4Net::new(Ipv4Addr::UNSPECIFIED, header.destination_prefix_length).ok()?,
+        destination: IpNet::new(unspecified, length).ok()?,
         link: None,
         gateway: None,
         is_local: header.kind == RouteType::Local,
+        is_advertised: header.protocol == RouteProtocol::Ra,
+        mtu: None,
     };
     for attribute in attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => {
-                route.destination = Ipv4Net::new(address, header.destination_prefix_length).ok()?;
+            RouteAttribute::Destination(address) => {
+                route.destination = IpNet::new(plain(address)?, length).ok()?;
             }
-            RouteAttribute::Gateway(RouteAddress::Inet(address)) => route.gateway = Some(address),
+            RouteAttribute::Gateway(address) => route.gateway = plain(address),
             RouteAttribute::Oif(index) => route.link = Some(index),
+            RouteAttribute::Metrics(metrics) => {
+                route.mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
             _ => {}
         }
     }
     Some(route)
+}
+
+fn plain(address: RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some(address.into()),
+        RouteAddress::Inet6(address) => Some(address.into()),
+        _ => None,
+    }
 }

@@ -1,7 +1,7 @@
 //! What there is: containers as their supervisors describe them, and links whose supervisor is gone.
 
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,15 @@ pub struct Description {
     pub subnet: Option<String>,
     /// The host's address in it.
     pub gateway: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    #[serde(default)]
+    pub address6: Option<Ipv6Addr>,
+    /// The network's IPv6 subnet, ADDRESS/LENGTH.
+    #[serde(default)]
+    pub subnet6: Option<String>,
+    /// The host's address in it.
+    #[serde(default)]
+    pub gateway6: Option<Ipv6Addr>,
     /// The host end of its veth.
     pub veth: Option<String>,
     /// Hardware address inside.
@@ -77,6 +86,7 @@ impl Description {
 pub struct Row {
     name: String,
     address: Option<Ipv4Addr>,
+    address6: Option<Ipv6Addr>,
     network: String,
     veth: Option<String>,
     pid: Option<i32>,
@@ -100,6 +110,7 @@ pub fn list() -> Result<Vec<Row>> {
         rows.push(Row {
             name: found.name,
             address: found.address,
+            address6: found.address6,
             network: found.network,
             veth: found.veth,
             pid: Some(found.pid),
@@ -129,6 +140,7 @@ pub fn list() -> Result<Vec<Row>> {
         rows.push(Row {
             name,
             address: Some(address),
+            address6: None,
             network,
             veth: Some(link.name.clone()),
             pid,
@@ -145,11 +157,18 @@ pub fn list() -> Result<Vec<Row>> {
 /// What the output refuses.
 pub fn write_table(rows: &[Row], out: &mut impl Write) -> std::io::Result<()> {
     let dash = || "-".to_string();
-    let mut lines = vec![["NAME", "ADDRESS", "NETWORK", "VETH", "PID", "STATUS"].map(String::from)];
+    let mut lines = vec![
+        [
+            "NAME", "ADDRESS", "ADDRESS6", "NETWORK", "VETH", "PID", "STATUS",
+        ]
+        .map(String::from),
+    ];
     for row in rows {
         lines.push([
             row.name.clone(),
             row.address.map_or_else(dash, |address| address.to_string()),
+            row.address6
+                .map_or_else(dash, |address| address.to_string()),
             row.network.clone(),
             row.veth.clone().unwrap_or_else(dash),
             row.pid.map_or_else(dash, |pid| pid.to_string()),
@@ -163,7 +182,7 @@ pub fn write_table(rows: &[Row], out: &mut impl Write) -> std::io::Result<()> {
             .max()
             .unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..6).map(width).collect();
+    let widths: Vec<usize> = (0..7).map(width).collect();
     for line in &lines {
         let padded: Vec<String> = line
             .iter()

@@ -14,12 +14,14 @@ mod exec;
 mod inside;
 mod link;
 mod ls;
+mod mark;
 mod netlink;
 mod nft;
 mod owner;
 mod ptp;
 mod publish;
 mod reach;
+mod reclaim;
 mod request;
 mod rootfs;
 mod run;
@@ -32,8 +34,10 @@ mod sys;
 mod sysctl;
 mod terminal;
 mod undo;
+mod uplink;
 mod user;
 mod veth;
+mod wanted;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -42,6 +46,7 @@ use cli::{Action, Asked};
 use error::{Doing, Error, Result};
 use netlink::Netlink;
 use steps::Steps;
+use wanted::{Ipv6, Wanted};
 
 /// The one place that prints an error, and the one that exits.
 fn main() -> ExitCode {
@@ -71,9 +76,21 @@ fn act() -> Result<u8> {
     match cli.action {
         Action::Run(options) => run::run(*options, steps),
         Action::Exec(options) => exec::exec(&options),
-        Action::Up { bridge, subnet } => {
+        Action::Up {
+            bridge,
+            subnet,
+            subnet6,
+            no_ipv6,
+        } => {
             run::need_privileges("make a network")?;
-            let network = attach::ensure_bridge(&bridge, subnet, &mut steps)
+            let wanted = Wanted {
+                subnet,
+                address: None,
+                subnet6,
+                address6: None,
+                ipv6: if no_ipv6 { Ipv6::Never } else { Ipv6::Wanted },
+            };
+            let network = attach::ensure_bridge(&bridge, &wanted, &mut steps)
                 .inspect_err(|_| state::remove_directory_if_empty())?;
             show(&format!("{network}\n"))
         }

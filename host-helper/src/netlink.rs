@@ -206,7 +206,8 @@ impl std::os::fd::AsFd for Netlink {
     }
 }
 
-fn parse(message: &Message) -> Option<RouteNetlinkMessage> {
+/// One message of rtnetlink, if its kind is known.
+pub fn parse(message: &Message) -> Option<RouteNetlinkMessage> {
     let mut header = NetlinkHeader::default();
     header.message_type = message.kind;
     RouteNetlinkMessage::deserialize(&header, message.payload).ok()

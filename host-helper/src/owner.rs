@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::str::FromStr;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -19,10 +19,40 @@ const PREFIX: &str = "hawser 1 ";
 /// What the alias of a link of ours says; it stays under the 255 bytes that the kernel takes (`IFALIASZ`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mark {
-    /// `network GATEWAY/LEN`: a bridge.
-    Network(Ipv4Net),
+    /// `network GATEWAY/LEN [GATEWAY6/LEN | -]`: a bridge.
+    Network(Gateways),
     /// `run NAME PID START PIDNS NETNS`: the host end of a container's veth.
     Run(Owner),
+}
+
+/// The addresses of the host on a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gateways {
+    /// IPv4
+    pub v4: Ipv4Net,
+    /// IPv6
+    pub v6: Gateway6,
+}
+
+/// The IPv6 address of the host on a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gateway6 {
+    /// None so far: the first container that wants IPv6 gets one for it.
+    Undecided,
+    /// None, as somebody wanted it.
+    Never,
+    /// This.
+    At(Ipv6Net),
+}
+
+impl Gateway6 {
+    /// The address, where there is one.
+    pub fn net(self) -> Option<Ipv6Net> {
+        match self {
+            Gateway6::At(net) => Some(net),
+            Gateway6::Undecided | Gateway6::Never => None,
+        }
+    }
 }
 
 /// Whoever keeps an attachment alive: the container's PID 1.
@@ -43,7 +73,14 @@ pub struct Owner {
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Mark::Network(gateway) => write!(f, "{PREFIX}network {gateway}"),
+            Mark::Network(Gateways { v4, v6 }) => {
+                write!(f, "{PREFIX}network {v4}")?;
+                match v6 {
+                    Gateway6::Undecided => Ok(()),
+                    Gateway6::Never => write!(f, " -"),
+                    Gateway6::At(net) => write!(f, " {net}"),
+                }
+            }
             Mark::Run(o) => write!(
                 f,
                 "{PREFIX}run {} {} {} {} {}",
@@ -62,7 +99,16 @@ impl FromStr for Mark {
         }
         let words: Vec<&str> = alias.strip_prefix(PREFIX).ok_or(())?.split(' ').collect();
         match words[..] {
-            ["network", gateway] => Ok(Mark::Network(number(gateway)?)),
+            ["network", v4, ref rest @ ..] => {
+                let v6 = match rest {
+                    [] => Gateway6::Undecided,
+                    ["-"] => Gateway6::Never,
+                    [net] => Gateway6::At(number(net)?),
+                    _ => return Err(()),
+                };
+                let v4 = number(v4)?;
+                Ok(Mark::Network(Gateways { v4, v6 }))
+            }
             ["run", name, pid, start, pidns, netns] => Ok(Mark::Run(Owner {
                 name: name.to_string(),
                 pid: number(pid)?,
@@ -146,18 +192,26 @@ pub fn any_process_in(netns: u64) -> bool {
         .any(|pid| namespace(&pid, "net").is_ok_and(|inode| inode == netns))
 }
 
-/// Name of the host end that leases `address`: `hw` and its eight hexadecimal digits.
-pub fn lease_name(address: Ipv4Addr) -> String {
-    format!("hw{:08x}", u32::from(address))
+/// The name that leases `address`: `hw` and its 8 or 32 hexadecimal digits. A host end has it as its name, for an IPv6
+/// address as another one.
+pub fn lease_name(address: impl Into<IpAddr>) -> String {
+    match address.into() {
+        IpAddr::V4(address) => format!("hw{:08x}", u32::from(address)),
+        IpAddr::V6(address) => format!("hw{:032x}", u128::from(address)),
+    }
+}
+
+/// Whether this is a name that leases an address.
+pub fn is_lease(name: &str) -> bool {
+    let is_hex = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f');
+    name.strip_prefix("hw")
+        .is_some_and(|digits| matches!(digits.len(), 8 | 32) && digits.bytes().all(is_hex))
 }
 
 /// The address that a link of this name leases, if it is such a name.
 pub fn leased_address(link: &str) -> Option<Ipv4Addr> {
     let digits = link.strip_prefix("hw")?;
-    if digits.len() != 8 || digits.bytes().any(|b| b.is_ascii_uppercase()) {
-        return None;
-    }
-    if !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+    if digits.len() != 8 || !is_lease(link) {
         return None;
     }
     u32::from_str_radix(digits, 16).ok().map(Ipv4Addr::from)
@@ -176,8 +230,20 @@ mod tests {
             pidns: 1 << 32,
             netns: 1 << 32,
         };
-        let network = "172.19.0.1/16".parse().unwrap();
-        for mark in [Mark::Run(owner), Mark::Network(network)] {
+        let v4 = "172.19.0.1/16".parse().unwrap();
+        let longest = "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff/64";
+        let [undecided, never, at] = [
+            Gateway6::Undecided,
+            Gateway6::Never,
+            Gateway6::At(longest.parse().unwrap()),
+        ]
+        .map(|v6| Mark::Network(Gateways { v4, v6 }));
+        // As versions without IPv6 wrote it.
+        assert_eq!(
+            "hawser 1 network 172.19.0.1/16".parse(),
+            Ok(undecided.clone())
+        );
+        for mark in [Mark::Run(owner), undecided, never, at] {
             let alias = mark.to_string();
             assert!(alias.len() < 255, "{alias} is too long for an alias");
             assert_eq!(alias.parse(), Ok(mark));
@@ -192,6 +258,10 @@ mod tests {
             "hawser 2 run a 1 2 3 4",
             "hawser 1 run a 1 2 3",
             "hawser 1 run a 1 2 3 4 5",
+            "hawser 1 network",
+            "hawser 1 network 2001:db8::1/64",
+            "hawser 1 network 192.0.2.1/24 x",
+            "hawser 1 network 192.0.2.1/24 - -",
         ] {
             assert_eq!(alias.parse::<Mark>(), Err(()), "{alias}");
         }
@@ -200,6 +270,9 @@ mod tests {
     #[test]
     fn a_lease_is_a_name() {
         assert_eq!(lease_name(Ipv4Addr::new(172, 19, 0, 2)), "hwac130002");
+        let six = lease_name("2001:db8::2".parse::<IpAddr>().unwrap());
+        assert_eq!(six, "hw20010db8000000000000000000000002");
+        assert_eq!(leased_address(&six), None);
         assert_eq!(
             leased_address("hwac130002"),
             Some(Ipv4Addr::new(172, 19, 0, 2))

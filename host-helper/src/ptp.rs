@@ -1,67 +1,110 @@
 //! The network without a bridge: a route of its own to each container.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::address::{Subnet, colliding_route, free_subnet, gateway_of};
-use crate::bridge::{Network, POINT_TO_POINT_NAME, Wanted, collision};
+use crate::address::{Subnet, colliding_route, free_subnet, gateway_of, same_host, unique_local};
+use crate::bridge::{Network, POINT_TO_POINT_NAME};
 use crate::error::{Doing, Result};
 use crate::link::Route;
 use crate::netlink::Netlink;
-use crate::owner;
+use crate::owner::{self, Gateway6};
+use crate::state;
+use crate::wanted::{Ipv6, Wanted, collision, free_subnet6};
 
 /// The range of its containers, unless a route of the host has it.
 pub const POINT_TO_POINT: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 24);
 
-/// The point-to-point network: nothing is made for it but its range is chosen, which costs one look at the routes
-/// only when a route has the usual one.
+/// The point-to-point network: nothing is made for it but its ranges are chosen, which costs one look at the routes
+/// only when a route has the usual ones.
 ///
 /// # Errors
 /// A subnet that a route has.
-pub fn choose(route: &mut Netlink, wanted: Wanted) -> Result<Network> {
-    let subnet = match wanted.subnet {
-        None if is_free(route, POINT_TO_POINT)? => POINT_TO_POINT,
-        Some(Subnet::Fixed(subnet)) if is_free(route, subnet)? => subnet,
-        _ => {
-            let routes = foreign_routes(route)?;
-            match wanted.subnet {
-                Some(Subnet::Fixed(subnet)) => match colliding_route(&routes, subnet) {
-                    Some(taken) => return Err(collision(route, subnet, taken)),
-                    None => subnet,
-                },
-                _ => free_subnet(&routes, POINT_TO_POINT.prefix_len())?,
-            }
-        }
-    };
+pub fn choose(route: &mut Netlink, wanted: &Wanted) -> Result<Network> {
     let name = POINT_TO_POINT_NAME.to_string();
+    let subnet = choose_v4(route, wanted.subnet)?;
     let gateway = Ipv4Net::new_assert(gateway_of(subnet), subnet.prefix_len());
-    wanted.check(&name, gateway)?;
+    let v6 = choose_v6(route, wanted, gateway)?;
+    wanted.check(&name, gateway, v6.map_or(Gateway6::Undecided, Gateway6::At))?;
     Ok(Network {
         name,
         subnet,
         gateway: gateway.addr(),
-        subnet6: None,
-        gateway6: None,
+        subnet6: v6.map(|net| net.trunc()),
+        gateway6: v6.map(|net| net.addr()),
         bridge: None,
         is_ours: true,
         is_new: false,
     })
 }
 
-/// Whether packets to the range would leave by a default route, or by a container of ours.
-fn is_free(route: &mut Netlink, subnet: Ipv4Net) -> Result<bool> {
-    for address in [subnet.network(), gateway_of(subnet), subnet.broadcast()] {
-        let found = route
-            .route_to(address)
-            .doing(|| format!("look for a route to {address}"))?;
-        let Some(found) = found else { continue };
-        if found.destination.prefix_len() > 0 && !(found.is_local && address == gateway_of(subnet))
-        {
-            return Ok(false);
+fn choose_v4(route: &mut Netlink, wanted: Option<Subnet>) -> Result<Ipv4Net> {
+    let usual = match wanted {
+        None => Some(POINT_TO_POINT),
+        Some(Subnet::Fixed(subnet)) => Some(subnet),
+        Some(Subnet::Auto) => None,
+    };
+    match usual {
+        Some(subnet) if is_free(route, subnet.into(), gateway_of(subnet).into())? => {
+            return Ok(subnet);
         }
+        _ => {}
     }
-    Ok(true)
+    let routes = foreign_routes(route)?;
+    match wanted {
+        Some(Subnet::Fixed(subnet)) => refuse_taken(route, &routes, subnet.into()).map(|()| subnet),
+        _ => free_subnet(&routes, POINT_TO_POINT.prefix_len()),
+    }
+}
+
+/// Its address in the IPv6 subnet that goes with this machine and the IPv4 subnet.
+fn choose_v6(route: &mut Netlink, wanted: &Wanted, v4: Ipv4Net) -> Result<Option<Ipv6Net>> {
+    if wanted.ipv6 != Ipv6::Wanted || !wanted.host_has_ipv6(POINT_TO_POINT_NAME)? {
+        return Ok(None);
+    }
+    let name = v4.trunc().to_string();
+    let usual = match wanted.subnet6 {
+        Some(subnet) => subnet,
+        None => unique_local(&state::machine_id()?, &name, 0),
+    };
+    let gateway = |subnet| same_host(v4.addr(), v4, subnet).unwrap_or(subnet.addr());
+    let subnet = if is_free(route, usual.into(), gateway(usual).into())? {
+        usual
+    } else {
+        let routes = foreign_routes(route)?;
+        match wanted.subnet6 {
+            Some(subnet) => {
+                refuse_taken(route, &routes, subnet.into())?;
+                subnet
+            }
+            None => free_subnet6(&routes, &name)?,
+        }
+    };
+    Ok(Some(Ipv6Net::new_assert(
+        gateway(subnet),
+        subnet.prefix_len(),
+    )))
+}
+
+fn refuse_taken(route: &mut Netlink, routes: &[Route], subnet: IpNet) -> Result<()> {
+    match colliding_route(routes, subnet) {
+        Some(taken) => Err(collision(route, subnet, taken)),
+        None => Ok(()),
+    }
+}
+
+/// Whether packets to the range would leave by a default route, or by a container of ours.
+fn is_free(route: &mut Netlink, subnet: IpNet, gateway: IpAddr) -> Result<bool> {
+    let addresses = [subnet.network(), gateway, subnet.broadcast()];
+    let found = route
+        .routes_to(&addresses)
+        .doing(|| format!("look for a route to {subnet}"))?;
+    Ok(addresses.iter().zip(found).all(|(address, found)| {
+        found.is_none_or(|found| {
+            found.destination.prefix_len() == 0 || found.is_local && *address == gateway
+        })
+    }))
 }
 
 /// The routes of the host but those to our own point-to-point containers.

@@ -145,7 +145,7 @@ pub fn check_name(name: &str) -> std::result::Result<(), String> {
     let is_bridge = name
         .strip_prefix("hawser")
         .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()));
-    if is_of_hardware || is_bridge || name == "lo" || owner::leased_address(name).is_some() {
+    if is_of_hardware || is_bridge || name == "lo" || owner::is_lease(name) {
         return Err("such names belong to network interfaces (eth* en* wl* ww* lo hawser*)".into());
     }
     Ok(())
@@ -179,6 +179,7 @@ mod tests {
             "wwan0",
             "lo",
             "hwac130002",
+            "hw20010db8000000000000000000000002",
             "hawser0",
             "a b",
             &"n".repeat(128),

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::OFlag;
@@ -196,6 +197,11 @@ fn describe(options: &cli::Run, request: &Request, container: &Container) -> Des
         address: attachment.map(|attachment| attachment.veth.address),
         subnet: attachment.map(|attachment| attachment.network.subnet.to_string()),
         gateway: attachment.map(|attachment| attachment.network.gateway),
+        address6: attachment.and_then(|attachment| attachment.veth.address6),
+        subnet6: attachment
+            .and_then(|attachment| attachment.network.subnet6)
+            .map(|subnet| subnet.to_string()),
+        gateway6: attachment.and_then(|attachment| attachment.network.gateway6),
         veth: attachment.map(|attachment| attachment.veth.name.clone()),
         mac: attachment.map(|attachment| hawser::address::Mac(attachment.veth.mac).to_string()),
         mtu: attachment.map(|attachment| attachment.mtu),
@@ -263,7 +269,7 @@ fn plan(options: &cli::Run) -> Result<(Request, Command)> {
         volumes: options.volume.clone(),
         tmpfs: options.tmpfs.clone(),
         binds_resolv: needs_etc,
-        sysctls: options.sysctl.clone(),
+        sysctls: sysctls(options),
         is_new_network: options.network.is_new(),
     };
     let environment = environment(&options.env, &user.home, &request.hostname);
@@ -289,6 +295,16 @@ fn plan(options: &cli::Run) -> Result<(Request, Command)> {
         environment,
     };
     Ok((request, command))
+}
+
+/// What was asked for; and with IPv4 alone the kernel is not to make IPv6 addresses by itself either.
+fn sysctls(options: &cli::Run) -> Vec<(String, String)> {
+    const GENERATE: &str = "net/ipv6/conf/all/addr_gen_mode";
+    const NONE: &str = "1"; // linux/if_link.h, enum in6_addr_gen_mode
+    let is_there = Path::new("/proc/sys").join(GENERATE).exists();
+    let no_ipv6 = options.no_ipv6 && is_there;
+    let own = no_ipv6.then(|| (GENERATE.to_string(), NONE.to_string()));
+    own.into_iter().chain(options.sysctl.clone()).collect()
 }
 
 /// Options that make no sense together.
@@ -352,9 +368,9 @@ fn network_request(options: &cli::Run) -> Request {
             .unwrap_or_else(|| DEFAULT_BRIDGE.to_string()),
         subnet: options.subnet,
         address: options.ip,
-        subnet6: None,
-        address6: None,
-        no_ipv6: false,
+        subnet6: options.subnet6,
+        address6: options.ip6,
+        no_ipv6: options.no_ipv6,
         ports: options
             .publish
             .iter()

@@ -75,14 +75,9 @@ pub fn path(name: &str, extension: &str) -> PathBuf {
     let stem = if name.len() <= LONGEST {
         name.to_string()
     } else {
-        // FNV-1a, 64 bits (RFC 9923): no protection against who chooses names on purpose, and none needed: root does.
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-        format!(
-            "{}~{hash:016x}",
-            name.chars().take(LONGEST - 17).collect::<String>()
-        )
+        let hash = crate::address::hash(name.as_bytes());
+        let beginning: String = name.chars().take(LONGEST - 17).collect();
+        format!("{beginning}~{hash:016x}")
     };
     Path::new(DIRECTORY).join(format!("{stem}.{extension}"))
 }
@@ -114,6 +109,45 @@ pub fn next_offset(network: &str, _lock: &Lock) -> u32 {
     offset
 }
 
+/// The number of a machine without one, in [`DIRECTORY`].
+const MACHINE_ID: &str = "machine-id";
+
+/// What tells this machine from others: machine-id(5); where there is none, a random number that is kept until the last
+/// network goes.
+///
+/// # Errors
+/// The number cannot be kept.
+pub fn machine_id() -> Result<Vec<u8>> {
+    let kept = Path::new(DIRECTORY).join(MACHINE_ID);
+    let read = |path: &Path| {
+        let text = fs::read_to_string(path).ok()?;
+        let id = text.trim();
+        // "uninitialized" is in it in the first moments of a machine's first boot.
+        let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_id.then(|| id.as_bytes().to_vec())
+    };
+    for path in ["/etc/machine-id", "/var/lib/dbus/machine-id"] {
+        if let Some(id) = read(Path::new(path)) {
+            return Ok(id);
+        }
+    }
+    if let Some(id) = read(&kept) {
+        return Ok(id);
+    }
+    let id: String = (0..4)
+        .map(|_| format!("{:08x}", crate::sys::random_u32()))
+        .collect();
+    // Whole from its first moment, and of two at once the first one stays.
+    let new = kept.with_extension(std::process::id().to_string());
+    let written = fs::write(&new, &id).and_then(|()| fs::hard_link(&new, &kept));
+    let _ = fs::remove_file(&new);
+    match written {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        written => written.doing(|| format!("write {}", kept.display()))?,
+    }
+    read(&kept).ok_or_else(|| Error::new(format!("read {}: it is no machine-id", kept.display())))
+}
+
 /// Forgets the counter of a network that is gone.
 pub fn forget_offset(network: &str) {
     let _ = fs::remove_file(Path::new(DIRECTORY).join(format!("{network}.next")));
@@ -138,6 +172,7 @@ pub fn remove_leftovers(_lock: &Lock) {
     remove(&["log", "code"], &|path| {
         !path.with_extension("sock").exists()
     });
+    let _ = fs::remove_file(Path::new(DIRECTORY).join(MACHINE_ID));
     // Only when it is empty.
     let _ = fs::remove_dir(DIRECTORY);
 }

@@ -15,6 +15,7 @@ use crate::attach::Container;
 use crate::control::{Client, Request};
 use crate::error::Result;
 use crate::ls::Description;
+use crate::mark;
 use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner;
@@ -22,7 +23,6 @@ use crate::signals::{ENDING, Signals};
 use crate::spawn::Said;
 use crate::sys;
 use crate::terminal::Terminal;
-use crate::veth;
 
 /// A container and what is done for it until it ends.
 pub struct Supervisor {
@@ -419,7 +419,7 @@ impl Supervisor {
             leave_code(&self.description.name, code);
         }
         if let Some(attachment) = &self.container.attachment {
-            veth::forget_neighbour_of(attachment);
+            mark::forget_neighbours_of(attachment);
         }
         let netns = self.container.attachment.as_ref().map(|one| one.netns);
         let lives_on = self.is_shared && netns.is_some_and(owner::any_process_in);

@@ -1,49 +1,243 @@
-//! Switches of the kernel under `/proc/sys`: read first, written only when they differ.
+//! Switches of the kernel under `/proc/sys/net`: read first, written only when they differ, their old values kept for `down`.
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
 
 use crate::error::{Doing, Result};
-use crate::state;
+use crate::state::{self, Lock};
+use crate::uplink::Uplink;
 
-const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+const ROOT: &str = "/proc/sys/net";
+const IP_FORWARD: &str = "ipv4/ip_forward";
+const FORWARDING: &str = "ipv6/conf/all/forwarding";
 
-/// Where the old value is kept for `down`.
-const SAVED: &str = "ip_forward";
+/// Where the old values are kept, in the order of their changes: a line of name and value for each.
+const SAVED: &str = "switches";
 
-/// The host must pass packets between its links. This is the only switch of the host that we touch.
-/// Gives true when it was off.
-///
-/// # Errors
-/// When it is off and cannot be written.
-pub fn ensure_forwarding() -> Result<bool> {
-    let now = fs::read_to_string(IP_FORWARD).doing(|| format!("read {IP_FORWARD}"))?;
-    if now.trim() != "0" {
-        return Ok(false);
-    }
-    let _lock = state::lock()?;
-    let saved = Path::new(state::DIRECTORY).join(SAVED);
-    fs::write(&saved, now).doing(|| format!("write {}", saved.display()))?;
-    fs::write(IP_FORWARD, "1")
-        .doing(|| format!("write 1 to {IP_FORWARD}"))
-        .map_err(|e| {
-            e.cure(
-                nix::errno::Errno::EROFS,
-                "/proc/sys is read-only here: set net.ipv4.ip_forward=1 outside",
-            )
-        })?;
-    Ok(true)
+fn path(switch: &str) -> PathBuf {
+    Path::new(ROOT).join(switch)
 }
 
-/// Puts back what [`ensure_forwarding`] found. Nothing saved: it was on before us.
+/// What a switch is at, or `None` when the kernel has no such switch.
+fn value(switch: &str) -> Result<Option<String>> {
+    match fs::read_to_string(path(switch)) {
+        Ok(text) => Ok(Some(text.trim().to_string())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).doing(|| format!("read {ROOT}/{switch}")),
+    }
+}
+
+fn is_on(switch: &str) -> Result<bool> {
+    Ok(value(switch)?.is_some_and(|value| value != "0"))
+}
+
+/// Writes a switch.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn restore_forwarding() -> Result<()> {
-    let saved = Path::new(state::DIRECTORY).join(SAVED);
-    if let Ok(old) = fs::read_to_string(&saved) {
-        fs::write(IP_FORWARD, &old).doing(|| format!("write {} to {IP_FORWARD}", old.trim()))?;
-        fs::remove_file(&saved).doing(|| format!("remove {}", saved.display()))?;
+fn write(switch: &str, value: &str) -> Result<()> {
+    fs::write(path(switch), value)
+        .doing(|| format!("write {value} to {ROOT}/{switch}"))
+        .map_err(|error| {
+            let name = switch.replace('/', ".");
+            let cure = format!("/proc/sys is read-only here: set net.{name}={value} outside");
+            error.cure(Errno::EROFS, &cure)
+        })
+}
+
+fn saved() -> PathBuf {
+    Path::new(state::DIRECTORY).join(SAVED)
+}
+
+/// Keeps what a switch is at for `down`, unless something older is kept.
+fn save(switch: &str, value: &str, _lock: &Lock) -> Result<()> {
+    let kept = fs::read_to_string(saved()).unwrap_or_default();
+    let mut lines = kept.lines().filter_map(|line| line.split_once(' '));
+    if lines.any(|(name, _)| name == switch) {
+        return Ok(());
     }
-    Ok(())
+    File::options()
+        .append(true)
+        .create(true)
+        .open(saved())
+        .and_then(|mut file| file.write_all(format!("{switch} {value}\n").as_bytes()))
+        .doing(|| format!("write {}", saved().display()))
+}
+
+/// Writes a switch of the host whose old value `down` puts back; gives the sentence that says so.
+fn change(switch: &str, new: &str, lock: &Lock) -> Result<Option<String>> {
+    let Some(old) = value(switch)? else {
+        // The same as no device, which nothing can be done about either.
+        return Err(Errno::ENOENT).doing(|| format!("write {new} to {ROOT}/{switch}"));
+    };
+    if old == new {
+        return Ok(None);
+    }
+    save(switch, &old, lock)?;
+    write(switch, new)?;
+    let name = switch.replace('/', ".");
+    Ok(Some(format!("net.{name} was {old} and is {new} now")))
+}
+
+/// The host must pass IPv4 packets between its links. Gives the sentence about what was changed for it.
+///
+/// # Errors
+/// When it does not, and cannot be made to.
+pub fn ensure_forwarding() -> Result<Option<String>> {
+    if is_on(IP_FORWARD)? {
+        return Ok(None);
+    }
+    change(IP_FORWARD, "1", &state::lock()?)
+}
+
+/// The host must pass IPv6 packets between its link `ours` and those of `uplinks`; `usual` is the one that most leave by,
+/// and all that is looked at when `ours` is as it should be. Gives a sentence about each switch of the host that was changed.
+/// `ours` may come later: see [`forward_from`].
+///
+/// The kernel asks the link that a packet has come in by (ip6_forward()), so that the links of the answers count as well.
+///
+/// # Errors
+/// When it does not, and cannot be made to.
+pub fn ensure_forwarding6(
+    ours: Option<&str>,
+    usual: Option<&str>,
+    uplinks: impl FnOnce() -> Result<Vec<Uplink>>,
+) -> Result<Vec<String>> {
+    let switches: Vec<String> = [ours, usual].into_iter().flatten().map(by_link).collect();
+    let mut is_done = !switches.is_empty() || path(&by_link("all")).exists();
+    for switch in &switches {
+        is_done = is_done && is_on(switch)?;
+    }
+    if is_done || is_on(FORWARDING)? {
+        return Ok(Vec::new());
+    }
+    let uplinks = uplinks()?;
+    let lock = state::lock()?;
+    // Linux 6.17 can do it link by link.
+    let done = (|| {
+        let mut said = Vec::new();
+        for uplink in &uplinks {
+            said.extend(change(&by_link(&uplink.name), "1", &lock)?);
+        }
+        match ours {
+            Some(ours) => write(&by_link(ours), "1")?,
+            None => drop(
+                value(&by_link("all"))?
+                    .ok_or(Errno::ENOENT)
+                    .doing(String::new)?,
+            ),
+        }
+        Ok(said)
+    })();
+    done.or_else(|_: crate::error::Error| forward_everywhere(&uplinks, &lock))
+}
+
+fn by_link(link: &str) -> String {
+    of_link(link, "force_forwarding")
+}
+
+/// A host end that is there now: its packets are forwarded, and it is no place where routers advertise themselves to the host.
+///
+/// # Errors
+/// When that cannot be.
+pub fn forward_from(link: &str) -> Result<()> {
+    ignore_advertisements(link)?;
+    match write(&by_link(link), "1") {
+        Err(error) if !is_on(FORWARDING)? => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn of_link(link: &str, switch: &str) -> String {
+    format!("ipv6/conf/{link}/{switch}")
+}
+
+/// A host that forwards everywhere forgets what routers have advertised, default routes first of all, unless it has been
+/// told before that it is to listen all the same (`accept_ra` 2).
+fn forward_everywhere(uplinks: &[Uplink], lock: &Lock) -> Result<Vec<String>> {
+    let mut said = Vec::new();
+    for uplink in uplinks.iter().filter(|uplink| uplink.is_advertised) {
+        let switch = of_link(&uplink.name, "accept_ra");
+        // 0: a daemon reads the advertisements, and the kernel must not.
+        if value(&switch)?.as_deref() == Some("1") {
+            said.extend(change(&switch, "2", lock)?);
+        }
+    }
+    // Put back by the kernel to the same value on all links: those that have another get it again.
+    for entry in fs::read_dir(path("ipv6/conf"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let name = entry.file_name();
+        let switch = of_link(&name.to_string_lossy(), "forwarding");
+        if switch != FORWARDING && is_on(&switch)? {
+            save(&switch, "1", lock)?;
+        }
+    }
+    said.extend(change(FORWARDING, "1", lock)?);
+    Ok(said)
+}
+
+/// Whether IPv6 packets that come in by a link are forwarded.
+///
+/// # Errors
+/// When that cannot be read.
+pub fn forwards6(link: &str) -> Result<bool> {
+    Ok(is_on(FORWARDING)? || is_on(&by_link(link))?)
+}
+
+/// Our own links are no place where routers advertise themselves to the host.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn ignore_advertisements(link: &str) -> Result<()> {
+    write(&of_link(link, "accept_ra"), "0")
+}
+
+/// Why the host has no IPv6 for new links, or for this one.
+///
+/// # Errors
+/// When that cannot be read.
+pub fn ipv6_is_off(link: &str) -> Result<Option<String>> {
+    if !path("ipv6").is_dir() {
+        return Ok(Some("the host's kernel has no IPv6".into()));
+    }
+    let of_its_own = of_link(link, "disable_ipv6");
+    let switches = if path(&of_its_own).exists() {
+        vec![of_its_own]
+    } else {
+        ["all", "default"]
+            .map(|which| of_link(which, "disable_ipv6"))
+            .into()
+    };
+    for switch in switches {
+        if is_on(&switch)? {
+            return Ok(Some(format!("net.{} is 1", switch.replace('/', "."))));
+        }
+    }
+    Ok(None)
+}
+
+/// Puts back what was changed, the last change first. Nothing kept: all was so before us.
+///
+/// # Errors
+/// What could not be written, after all the others were.
+pub fn restore() -> Result<()> {
+    let Ok(kept) = fs::read_to_string(saved()) else {
+        return Ok(());
+    };
+    let mut done = Ok(());
+    for (switch, old) in kept.lines().rev().filter_map(|line| line.split_once(' ')) {
+        // A link that has gone has taken its switches along.
+        let is_back = value(switch)?.is_none_or(|value| value == old);
+        if !is_back {
+            done = done.and(write(switch, old));
+        }
+    }
+    done?;
+    fs::remove_file(saved()).doing(|| format!("remove {}", saved().display()))
 }

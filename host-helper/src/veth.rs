@@ -1,28 +1,24 @@
 //! One container's veth: created in one message, its peer born inside, its host end's name the lease of the address.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
-use hawser::netlink::{Writer, ifinfomsg, ndmsg};
-use ipnet::Ipv4Net;
+use hawser::netlink::{Writer, ifinfomsg};
+use ipnet::IpNet;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::address::{candidates, check_fixed, host_mac_of, mac_of};
-use crate::attach::Attachment;
+use crate::address::{candidates, host_mac_of, link_local_of, mac_of, partner_of, same_host};
 use crate::bridge::{self, Network};
-use crate::control;
-use crate::error::{Doing, Error, Refusal, Result};
-use crate::link::{Mac, gone};
+use crate::error::{Doing, Error, Result};
+use crate::link::Mac;
+use crate::mark::write_altname;
 use crate::netlink::{ACK, CREATE, Netlink};
 use crate::nft;
-use crate::owner::{Mark, Owner, lease_name};
+use crate::owner::lease_name;
+use crate::reclaim::reclaim;
 
 /// Name of the interface inside.
 pub const INSIDE: &str = "eth0";
-/// How long a link whose owner is dead may take to go away before it is deleted: it takes 1 ms.
-const GONE_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a veth is to be like.
 pub struct Wish<'a> {
@@ -30,8 +26,10 @@ pub struct Wish<'a> {
     pub name: &'a str,
     /// The network it joins.
     pub network: &'a Network,
-    /// The container's address, or any.
+    /// The container's address, or any: one that the network can give.
     pub address: Option<Ipv4Addr>,
+    /// Its IPv6 address, or the one that goes with the other.
+    pub address6: Option<Ipv6Addr>,
     /// Where the search for a free one starts.
     pub offset: u32,
     /// The hardware address inside, or the one that goes with the address.
@@ -57,17 +55,73 @@ pub struct Veth {
     pub mac: Mac,
 }
 
+/// One of a container's addresses with what belongs to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The address.
+    pub address: IpAddr,
+    /// The network's subnet that it is of.
+    pub subnet: IpNet,
+    /// The host's own address there.
+    pub gateway: IpAddr,
+}
+
+impl Veth {
+    /// Its place in each family that it has.
+    pub fn places(&self, network: &Network) -> impl Iterator<Item = Place> + use<> {
+        let v4 = Place {
+            address: self.address.into(),
+            subnet: network.subnet.into(),
+            gateway: network.gateway.into(),
+        };
+        let v6 = match (self.address6, network.subnet6, network.gateway6) {
+            (Some(address), Some(subnet), Some(gateway)) => Some(Place {
+                address: address.into(),
+                subnet: subnet.into(),
+                gateway: gateway.into(),
+            }),
+            _ => None,
+        };
+        [Some(v4), v6].into_iter().flatten()
+    }
+}
+
 /// Creates the veth on the first address that is free; the kernel's `EEXIST` is the lease that another has.
 ///
 /// Before: the namespace is there. After: both ends are there, the host end is up and enslaved; nothing
-/// is marked yet. Undone by the end of the namespace.
+/// is marked yet, but for the lease of an IPv6 address that goes with no IPv4 one. Undone by the end of the namespace.
 ///
 /// # Errors
 /// A taken fixed address names its holder; an exhausted subnet, a full bridge say what to do.
 pub fn create(route: &mut Netlink, wish: &Wish) -> Result<Veth> {
+    let address = create_link(route, wish)?;
+    let network = wish.network;
+    let mac = wish.mac.unwrap_or_else(|| mac_of(address));
+    let address6 = network.subnet6.and_then(|subnet6| {
+        wish.address6
+            .or_else(|| same_host(address, network.subnet, subnet6))
+    });
+    let veth = Veth {
+        name: lease_name(address),
+        address,
+        address6,
+        link_local: address6.map(|_| link_local_of(mac)),
+        mac,
+    };
+    if needs_no_link_local(network) {
+        set_up_without_link_local(route, &veth)?;
+    }
+    if let (Some(address6), Some(subnet6)) = (wish.address6, network.subnet6) {
+        if partner_of(address6, subnet6, network.subnet).is_none() {
+            lease_too(route, wish, &veth, address6)?;
+        }
+    }
+    Ok(veth)
+}
+
+fn create_link(route: &mut Netlink, wish: &Wish) -> Result<Ipv4Addr> {
     let network = wish.network;
     if let Some(address) = wish.address {
-        check_fixed(address, network.subnet, network.gateway)?;
         while !try_create(route, wish, address)? {
             reclaim(
                 route,
@@ -76,18 +130,24 @@ pub fn create(route: &mut Netlink, wish: &Wish) -> Result<Veth> {
                 wish.name,
             )?;
         }
-        return Ok(made(wish, address));
+        return Ok(address);
     }
-    let mut all =
-        candidates(network.subnet, wish.offset).filter(|address| *address != network.gateway);
+    // On a bridge of ours the two gateways have the same host part.
+    let is_gateways = |address: Ipv4Addr| {
+        let six = network
+            .subnet6
+            .and_then(|subnet6| same_host(address, network.subnet, subnet6));
+        address == network.gateway || six.is_some() && six == network.gateway6
+    };
+    let all = || candidates(network.subnet, wish.offset).filter(|address| !is_gateways(*address));
     // In a large subnet half of it is never taken (a bridge has 1,023 ports): nothing to be gained by the rest.
-    for address in all.by_ref() {
+    for address in all() {
         if try_create(route, wish, address)? {
-            return Ok(made(wish, address));
+            return Ok(address);
         }
     }
     // All are taken; those of the dead are being given back at this moment, or were left over.
-    for address in candidates(network.subnet, wish.offset) {
+    for address in all() {
         if reclaim(
             route,
             &lease_name(address),
@@ -97,7 +157,7 @@ pub fn create(route: &mut Netlink, wish: &Wish) -> Result<Veth> {
         .is_ok()
             && try_create(route, wish, address)?
         {
-            return Ok(made(wish, address));
+            return Ok(address);
         }
     }
     Err(Error::new(format!(
@@ -106,13 +166,19 @@ pub fn create(route: &mut Netlink, wish: &Wish) -> Result<Veth> {
     )))
 }
 
-fn made(wish: &Wish, address: Ipv4Addr) -> Veth {
-    Veth {
-        name: lease_name(address),
-        address,
-        address6: None,
-        link_local: None,
-        mac: wish.mac.unwrap_or_else(|| mac_of(address)),
+/// Leases an address by a further name of the link.
+fn lease_too(route: &mut Netlink, wish: &Wish, veth: &Veth, address: Ipv6Addr) -> Result<()> {
+    let lease = lease_name(address);
+    loop {
+        let done = route.request(|batch, sequence| {
+            write_altname(batch, sequence, veth, &lease);
+        });
+        match done {
+            Err(refusal) if refusal.errno == Errno::EEXIST => {
+                reclaim(route, &lease, &format!("address {address}"), wish.name)?;
+            }
+            done => return done.doing(|| format!("take address {address}")),
+        }
     }
 }
 
@@ -169,7 +235,11 @@ fn explain_create(error: Error, network: &str) -> Error {
 
 fn write_veth(batch: &mut Writer, sequence: u32, wish: &Wish, address: Ipv4Addr) {
     const VETH_INFO_PEER: u16 = 1; // linux/veth.h
-    let up = libc::IFF_UP as u32;
+    let up = if needs_no_link_local(wish.network) {
+        0
+    } else {
+        libc::IFF_UP as u32
+    };
     batch.begin(
         libc::RTM_NEWLINK,
         CREATE | ACK,
@@ -211,92 +281,34 @@ fn write_end(batch: &mut Writer, mtu: u32) {
     batch.number(libc::IFLA_NUM_RX_QUEUES, 1);
 }
 
-/// Says on the link whose it is, makes it answer to the container's name, and tells the host's link `device`, behind
-/// which the container is, its hardware address.
-///
-/// Before: the link is ours, acknowledged. Undone with the link, but for the neighbour: see [`forget_neighbour_of`].
-///
-/// # Errors
-/// A name that a living link has.
-pub fn mark(route: &mut Netlink, veth: &Veth, owner: &Owner, device: Option<u32>) -> Result<()> {
-    loop {
-        let done = route.exchange(
-            |batch, sequence| write_marks(batch, sequence, veth, owner, device),
-            |_| {},
-        );
-        match done {
-            Err(refusal) if refusal.errno == Errno::EEXIST => {
-                reclaim(
-                    route,
-                    &owner.name,
-                    &format!("name {}", owner.name),
-                    &owner.name,
-                )?;
-            }
-            done => return done.doing(|| format!("name veth {} {}", veth.name, owner.name)),
-        }
-    }
+/// A port of a bridge is no place to send IPv6 packets to, and an address of its own would only cost: timers, and packets about it.
+fn needs_no_link_local(network: &Network) -> bool {
+    network.bridge.is_some() && network.has_ipv6()
 }
 
-fn write_marks(
-    batch: &mut Writer,
-    sequence: u32,
-    veth: &Veth,
-    owner: &Owner,
-    device: Option<u32>,
-) -> u32 {
-    const RTM_NEWLINKPROP: u16 = 108; // linux/rtnetlink.h
-    if let Some(device) = device {
-        write_neighbour(batch, sequence, veth, device);
-    }
-    batch.begin(libc::RTM_NEWLINK, 0, sequence + 1, &ifinfomsg(0, 0, 0));
-    batch.string(libc::IFLA_IFNAME, &veth.name);
-    batch.string(libc::IFLA_IFALIAS, &Mark::Run(owner.clone()).to_string());
-    batch.end();
-    let append = CREATE | libc::NLM_F_APPEND as u16 | ACK;
-    batch.begin(RTM_NEWLINKPROP, append, sequence + 2, &ifinfomsg(0, 0, 0));
-    batch.string(libc::IFLA_IFNAME, &veth.name);
-    let names = batch.open(libc::IFLA_PROP_LIST | libc::NLA_F_NESTED as u16);
-    batch.string(libc::IFLA_ALT_IFNAME, &owner.name);
-    batch.close(names);
-    batch.end();
-    sequence + 2
-}
-
-/// Permanent neighbours are not counted: of others the kernel keeps 1,024 for all namespaces together (gc_thresh3),
-/// and a host that starts hundreds of containers a second would soon reach none of them. Replaced, since one that was
-/// left over may be of another hardware address.
-fn write_neighbour(batch: &mut Writer, sequence: u32, veth: &Veth, device: u32) {
-    let replace = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
-    let header = ndmsg(libc::AF_INET as u8, device, libc::NUD_PERMANENT);
-    batch.begin(libc::RTM_NEWNEIGH, replace, sequence, &header);
-    batch.attribute(libc::NDA_DST, &veth.address.octets());
-    batch.attribute(libc::NDA_LLADDR, &veth.mac);
-    batch.end();
-}
-
-/// A bridge keeps its permanent neighbours when they are gone: this takes one back. One that stays, because its
-/// supervisor was killed, does no harm: who takes the address replaces it.
-pub fn forget_neighbour_of(attachment: &Attachment) {
-    let (Some(device), Some(_)) = (attachment.device, attachment.network.bridge) else {
-        return;
+/// Sets such a port up; the message that creates it cannot tell it to make no address. It must be up before the end inside is, or
+/// that one would not send until the kernel finds the time.
+fn set_up_without_link_local(route: &mut Netlink, veth: &Veth) -> Result<()> {
+    // linux/if_link.h; the mode is enum in6_addr_gen_mode's second.
+    const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+    const NONE: u8 = 1;
+    let up = libc::IFF_UP as u32;
+    let write = |batch: &mut Writer, sequence| {
+        batch.begin(libc::RTM_NEWLINK, ACK, sequence, &ifinfomsg(0, up, up));
+        batch.string(libc::IFLA_IFNAME, &veth.name);
+        let families = batch.open(libc::IFLA_AF_SPEC);
+        let family = batch.open(libc::AF_INET6 as u16);
+        batch.attribute(IFLA_INET6_ADDR_GEN_MODE, &[NONE]);
+        batch.close(family);
+        batch.close(families);
+        batch.end();
     };
-    // Gone already, with the bridge say, is what is wanted, and nothing depends on it.
-    let _ = Netlink::route().and_then(|mut route| {
-        route.request(|batch, sequence| {
-            batch.begin(
-                libc::RTM_DELNEIGH,
-                ACK,
-                sequence,
-                &ndmsg(libc::AF_INET as u8, device, 0),
-            );
-            batch.attribute(libc::NDA_DST, &attachment.veth.address.octets());
-            batch.end();
-        })
-    });
+    route
+        .request(write)
+        .doing(|| format!("set up veth {}", veth.name))
 }
 
-/// Gives the host end of a point-to-point veth the gateway's address; the route to the container comes with it. Gives the host
+/// Gives the host end of a point-to-point veth the gateways' addresses; the routes to the container come with them. Gives the host
 /// end's number.
 ///
 /// # Errors
@@ -308,85 +320,15 @@ pub fn address_host_end(route: &mut Netlink, veth: &Veth, network: &Network) -> 
         .doing(doing)?
         .ok_or(Errno::ENODEV)
         .doing(doing)?;
-    let host = Ipv4Net::new_assert(network.gateway, 32);
-    bridge::add_address(route, link.index, host, Some(veth.address)).doing(doing)?;
+    let write = |batch: &mut Writer, first: u32| {
+        let mut last = first;
+        for (sequence, place) in (first..).zip(veth.places(network)) {
+            let host = IpNet::from(place.gateway);
+            bridge::write_address(batch, sequence, link.index, host, Some(place.address));
+            last = sequence;
+        }
+        last
+    };
+    route.exchange(write, |_| {}).doing(doing)?;
     Ok(link.index)
-}
-
-/// A link has a name that somebody wants: waits until it is gone when its owner is dead. `ours` is the container's name
-/// that we have leased: nobody else supervises one of that name.
-///
-/// # Errors
-/// Names the owner when it lives.
-fn reclaim(route: &mut Netlink, name: &str, what: &str, ours: &str) -> Result<()> {
-    let mut news = Netlink::route().doing(|| "open a netlink socket".to_string())?;
-    // Joined before the look, so that the end cannot be missed in between.
-    news.join(libc::RTNLGRP_LINK)
-        .doing(|| "listen to links".to_string())?;
-    let Some(link) = route
-        .find_link(name)
-        .doing(|| format!("look for link {name}"))?
-    else {
-        return Ok(());
-    };
-    let holder = match &link.mark {
-        Some(Mark::Run(owner)) if owner.is_dead() => None,
-        Some(Mark::Run(owner)) => {
-            // Whose supervisor was killed is being killed by the kernel at this moment.
-            let is_supervised = owner.name != ours && control::is_supervised(&owner.name);
-            if !is_supervised && wait_until_gone(&mut news, link.index)? {
-                return Ok(());
-            }
-            Some(format!("container {} (pid {})", owner.name, owner.pid))
-        }
-        Some(Mark::Network(_)) => Some(format!("network {}", link.name)),
-        // Not marked yet, or its maker was killed before it could.
-        None if link.kind == "veth" && link.name.starts_with("hw") => {
-            if wait_until_gone(&mut news, link.index)? {
-                return Ok(());
-            }
-            Some(format!(
-                "link {}, which says nothing of its owner (ip link del {0} gives it back)",
-                link.name
-            ))
-        }
-        None => Some(format!("link {}", link.name)),
-    };
-    if let Some(holder) = holder {
-        return Err(Error::new(format!(
-            "take {what}: it is in use by {holder}; choose another"
-        )));
-    }
-    if !wait_until_gone(&mut news, link.index)? {
-        bridge::delete(route, &link.name)?;
-    }
-    Ok(())
-}
-
-/// Waits for the kernel to say that link `index` is gone; false when it has not in time.
-fn wait_until_gone(news: &mut Netlink, index: u32) -> Result<bool> {
-    let doing = || "wait for a link to go".to_string();
-    let deadline = Instant::now() + GONE_WITHIN;
-    loop {
-        let left = deadline
-            .saturating_duration_since(Instant::now())
-            .as_millis() as u16;
-        let mut fds = [PollFd::new(news.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::from(left)) {
-            Ok(0) => return Ok(false),
-            Err(Errno::EINTR) => continue,
-            polled => polled.map_err(Refusal::from).doing(doing)?,
-        };
-        let is_gone = match news.receive(0) {
-            Ok(len) => gone(news.received(len)).any(|link| link.index == index),
-            // More news than fits: look instead.
-            Err(refusal) if refusal.errno == Errno::ENOBUFS => {
-                news.link(index).doing(doing)?.is_none()
-            }
-            Err(refusal) => return Err(refusal).doing(doing),
-        };
-        if is_gone {
-            return Ok(true);
-        }
-    }
 }

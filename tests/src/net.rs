@@ -308,6 +308,18 @@ impl Watch {
         Self::of(SockProtocol::NetlinkRoute, groups)
     }
 
+    /// Notices changes of IPv6 routes, and what routers advertise, instead.
+    pub fn routes() -> Self {
+        let groups = libc::RTMGRP_IPV6_ROUTE | libc::RTMGRP_IPV6_PREFIX;
+        Self::of(SockProtocol::NetlinkRoute, groups)
+    }
+
+    /// Waits for the next change; false at the deadline.
+    pub fn wait(&self) -> bool {
+        let heard = std::cell::Cell::new(0);
+        self.until(|| heard.replace(heard.get() + 1) > 0)
+    }
+
     /// Notices changes of the ruleset instead.
     pub fn ruleset() -> Self {
         Self::of(

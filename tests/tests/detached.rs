@@ -213,24 +213,29 @@ fn ls_is_a_table_and_json() {
             .map(|line| line.split_whitespace().collect::<Vec<_>>());
         assert_eq!(
             lines.next().expect("a head"),
-            ["NAME", "ADDRESS", "NETWORK", "VETH", "PID", "STATUS"]
+            [
+                "NAME", "ADDRESS", "ADDRESS6", "NETWORK", "VETH", "PID", "STATUS"
+            ]
         );
         let web = lines
             .find(|line| line[0] == "web")
             .expect("web in the table");
-        assert_eq!(web.len(), 6, "{table}");
+        assert_eq!(web.len(), 7, "{table}");
         assert!(
             web[1].starts_with("172.19.0.9")
-                && web[2] == "hawser0"
-                && web[3] == "hwac130009"
-                && web[5] == "running",
+                && web[2].starts_with("fd")
+                && web[3] == "hawser0"
+                && web[4] == "hwac130009"
+                && web[6] == "running",
             "{table}"
         );
         let row = lab.listed("web");
-        for key in ["name", "address", "network", "veth", "pid", "status"] {
+        for key in [
+            "name", "address", "address6", "network", "veth", "pid", "status",
+        ] {
             assert!(!row[key].is_null(), "{key} in {row}");
         }
-        assert_eq!(row["pid"].to_string(), web[4]);
+        assert_eq!(row["pid"].to_string(), web[5]);
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", row["pid"])).expect("its status");
         let numbers = status

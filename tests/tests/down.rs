@@ -116,8 +116,9 @@ fn down_is_idempotent() {
 }
 
 #[test]
-fn only_ip_forward_is_written_of_the_hosts_sysctls() {
+fn only_forwarding_is_written_of_the_hosts_sysctls() {
     case(|lab| {
+        let by_link = std::path::Path::new("/proc/sys/net/ipv6/conf/all/force_forwarding").exists();
         let dump = "cd /proc/sys/net && find ipv4 ipv6 core bridge netfilter -type f -perm -400 | grep -v -e neigh/hawser0 -e conf/hawser0 -e netfilter/nf_conntrack_count -e route/flush \
             | sort | xargs grep -s '' | sed 's/:/ /'";
         let before = sh(dump);
@@ -129,7 +130,7 @@ fn only_ip_forward_is_written_of_the_hosts_sysctls() {
             .lines()
             .filter(|line| !old.contains(line) && !line.starts_with("netfilter/"))
             .collect();
-        // ip_forward drags conf/*/forwarding along, and that is all.
+        // ip_forward drags conf/*/forwarding along; for IPv6 it is the uplink alone, or, before Linux 6.17, all of them.
         assert!(
             changed
                 .iter()
@@ -139,12 +140,17 @@ fn only_ip_forward_is_written_of_the_hosts_sysctls() {
         for line in changed {
             let known = line.starts_with("ipv4/ip_forward ")
                 || (line.starts_with("ipv4/conf/") && line.contains("/forwarding "))
+                || line == "ipv6/conf/uplink/force_forwarding 1"
+                || (!by_link && line.starts_with("ipv6/conf/") && line.contains("/forwarding "))
                 || line.contains("/accept_redirects")
-                || line.contains("/accept_ra ")
                 || line.contains("/dev_mtu");
             assert!(known, "the host's {line} was changed");
             assert!(!line.contains("route_localnet"), "{line}");
         }
+        lab.hawser(&["down"]).exits(0);
+        let after = sh(dump);
+        let differs = |line: &&str| !line.starts_with("netfilter/") && !old.contains(line);
+        assert_eq!(after.lines().find(differs), None, "all of it is back");
     });
 }
 

@@ -5,6 +5,9 @@ use std::path::Path;
 
 use lab::{case, sh};
 
+/// The same on each machine.
+const SUBNET6: &[&str] = &["--subnet6", "2001:db8:6::/64"];
+
 #[track_caller]
 fn assert_golden(name: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -34,7 +37,7 @@ fn one_bridge() {
 #[test]
 fn rules_are_the_same_with_containers() {
     case(|lab| {
-        let _one = lab.start_idle(&[]);
+        let _one = lab.start_idle(SUBNET6);
         let _two = lab.start_idle(&[]);
         assert_golden("containers.nft");
     });
@@ -55,7 +58,7 @@ fn two_bridges() {
 #[test]
 fn point_to_point() {
     case(|lab| {
-        let _one = lab.start_idle(&["--network", "ptp"]);
+        let _one = lab.start_idle(&[&["--network", "ptp"], SUBNET6].concat());
         assert_golden("ptp.nft");
     });
 }

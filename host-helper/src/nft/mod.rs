@@ -19,6 +19,7 @@ use nix::errno::Errno;
 use crate::attach::Attachment;
 use crate::bridge::{Network, POINT_TO_POINT_NAME};
 use crate::error::{Doing, Error, Refusal, Result};
+use crate::mark;
 use crate::netlink::Netlink;
 use crate::ptp;
 use crate::publish::Port;
@@ -549,7 +550,11 @@ pub fn sweep_dead(route: &mut Netlink) -> Result<()> {
         match done {
             // Somebody else has changed the ruleset; an address may have been taken anew.
             Err(refusal) if matches!(refusal.errno, Errno::ERESTART | Errno::ENOENT) => {}
-            done => return done.doing(doing),
+            done => {
+                done.doing(doing)?;
+                let addresses: Vec<IpAddr> = dead.into_iter().flat_map(|(_, all)| all).collect();
+                return mark::sweep_neighbours(route, &addresses);
+            }
         }
     }
     Ok(())

@@ -1,0 +1,144 @@
+//! What a veth says of its owner, and what the host knows of the container behind it.
+
+use std::net::IpAddr;
+
+use hawser::netlink::{Writer, ifinfomsg, ndmsg};
+use nix::errno::Errno;
+
+use crate::attach::Attachment;
+use crate::bridge::Network;
+use crate::error::{Doing, Result};
+use crate::link::{Mac, family, octets};
+use crate::netlink::{ACK, CREATE, Netlink};
+use crate::owner::{Mark, Owner};
+use crate::reclaim::reclaim;
+use crate::veth::Veth;
+
+/// Says on the link whose it is, makes it answer to the container's name, and tells the host's link `device`,
+/// behind which the container is, its hardware address.
+///
+/// Before: the link is ours, acknowledged. Undone with the link, but for the neighbours: see [`forget_neighbours_of`].
+///
+/// # Errors
+/// A name that a living link has.
+pub fn mark(
+    route: &mut Netlink,
+    veth: &Veth,
+    owner: &Owner,
+    network: &Network,
+    device: Option<u32>,
+) -> Result<()> {
+    loop {
+        let done = route.exchange(
+            |batch, sequence| write_marks(batch, sequence, veth, owner, network, device),
+            |_| {},
+        );
+        match done {
+            Err(refusal) if refusal.errno == Errno::EEXIST => {
+                reclaim(
+                    route,
+                    &owner.name,
+                    &format!("name {}", owner.name),
+                    &owner.name,
+                )?;
+            }
+            done => return done.doing(|| format!("name veth {} {}", veth.name, owner.name)),
+        }
+    }
+}
+
+fn write_marks(
+    batch: &mut Writer,
+    first: u32,
+    veth: &Veth,
+    owner: &Owner,
+    network: &Network,
+    device: Option<u32>,
+) -> u32 {
+    let mut sequence = first;
+    if let Some(device) = device {
+        for place in veth.places(network) {
+            write_neighbour(batch, sequence, place.address, veth.mac, device);
+            sequence += 1;
+        }
+    }
+    batch.begin(libc::RTM_NEWLINK, 0, sequence, &ifinfomsg(0, 0, 0));
+    batch.string(libc::IFLA_IFNAME, &veth.name);
+    batch.string(libc::IFLA_IFALIAS, &Mark::Run(owner.clone()).to_string());
+    batch.end();
+    write_altname(batch, sequence + 1, veth, &owner.name);
+    sequence + 1
+}
+
+/// Writes the request that gives a veth a further name.
+pub fn write_altname(batch: &mut Writer, sequence: u32, veth: &Veth, name: &str) {
+    const RTM_NEWLINKPROP: u16 = 108; // linux/rtnetlink.h
+    let append = CREATE | libc::NLM_F_APPEND as u16 | ACK;
+    batch.begin(RTM_NEWLINKPROP, append, sequence, &ifinfomsg(0, 0, 0));
+    batch.string(libc::IFLA_IFNAME, &veth.name);
+    let names = batch.open(libc::IFLA_PROP_LIST | libc::NLA_F_NESTED as u16);
+    batch.string(libc::IFLA_ALT_IFNAME, name);
+    batch.close(names);
+    batch.end();
+}
+
+/// Permanent neighbours are not counted: of others the kernel keeps 1,024 for all namespaces together (gc_thresh3),
+/// and a host that starts hundreds of containers a second would soon reach none of them. Replaced, since one that was
+/// left over may be of another hardware address.
+fn write_neighbour(batch: &mut Writer, sequence: u32, address: IpAddr, mac: Mac, device: u32) {
+    let replace = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
+    let header = ndmsg(family(address), device, libc::NUD_PERMANENT);
+    batch.begin(libc::RTM_NEWNEIGH, replace, sequence, &header);
+    batch.attribute(libc::NDA_DST, &octets(address));
+    batch.attribute(libc::NDA_LLADDR, &mac);
+    batch.end();
+}
+
+/// A bridge keeps its permanent neighbours when they are gone: this takes those of one container back. Those that stay, because
+/// its supervisor was killed, do no harm: who takes the address replaces them.
+pub fn forget_neighbours_of(attachment: &Attachment) {
+    let (Some(device), Some(_)) = (attachment.device, attachment.network.bridge) else {
+        return;
+    };
+    // Gone already, with the bridge say, is what is wanted, and nothing depends on it.
+    let _ = Netlink::route().and_then(|mut route| {
+        let write = |batch: &mut Writer, first: u32| {
+            let mut last = first;
+            let places = attachment.veth.places(&attachment.network);
+            for (sequence, place) in (first..).zip(places) {
+                write_removal(batch, sequence, place.address, device);
+                last = sequence;
+            }
+            last
+        };
+        route.exchange(write, |_| {})
+    });
+}
+
+/// Takes the neighbours with these addresses back that killed supervisors have left on bridges of ours.
+///
+/// # Errors
+/// What the kernel says.
+pub fn sweep_neighbours(route: &mut Netlink, addresses: &[IpAddr]) -> Result<()> {
+    let doing = || "sweep neighbours that dead containers have left".to_string();
+    for neighbour in route.permanent_neighbours().doing(doing)? {
+        if !addresses.contains(&neighbour.address) {
+            continue;
+        }
+        let link = route.link(neighbour.link).doing(doing)?;
+        if link.is_some_and(|link| matches!(link.mark, Some(Mark::Network(_)))) {
+            // Gone already is success.
+            let _ = route.request(|batch, sequence| {
+                write_removal(batch, sequence, neighbour.address, neighbour.link);
+            });
+        }
+    }
+    Ok(())
+}
+
+fn write_removal(batch: &mut Writer, sequence: u32, address: IpAddr, device: u32) {
+    let header = ndmsg(family(address), device, 0);
+    batch.begin(libc::RTM_DELNEIGH, ACK, sequence, &header);
+    batch.attribute(libc::NDA_DST, &octets(address));
+    batch.end();
+}

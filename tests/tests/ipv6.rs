@@ -1,0 +1,694 @@
+//! IPv6: there by default beside IPv4, usable from the first instruction on, and nowhere where it is not wanted or not there.
+
+use std::path::Path;
+
+use lab::{DEADLINE, Lab, Outcome, Snapshot, Watch, case, collect, packets, sh, wait_for_end};
+
+const SUBNET6: &[&str] = &["--subnet6", "2001:db8:6::/64"];
+
+/// The value of a switch, or nothing where the kernel has no such switch.
+fn switch(name: &str) -> String {
+    let text = std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{name}"));
+    text.unwrap_or_default().trim().to_owned()
+}
+
+fn inspect(lab: &Lab, name: &str) -> serde_json::Value {
+    let text = lab.hawser(&["inspect", name]).ok();
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// What `--verbose` says of one run.
+fn verbose(lab: &Lab, options: &[&str], command: &[&str]) -> Outcome {
+    lab.run(&[&["--verbose"], options].concat(), command)
+        .exits(0)
+}
+
+#[test]
+fn a_container_has_both_families_by_default() {
+    packets(|lab| {
+        for (options, length) in [(&[][..], 64), (&["--network", "ptp"], 128)] {
+            let name = ["--name", "web"];
+            let mut web = lab.start_idle(&[options, &name].concat());
+            let seen = inspect(lab, "web");
+            let text = |key: &str| seen[key].as_str().unwrap_or_default().to_owned();
+            let subnet = text("subnet6");
+            let prefix = subnet.strip_suffix("::/64").expect("a /64");
+            assert!(prefix.starts_with("fd"), "unique local: {seen}");
+            assert_eq!(text("gateway6"), format!("{prefix}::1"), "{seen}");
+            let host = text("address").rsplit('.').next().map(str::to_owned);
+            let host: u8 = host.and_then(|host| host.parse().ok()).expect("an octet");
+            assert_eq!(text("address6"), format!("{prefix}::{host:x}"), "{seen}");
+            assert_eq!(lab.listed("web")["address6"], seen["address6"]);
+            web.say("\n");
+            web.end().exits(0);
+            let script = "ip -6 addr show dev eth0; ip -6 route; ip -6 neigh; cat /etc/hosts";
+            let inside = lab.run_sh(options, script).ok();
+            assert!(
+                inside.contains(&format!("/{length} scope global")),
+                "{inside}"
+            );
+            for words in [
+                "scope link",
+                &format!("default via {prefix}::1 dev eth0"),
+                "PERMANENT",
+                &format!("\n{prefix}::"),
+            ] {
+                assert!(inside.contains(words), "{words}: {inside}");
+            }
+            assert!(!inside.contains("tentative"), "{inside}");
+        }
+    });
+}
+
+#[test]
+fn the_subnet_is_the_same_again_and_each_networks_own() {
+    case(|lab| {
+        let subnet = |options: &[&str]| {
+            let script = "ip -6 route | grep ^fd.*/64";
+            lab.run_sh(options, script)
+                .ok()
+                .split('/')
+                .next()
+                .map(str::to_owned)
+        };
+        let first = subnet(&[]);
+        lab.settle();
+        lab.hawser(&["down"]).exits(0);
+        assert_eq!(subnet(&[]), first);
+        let other = subnet(&["--bridge", "blue", "--subnet", "172.28.0.0/24"]);
+        assert!(other.is_some() && other != first, "{other:?} {first:?}");
+        // One that somebody else has is left to him.
+        lab.settle();
+        lab.hawser(&["down"]).exits(0);
+        let taken = first.clone().expect("a subnet");
+        sh(&format!("ip -6 route add {taken}/64 via 2001:db8:1::1"));
+        let moved = subnet(&[]);
+        assert!(moved.is_some() && moved != first, "{moved:?} {first:?}");
+    });
+}
+
+#[test]
+fn the_gateway_neighbours_and_the_host_are_reached() {
+    packets(|lab| {
+        let sees = |options: &[&str], address: &str| {
+            let script = format!("ping -c 1 -W 2 {address}");
+            let outcome = lab.run_sh(options, &script);
+            assert_eq!(outcome.code, 0, "{options:?} {address}: {outcome}");
+        };
+        for options in [&[][..], &["--network", "ptp"]] {
+            let _web = lab.start_idle(&[options, &["--name", "web"]].concat());
+            let web = inspect(lab, "web");
+            for key in ["gateway6", "address6", "gateway", "address"] {
+                sees(options, web[key].as_str().expect("an address"));
+            }
+            // Of the host: the one that it has on its uplink.
+            sees(options, "2001:db8:1::2");
+            let address6 = web["address6"].as_str().expect("an address").to_owned();
+            sh(&format!(
+                "ping -6 -c 1 -W 2 {address6} || busybox ping -6 -c 1 -W 2 {address6}"
+            ));
+        }
+    });
+}
+
+fn bind_at_once(lab: &Lab, runs: usize) {
+    for run in 0..runs {
+        let options = [SUBNET6, &["--ip", "172.19.0.9"]].concat();
+        // The server goes to the background when it has bound its address, and fails when it cannot.
+        for address in ["[2001:db8:6::9]:80", "[fe80::acff:fe13:9%eth0]:80"] {
+            let command = ["busybox", "httpd", "-p", address, "-h", "/"];
+            let outcome = lab.run(&options, &command);
+            assert_eq!(outcome.code, 0, "run {run}, {address}: {outcome}");
+        }
+    }
+}
+
+#[test]
+fn the_first_instruction_can_bind_its_addresses() {
+    case(|lab| bind_at_once(lab, 20));
+}
+
+#[test]
+#[ignore = "long: cargo test -p tests --test ipv6 -- --ignored"]
+fn the_first_instruction_can_bind_its_addresses_a_thousand_times() {
+    case(|lab| bind_at_once(lab, 1000));
+}
+
+#[test]
+fn a_fixed_address_brings_its_ipv4_address_along() {
+    case(|lab| {
+        let options = [SUBNET6, &["--ip6", "2001:db8:6::102", "--name", "web"]].concat();
+        let _web = lab.start_idle(&options);
+        let web = inspect(lab, "web");
+        assert_eq!(web["address"], "172.19.1.2", "{web}");
+        assert_eq!(web["address6"], "2001:db8:6::102", "{web}");
+        assert_eq!(web["subnet6"], "2001:db8:6::/64", "{web}");
+        for taken in [["--ip6", "2001:db8:6::102"], ["--ip", "172.19.1.2"]] {
+            lab.run(&taken, &["true"]).refused(&["172.19.1.2", "web"]);
+        }
+    });
+}
+
+#[test]
+fn an_address_beyond_those_is_leased_by_a_name_of_the_link() {
+    case(|lab| {
+        let fixed = ["--ip6", "2001:db8:6::beef:cafe"];
+        let options = [SUBNET6, &fixed, &["--name", "web"]].concat();
+        for _ in 0..3 {
+            let web = lab.start_idle(&options);
+            assert_eq!(lab.listed("web")["address6"], "2001:db8:6::beef:cafe");
+            let lease = "hw20010db80006000000000000beefcafe";
+            let before = sh(&format!("ip link show dev {lease}; ip neigh"));
+            assert!(before.contains("altname web"), "{before}");
+            lab.run(&fixed, &["true"])
+                .refused(&["2001:db8:6::beef:cafe", "web", "choose another"]);
+            let after = sh(&format!("ip link show dev {lease}; ip neigh"));
+            assert_eq!(after, before, "nothing of the holder's was touched");
+            let script = "ip -6 addr show dev eth0 | grep beef:cafe/64";
+            lab.run_sh(&[], script).exits(1);
+            // Also free at once when its supervisor was killed.
+            let pid = lab.pid_of("web");
+            web.signal(libc::SIGKILL);
+            wait_for_end(pid);
+            drop(web.end());
+        }
+    });
+}
+
+#[test]
+fn no_ipv6_is_none_at_all() {
+    case(|lab| {
+        let script = "ip -6 addr show dev eth0; ip -6 route show default; grep -c : /etc/hosts";
+        for options in [&["--no-ipv6"][..], &["--no-ipv6", "--network", "ptp"]] {
+            let seen = lab.run_sh(options, script).ok();
+            assert_eq!(seen, "1", "only localhost's: {options:?}");
+        }
+        // The first one made the network; the next one gives it IPv6.
+        assert!(!sh("ip -6 addr show dev hawser0").contains("global"));
+        let seen = lab.run_sh(&[], script).ok();
+        assert!(seen.contains("scope global"), "{seen}");
+        // On a network that has it, too.
+        assert_eq!(lab.run_sh(&["--no-ipv6"], script).ok(), "1");
+    });
+}
+
+#[test]
+fn a_network_without_ipv6_stays_without() {
+    case(|lab| {
+        lab.hawser(&["up", "--no-ipv6"]).exits(0);
+        let said = verbose(lab, &[], &["ip", "-6", "route", "show", "default"]);
+        lab.settle();
+        let before = Snapshot::take();
+        assert!(said.stdout.is_empty(), "{said}");
+        assert!(said.err().contains("IPv4 alone"), "{said}");
+        lab.run(SUBNET6, &["true"])
+            .refused(&["2001:db8:6::/64", "hawser0", "no IPv6"]);
+        lab.run(&["--ip6", "2001:db8:6::7"], &["true"]).refused(&[
+            "2001:db8:6::7",
+            "hawser0",
+            "no IPv6",
+        ]);
+        before.assert_back();
+        // One that has it does not lose it.
+        lab.hawser(&["down"]).exits(0);
+        lab.hawser(&["up"]).exits(0);
+        lab.hawser(&["up", "--no-ipv6"]).refused(&["hawser0", "fd"]);
+    });
+}
+
+#[test]
+fn a_host_without_ipv6_gives_ipv4_alone() {
+    case(|lab| {
+        sh("echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6");
+        for network in ["bridge", "ptp"] {
+            let options = ["--network", network];
+            let script =
+                "ip -6 route show default; ping -c 1 -W 2 192.0.2.1 | grep -o '1 packets received'";
+            let said = verbose(lab, &options, &["sh", "-c", script]);
+            assert_eq!(said.out(), "1 packets received\n", "{said}");
+            assert!(
+                said.err().contains("IPv4 alone") && said.err().contains("disable_ipv6"),
+                "{said}"
+            );
+            lab.settle();
+            let before = Snapshot::take();
+            for asked in [SUBNET6, &["--ip6", "2001:db8:6::7"]] {
+                lab.run(&[&options, asked].concat(), &["true"])
+                    .refused(&[asked[1], "disable_ipv6"]);
+            }
+            before.assert_back();
+        }
+        // Once it has IPv6 again, so has the network.
+        sh("echo 0 > /proc/sys/net/ipv6/conf/all/disable_ipv6");
+        let seen = lab.run_sh(&[], "ip -6 route show default").ok();
+        assert!(seen.contains("via fd"), "{seen}");
+    });
+}
+
+#[test]
+fn a_network_of_a_version_without_ipv6_gets_it() {
+    case(|lab| {
+        let _old = lab.start_idle(&["--no-ipv6", "--name", "old"]);
+        sh("ip link set hawser0 alias 'hawser 1 network 172.19.0.1/16'");
+        let seen = lab.run_sh(&[], "ip -6 route show default").ok();
+        assert!(seen.contains("via fd"), "{seen}");
+        assert!(sh("ip link show hawser0").contains("172.19.0.1/16 fd"));
+    });
+}
+
+#[test]
+fn an_address_that_somebody_has_taken_off_the_bridge_comes_back() {
+    case(|lab| {
+        lab.run(&[], &["true"]).ok();
+        sh("ip -6 addr flush dev hawser0; ip link set hawser0 address 02:00:00:00:00:99");
+        let gateway = "ping -c 1 -W 2 $(ip -6 route | sed -n 's/default via \\([^ ]*\\).*/\\1/p')";
+        lab.run_sh(&[], gateway).exits(0);
+        assert!(sh("ip link show hawser0").contains("02:00:ac:13:00:01"));
+    });
+}
+
+#[test]
+fn permanent_neighbours_are_replaced_and_go() {
+    packets(|lab| {
+        lab.hawser(&[&["up"], SUBNET6].concat()).exits(0);
+        let neighbours = || sh("ip neigh show nud permanent");
+        sh(
+            "ip neigh add 172.19.0.9 lladdr 02:00:00:00:00:99 dev hawser0 nud permanent
+            ip neigh add 2001:db8:6::9 lladdr 02:00:00:00:00:99 dev hawser0 nud permanent",
+        );
+        let mut web = lab.start_idle(&["--ip", "172.19.0.9", "--name", "web"]);
+        for address in ["172.19.0.9", "2001:db8:6::9"] {
+            let line = format!("{address} dev hawser0 lladdr 02:00:ac:13:00:09 PERMANENT");
+            assert!(neighbours().contains(&line), "{line}: {}", neighbours());
+        }
+        web.say("\n");
+        web.end().exits(0);
+        assert_eq!(neighbours(), "", "none stays");
+        // Those of one whose supervisor was killed go with the next call.
+        let killed = lab.start_idle(&["--ip", "172.19.0.9", "--name", "web"]);
+        let pid = lab.pid_of("web");
+        killed.signal(libc::SIGKILL);
+        wait_for_end(pid);
+        drop(killed.end());
+        lab.settle();
+        assert_eq!(neighbours().lines().count(), 2, "so far");
+        lab.hawser(&["ls"]).exits(0);
+        assert_eq!(neighbours(), "");
+    });
+}
+
+/// On a host with the networks hawser0 (2001:db8:6::/64) and blue, and a route to 2001:db8:9::/56.
+const REFUSED: &[(&[&str], &[&str])] = &[
+    (
+        &["--ip", "2001:db8:6::2"],
+        &["--ip", "2001:db8:6::2", "--ip6"],
+    ),
+    (&["--ip6", "172.19.0.2"], &["--ip6", "172.19.0.2", "--ip "]),
+    (&["--subnet6", "172.19.0.0/16"], &["--subnet6", "--subnet "]),
+    (&["--subnet", "2001:db8:6::/64"], &["--subnet", "--subnet6"]),
+    (
+        &["--subnet6", "2001:db8:6::2/64"],
+        &["host bits", "2001:db8:6::/64"],
+    ),
+    (&["--subnet6", "fe80::/64"], &["fe80::/64"]),
+    (
+        &["--no-ipv6", "--ip6", "2001:db8:6::2"],
+        &["--no-ipv6", "--ip6"],
+    ),
+    (
+        &["--no-ipv6", "--subnet6", "2001:db8:6::/64"],
+        &["--no-ipv6", "--subnet6"],
+    ),
+    (
+        &["--ip6", "2001:db8:7::2"],
+        &["2001:db8:7::2", "outside", "2001:db8:6::/64"],
+    ),
+    (&["--ip6", "2001:db8:6::1"], &["2001:db8:6::1", "gateway"]),
+    (
+        &["--ip6", "2001:db8:6::"],
+        &["2001:db8:6::", "network's own"],
+    ),
+    (
+        &["--ip6", "2001:db8:6::ffff"],
+        &["2001:db8:6::ffff", "172.19.255.255", "broadcast"],
+    ),
+    (
+        &["--ip", "172.19.0.5", "--ip6", "2001:db8:6::6"],
+        &["2001:db8:6::6", "172.19.0.6", "172.19.0.5"],
+    ),
+    (
+        &["--subnet6", "2001:db8:7::/64"],
+        &["2001:db8:7::/64", "2001:db8:6::/64", "hawser0"],
+    ),
+    (
+        &["--bridge", "red", "--subnet6", "2001:db8:9:1::/64"],
+        &["2001:db8:9::/56", "uplink"],
+    ),
+    (
+        &["--bridge", "red", "--subnet6", "2001:db8:6::/64"],
+        &["2001:db8:6::/64", "hawser0"],
+    ),
+    (
+        &["--network", "ptp", "--subnet6", "2001:db8:6::/64"],
+        &["2001:db8:6::/64", "hawser0"],
+    ),
+    (
+        &["--network", "ptp", "--subnet6", "2001:db8:9:1::/64"],
+        &["2001:db8:9::/56", "uplink"],
+    ),
+    (
+        &["--network", "none", "--ip6", "2001:db8:6::2"],
+        &["--ip6", "network"],
+    ),
+    (
+        &["--network", "host", "--no-ipv6"],
+        &["--no-ipv6", "network"],
+    ),
+    (
+        &["--mtu", "1279", "--ip6", "2001:db8:6::2"],
+        &["2001:db8:6::2", "1280"],
+    ),
+];
+
+#[test]
+fn bad_input_changes_nothing() {
+    case(|lab| {
+        lab.hawser(&[&["up"], SUBNET6].concat()).exits(0);
+        lab.hawser(&["up", "--bridge", "blue", "--subnet", "172.28.0.0/24"])
+            .exits(0);
+        sh("ip -6 route add 2001:db8:9::/56 via 2001:db8:1::1");
+        let before = Snapshot::take();
+        for (options, words) in REFUSED {
+            lab.run(options, &["true"]).refused(words);
+            before.assert_back();
+        }
+        lab.hawser(&["up", "--subnet6", "2001:db8:7::/64"])
+            .refused(&["2001:db8:7::/64", "2001:db8:6::/64"]);
+        lab.hawser(&["up", "--no-ipv6", "--subnet6", "2001:db8:7::/64"])
+            .refused(&["--no-ipv6"]);
+        before.assert_back();
+    });
+}
+
+#[test]
+fn a_small_mtu_costs_its_container_ipv6_and_nobody_else() {
+    case(|lab| {
+        let mut big = lab.start(&["--name", "big"], &["sh", "-c", "echo up; read x; ping -c 1 -W 2 $(ip -6 route | sed -n 's/default via \\([^ ]*\\).*/\\1/p')"]);
+        big.until("up");
+        let said = verbose(
+            lab,
+            &["--mtu", "1000"],
+            &["ip", "-6", "route", "show", "default"],
+        );
+        assert!(
+            said.stdout.is_empty() && said.err().contains("1280"),
+            "{said}"
+        );
+        big.say("\n");
+        big.end().exits(0);
+    });
+}
+
+#[test]
+fn the_mtu_is_that_of_the_route() {
+    case(|lab| {
+        let mtu = |options: &[&str]| {
+            let text = lab.run(options, &["cat", "/sys/class/net/eth0/mtu"]).ok();
+            text.parse::<u32>().expect("a number")
+        };
+        assert_eq!(mtu(&[]), 1500);
+        sh("ip route change default via 192.0.2.1 mtu 1450");
+        assert_eq!((mtu(&[]), mtu(&["--network", "ptp"])), (1450, 1450));
+        // What a router has advertised for IPv6 counts for IPv6.
+        sh("echo 1440 > /proc/sys/net/ipv6/conf/uplink/mtu");
+        assert_eq!((mtu(&[]), mtu(&["--no-ipv6"])), (1440, 1450));
+        sh("ip -6 route change default via 2001:db8:1::1 mtu 1400");
+        assert_eq!((mtu(&[]), mtu(&["--no-ipv6"])), (1400, 1450));
+        sh("ip route del default; ip -6 route del default");
+        assert_eq!(mtu(&[]), 1500, "nowhere to go to");
+        // IPv6 may go another way.
+        sh("ip link add tunnel mtu 1380 type veth peer name far
+            ip link set tunnel up; ip link set far up
+            ip -6 addr add 2001:db8:3::2/64 dev tunnel nodad
+            ip route add default via 192.0.2.1; ip -6 route add 2000::/3 dev tunnel");
+        assert_eq!((mtu(&[]), mtu(&["--no-ipv6"])), (1380, 1500));
+        assert_eq!(mtu(&["--mtu", "1500"]), 1500, "what was asked for");
+    });
+}
+
+#[test]
+fn a_bridge_that_is_not_ours_gives_what_it_has() {
+    case(|lab| {
+        sh(
+            "ip link add br9 type bridge; ip addr add 172.29.0.1/24 dev br9
+            ip addr add 2001:db8:29::1/64 dev br9 nodad; ip link set br9 up",
+        );
+        let options = ["--bridge", "br9"];
+        let script = "ip -6 route show default; ip -o -6 addr show scope global";
+        // A gateway that forwards nothing is none.
+        assert_eq!(lab.run_sh(&options, script).ok(), "");
+        sh("echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
+        let seen = lab.run_sh(&options, script).ok();
+        assert!(
+            seen.contains("via 2001:db8:29::1") && seen.contains("2001:db8:29::"),
+            "{seen}"
+        );
+        lab.run(&[&options[..], SUBNET6].concat(), &["true"])
+            .refused(&["2001:db8:6::/64", "2001:db8:29::/64", "br9"]);
+    });
+}
+
+#[test]
+fn routers_do_not_advertise_themselves_to_the_host_from_a_container() {
+    case(|lab| {
+        lab.run(&[], &["true"]).ok();
+        assert_eq!(switch("hawser0/accept_ra"), "0");
+        let _web = lab.start_idle(&["--network", "ptp", "--ip", "10.0.0.9"]);
+        assert_eq!(switch("hw0a000009/accept_ra"), "0");
+    });
+}
+
+/// The kernel forwards IPv6 link by link from 6.17 on.
+fn forwards_by_link() -> bool {
+    Path::new("/proc/sys/net/ipv6/conf/all/force_forwarding").exists()
+}
+
+/// Not to be written any more, as in a container whose `/proc/sys` is read-only.
+fn seal(path: &str) {
+    sh(&format!(
+        "mount --bind {path} {path} && mount -o remount,bind,ro {path}"
+    ));
+}
+
+#[test]
+fn forwarding_is_switched_on_for_the_links_that_need_it_and_back() {
+    case(|lab| {
+        sh("ip link add other type veth peer name far; ip link set other up");
+        let dump = "grep -s . /proc/sys/net/ipv6/conf/*/force_forwarding /proc/sys/net/ipv6/conf/*/forwarding /proc/sys/net/ipv6/conf/*/accept_ra; true";
+        let before = sh(dump);
+        let said = verbose(lab, &[], &["true"]).err();
+        if forwards_by_link() {
+            assert!(
+                said.contains("net.ipv6.conf.uplink.force_forwarding was 0 and is 1 now"),
+                "{said}"
+            );
+            for (link, expected) in [
+                ("hawser0", "1"),
+                ("uplink", "1"),
+                ("other", "0"),
+                ("all", "0"),
+            ] {
+                let name = format!("{link}/force_forwarding");
+                assert_eq!(switch(&name), expected, "{name}");
+            }
+            assert_eq!(switch("all/forwarding"), "0");
+        } else {
+            assert!(
+                said.contains("net.ipv6.conf.all.forwarding was 0 and is 1 now"),
+                "{said}"
+            );
+        }
+        assert!(
+            !verbose(lab, &[], &["true"]).err().contains(" was 0"),
+            "once"
+        );
+        lab.settle();
+        lab.hawser(&["down"]).exits(0);
+        assert_eq!(sh(dump), before);
+        // Not ours to put back.
+        sh("echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
+        let said = verbose(lab, &[], &["true"]).err();
+        assert!(!said.contains("ipv6"), "{said}");
+        lab.settle();
+        lab.hawser(&["down"]).exits(0);
+        assert_eq!(switch("all/forwarding"), "1");
+    });
+}
+
+#[test]
+fn forwarding_that_somebody_has_switched_off_comes_back() {
+    case(|lab| {
+        lab.run(&[], &["true"]).ok();
+        // What sysctl --system does with a file that says so; all links follow.
+        sh(
+            "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding",
+        );
+        lab.run(&[], &["true"]).ok();
+        assert!(switch("hawser0/force_forwarding") == "1" || switch("all/forwarding") == "1");
+        lab.settle();
+        lab.hawser(&["down"]).exits(0);
+        assert_eq!(switch("all/forwarding"), "0");
+        assert_ne!(switch("uplink/force_forwarding"), "1");
+    });
+}
+
+#[test]
+fn without_forwarding_there_is_ipv4_alone() {
+    case(|lab| {
+        if !lab.real_root {
+            return lab::skip("only the real root may mount over /proc/sys");
+        }
+        for name in ["uplink/force_forwarding", "all/forwarding"] {
+            let path = format!("/proc/sys/net/ipv6/conf/{name}");
+            if Path::new(&path).exists() {
+                seal(&path);
+            }
+        }
+        let said = verbose(lab, &[], &["ip", "-6", "route", "show", "default"]);
+        assert!(said.stdout.is_empty(), "{said}");
+        assert!(
+            said.err().contains("IPv4 alone") && said.err().contains("read-only here"),
+            "{said}"
+        );
+        lab.run(
+            &[
+                "--ip6",
+                "2001:db8:6::7",
+                "--bridge",
+                "red",
+                "--subnet6",
+                "2001:db8:6::/64",
+                "--subnet",
+                "auto",
+            ],
+            &["true"],
+        )
+        .refused(&["all/forwarding", "EROFS"]);
+        assert!(!sh("ip -o link").contains("red"));
+    });
+}
+
+/// A router on the uplink that advertises itself for six seconds at a time, as real routers do for half an hour.
+struct Router(#[expect(dead_code, reason = "ends with its namespace")] std::process::Child);
+
+impl Router {
+    fn start(lab: &Lab) -> Self {
+        let config = lab.dir.join("radvd.conf");
+        std::fs::write(
+            &config,
+            "interface eth0 { AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; AdvDefaultLifetime 6;
+               prefix 2001:db8:5::/64 { AdvValidLifetime 3600; AdvPreferredLifetime 1800; }; };\n",
+        )
+        .expect("write a file");
+        // One that says in its answers that it is no router is soon none to the host.
+        let mut router = lab.internet.command("sh");
+        router.args(["-c", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding"]);
+        collect(router, DEADLINE).exits(0);
+        let mut radvd = lab.internet.command("radvd");
+        radvd.args([
+            "-n",
+            "-m",
+            "stderr",
+            "-u",
+            "root",
+            "-p",
+            "/run/lab/radvd.pid",
+            "-C",
+        ]);
+        radvd.arg(config).stdin(std::process::Stdio::null());
+        radvd.stderr(std::fs::File::create(lab.dir.join("radvd.log")).expect("make a file"));
+        Self(
+            radvd
+                .spawn()
+                .expect("start radvd (install radvd, or run `make test`)"),
+        )
+    }
+}
+
+fn advertised_route() -> String {
+    sh("ip -6 route show default proto ra")
+}
+
+/// The default route of the host came from a router; it is still there two of its lifetimes later, and a container's packets go
+/// by it.
+fn outlive_two_lifetimes(lab: &mut Lab, expected: &[(&str, &str)]) {
+    sh("ip -6 route del default");
+    let watch = Watch::routes();
+    let _router = Router::start(lab);
+    assert!(watch.until(|| !advertised_route().is_empty()), "a router");
+    let values = || -> Vec<String> {
+        let all = ["accept_ra", "force_forwarding", "forwarding"];
+        let of = |link: &str| all.map(|name| switch(&format!("{link}/{name}"))).to_vec();
+        [of("uplink"), of("all")].concat()
+    };
+    let before = values();
+    let mut web = lab.start(
+        &["--verbose"],
+        &["sh", "-c", "echo up; read x; ping -c 1 -W 2 2001:db8:2::10"],
+    );
+    web.until("up");
+    for (name, value) in expected {
+        assert_eq!(switch(name), *value, "{name}");
+    }
+    // Each advertisement that is heeded gives the route a new time to live; one that is not leaves it to die after six seconds.
+    let begin = std::time::Instant::now();
+    let mut heard = 0;
+    while begin.elapsed().as_secs() < 13 {
+        assert!(watch.wait(), "no advertisement was heeded: {heard} were");
+        heard += 1;
+        assert!(
+            !advertised_route().is_empty(),
+            "after {:?}",
+            begin.elapsed()
+        );
+    }
+    web.say("\n");
+    let outcome = web.end();
+    assert_eq!(outcome.code, 0, "{outcome}");
+    lab.settle();
+    lab.hawser(&["down"]).exits(0);
+    assert_eq!(values(), before, "as before");
+    assert!(
+        !advertised_route().is_empty(),
+        "and the route is still there"
+    );
+}
+
+#[test]
+fn routers_are_heard_while_the_host_forwards_link_by_link() {
+    case(|lab| {
+        if forwards_by_link() {
+            let expected = [
+                ("uplink/force_forwarding", "1"),
+                ("uplink/accept_ra", "1"),
+                ("all/forwarding", "0"),
+            ];
+            outlive_two_lifetimes(lab, &expected);
+        } else {
+            outlive_two_lifetimes(lab, &[("uplink/accept_ra", "2"), ("all/forwarding", "1")]);
+        }
+    });
+}
+
+#[test]
+fn routers_are_heard_while_the_host_forwards_everywhere() {
+    case(|lab| {
+        if !lab.real_root {
+            return lab::skip("only the real root may mount over /proc/sys");
+        }
+        if forwards_by_link() {
+            seal("/proc/sys/net/ipv6/conf/uplink/force_forwarding");
+        }
+        outlive_two_lifetimes(lab, &[("uplink/accept_ra", "2"), ("all/forwarding", "1")]);
+    });
+}
