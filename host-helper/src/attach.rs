@@ -117,22 +117,7 @@ pub fn run(
         _ => None,
     };
     steps.done("veth");
-    let entry = match (&attachment, nft) {
-        (Some(attachment), Some(nft)) => {
-            let ours = attachment.clone();
-            undo.push(move || nft::forget(&ours));
-            let resolvers = &request.resolvers.servers;
-            let ports = &request.ports;
-            Some(nft::Entry::add(
-                nft,
-                attachment,
-                &request.reach,
-                ports,
-                resolvers,
-            )?)
-        }
-        _ => None,
-    };
+    let entry = publish(request, attachment.as_ref(), nft, &mut undo)?;
     steps.done("publish");
     config::send(
         &child.config,
@@ -269,7 +254,7 @@ pub fn restore() -> Result<()> {
         // Nobody listens: the container is gone.
         let answer = control::ask_at(&path, "restore").unwrap_or_default();
         if let Some(why) = answer.strip_prefix("error ") {
-            let name = path.file_stem().unwrap_or_default().display();
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
             errors.push(Error::new(format!(
                 "restore container {name}: {}",
                 why.trim()
@@ -488,6 +473,22 @@ fn attach(
         device,
         netns,
     })
+}
+
+/// The firewall knows of the container.
+fn publish(
+    request: &Request,
+    attachment: Option<&Attachment>,
+    nft: Option<Netlink>,
+    undo: &mut Undo,
+) -> Result<Option<nft::Entry>> {
+    let (Some(attachment), Some(nft)) = (attachment, nft) else {
+        return Ok(None);
+    };
+    let ours = attachment.clone();
+    undo.push(move || nft::forget(&ours));
+    let resolvers = &request.resolvers.servers;
+    nft::Entry::add(nft, attachment, &request.reach, &request.ports, resolvers).map(Some)
 }
 
 fn mark_veth(

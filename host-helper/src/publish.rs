@@ -1,6 +1,6 @@
 //! Published ports: `-p [ADDR:][HOSTPORT:]PORT[/tcp|udp|sctp]`, as text and as data.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -303,7 +303,7 @@ fn parse_ports(text: &str) -> Result<(u16, u16), String> {
 
 /// The first port that is reached by the same port of the same address as another one before it.
 pub fn first_collision(ports: &[Port]) -> Option<Port> {
-    let mut seen: HashMap<(Protocol, u16), Vec<Port>> = HashMap::new();
+    let mut seen: BTreeMap<(Protocol, u16), Vec<Port>> = BTreeMap::new();
     ports
         .iter()
         .filter(|port| port.host_port != 0)

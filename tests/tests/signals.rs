@@ -138,8 +138,10 @@ fn killed(lab: &Lab, options: &[&str]) {
     running.signal(libc::SIGKILL);
     wait_for_end(pid);
     running.end().exits(-libc::SIGKILL);
-    // A dead helper cannot unlink its socket; the next to ask for the name does.
+    // A dead helper cannot unlink its socket; the next to ask for the name does. What the firewall knew, any other call.
     lab.run(&["--name", "victim"], &["true"]).ok();
+    lab.settle();
+    lab.hawser(&["ls"]).exits(0);
     before.assert_back();
 }
 

@@ -1,6 +1,6 @@
 //! What the tables know of one network and of one container: elements of their sets.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -163,7 +163,7 @@ fn of_egress(source: IpAddr, allowed: &[Allowed], resolvers: &[IpAddr]) -> Vec<E
 
 /// What published ports need. Those on loopback addresses need nothing: the supervisor has them.
 pub fn of_ports(attachment: &Attachment, ports: &[Port]) -> Vec<Element> {
-    let mut seen = HashSet::new();
+    let mut seen = BTreeSet::new();
     let mut elements = Vec::new();
     for port in ports.iter().filter(|port| !port.is_loopback()) {
         let protocol = padded(&[port.protocol.number()]);

@@ -6,7 +6,7 @@ use hawser::netlink::Writer;
 use super::expression::Expression;
 
 /// A family of tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
     /// `NFPROTO_INET`: IPv4 and IPv6.
     Inet = 1,
@@ -118,7 +118,7 @@ pub enum SetKind {
 }
 
 /// An element of a set or a map.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Element {
     /// The table's family.
     pub family: Family,

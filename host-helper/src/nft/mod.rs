@@ -8,7 +8,7 @@ mod expression;
 mod message;
 mod tables;
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -392,8 +392,8 @@ impl Entry {
         let left: Vec<Port> = (self.ports.iter().copied())
             .filter(|port| !ports.contains(port))
             .collect();
-        let needed: HashSet<Element> =
-            HashSet::from_iter(elements::of_ports(&self.attachment, &left));
+        let needed: BTreeSet<Element> =
+            BTreeSet::from_iter(elements::of_ports(&self.attachment, &left));
         let mut gone = elements::of_ports(&self.attachment, ports);
         gone.retain(|element| !needed.contains(element));
         take(&mut self.nft, &gone).doing(|| "take a port back from nft".into())?;
@@ -414,14 +414,13 @@ impl Entry {
         let doing = || "let the container reach its new resolvers".to_string();
         let before = elements::of_reach(&self.attachment, &self.reach, &self.resolvers);
         let after = elements::of_reach(&self.attachment, &self.reach, resolvers);
-        let old: Vec<Element> = (before.iter().cloned())
-            .filter(|element| !after.contains(element))
-            .collect();
-        let new: Vec<Element> = (after.iter().cloned())
-            .filter(|element| !before.contains(element))
-            .collect();
-        take(&mut self.nft, &old).doing(doing)?;
-        add(&mut self.nft, &new).doing(doing)?;
+        let without = |some: &[Element], others: &[Element]| -> Vec<Element> {
+            let mut left = some.to_vec();
+            left.retain(|element| !others.contains(element));
+            left
+        };
+        take(&mut self.nft, &without(&before, &after)).doing(doing)?;
+        add(&mut self.nft, &without(&after, &before)).doing(doing)?;
         self.resolvers = resolvers.to_vec();
         Ok(())
     }
@@ -524,7 +523,7 @@ pub fn sweep_dead(route: &mut Netlink) -> Result<()> {
             return Ok(());
         }
         let links = route.links().doing(|| "list links".into())?;
-        let names: HashSet<&str> = links.iter().map(|link| link.name.as_str()).collect();
+        let names: BTreeSet<&str> = links.iter().map(|link| link.name.as_str()).collect();
         let dead: Vec<_> = tenants
             .drain(..)
             .filter_map(|tenant| elements::known(&tenant))
@@ -595,7 +594,7 @@ fn add(nft: &mut Netlink, elements: &[Element]) -> std::result::Result<(), Refus
     match put(nft, &[]) {
         Err(refusal) if matches!(refusal.errno, Errno::EEXIST | Errno::ENOTEMPTY) => {
             let mut old = all_elements(nft)?;
-            let keys: HashSet<_> = elements
+            let keys: BTreeSet<_> = elements
                 .iter()
                 .map(|element| (element.family, element.set, &element.key))
                 .collect();
@@ -611,7 +610,7 @@ fn take(nft: &mut Netlink, elements: &[Element]) -> std::result::Result<(), Refu
     match delete(nft, elements) {
         Err(refusal) if refusal.errno == Errno::ENOENT => {
             let mut left = all_elements(nft)?;
-            let wanted: HashSet<&Element> = elements.iter().collect();
+            let wanted: BTreeSet<&Element> = elements.iter().collect();
             left.retain(|element| wanted.contains(element));
             delete(nft, &left)
         }
@@ -797,7 +796,7 @@ mod tests {
     #[test]
     fn each_network_has_a_group_of_ours() {
         let names = ["hawser0", "hawser1", "blue", "10.0.0.0/24", "10.0.1.0/24"];
-        let groups: HashSet<u32> = names.into_iter().map(group_of_name).collect();
+        let groups: BTreeSet<u32> = names.into_iter().map(group_of_name).collect();
         assert_eq!(groups.len(), names.len());
         assert!(groups.iter().all(|group| is_ours(*group)));
         assert!(!is_ours(PORT_GROUP) && !is_ours(0));
