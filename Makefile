@@ -62,10 +62,11 @@ $(ROOTFS): .ci/rootfs
 run: build $(ROOTFS)
 	$(SUDO) $(BIN)/host-helper run $(if $(CMD),,--verbose) --rootfs $(ROOTFS) -- $(or $(CMD),show-network)
 
-# Tests find the programs by HOST_HELPER and INIT_BIN, Debian's dockerd and podman below DEBIAN_ROOT, and what they skipped is in tests-skipped.txt.
+# Tests find the programs by HOST_HELPER and INIT_BIN, Debian's dockerd and podman below DEBIAN_ROOT, its systemd-resolved below RESOLVED_ROOT, and what they skipped is in tests-skipped.txt.
 test: export HOST_HELPER := $(BIN)/host-helper
 test: export INIT_BIN := $(BIN)/init
 test: export DEBIAN_ROOT := $(OUT)/debian
+test: export RESOLVED_ROOT := $(OUT)/resolved
 test: export TEST_MACHINE := $(MACHINE)
 test: export MUST_WORK ?= $(if $(filter true,$(CI)),1)
 test: build
@@ -80,6 +81,8 @@ test: build
 	@.ci/need dumb-init dumb-init "what init stands in for, side by side with it"
 	@.ci/need catatonit catatonit "what init stands in for, side by side with it"
 	@.ci/unpack $(OUT)/debian "what init is dropped into by its tests" docker.io podman crun
+	@.ci/unpack $(OUT)/resolved "the tests' host whose resolvers change" systemd-resolved
+	@.ci/need musl-gcc musl-tools "a program of musl's that looks names up"
 	@.ci/machine $(MACHINE)
 	@rm -f $(OUT)/tests-skipped.txt
 	@.ci/cargo native test --workspace --locked --doc --quiet

@@ -12,6 +12,7 @@ use crate::bridge::{self, Network, POINT_TO_POINT_NAME};
 use crate::config::{self, Privileges};
 use crate::control::{self, Lease};
 use crate::error::{Doing, Error, Result};
+use crate::hosts::{Hosts, Lines, View};
 use crate::mark;
 use crate::netlink::Netlink;
 use crate::nft;
@@ -45,6 +46,8 @@ pub struct Container {
     pub privileges: Privileges,
     /// Its variables.
     pub environment: Vec<String>,
+    /// The names of its network.
+    pub names: Names,
 }
 
 /// One container's place on a network.
@@ -90,6 +93,7 @@ pub fn run(
     steps.done("plan");
     let mut child = spawn::spawn(&spawn)?;
     let elsewhere = spawn::begin_elsewhere(child.pid);
+    let mut names;
     let mut undo = Undo::default();
     let pidfd = child
         .pidfd
@@ -108,6 +112,7 @@ pub fn run(
     let ways = find_ways_out(&mut route, request)?;
     let (network, nft) = ensure_network(&mut route, request, &ways, steps)?.unzip();
     let (mtu, network) = choose_mtu(&mut route, request, network, &ways, steps)?;
+    names = open_names(request, network.as_ref(), &child)?;
     steps.done("ensure");
     signals.check()?;
     let attachment = match (&network, &namespace) {
@@ -119,17 +124,20 @@ pub fn run(
     steps.done("veth");
     let entry = publish(request, attachment.as_ref(), nft, &mut undo)?;
     steps.done("publish");
+    names.look_up(request, attachment.as_ref());
     config::send(
         &child.config,
-        &config::write(request, &privileges, attachment.as_ref()),
+        &config::write(request, &privileges, attachment.as_ref(), &names.first),
     )?;
     steps.done("config");
     if let Some(attachment) = &attachment {
         let ours = attachment.clone();
         undo.push(move || mark::forget_neighbours_of(&ours));
         mark_veth(&mut route, attachment, request, &child)?;
+        names.enter(request, attachment)?;
         steps.done("mark");
     }
+    undo.push(|| names.leave());
     let mut status = StatusReader::default();
     signals.interrupt_unless_readable(&child.status)?;
     expect(&Said::Up, &mut status, &mut child, hears_init)?;
@@ -152,6 +160,76 @@ pub fn run(
         entry,
         privileges,
         environment,
+        names,
+    })
+}
+
+/// What a container has of the names of its network.
+#[derive(Default)]
+pub struct Names {
+    /// Its hosts file, when it is on one.
+    pub hosts: Option<Hosts>,
+    /// What its own hosts file begins with.
+    pub first: String,
+    lines: Option<Lines>,
+}
+
+impl Names {
+    /// What init writes of the names, where the container has a hosts file of its own.
+    fn look_up(&mut self, request: &Request, attachment: Option<&Attachment>) {
+        if let (Some(hosts), Some(View::Private)) = (&self.hosts, request.view_of_hosts()) {
+            self.first = hosts.first_names(&config::own_hosts(request, attachment));
+        }
+    }
+
+    /// Enters the container, so that those that have been there know it.
+    ///
+    /// Before: its link is there. Undone by [`Names::leave`].
+    fn enter(&mut self, request: &Request, attachment: &Attachment) -> Result<()> {
+        if let Some(hosts) = &self.hosts {
+            let lines = hosts.enter(&request.name, &attachment.veth, request.is_name_made_up)?;
+            self.lines = Some(lines);
+        }
+        Ok(())
+    }
+
+    /// Off the way of the start: those who keep a copy of the names hear of this one, and what others have left goes.
+    pub fn announce(&self) {
+        if let Some(lines) = &self.lines {
+            lines.announce();
+            lines.sweep_others();
+        }
+    }
+
+    /// Off the way of the end.
+    pub fn sweep(&self) {
+        if let Some(lines) = &self.lines {
+            lines.sweep_others();
+        }
+    }
+
+    /// The container has ended.
+    pub fn leave(&self) {
+        if let Some(lines) = &self.lines {
+            lines.remove();
+        }
+    }
+}
+
+/// Opens the hosts file of the network, and gives it to the child, which is waiting for it or about to.
+///
+/// Before: the network is there.
+fn open_names(request: &Request, network: Option<&Network>, child: &Child) -> Result<Names> {
+    let (Some(network), Some(view)) = (network, request.view_of_hosts()) else {
+        return Ok(Names::default());
+    };
+    let hosts = Hosts::open(network)?;
+    if request.writes_resolv && view == View::Shared {
+        child.hand_hosts(&hosts.mount()?)?;
+    }
+    Ok(Names {
+        hosts: Some(hosts),
+        ..Names::default()
     })
 }
 

@@ -270,6 +270,14 @@ pub struct Run {
     /// Option for the resolver, ndots:1 say, instead of the host's; repeatable
     #[arg(long, value_name = "OPTION", value_parser = parse_word, help_heading = "Network")]
     pub dns_option: Vec<String>,
+    /// Whether a change of the host's resolvers reaches the running container
+    #[arg(
+        long,
+        value_name = "yes|no",
+        default_value = "yes",
+        help_heading = "Network"
+    )]
+    pub dns_follow: Answer,
     /// A line for /etc/hosts; repeatable
     #[arg(long, value_name = "NAME:ADDR", value_parser = parse_host, help_heading = "Network")]
     pub add_host: Vec<(IpAddr, String)>,
@@ -290,6 +298,15 @@ pub enum Switch {
     On,
     /// Off.
     Off,
+}
+
+/// Yes or no.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Answer {
+    /// Yes.
+    Yes,
+    /// No.
+    No,
 }
 
 /// `--resolv`.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attach::Attachment;
 use crate::error::{Doing, Error, Result};
+use crate::hosts::{LOCALHOST, View};
 use crate::request::{NetworkChoice, Request};
 use crate::user::{self, User};
 use crate::veth::{INSIDE, Place};
@@ -30,11 +31,12 @@ pub struct Privileges {
     pub no_new_privileges: bool,
 }
 
-/// The config message (`docs/protocol.md`).
+/// The config message (`docs/protocol.md`). `names` are those of its network that its own hosts file begins with.
 pub fn write(
     request: &Request,
     privileges: &Privileges,
     attachment: Option<&Attachment>,
+    names: &str,
 ) -> String {
     let mut text = format!("{}\n", protocol::VERSION);
     let mut line = |fact: std::fmt::Arguments| {
@@ -70,7 +72,7 @@ pub fn write(
         line(format_args!("no-links"));
     }
     if request.writes_resolv {
-        resolv_lines(request, attachment, &mut line);
+        resolv_lines(request, attachment, names, &mut line);
     }
     line(format_args!("hostname {}", request.hostname));
     privilege_lines(privileges, &mut line);
@@ -123,34 +125,35 @@ fn privilege_lines(privileges: &Privileges, line: &mut impl FnMut(std::fmt::Argu
 fn resolv_lines(
     request: &Request,
     attachment: Option<&Attachment>,
+    names: &str,
     line: &mut impl FnMut(std::fmt::Arguments),
 ) {
-    let resolvers = &request.resolvers;
-    for server in &resolvers.servers {
-        line(format_args!("nameserver {server}"));
+    for fact in request.resolvers.facts().lines() {
+        line(format_args!("{fact}"));
     }
-    if !resolvers.search.is_empty() {
-        line(format_args!("search {}", resolvers.search.join(" ")));
+    for own in own_hosts(request, attachment).lines().chain(names.lines()) {
+        line(format_args!("host {own}"));
     }
-    if !resolvers.options.is_empty() {
-        line(format_args!("option {}", resolvers.options.join(" ")));
+}
+
+/// The lines of a hosts file that are the container's own; none where it has its network's file.
+pub fn own_hosts(request: &Request, attachment: Option<&Attachment>) -> String {
+    if request.view_of_hosts() == Some(View::Shared) {
+        return String::new();
     }
-    line(format_args!("host 127.0.0.1 localhost"));
-    line(format_args!(
-        "host ::1 localhost ip6-localhost ip6-loopback"
-    ));
     let own: Vec<IpAddr> = match attachment {
         Some(Attachment { network, veth, .. }) => {
             veth.places(network).map(|place| place.address).collect()
         }
         None => vec![Ipv4Addr::LOCALHOST.into()],
     };
-    for address in own {
-        line(format_args!("host {address} {}", request.hostname));
+    let mut lines = LOCALHOST.map(|line| format!("{line}\n")).concat();
+    let named = own.into_iter().map(|address| (address, &request.hostname));
+    for (address, name) in named.chain(request.hosts.iter().map(|(address, name)| (*address, name)))
+    {
+        lines += &format!("{address} {name}\n");
     }
-    for (address, name) in &request.hosts {
-        line(format_args!("host {address} {name}"));
-    }
+    lines
 }
 
 pub fn send(mut config: &File, text: &str) -> Result<()> {

@@ -3,6 +3,7 @@
 use crate::bridge;
 use crate::control;
 use crate::error::{Doing, Error, Result};
+use crate::hosts;
 use crate::link::Link;
 use crate::netlink::Netlink;
 use crate::nft;
@@ -42,6 +43,7 @@ pub fn down(name: &str, living: Living) -> Result<()> {
     let mut keep = |done: Result<()>| errors.extend(done.err());
     keep(bridge::delete(&mut route, name));
     state::forget_offset(name);
+    hosts::forget(name);
     match is_last(&mut route) {
         Ok(true) => {
             keep(nft::open().and_then(|mut nft| nft::remove(&mut nft)));

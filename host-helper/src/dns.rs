@@ -1,11 +1,17 @@
 //! What the container resolves names with: the host's resolvers that it can reach, or those that were asked for.
 
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 /// The host's own file, and the one that systemd-resolved keeps behind its stub (resolved.conf(5)).
-const HOST: &str = "/etc/resolv.conf";
-const UPLINK: &str = "/run/systemd/resolve/resolv.conf";
+pub const HOST: &str = "/etc/resolv.conf";
+/// Looked at only where the other names none that a container can reach.
+pub const UPLINK: &str = "/run/systemd/resolve/resolv.conf";
+/// Bytes: four times what init's message can hold.
+const LONGEST: u64 = 64 * 1024;
 /// resolv.conf(5): resolvers look at the first three (`MAXNS`) only.
 const SERVERS: usize = 3;
 
@@ -30,11 +36,12 @@ pub struct Resolvers {
 }
 
 impl Resolvers {
-    /// What a resolv.conf says, without resolvers on a loopback address (nothing listens there inside), without
-    /// repetitions, and without the search domain `.` (musl gives up on it).
+    /// What a resolv.conf says, without comments, without resolvers on a loopback address (nothing listens there
+    /// inside), without repetitions, and without the search domain `.` (musl gives up on it).
     fn parse(text: &str, loopback: Loopback) -> Resolvers {
         let mut found = Resolvers::default();
         for line in text.lines() {
+            let line = line.split(['#', ';']).next().unwrap_or_default();
             let mut words = line.split_whitespace();
             match words.next() {
                 Some("nameserver") => {
@@ -62,26 +69,39 @@ impl Resolvers {
     }
 
     /// Those of the host; where all of them are loopback ones, those that systemd-resolved itself asks.
-    fn of_host(loopback: Loopback) -> Resolvers {
-        let read = |path| Resolvers::parse(&fs::read_to_string(path).unwrap_or_default(), loopback);
-        let found = read(HOST);
-        if found.servers.is_empty() {
-            Resolvers {
-                servers: read(UPLINK).servers,
-                ..found
-            }
-        } else {
-            found
+    fn of_host(loopback: Loopback) -> io::Result<Resolvers> {
+        let found = Resolvers::parse(&read(HOST)?, loopback);
+        if !found.servers.is_empty() {
+            return Ok(found);
         }
+        let behind = Resolvers::parse(&read(UPLINK).unwrap_or_default(), loopback);
+        Ok(Resolvers {
+            servers: behind.servers,
+            ..found
+        })
+    }
+
+    /// Whether what systemd-resolved keeps behind its stub counts.
+    pub fn looks_behind(loopback: Loopback) -> bool {
+        let found = Resolvers::parse(&read(HOST).unwrap_or_default(), loopback);
+        // Where there is no systemd, to wait for its directory would be to watch all of /run.
+        found.servers.is_empty() && Path::new("/run/systemd").exists()
+    }
+
+    /// Whether any of it comes from the host.
+    pub fn needs_host(&self) -> bool {
+        self.servers.is_empty()
     }
 
     /// What was asked for, and the host's where nothing was.
-    pub fn choose(asked: &Resolvers, loopback: Loopback) -> Resolvers {
-        let host = if asked.servers.is_empty() {
-            Resolvers::of_host(loopback)
-        } else {
-            Resolvers::default()
-        };
+    ///
+    /// # Errors
+    /// The host's file cannot be read.
+    pub fn choose(asked: &Resolvers, loopback: Loopback) -> io::Result<Resolvers> {
+        if !asked.needs_host() {
+            return Ok(asked.clone());
+        }
+        let host = Resolvers::of_host(loopback)?;
         let or = |asked: &Vec<String>, host| {
             if asked.is_empty() {
                 host
@@ -89,16 +109,51 @@ impl Resolvers {
                 asked.clone()
             }
         };
-        Resolvers {
-            servers: if asked.servers.is_empty() {
-                host.servers
-            } else {
-                asked.servers.clone()
-            },
+        Ok(Resolvers {
+            servers: host.servers,
             search: or(&asked.search, host.search),
             options: or(&asked.options, host.options),
-        }
+        })
     }
+
+    /// The lines of init's message.
+    pub fn facts(&self) -> String {
+        let mut facts: String = self
+            .servers
+            .iter()
+            .map(|server| format!("nameserver {server}\n"))
+            .collect();
+        for (word, values) in [("search", &self.search), ("option", &self.options)] {
+            if !values.is_empty() {
+                facts += &format!("{word} {}\n", values.join(" "));
+            }
+        }
+        facts
+    }
+
+    /// The lines of resolv.conf, as init writes them. `None`: it would refuse them.
+    pub fn to_file(&self) -> Option<String> {
+        use hawser::protocol::{END, Message, VERSION};
+        let facts = self.facts();
+        let message = format!("{VERSION}\n{facts}{END}\n");
+        Message::parse(message.as_bytes()).ok()?;
+        let line = |fact: &str| match fact.strip_prefix("option ") {
+            Some(options) => format!("options {options}\n"),
+            None => format!("{fact}\n"),
+        };
+        Some(facts.lines().map(line).collect())
+    }
+}
+
+/// All of a file of the host's, unless it is longer than any that is meant for this. Never waits.
+fn read(path: &str) -> io::Result<String> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    let mut text = String::new();
+    file.take(LONGEST).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -108,7 +163,7 @@ mod tests {
     #[test]
     fn loopback_servers_repetitions_and_the_dot_are_left_out() {
         let text = "# a comment\nnameserver 127.0.0.53\nnameserver 192.0.2.1\nnameserver 192.0.2.1\nnameserver ::1\n\
-                    nameserver 2001:db8::1\nnameserver x\nsearch a.example . b.example\noptions ndots:1 edns0\n\
+                    nameserver 2001:db8::1 # six\nnameserver x\nsearch a.example . b.example\noptions ndots:1 edns0\n\
                     nameserver 192.0.2.2\nnameserver 192.0.2.3\n";
         let found = Resolvers::parse(text, Loopback::NotOurs);
         let servers: Vec<IpAddr> = ["192.0.2.1", "2001:db8::1", "192.0.2.2"]
@@ -129,6 +184,6 @@ mod tests {
             servers: vec!["192.0.2.9".parse().unwrap()],
             ..Resolvers::default()
         };
-        assert_eq!(Resolvers::choose(&asked, Loopback::NotOurs), asked);
+        assert_eq!(Resolvers::choose(&asked, Loopback::NotOurs).unwrap(), asked);
     }
 }

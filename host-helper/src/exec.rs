@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::setsid;
 
-use crate::attach::{self, Container};
+use crate::attach::{self, Container, Names};
 use crate::cli;
 use crate::config::{self, Privileges};
 use crate::control;
@@ -127,6 +127,7 @@ fn supervise(
         entry: None,
         privileges: privileges.clone(),
         environment: Vec::new(),
+        names: Names::default(),
     };
     let description = Description {
         is_detached: false,

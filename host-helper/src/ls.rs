@@ -1,7 +1,7 @@
 //! What there is: containers as their supervisors describe them, and links whose supervisor is gone.
 
 use std::io::Write;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +52,9 @@ pub struct Description {
     /// The host's address in it.
     #[serde(default)]
     pub gateway6: Option<Ipv6Addr>,
+    /// Whom it resolves names with, now.
+    #[serde(default)]
+    pub resolvers: Vec<IpAddr>,
     /// The host end of its veth.
     pub veth: Option<String>,
     /// Hardware address inside.

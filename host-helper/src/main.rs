@@ -11,6 +11,8 @@ mod dev;
 mod dns;
 mod error;
 mod exec;
+mod follower;
+mod hosts;
 mod inside;
 mod link;
 mod ls;
@@ -38,6 +40,8 @@ mod uplink;
 mod user;
 mod veth;
 mod wanted;
+mod watch;
+mod written;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -10,6 +10,7 @@ use ipnet::Ipv6Net;
 use crate::address::Subnet;
 use crate::config::Privileges;
 use crate::dns::{Loopback, Resolvers};
+use crate::hosts::View;
 use crate::link::Mac;
 use crate::owner;
 use crate::publish::Port;
@@ -85,10 +86,22 @@ pub struct Request {
     pub resolvers: Resolvers,
     /// resolv.conf and hosts are written.
     pub writes_resolv: bool,
+    /// What was asked for of resolv.conf, when the rest is the host's and is kept at what the host says.
+    pub follows: Option<Resolvers>,
+    /// Nobody has asked for its name.
+    pub is_name_made_up: bool,
     /// Further lines of hosts.
     pub hosts: Vec<(IpAddr, String)>,
     /// Host name inside.
     pub hostname: String,
+}
+
+impl Request {
+    /// How the container comes by the names of its network; `None`: it has no neighbours.
+    pub fn view_of_hosts(&self) -> Option<View> {
+        let has_neighbours = self.network.has_link() && !self.reach.isolated;
+        has_neighbours.then(|| View::of(self))
+    }
 }
 
 /// What is to run, and how.

@@ -65,6 +65,8 @@ pub struct Rootfs {
     pub tmpfs: Vec<PathBuf>,
     /// `/etc/resolv.conf` and `/etc/hosts` are ours, not the image's.
     pub binds_resolv: bool,
+    /// `/etc/hosts` is its network's: it comes when the network is there.
+    pub shares_hosts: bool,
     /// Written under `/proc/sys`, as (path, value).
     pub sysctls: Vec<(String, String)>,
     /// The network namespace is new, and its switches are ours to set.
@@ -82,10 +84,18 @@ pub struct Volume {
     pub is_read_only: bool,
 }
 
+/// What is given away of a view.
+pub struct View {
+    /// The container's `/dev`, for a terminal.
+    pub dev: OwnedFd,
+    /// Its resolv.conf, and its hosts where that is its own, to be written: for its supervisor.
+    pub files: Vec<OwnedFd>,
+}
+
 /// Makes the view and moves into it.
 ///
 /// Before: in a mount namespace of our own, the host's files still visible. After: the root is the container's, and
-/// the host's mounts are gone from it. Gives the container's `/dev`, for a terminal. Undone by the end of the namespace.
+/// the host's mounts are gone from it. Undone by the end of the namespace.
 ///
 /// # Errors
 /// The step that failed and on which path.
@@ -93,7 +103,8 @@ pub fn enter(
     rootfs: &Rootfs,
     permission: &Permission,
     join_network: impl FnOnce() -> Result<()>,
-) -> Result<OwnedFd> {
+    receive_hosts: impl FnOnce() -> Result<OwnedFd>,
+) -> Result<View> {
     mount(
         None::<&str>,
         "/",
@@ -110,8 +121,15 @@ pub fn enter(
     mount_sys(&root, &scratch)?;
     set_switches(&proc, rootfs, permission)?;
     mount_volumes(&root, rootfs, permission)?;
+    let mut files = Vec::new();
     if rootfs.binds_resolv {
-        bind_resolv(&root, &scratch, permission)?;
+        files.push(bind_file(&root, &scratch, RESOLV, permission)?);
+        if rootfs.shares_hosts {
+            let hosts = receive_hosts()?;
+            attach_file(&root, HOSTS, permission, || Ok(hosts))?;
+        } else {
+            files.push(bind_file(&root, &scratch, HOSTS, permission)?);
+        }
     }
     if rootfs.is_read_only {
         set_mount_attributes(&root, RDONLY, false).doing(|| "make the root read-only".into())?;
@@ -121,7 +139,7 @@ pub fn enter(
         .doing(|| "pivot_root".into())
         .map_err(|error| error.cure(Errno::EINVAL, ON_INITRAMFS))?;
     umount2(".", MntFlags::MNT_DETACH).doing(|| "unmount the host's root".into())?;
-    Ok(dev)
+    Ok(View { dev, files })
 }
 
 /// The root, and under it a tmpfs of our own: `/dev` and what is bound into the container come from there, and it goes
@@ -336,38 +354,54 @@ fn mount_volumes(root: &OwnedFd, rootfs: &Rootfs, permission: &Permission) -> Re
     Ok(())
 }
 
-/// The container's resolv.conf and hosts are files of our own, bound over the image's: two containers may share one
-/// root file system. init fills them.
-fn bind_resolv(root: &OwnedFd, scratch: &OwnedFd, permission: &Permission) -> Result<()> {
-    for (name, path) in [(c"resolv.conf", "etc/resolv.conf"), (c"hosts", "etc/hosts")] {
-        let doing = || format!("bind a file of our own on /{path}");
-        let flags = OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-        openat(scratch, name, flags, Mode::from_bits_truncate(0o644)).doing(doing)?;
-        let place = open_or_make(
-            root,
-            Path::new(path),
-            Kind::File,
-            Parents::MustExist,
-            permission,
-        )
-        .doing(doing)
-        .map_err(|error| {
-            let cure = "make an empty file there in the root file system, or use --resolv=off";
-            [
-                Errno::EROFS,
-                Errno::ENOENT,
-                Errno::ENOTDIR,
-                Errno::EACCES,
-                Errno::EISDIR,
-                Errno::ELOOP,
-            ]
-            .into_iter()
-            .fold(error, |error, errno| error.cure(errno, cure))
-        })?;
-        let file = clone_tree(scratch, name, false).doing(doing)?;
-        attach_tree(&file, &place).doing(doing)?;
-    }
-    Ok(())
+const RESOLV: &str = "etc/resolv.conf";
+const HOSTS: &str = "etc/hosts";
+
+/// Makes a file of our own, bound over the image's: two containers may share one root file system. init fills it.
+fn bind_file(
+    root: &OwnedFd,
+    scratch: &OwnedFd,
+    path: &'static str,
+    permission: &Permission,
+) -> Result<OwnedFd> {
+    let doing = || format!("bind a file of our own on /{path}");
+    let name = CString::new(path.replace('/', "-")).unwrap_or_default();
+    let flags = OFlag::O_CREAT | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    let file = openat(scratch, &*name, flags, Mode::from_bits_truncate(0o644)).doing(doing)?;
+    attach_file(root, path, permission, || clone_tree(scratch, &name, false))?;
+    Ok(file)
+}
+
+/// Attaches a mount of a file at its place, which is made where it is missing.
+fn attach_file(
+    root: &OwnedFd,
+    path: &'static str,
+    permission: &Permission,
+    tree: impl FnOnce() -> nix::Result<OwnedFd>,
+) -> Result<()> {
+    let doing = || format!("bind a file of our own on /{path}");
+    let place = open_or_make(
+        root,
+        Path::new(path),
+        Kind::File,
+        Parents::MustExist,
+        permission,
+    )
+    .doing(doing)
+    .map_err(|error| {
+        let cure = "make an empty file there in the root file system, or use --resolv=off";
+        [
+            Errno::EROFS,
+            Errno::ENOENT,
+            Errno::ENOTDIR,
+            Errno::EACCES,
+            Errno::EISDIR,
+            Errno::ELOOP,
+        ]
+        .into_iter()
+        .fold(error, |error, errno| error.cure(errno, cure))
+    })?;
+    attach_tree(tree().doing(doing)?, &place).doing(doing)
 }
 
 /// A new file system on `path` under `root`.

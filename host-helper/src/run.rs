@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,11 +12,13 @@ use nix::unistd::pipe2;
 
 use crate::attach::{self, Container};
 use crate::bridge::DEFAULT_BRIDGE;
-use crate::cli::{self, Resolv, Switch};
-use crate::config::Privileges;
+use crate::cli::{self, Answer, Resolv, Switch};
+use crate::config::{self, Privileges};
 use crate::control;
 use crate::dns::Resolvers;
 use crate::error::{Doing, Error, Result};
+use crate::follower::{Follower, Following};
+use crate::hosts::{Private, View};
 use crate::ls::Description;
 use crate::publish;
 use crate::reach::{Egress, Reach};
@@ -29,6 +31,7 @@ use crate::supervisor::{self, Supervisor};
 use crate::sys::{self, Clone};
 use crate::terminal::{self, Output, Sides, Terminal};
 use crate::user::{self, User};
+use crate::written::Written;
 
 /// Where programs are, inside.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -138,6 +141,12 @@ fn supervise(
     container: Container,
     signals: Signals,
 ) -> Result<Supervisor> {
+    let files = if request.writes_resolv {
+        terminal::receive_descriptors(&container.child.channel)
+    } else {
+        Vec::new()
+    };
+    let follower = follower(request, &container, files);
     let sides = match command_stdio(options) {
         StdioChoice::Terminal => terminal::receive_descriptors(&container.child.channel),
         _ => Vec::new(),
@@ -158,10 +167,32 @@ fn supervise(
         description,
         Duration::from_secs(options.grace),
     );
+    supervisor.follow(follower);
     if options.init {
         supervisor.leave_the_end_to_init();
     }
     Ok(supervisor)
+}
+
+/// What keeps the container's files at what the host says. `files` are those that the child has given away.
+fn follower(request: &Request, container: &Container, files: Vec<OwnedFd>) -> Option<Follower> {
+    let mut files = files.into_iter().map(File::from);
+    let (resolv, hosts) = (files.next(), files.next());
+    let resolvers = request.follows.clone().zip(resolv).map(|(asked, file)| {
+        let text = request.resolvers.to_file().unwrap_or_default();
+        Following {
+            asked,
+            loopback: request.network.loopback(),
+            known: request.resolvers.clone(),
+            file: Written::new(file, text),
+        }
+    });
+    let network = container.names.hosts.clone();
+    let hosts = network.zip(hosts).map(|(network, file)| {
+        let own = config::own_hosts(request, container.attachment.as_ref());
+        Private::new(network, own, &container.names.first, file)
+    });
+    Follower::new(resolvers, hosts)
 }
 
 fn describe(options: &cli::Run, request: &Request, container: &Container) -> Description {
@@ -202,6 +233,7 @@ fn describe(options: &cli::Run, request: &Request, container: &Container) -> Des
             .and_then(|attachment| attachment.network.subnet6)
             .map(|subnet| subnet.to_string()),
         gateway6: attachment.and_then(|attachment| attachment.network.gateway6),
+        resolvers: request.resolvers.servers.clone(),
         veth: attachment.map(|attachment| attachment.veth.name.clone()),
         mac: attachment.map(|attachment| hawser::address::Mac(attachment.veth.mac).to_string()),
         mtu: attachment.map(|attachment| attachment.mtu),
@@ -269,6 +301,7 @@ fn plan(options: &cli::Run) -> Result<(Request, Command)> {
         volumes: options.volume.clone(),
         tmpfs: options.tmpfs.clone(),
         binds_resolv: needs_etc,
+        shares_hosts: needs_etc && request.view_of_hosts() == Some(View::Shared),
         sysctls: sysctls(options),
         is_new_network: options.network.is_new(),
     };
@@ -347,6 +380,7 @@ fn check_together(options: &cli::Run) -> Result<()> {
 }
 
 fn network_request(options: &cli::Run) -> Request {
+    let is_name_made_up = options.name.is_none();
     let name = options.name.clone();
     let name = name.unwrap_or_else(|| format!("box-{:08x}", sys::random_u32()));
     // A host name holds 64 bytes (sethostname(2)), a container's name 127.
@@ -380,10 +414,14 @@ fn network_request(options: &cli::Run) -> Request {
         mac: options.mac,
         mtu: options.mtu,
         resolvers: match options.resolv {
-            Resolv::Required => Resolvers::choose(&asked, options.network.loopback()),
-            Resolv::Off => asked,
+            // A host without the file has no resolvers.
+            Resolv::Required => Resolvers::choose(&asked, options.network.loopback())
+                .unwrap_or_else(|_| asked.clone()),
+            Resolv::Off => asked.clone(),
         },
         writes_resolv: options.resolv == Resolv::Required,
+        follows: (options.dns_follow == Answer::Yes && asked.needs_host()).then_some(asked),
+        is_name_made_up,
         hosts: options.add_host.clone(),
         hostname,
     }

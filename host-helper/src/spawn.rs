@@ -260,9 +260,22 @@ impl Child {
             .flatten()
             .map(AsRawFd::as_raw_fd)
             .collect();
-        match terminal::send_descriptors(&self.channel, &fds) {
+        self.send(&fds).doing(|| "hand init to the child".into())
+    }
+
+    /// Gives the child its `/etc/hosts`, a mount.
+    ///
+    /// # Errors
+    /// As [`Child::hand_over`].
+    pub fn hand_hosts(&self, hosts: &OwnedFd) -> Result<()> {
+        self.send(&[hosts.as_raw_fd()])
+            .doing(|| "hand hosts to the child".into())
+    }
+
+    fn send(&self, fds: &[RawFd]) -> nix::Result<()> {
+        match terminal::send_descriptors(&self.channel, fds) {
             Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
-            sent => sent.doing(|| "hand init to the child".into()),
+            sent => sent,
         }
     }
 }
@@ -328,14 +341,26 @@ fn become_init(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
             None => Ok(()),
         }
     };
-    let dev = rootfs::enter(
+    let receive_hosts = || {
+        let mut arrived = terminal::receive_descriptors(&ends.channel).into_iter();
+        let hosts = arrived.next();
+        hosts.ok_or_else(|| Error::new("wait for the network's hosts: host-helper has given up"))
+    };
+    let view = rootfs::enter(
         &spawn.rootfs,
         &Permission(ends.config.as_fd()),
         join_network,
+        receive_hosts,
     )?;
+    if !view.files.is_empty() {
+        // Before anything of the container's runs.
+        let fds: Vec<RawFd> = view.files.iter().map(AsRawFd::as_raw_fd).collect();
+        terminal::send_descriptors(&ends.channel, &fds)
+            .doing(|| "hand resolv.conf to the supervisor".into())?;
+    }
     let init = init.ok_or_else(|| Error::new("wait for init: host-helper has given up"))?;
     umask(Mode::from_bits_truncate(0o022));
-    exec_init(spawn, &init, &dev, ends)
+    exec_init(spawn, &init, &view.dev, ends)
 }
 
 /// Connects the standard descriptors, lets go of all others, and becomes init. `dev` is the container's `/dev`.

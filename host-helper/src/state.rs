@@ -173,6 +173,7 @@ pub fn remove_leftovers(_lock: &Lock) {
         !path.with_extension("sock").exists()
     });
     let _ = fs::remove_file(Path::new(DIRECTORY).join(MACHINE_ID));
+    remove(&["hosts"], &crate::hosts::is_left_over);
     // Only when it is empty.
     let _ = fs::remove_dir(DIRECTORY);
 }

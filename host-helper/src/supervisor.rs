@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use crate::attach::Container;
 use crate::control::{Client, Request};
 use crate::error::Result;
+use crate::follower::Follower;
 use crate::ls::Description;
 use crate::mark;
 use crate::netlink::Netlink;
@@ -45,6 +46,7 @@ pub struct Supervisor {
     news: Option<Netlink>,
     clients: Vec<Client>,
     waiting: Vec<UnixStream>,
+    follower: Option<Follower>,
     /// Those that have been told, and hear the end when this is at rest again.
     answered: Vec<UnixStream>,
 }
@@ -61,7 +63,8 @@ const TERMINAL: usize = 4;
 const INPUT: usize = 5;
 const OUTPUT: usize = 6;
 const NEWS: usize = 7;
-const CLIENTS: usize = 8;
+const FOLLOWER: usize = 8;
+const CLIENTS: usize = 9;
 
 impl Supervisor {
     /// Takes over a container whose command is about to run.
@@ -92,8 +95,14 @@ impl Supervisor {
             is_status_open: true,
             clients: Vec::new(),
             waiting: Vec::new(),
+            follower: None,
             answered: Vec::new(),
         }
+    }
+
+    /// Its files follow the host's.
+    pub fn follow(&mut self, follower: Option<Follower>) {
+        self.follower = follower;
     }
 
     /// init has stayed, and has the same grace: it is killed only if that was not enough.
@@ -125,6 +134,7 @@ impl Supervisor {
             // The caller may be gone; the container is not.
             let _ = caller.write_all(name.as_bytes());
         }
+        self.container.names.announce();
         loop {
             let ready = self.poll();
             let is = |at: usize| ready.get(at).copied().unwrap_or(false);
@@ -161,6 +171,7 @@ impl Supervisor {
                 // Whoever took them away may be about to forbid them; the next deletion or start tries again.
                 let _ = self.restore_rules();
             }
+            self.look_at_host(is(FOLLOWER));
             // Answers first: who asked before the end is told.
             self.serve(&ready);
             if is(LISTENER) {
@@ -186,10 +197,6 @@ impl Supervisor {
     }
 
     fn poll(&mut self) -> Vec<bool> {
-        if self.description.is_detached {
-            sys::release_memory();
-        }
-        self.answered.clear();
         let child = &self.container.child;
         let signals = self.signals.as_fd();
         let none = PollFlags::empty();
@@ -239,6 +246,10 @@ impl Supervisor {
                 Some(news) => PollFd::new(news.as_fd(), PollFlags::POLLIN),
                 None => PollFd::new(signals, none),
             },
+            match self.follower.as_ref().and_then(Follower::descriptor) {
+                Some(changes) => PollFd::new(changes, PollFlags::POLLIN),
+                None => PollFd::new(signals, none),
+            },
         ];
         fds.extend(
             self.clients
@@ -251,14 +262,36 @@ impl Supervisor {
                 .iter()
                 .map(|client| PollFd::new(client.as_fd(), none)),
         );
-        let timeout = self.kill_at.map_or(PollTimeout::NONE, |deadline| {
+        let look_at = self.follower.as_ref().and_then(Follower::due);
+        let next = self.kill_at.into_iter().chain(look_at).min();
+        let timeout = next.map_or(PollTimeout::NONE, |deadline| {
             let left =
                 deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
+        // Last of all: each place in the program that runs after it costs 64 kB again.
+        if self.description.is_detached {
+            sys::release_memory();
+        }
+        self.answered.clear();
         match poll(&mut fds, timeout) {
             Ok(_) => fds.iter().map(|fd| fd.any().unwrap_or(false)).collect(),
             Err(_) => Vec::new(),
+        }
+    }
+
+    /// The one place where the host's new resolvers are known: what depends on them comes before the command hears.
+    fn look_at_host(&mut self, is_ready: bool) {
+        let Some(follower) = &mut self.follower else {
+            return;
+        };
+        if let Some(found) = follower.look(is_ready) {
+            if let Some(entry) = &mut self.container.entry {
+                // What is refused here is tried again with the next change, and the command hears of them all the same.
+                let _ = entry.set_resolvers(&found.servers);
+            }
+            self.description.resolvers.clone_from(&found.servers);
+            follower.tell(found);
         }
     }
 
@@ -418,21 +451,24 @@ impl Supervisor {
         if self.description.is_detached {
             leave_code(&self.description.name, code);
         }
+        self.container.names.leave();
         if let Some(attachment) = &self.container.attachment {
             mark::forget_neighbours_of(attachment);
         }
         let netns = self.container.attachment.as_ref().map(|one| one.netns);
         let lives_on = self.is_shared && netns.is_some_and(owner::any_process_in);
-        let entry = self.container.entry.as_mut();
-        if let Some(entry) = entry.filter(|_| !lives_on) {
+        let mut slow: Vec<BorrowedFd> = Vec::new();
+        if let Some(entry) = self.container.entry.as_mut().filter(|_| !lives_on) {
             entry.withdraw();
-            if !self.description.is_detached {
-                // Our caller need not wait until the kernel has let go of what was deleted (7 ms). If that process
-                // cannot be, they do.
-                let news = self.news.as_ref().map(AsFd::as_fd);
-                let both: Vec<_> = news.into_iter().chain([entry.as_fd()]).collect();
-                let _ = sys::keep_open_beyond_our_end(&both);
-            }
+            let entry: &nft::Entry = entry;
+            slow.extend(self.news.as_ref().map(AsFd::as_fd));
+            slow.push(entry.as_fd());
+        }
+        slow.extend(self.follower.as_ref().and_then(Follower::descriptor));
+        if !self.description.is_detached && !slow.is_empty() {
+            // Our caller need not wait until the kernel has let go of what was deleted (7 ms) or watched (16 ms). If
+            // that process cannot be, they do.
+            let _ = sys::keep_open_beyond_our_end(&slow);
         }
         // Whoever hears of the end finds the name free.
         drop(self.container.lease.take());
@@ -440,6 +476,7 @@ impl Supervisor {
         for mut client in self.waiting.drain(..).chain(clients) {
             let _ = client.write_all(format!("exit {code}\n").as_bytes());
         }
+        self.container.names.sweep();
         code
     }
 

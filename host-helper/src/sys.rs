@@ -132,16 +132,37 @@ pub fn clear_mount_attributes(mount: impl AsFd, attributes: u64) -> Result<()> {
     change_mount_attributes(mount, 0, attributes, 0)
 }
 
+/// The same for what a container gets of the host's mounts: read-only data, and nothing mounted on the one appears on
+/// the other.
+pub fn seclude(mount: impl AsFd) -> Result<()> {
+    let attributes = libc::MOUNT_ATTR_RDONLY
+        | libc::MOUNT_ATTR_NOSUID
+        | libc::MOUNT_ATTR_NODEV
+        | libc::MOUNT_ATTR_NOEXEC;
+    change_mount(mount, attributes, 0, libc::MS_PRIVATE, 0)
+}
+
 fn change_mount_attributes(
     mount: impl AsFd,
     set: u64,
     clear: u64,
     flags: libc::c_int,
 ) -> Result<()> {
+    change_mount(mount, set, clear, 0, flags)
+}
+
+fn change_mount(
+    mount: impl AsFd,
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    flags: libc::c_int,
+) -> Result<()> {
     // SAFETY: mount_attr is plain integers; zero means "leave alone".
     let mut attr: libc::mount_attr = unsafe { std::mem::zeroed() };
     attr.attr_set = set;
     attr.attr_clr = clear;
+    attr.propagation = propagation;
     // SAFETY: attr outlives the call and its size is passed.
     let done = unsafe {
         libc::syscall(
@@ -341,6 +362,22 @@ pub fn is_ignored(signal: nix::sys::signal::Signal) -> bool {
         libc::sigaction(signal as i32, std::ptr::null(), &raw mut now) == 0
             && now.sa_sigaction == libc::SIG_IGN
     }
+}
+
+/// Does something as a user that nobody else is, for what the kernel counts by user; where that is not allowed, as
+/// ourselves. Only the effective user is another one, and only meanwhile.
+pub fn as_nobody_else<T>(work: impl FnOnce() -> T) -> T {
+    // systemd's UIDS-GIDS.md: no program gives users out from here on. A process id has 22 bits.
+    const UNUSED: u32 = 0x7000_0000;
+    const KEEP: u32 = u32::MAX;
+    let me = nix::unistd::geteuid().as_raw();
+    // SAFETY: integers only. This program has one thread: there is no other whose user would stay.
+    let set = |user: u32| unsafe { libc::syscall(libc::SYS_setresuid, KEEP, user, KEEP) };
+    set(UNUSED + std::process::id());
+    let done = work();
+    // From a user that is not root to root, which we still are: this cannot be refused (setresuid(2)).
+    set(me);
+    done
 }
 
 /// `close_range(2)`: closes descriptors that this program has not opened itself.

@@ -6,6 +6,7 @@
 //! and `cargo test`. When the case ends its PID 1 ends, and the kernel takes everything back.
 
 mod case;
+mod changes;
 mod debian;
 mod machine;
 mod net;
@@ -18,6 +19,7 @@ mod supervised;
 pub mod sys;
 
 pub use case::{alone, binary, case, init_binary, is_root, packets, skip};
+pub use changes::{Resolved, Seen};
 pub use debian::Runtime;
 pub use machine::{CARD, Machine, PATIENCE, write_script};
 pub use net::{Lab, Netns, Watch};

@@ -352,7 +352,7 @@ impl Watch {
     }
 }
 
-fn bind_mount(source: &str, target: &str) {
+pub(crate) fn bind_mount(source: &str, target: &str) {
     mount(
         Some(source),
         target,

@@ -1,0 +1,499 @@
+//! The names of a network: one hosts file, `/run/hawser/NETWORK.hosts`, which its containers have as `/etc/hosts`.
+//!
+//! It is written in place while others read it, in slots: a line is filled up with blanks to a multiple of 64 bytes,
+//! stays where it is as long as its container lives, and comes and goes by its first byte, which is `#` when nobody has
+//! the slot. So a reader never misses a line because of another one, and to come or to go is one write, of one line.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::net::if_::if_nametoindex;
+
+use crate::bridge::Network;
+use crate::error::{Doing, Result};
+use crate::request::Request;
+use crate::state;
+use crate::sys::{clone_tree, seclude};
+use crate::veth::Veth;
+use crate::written::Written;
+
+/// What each of our hosts files begins with.
+pub const LOCALHOST: [&str; 2] = [
+    "127.0.0.1 localhost",
+    "::1 localhost ip6-localhost ip6-loopback",
+];
+const SLOT: usize = 64;
+/// What may stay behind the last line that is used.
+const SPARE: usize = 16 * SLOT;
+/// Of a slot that nobody has.
+const FREE: u8 = b'#';
+/// In the comment of a line whose name was made up.
+const MADE_UP: &str = "made-up";
+/// Bytes of names in init's message, which holds 16 KiB; of a network that has more the rest follows.
+const MOST_IN_MESSAGE: usize = 8 * 1024;
+
+/// How a container comes by the names of its network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    /// The network's file is its own, and cannot be written inside.
+    Shared,
+    /// It has lines, or a host name, of its own: a file with those and the names, which its supervisor keeps.
+    Private,
+}
+
+impl View {
+    /// What a container of a network gets.
+    pub fn of(request: &Request) -> View {
+        let has_own = !request.hosts.is_empty() || request.hostname != request.name;
+        if has_own || is_taken(&request.name) {
+            View::Private
+        } else {
+            View::Shared
+        }
+    }
+}
+
+/// Names that every machine has already.
+fn is_taken(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    let last = lower.rsplit('.').next();
+    last == Some("localhost") || matches!(&*lower, "ip6-localhost" | "ip6-loopback")
+}
+
+/// The hosts file of a network.
+#[derive(Debug, Clone)]
+pub struct Hosts {
+    file: Rc<File>,
+    path: PathBuf,
+}
+
+/// The lines of a container that lives; where they are.
+#[derive(Debug)]
+pub struct Lines {
+    hosts: Hosts,
+    lines: Vec<(u64, Vec<u8>)>,
+    is_made_up: bool,
+}
+
+/// Where the file of a network is.
+fn path_of(network: &Network) -> PathBuf {
+    let name = match network.bridge {
+        Some(_) => network.name.clone(),
+        // No bridge is called so.
+        None => format!("{}:{}", network.name, network.subnet).replace('/', "-"),
+    };
+    Path::new(state::DIRECTORY).join(format!("{name}.hosts"))
+}
+
+impl Hosts {
+    /// Opens the file of a network, and makes it where it is missing.
+    ///
+    /// Before: the network is there. Not undone: it is the network's, and goes with it.
+    ///
+    /// # Errors
+    /// What the file system refuses.
+    pub fn open(network: &Network) -> Result<Hosts> {
+        let path = path_of(network);
+        let doing = || format!("open {}", path.display());
+        let open = || -> io::Result<File> {
+            let file = File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(&path)?;
+            if file.metadata()?.len() == 0 {
+                let locked = lock(&file)?;
+                if file.metadata()?.len() == 0 {
+                    let lines: Vec<u8> = LOCALHOST.into_iter().flat_map(slot).collect();
+                    file.write_all_at(&lines, 0)?;
+                    // Whatever our umask is: every user inside reads it.
+                    file.set_permissions(PermissionsExt::from_mode(0o644))?;
+                }
+                drop(locked);
+            }
+            Ok(file)
+        };
+        let file = open().doing(doing)?;
+        Ok(Hosts {
+            file: Rc::new(file),
+            path,
+        })
+    }
+
+    /// The file as a mount that nobody can write through, for the container's `/etc/hosts`.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn mount(&self) -> Result<OwnedFd> {
+        let doing = || format!("bind {}", self.path.display());
+        let tree = clone_tree(&*self.file, c"", false).doing(doing)?;
+        // Nothing that the container mounts on it reaches the host either.
+        seclude(&tree).doing(doing)?;
+        Ok(tree)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Enters a container.
+    ///
+    /// Before: its link is there. Undone by [`Lines::remove`]; what a container that was killed has left goes when
+    /// another with its name or address comes, and with [`Hosts::sweep`].
+    ///
+    /// # Errors
+    /// What the file system refuses.
+    pub fn enter(&self, name: &str, veth: &Veth, is_made_up: bool) -> Result<Lines> {
+        let doing = || format!("write {}", self.path.display());
+        let index = if_nametoindex(&*veth.name).doing(doing)?;
+        let note = if is_made_up { MADE_UP } else { "" };
+        let addresses = [
+            Some(IpAddr::from(veth.address)),
+            veth.address6.map(IpAddr::from),
+        ];
+        let lines: Vec<Vec<u8>> = addresses
+            .into_iter()
+            .flatten()
+            // One whose name is the machine's own is in no file.
+            .filter(|_| !is_taken(name))
+            .map(|address| slot(&format!("{address} {name} # {} {index} {note}", veth.name)))
+            .collect();
+        let entered = self.write_lines(lines, name).doing(doing)?;
+        Ok(Lines {
+            hosts: self.clone(),
+            lines: entered,
+            is_made_up,
+        })
+    }
+
+    fn write_lines(&self, lines: Vec<Vec<u8>>, name: &str) -> io::Result<Vec<(u64, Vec<u8>)>> {
+        let _locked = lock(&self.file)?;
+        let text = self.read()?;
+        let mut free: Vec<(usize, usize)> = Vec::new();
+        for (at, line) in lines_of(&text) {
+            let (address, other, _) = words_of(line);
+            let is_ours = |line: &Vec<u8>| words_of(line).0 == address;
+            if line[0] == FREE {
+                free.push((at, line.len()));
+            } else if at >= LOCALHOST.len() * SLOT && (other == name || lines.iter().any(is_ours)) {
+                self.free(at)?;
+                free.push((at, line.len()));
+            }
+        }
+        let mut tail: Vec<u8> = Vec::new();
+        let mut entered = Vec::new();
+        for line in lines {
+            let found = free.iter().position(|(_, length)| *length == line.len());
+            let at = match found {
+                Some(found) => {
+                    let (at, _) = free.swap_remove(found);
+                    self.file.write_all_at(&line[1..], at as u64 + 1)?;
+                    self.file.write_all_at(&line[..1], at as u64)?;
+                    at
+                }
+                None => {
+                    tail.extend(&line);
+                    text.len() + tail.len() - line.len()
+                }
+            };
+            entered.push((at as u64, line));
+        }
+        self.file.write_all_at(&tail, text.len() as u64)?;
+        Ok(entered)
+    }
+
+    fn free(&self, at: usize) -> io::Result<()> {
+        self.file.write_all_at(&[FREE], at as u64)
+    }
+
+    fn read(&self) -> io::Result<Vec<u8>> {
+        let mut text = vec![0; self.file.metadata()?.len() as usize];
+        let mut length = 0;
+        // Its end may be cut meanwhile.
+        while length < text.len() {
+            match self.file.read_at(&mut text[length..], length as u64)? {
+                0 => break,
+                read => length += read,
+            }
+        }
+        text.truncate(length);
+        Ok(text)
+    }
+
+    /// Removes what containers that were killed have left; whether there was something.
+    fn sweep(&self) -> io::Result<bool> {
+        let _locked = lock(&self.file)?;
+        let text = self.read()?;
+        let (mut used, mut has_changed) = (0, false);
+        for (at, line) in lines_of(&text) {
+            if at >= LOCALHOST.len() * SLOT && line[0] != FREE && !is_alive(line) {
+                self.free(at)?;
+                has_changed = true;
+            } else if line[0] != FREE {
+                used = at + line.len();
+            }
+        }
+        if text.len() > used + SPARE {
+            self.file.set_len(used as u64)?;
+        }
+        Ok(has_changed)
+    }
+
+    /// Tells those who keep a copy that it is time for another: they watch the file's attributes, not its content, which
+    /// changes with every container.
+    fn tell(&self) -> io::Result<()> {
+        self.file.set_permissions(PermissionsExt::from_mode(0o644))
+    }
+
+    /// The names that were given, as lines of a hosts file, up to so many bytes, but for lines of `own`.
+    pub fn names(&self, own: &str, most: usize) -> String {
+        let text = self.read().unwrap_or_default();
+        let mut names = String::new();
+        for (at, line) in lines_of(&text) {
+            let (address, name, comment) = words_of(line);
+            let is_given = at >= LOCALHOST.len() * SLOT && line[0] != FREE;
+            let line = format!("{address} {name}\n");
+            let is_new = is_given && !comment.ends_with(MADE_UP) && !own.contains(&line);
+            if is_new && names.len() + line.len() <= most {
+                names += &line;
+            }
+        }
+        names
+    }
+
+    /// What init's message can hold of it.
+    pub fn first_names(&self, own: &str) -> String {
+        self.names(own, MOST_IN_MESSAGE)
+    }
+}
+
+impl Lines {
+    /// Those who keep a copy hear of a name that was given.
+    pub fn announce(&self) {
+        if !self.is_made_up {
+            // Nothing that a container which runs could do about it.
+            let _ = self.hosts.tell();
+        }
+    }
+
+    /// The container has ended. Gone already is success.
+    pub fn remove(&self) {
+        let remove = || {
+            let _locked = lock(&self.hosts.file)?;
+            for (at, line) in &self.lines {
+                let mut now = vec![0; line.len()];
+                // Another may have it already, who found us dead.
+                if self.hosts.file.read_exact_at(&mut now, *at).is_ok() && now == *line {
+                    self.hosts.free(*at as usize)?;
+                }
+            }
+            io::Result::Ok(())
+        };
+        // What stays is swept.
+        let _ = remove();
+        self.announce();
+    }
+
+    /// A look at all the others, on nobody's way: what is left of the killed goes. Not for each of a thousand short
+    /// ones, which nobody has named.
+    pub fn sweep_others(&self) {
+        if !self.is_made_up && self.hosts.sweep().unwrap_or(false) {
+            self.announce();
+        }
+    }
+}
+
+/// The hosts file of a container with lines of its own.
+pub struct Private {
+    network: Hosts,
+    own: String,
+    file: Written,
+}
+
+impl Private {
+    /// `own` and the first names are what it holds.
+    pub fn new(network: Hosts, own: String, names: &str, file: File) -> Self {
+        let text = format!("{own}{names}");
+        Private {
+            network,
+            own,
+            file: Written::new(file, text),
+        }
+    }
+
+    /// The file whose names it follows: a change of its attributes says that there are others.
+    pub fn network(&self) -> &Path {
+        self.network.path()
+    }
+
+    /// Takes over the names that there are now.
+    pub fn follow(&mut self) {
+        let text = format!("{}{}", self.own, self.network.names(&self.own, usize::MAX));
+        // A file that cannot be written is behind until the next change.
+        let _ = self.file.write(text);
+    }
+}
+
+/// Forgets the file of a network that is gone.
+pub fn forget(network: &str) {
+    let _ = std::fs::remove_file(Path::new(state::DIRECTORY).join(format!("{network}.hosts")));
+}
+
+/// Whether nobody who lives is in a file.
+pub fn is_left_over(path: &Path) -> bool {
+    let mut text = Vec::new();
+    let read = File::open(path).and_then(|mut file| file.read_to_end(&mut text));
+    let mut lines = lines_of(&text).skip(LOCALHOST.len());
+    read.is_err() || !lines.any(|(_, line)| line[0] != FREE && is_alive(line))
+}
+
+fn lock(file: &File) -> io::Result<Flock<File>> {
+    Flock::lock(file.try_clone()?, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+}
+
+/// A line in its slot.
+fn slot(line: &str) -> Vec<u8> {
+    let mut bytes = line.as_bytes().to_vec();
+    let whole = (bytes.len() + 1).next_multiple_of(SLOT);
+    bytes.resize(whole - 1, b' ');
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Lines with their newlines, and where they are.
+fn lines_of(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    let mut at = 0;
+    text.split_inclusive(|byte| *byte == b'\n')
+        .map(move |line| {
+            at += line.len();
+            (at - line.len(), line)
+        })
+}
+
+/// Address, name, and the words of the comment.
+fn words_of(line: &[u8]) -> (&str, &str, &str) {
+    let line = std::str::from_utf8(line).unwrap_or_default();
+    let (line, comment) = line.split_once('#').unwrap_or((line, ""));
+    let mut words = line.split_whitespace();
+    (
+        words.next().unwrap_or_default(),
+        words.next().unwrap_or_default(),
+        comment.trim(),
+    )
+}
+
+/// Whether the link is there by which the line's address is leased: the one that was there then.
+fn is_alive(line: &[u8]) -> bool {
+    let mut words = words_of(line).2.split_whitespace();
+    let (link, index) = (words.next().unwrap_or_default(), words.next());
+    let now = if_nametoindex(link).ok().map(|index| index.to_string());
+    now.is_some() && now.as_deref() == index
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hosts(name: &str) -> Hosts {
+        let path = std::env::temp_dir().join(format!("hawser-hosts-{name}-{}", std::process::id()));
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)
+            .unwrap();
+        file.write_all_at(&LOCALHOST.into_iter().flat_map(slot).collect::<Vec<_>>(), 0)
+            .unwrap();
+        Hosts {
+            file: Rc::new(file),
+            path,
+        }
+    }
+
+    fn shown(hosts: &Hosts) -> Vec<String> {
+        let text = hosts.read().unwrap();
+        assert_eq!(text.len() % SLOT, 0);
+        lines_of(&text)
+            .filter(|(_, line)| line[0] != FREE)
+            .skip(LOCALHOST.len())
+            .map(|(at, line)| format!("{at} {} {}", words_of(line).0, words_of(line).1))
+            .collect()
+    }
+
+    fn enter(hosts: &Hosts, name: &str, address: &str, comment: &str) -> (u64, Vec<u8>) {
+        let line = slot(&format!("{address} {name} # {comment}"));
+        hosts.write_lines(vec![line], name).unwrap().remove(0)
+    }
+
+    #[test]
+    fn lines_stay_where_they_are_and_slots_are_used_again() {
+        let hosts = hosts("slots");
+        let lo = format!("lo {}", if_nametoindex("lo").unwrap());
+        let (at, _) = enter(&hosts, "web", "192.0.2.2", &lo);
+        enter(&hosts, "db", "192.0.2.3", &lo);
+        let long = "n".repeat(127);
+        enter(&hosts, &long, "192.0.2.4", &lo);
+        hosts.free(at as usize).unwrap();
+        enter(&hosts, "app", "192.0.2.5", &lo);
+        assert_eq!(
+            shown(&hosts),
+            [
+                "128 192.0.2.5 app".to_string(),
+                "192 192.0.2.3 db".to_string(),
+                format!("256 192.0.2.4 {long}"),
+            ]
+        );
+        std::fs::remove_file(&hosts.path).unwrap();
+    }
+
+    #[test]
+    fn who_comes_with_a_name_or_an_address_replaces_who_has_left_it() {
+        let hosts = hosts("replace");
+        enter(&hosts, "web", "192.0.2.2", "gone 7");
+        enter(&hosts, "db", "192.0.2.3", "gone 8");
+        enter(&hosts, "web", "192.0.2.3", "gone 9");
+        assert_eq!(shown(&hosts), ["128 192.0.2.3 web"]);
+        std::fs::remove_file(&hosts.path).unwrap();
+    }
+
+    #[test]
+    fn the_dead_are_swept_and_the_end_is_cut() {
+        let hosts = hosts("sweep");
+        let index = if_nametoindex("lo").unwrap();
+        enter(&hosts, "dead", "192.0.2.2", "nosuchlink 7");
+        enter(&hosts, "alive", "192.0.2.3", &format!("lo {index}"));
+        enter(&hosts, "other", "192.0.2.4", &format!("lo {}", index + 1));
+        for number in 0..20 {
+            enter(
+                &hosts,
+                &format!("n{number}"),
+                &format!("192.0.2.1{number}"),
+                "nosuchlink 7",
+            );
+        }
+        hosts.sweep().unwrap();
+        assert_eq!(shown(&hosts), ["192 192.0.2.3 alive"]);
+        assert_eq!(hosts.read().unwrap().len(), 256);
+        assert_eq!(hosts.names("", 1000), "192.0.2.3 alive\n");
+        assert!(!is_left_over(&hosts.path));
+        std::fs::remove_file(&hosts.path).unwrap();
+    }
+
+    #[test]
+    fn names_of_the_machine_itself_are_not_given() {
+        for name in ["localhost", "a.localhost", "ip6-loopback", "LocalHost"] {
+            assert!(is_taken(name), "{name}");
+        }
+        assert!(!is_taken("localhost.example") && !is_taken("web"));
+    }
+}

@@ -1,0 +1,477 @@
+//! Containers of one network know each other by name.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use lab::{DEADLINE, Lab, Seen, case, collect, packets, sh, strace, sys, wait_for_end};
+
+const FILE: &str = "/run/hawser/hawser0.hosts";
+
+fn start(lab: &Lab, name: &str, options: &[&str]) {
+    let options = [&["-d", "--name", name], options].concat();
+    lab.run(&options, &["sleep", "1000"]).ok();
+}
+
+fn hosts_of(lab: &Lab, name: &str) -> Seen {
+    Seen::inside(lab.pid_of(name), "/etc/hosts")
+}
+
+/// Address and name of each line that counts.
+fn lines(text: &str) -> Vec<String> {
+    let lines = text
+        .lines()
+        .map(|line| line.split('#').next().unwrap_or_default());
+    let words = lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+    words.filter(|line| !line.is_empty()).collect()
+}
+
+fn has(text: &str, line: &str) -> bool {
+    lines(text).iter().any(|known| known == line)
+}
+
+fn supervisor(lab: &Lab, name: &str) -> i32 {
+    let text = lab.hawser(&["inspect", name]).ok();
+    let described: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    i32::try_from(described["supervisor"].as_i64().expect("a pid")).expect("a process id")
+}
+
+const PING: [&str; 5] = ["ping", "-c", "1", "-W", "2"];
+
+#[test]
+fn who_was_there_before_and_who_comes_later() {
+    packets(|lab| {
+        for network in ["bridge", "ptp"] {
+            let options = ["--network", network];
+            start(lab, "witness", &options);
+            start(lab, "early", &options);
+            let seen = hosts_of(lab, "witness");
+            let begin = Instant::now();
+            start(lab, "late", &options);
+            seen.becomes(begin, |text| text.contains("late"));
+            for (from, to) in [("early", "late"), ("late", "early"), ("late", "late")] {
+                let text = lab
+                    .hawser(&[&["exec", from], &PING[..], &[to]].concat())
+                    .ok();
+                assert!(
+                    text.contains("1 packets received"),
+                    "{network}: {from} to {to}: {text}"
+                );
+            }
+            // Nobody has named this one, and it knows the others and itself.
+            let script = "ping -c 1 -W 2 early && ping -c 1 -W 2 $(hostname)";
+            let text = lab.run_sh(&options, script).ok();
+            assert_eq!(text.matches("1 packets received").count(), 2, "{text}");
+            for name in ["early", "late"] {
+                lab.hawser(&["stop", name]).ok();
+            }
+            let left = lines(&seen.text());
+            assert!(
+                left.iter()
+                    .all(|line| line.contains("localhost") || line.contains("witness")),
+                "{left:?}"
+            );
+            lab.hawser(&["stop", "witness"]).ok();
+        }
+    });
+}
+
+/// A static program of musl's, for a root filesystem without a C library.
+fn musl_program(lab: &Lab) -> String {
+    let source = lab.dir.join("look-up.c");
+    let text = r#"#include <netdb.h>
+        #include <stdio.h>
+        int main(int count, char **words) {
+            struct addrinfo hints = { .ai_socktype = 1 }, *found;
+            char text[64];
+            if (getaddrinfo(words[1], 0, &hints, &found)) return 1;
+            for (; found; found = found->ai_next)
+                if (!getnameinfo(found->ai_addr, found->ai_addrlen, text, sizeof text, 0, 0, NI_NUMERICHOST)) puts(text);
+            return 0;
+        }"#;
+    fs::write(&source, text).expect("write a program");
+    let program = lab.rootfs.join("bin/look-up");
+    sh(&format!(
+        "musl-gcc -static -o {} {}",
+        program.display(),
+        source.display()
+    ));
+    "/bin/look-up".to_owned()
+}
+
+#[test]
+fn glibc_and_musl_and_busybox_find_them() {
+    case(|lab| {
+        let look_up = musl_program(lab);
+        start(lab, "web", &["--ip", "172.19.0.80"]);
+        for number in 0..40 {
+            start(lab, &format!("filler-{number}"), &[]);
+        }
+        start(lab, "db", &["--ip", "172.19.0.90"]);
+        let musl = |name: &str| lab.run(&[], &[&look_up, name]).ok();
+        let busybox = |name: &str| lab.run(&[], &[&PING[..], &[name]].concat()).ok();
+        for (name, address) in [
+            ("web", "172.19.0.80"),
+            ("db", "172.19.0.90"),
+            ("localhost", "127.0.0.1"),
+        ] {
+            let found = musl(name);
+            assert!(found.contains(address), "{name}");
+            assert!(found.contains(':'), "in the other family, too: {found}");
+            assert!(
+                busybox(name).contains(address) || name == "localhost",
+                "{name}"
+            );
+            if lab.real_root {
+                // The machine's own C library, with its nsswitch.conf.
+                let glibc = lab.hawser(&["run", "--", "getent", "ahosts", name]).ok();
+                assert!(
+                    glibc.contains(address) || name == "localhost",
+                    "{name}: {glibc}"
+                );
+            }
+        }
+        assert_eq!(lab.run(&[], &[&look_up, "we"]).code, 1, "no part of a name");
+    });
+}
+
+#[test]
+fn networks_do_not_know_each_other() {
+    case(|lab| {
+        start(lab, "here", &[]);
+        start(
+            lab,
+            "there",
+            &["--bridge", "lan0", "--subnet", "192.168.77.0/24"],
+        );
+        start(lab, "alone", &["--network", "ptp"]);
+        let all = ["here", "there", "alone"];
+        for name in all {
+            let text = hosts_of(lab, name).text();
+            for other in all {
+                assert_eq!(
+                    lines(&text)
+                        .iter()
+                        .any(|line| line.ends_with(&format!(" {other}"))),
+                    name == other,
+                    "{name}: {text}"
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn it_is_one_file_that_nobody_inside_can_write() {
+    case(|lab| {
+        for options in [&[][..], &["--cap-add", "all"]] {
+            let script = "echo 192.0.2.1 web >>/etc/hosts; cp /bin/busybox /etc/hosts; rm /etc/hosts; cat /etc/hosts";
+            let outcome = lab.run_sh(options, script);
+            assert_eq!(
+                outcome.err().matches("Read-only file system").count(),
+                2,
+                "{outcome}"
+            );
+            assert!(
+                outcome.out().starts_with("127.0.0.1 localhost"),
+                "{outcome}"
+            );
+        }
+        start(lab, "one", &[]);
+        start(lab, "two", &["-u", "1000:1000", "--read-only"]);
+        let inode = fs::metadata(FILE)
+            .map(|file| std::os::unix::fs::MetadataExt::ino(&file))
+            .expect("a file");
+        assert_eq!(hosts_of(lab, "one").inode(), inode);
+        assert_eq!(hosts_of(lab, "two").inode(), inode);
+        lab.hawser(&["exec", "two", "cat", "/etc/hosts"]).ok();
+        // What is mounted on it inside stays inside.
+        let before = fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo");
+        let script = "mount -o bind /bin/busybox /etc/hosts && echo up; read x";
+        let mut mounter = lab.start(&["--cap-add", "sys_admin"], &["sh", "-c", script]);
+        mounter.until("up");
+        assert_eq!(
+            fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo"),
+            before
+        );
+        assert!(
+            fs::read_to_string(FILE)
+                .expect("read")
+                .starts_with("127.0.0.1")
+        );
+    });
+}
+
+#[test]
+fn a_strict_umask_hides_it_from_nobody() {
+    case(|lab| {
+        let command = format!(
+            "umask 077; exec {} run --rootfs {} -u 1000 -- cat /etc/hosts /etc/resolv.conf",
+            lab::binary().display(),
+            lab.rootfs.display()
+        );
+        assert!(sh(&command).contains("localhost"));
+    });
+}
+
+/// With names of its own it has a file of its own, which can be written.
+#[test]
+fn its_own_lines_and_the_others() {
+    case(|lab| {
+        start(lab, "early", &[]);
+        start(
+            lab,
+            "own",
+            &[
+                "--add-host",
+                "db:192.0.2.77",
+                "--hostname",
+                "box",
+                "--read-only",
+            ],
+        );
+        start(lab, "edited", &["--add-host", "db:192.0.2.77"]);
+        let (own, edited) = (hosts_of(lab, "own"), hosts_of(lab, "edited"));
+        let address = |name: &str| {
+            lab.listed(name)["address"]
+                .as_str()
+                .expect("an address")
+                .to_owned()
+        };
+        let early = format!("{} early", address("early"));
+        let text = own.text();
+        for line in [
+            &early,
+            "192.0.2.77 db",
+            &format!("{} box", address("own")),
+            "127.0.0.1 localhost",
+        ] {
+            assert!(has(&text, line), "{line}: {text}");
+        }
+        lab.hawser(&[
+            "exec",
+            "edited",
+            "sh",
+            "-c",
+            "echo 192.0.2.9 mine >>/etc/hosts",
+        ])
+        .ok();
+        let begin = Instant::now();
+        start(lab, "late", &[]);
+        let late = format!("{} late", address("late"));
+        own.becomes(begin, |text| {
+            has(text, &late) && has(text, &early) && has(text, "192.0.2.77 db")
+        });
+        let begin = Instant::now();
+        lab.hawser(&["stop", "early"]).ok();
+        own.becomes(begin, |text| has(text, &late) && !has(text, &early));
+        let text = edited.text();
+        assert!(
+            has(&text, "192.0.2.9 mine") && !has(&text, &late),
+            "what it has written is its own: {text}"
+        );
+        // And the others know it.
+        assert!(has(
+            &hosts_of(lab, "late").text(),
+            &format!("{} own", address("own"))
+        ));
+        let seen = lab.run(&["--network", "none"], &["cat", "/etc/hosts"]).ok();
+        assert!(!seen.contains("late"), "it is on no network: {seen}");
+    });
+}
+
+#[test]
+fn an_isolated_container_knows_nobody_and_is_known_to_nobody() {
+    case(|lab| {
+        start(lab, "web", &[]);
+        start(lab, "apart", &["--isolate"]);
+        let apart = hosts_of(lab, "apart").text();
+        let address = lab.listed("apart")["address"].clone();
+        let own = format!("{} apart", address.as_str().expect("an address"));
+        assert!(has(&apart, &own) && !apart.contains("web"), "{apart}");
+        let seen = hosts_of(lab, "web").text();
+        assert!(!seen.contains("apart"), "{seen}");
+    });
+}
+
+#[test]
+fn nobody_takes_the_name_of_the_machine_itself() {
+    case(|lab| {
+        start(lab, "web", &[]);
+        start(lab, "localhost", &[]);
+        let seen = hosts_of(lab, "web").text();
+        assert_eq!(seen.matches(" localhost").count(), 2, "{seen}");
+        assert!(has(
+            &hosts_of(lab, "localhost").text(),
+            "127.0.0.1 localhost"
+        ));
+    });
+}
+
+#[test]
+fn who_was_killed_is_swept() {
+    case(|lab| {
+        for name in ["web", "db", "app"] {
+            start(lab, name, &[]);
+        }
+        let seen = hosts_of(lab, "app");
+        let kill = |name: &str| {
+            let (supervisor, command) = (supervisor(lab, name), lab.pid_of(name));
+            let address = lab.listed(name)["address"]
+                .as_str()
+                .expect("an address")
+                .to_owned();
+            let process = sys::pidfd(supervisor).expect("a process");
+            sys::pidfd_signal(&process, libc::SIGKILL).expect("kill");
+            wait_for_end(supervisor);
+            wait_for_end(command);
+            let link = format!(
+                "hwac1300{:02x}",
+                address
+                    .rsplit('.')
+                    .next()
+                    .and_then(|last| last.parse::<u8>().ok())
+                    .expect("a byte")
+            );
+            assert!(lab::Watch::new().until(|| !sh("ip -o link").contains(&link)));
+            address
+        };
+        let (web, db) = (kill("web"), kill("db"));
+        assert!(
+            has(&seen.text(), &format!("{web} web")),
+            "nobody has written since"
+        );
+        // The same name again: it has one address.
+        let begin = Instant::now();
+        start(lab, "web", &[]);
+        seen.becomes(begin, |text| {
+            !has(text, &format!("{web} web")) && !has(text, &format!("{db} db"))
+        });
+        assert_eq!(
+            lines(&seen.text())
+                .iter()
+                .filter(|line| line.ends_with(" web") && line.contains('.'))
+                .count(),
+            1
+        );
+        // The same address again, for somebody whom nobody has named: at once.
+        let app = lab.listed("app")["address"]
+            .as_str()
+            .expect("an address")
+            .to_owned();
+        drop(seen);
+        kill("app");
+        let text = lab.run(&["--ip", &app], &["cat", "/etc/hosts"]).ok();
+        assert_eq!(
+            lines(&text)
+                .iter()
+                .filter(|line| line.starts_with(&format!("{app} ")))
+                .count(),
+            1,
+            "{text}"
+        );
+        assert!(
+            !lines(&text).iter().any(|line| line.ends_with(" app")),
+            "{text}"
+        );
+    });
+}
+
+/// The writes to a hosts file that a command makes, itself and its children.
+fn writes(lab: &Lab, options: &[&str]) -> Vec<String> {
+    let file = lab.dir.join("trace");
+    let command = lab.run_command(options, &["true"]);
+    let traced = strace::traced(
+        &command,
+        &["-f", "-y", "-qq", "-e", "trace=write,pwrite64,ftruncate"],
+        &file.to_string_lossy(),
+    );
+    collect(traced, DEADLINE).exits(0);
+    let trace = fs::read_to_string(&file).expect("read the trace");
+    trace
+        .lines()
+        .filter(|line| line.contains("hosts>"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn a_start_and_an_end_are_one_write_each_and_wake_nobody() {
+    case(|lab| {
+        for number in 0..20 {
+            start(lab, &format!("box-{number}"), &[]);
+        }
+        let seen = hosts_of(lab, "box-0");
+        let pids: Vec<i32> = (0..20)
+            .map(|number| supervisor(lab, &format!("box-{number}")))
+            .collect();
+        // They have all begun to watch, and are at rest.
+        let begin = Instant::now();
+        lab.set_resolv_conf("nameserver 192.0.2.7\n");
+        for number in 0..20 {
+            Seen::inside(lab.pid_of(&format!("box-{number}")), "/etc/resolv.conf")
+                .becomes(begin, |text| text.contains("192.0.2.7"));
+        }
+        let turns = || -> u64 {
+            let count = |pid: &i32| {
+                let status =
+                    fs::read_to_string(format!("/proc/{pid}/status")).expect("read status");
+                let line = status
+                    .lines()
+                    .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
+                    .expect("a count");
+                line.trim().parse::<u64>().expect("a number")
+            };
+            pids.iter().map(count).sum()
+        };
+        let before = turns();
+        for options in [&["--name", "web"][..], &[]] {
+            let writes = writes(lab, options);
+            let (ends, starts): (Vec<_>, Vec<_>) = writes
+                .iter()
+                .partition(|write| write.contains("\"#\", 1, "));
+            // A byte for each family. In a slot that is used again the first byte of a line comes last, by itself.
+            assert!((1..=2).contains(&ends.len()), "{writes:#?}");
+            let most = if options.is_empty() { 4 } else { 1 };
+            assert!((1..=most).contains(&starts.len()), "{writes:#?}");
+        }
+        // Each may have been on its way back to its wait.
+        assert!(turns() <= before + 20, "{} turns", turns() - before);
+        assert!(!seen.text().contains("\n172.19.0.22"));
+    });
+}
+
+#[test]
+fn a_thousand_that_nobody_has_named_leave_it_as_it_is() {
+    case(|lab| {
+        start(lab, "web", &[]);
+        let length = || fs::metadata(FILE).expect("look at the file").len();
+        let mut longest = 0;
+        for _ in 0..100 {
+            lab.run(&[], &["true"]).ok();
+            longest = longest.max(length());
+        }
+        assert!(
+            longest <= 6 * 64,
+            "localhost, those of one container, those of one after the other: {longest}"
+        );
+    });
+}
+
+#[test]
+fn it_goes_with_the_network() {
+    case(|lab| {
+        start(lab, "web", &[]);
+        start(lab, "alone", &["--network", "ptp"]);
+        assert!(Path::new(FILE).exists());
+        for name in ["web", "alone"] {
+            lab.hawser(&["stop", name]).ok();
+        }
+        lab.hawser(&["down"]).ok();
+        assert!(
+            !Path::new("/run/hawser").exists(),
+            "{}",
+            sh("ls /run/hawser")
+        );
+    });
+}
