@@ -171,3 +171,36 @@ fn serve(lab: &Lab, address: &str) -> Running {
     server.until("up");
     server
 }
+
+/// What a client says of the largest segment that it takes, as a server in the internet hears it (tcp(7)).
+fn largest_segment(lab: &Lab, url: &str, address: &str) -> u32 {
+    let listener = lab
+        .internet
+        .enter(|| std::net::TcpListener::bind(address).expect("listen"));
+    let _client = lab.start(&["--mtu", "1500"], &["wget", "-q", "-O", "-", url]);
+    let (stream, _) = listener.accept().expect("a client");
+    nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::TcpMaxSeg)
+        .expect("the largest segment")
+}
+
+#[test]
+fn the_largest_segment_is_what_the_way_out_takes() {
+    packets(|lab| {
+        lab.run(&[], &["true"]).ok();
+        let before = largest_segment(lab, "http://198.51.100.10/", "198.51.100.10:80");
+        assert!(before > 1400, "{before}");
+        // A tunnel comes up, say, and takes the default route; the containers' links stay as they are.
+        sh("ip route change default via 192.0.2.1 mtu 1300
+            ip -6 route change default via 2001:db8:1::1 mtu 1300");
+        for (url, address, header) in [
+            ("http://198.51.100.10/", "198.51.100.10:80", 20),
+            ("http://[2001:db8:2::10]/", "[2001:db8:2::10]:80", 40),
+        ] {
+            let clamped = largest_segment(lab, url, address);
+            assert!(
+                clamped <= 1300 - header - 20 && clamped > 1200,
+                "{url}: {clamped}"
+            );
+        }
+    });
+}
