@@ -16,6 +16,10 @@ pub const OURS: u32 = 0x6800_0000;
 pub const OURS_MASK: u32 = 0xff00_0000;
 /// The group of the host ends that are ports of a bridge, whoever's.
 pub const PORT: u32 = 0x6900_0000;
+/// What both have in common.
+const OURS_OR_PORT_MASK: u32 = 0xfe00_0000;
+/// The number of `lo`, in each network namespace (`LOOPBACK_IFINDEX`, net/flow.h).
+const LOOPBACK: u32 = 1;
 
 /// The admin's chain: made once, never changed.
 pub const USER: &str = "user";
@@ -55,6 +59,7 @@ pub struct Ip {
     pub routed: &'static str,
 }
 
+const NFT_META_IIF: u32 = 4;
 const NFT_META_IIFNAME: u32 = 6;
 const NFT_META_OIFNAME: u32 = 7;
 const NFT_META_NFPROTO: u32 = 15;
@@ -141,12 +146,20 @@ const ICMP_TYPE: Field = Field::Payload(TRANSPORT, 0, 1);
 const ETHER_SOURCE: Field = Field::Payload(LINK, 6, 6);
 const ETHER_TYPE: Field = Field::Payload(LINK, 12, 2);
 
-// ICMPv6, RFC 4861; ICMP redirect, RFC 792.
+const TCP: u8 = libc::IPPROTO_TCP as u8;
+// ICMPv6, RFC 4861; ICMP, RFC 792 and RFC 1256.
+const ROUTER_SOLICITATION: u8 = 133;
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const REDIRECT6: u8 = 137;
 const REDIRECT4: u8 = 5;
+const ROUTER_ADVERTISEMENT4: u8 = 9;
+// Who asks for members of groups gets all that is sent to any: MLD (RFC 2710), IGMP (RFC 2236), and RFC 4286 of both.
+const MEMBERSHIP_QUERY6: u8 = 130;
+const MULTICAST_ROUTER6: u8 = 151;
+const MEMBERSHIP_QUERY4: u8 = 0x11;
+const MULTICAST_ROUTER4: u8 = 0x30;
 
 /// All of a table.
 pub struct Table {
@@ -188,6 +201,7 @@ fn inet() -> Table {
 
 fn bridge() -> Table {
     let mut rules = frame_rules();
+    rules.extend(server_rules());
     rules.extend(neighbour_rules());
     rules.extend(bridge_rules());
     Table {
@@ -420,8 +434,11 @@ const NFTA_FIB_F_PRESENT: u32 = 32;
 /// `RTN_LOCAL`, in host byte order.
 const LOCAL: [u8; 4] = (libc::RTN_LOCAL as u32).to_ne_bytes();
 
-/// What comes in from containers: neither to the host's loopback, whatever route_localnet says, nor from an address
-/// that is not reached by the way that it comes from, nor what only a router says.
+/// What comes in, from wherever: not to the host's loopback, whatever route_localnet says. And from containers: not from
+/// an address that is not reached by the way that it comes from, nor what only a router says.
+///
+/// A port of a bridge is no way in: only frames to 01:80:c2:00:00:0x (IEEE 802.1D, table 7-10) are given to the host as
+/// what the port has received and not the bridge, some of them past every hook of the bridge family.
 fn prerouting_rules() -> Vec<Rule> {
     let chain = "prerouting";
     let source_route = Field::Route(
@@ -430,15 +447,27 @@ fn prerouting_rules() -> Vec<Rule> {
     );
     let loopback6 = [&[0; 15][..], &[1]].concat();
     vec![
-        rule(chain, &[group_of_others(IN_GROUP), then(Accept)]),
         rule(
             chain,
             &[
                 ip_is(&V4),
                 is(Field::Payload(NETWORK, 16, 1), &[127]),
+                is_not(Field::Meta(NFT_META_IIF), &LOOPBACK.to_ne_bytes()),
                 then(Drop),
             ],
         ),
+        rule(
+            chain,
+            &[
+                vec![
+                    Load(IN_GROUP, 0),
+                    And(OURS_OR_PORT_MASK.to_ne_bytes().to_vec()),
+                    IsNot(OURS.to_ne_bytes().to_vec()),
+                ],
+                then(Accept),
+            ],
+        ),
+        rule(chain, &[is(IN_GROUP, &PORT.to_ne_bytes()), then(Drop)]),
         rule(
             chain,
             &[ip_is(&V6), is(V6.destination, &loopback6), then(Drop)],
@@ -556,10 +585,11 @@ fn to_rules() -> Vec<Rule> {
         &[is_in(&[IN_GROUP, OUT_GROUP], NETWORKS), then(Accept)],
     ));
     for ip in IPS {
-        for pair in [[ip.source, OUT_GROUP], [ip.destination, IN_GROUP]] {
-            let connected = [ip_is(ip), is_in(&pair, ip.connected)].concat();
-            rules.push(rule(chain, &[connected, then(Accept)]));
-        }
+        // Not from elsewhere: who sends from there may say to be anybody.
+        let from = [ip_is(ip), is_in(&[ip.source, OUT_GROUP], ip.connected)].concat();
+        rules.push(rule(chain, &[group_of_ours(IN_GROUP), from, then(Accept)]));
+        let to = [ip_is(ip), is_in(&[ip.destination, IN_GROUP], ip.connected)].concat();
+        rules.push(rule(chain, &[to, then(Accept)]));
     }
     rules.push(rule(
         chain,
@@ -658,6 +688,8 @@ fn bridge_chains() -> Vec<Chain> {
         plain("neighbours"),
         plain("solicitation"),
         plain("advertisement"),
+        plain("routers"),
+        plain("dhcp"),
         plain("arp"),
         plain("ipv6"),
         plain("ipv4"),
@@ -685,19 +717,23 @@ fn bridge_sets() -> Vec<Set> {
 }
 
 /// Frames of containers: nobody speaks for another, and nobody for a router or a DHCP server.
+///
+/// What is too short to be looked at matches no rule, hence a rule for what passes and then a drop.
 fn frame_rules() -> Vec<Rule> {
     let ether = |number: u16| is(ETHER_TYPE, &number.to_be_bytes());
-    let ours = |ip: &Ip| is_not_in(&[IN_NAME, ETHER_SOURCE, ip.source], ip.sources);
-    let udp_from = |port: u16| {
-        [
-            protocol(libc::IPPROTO_UDP),
-            is(SOURCE_PORT, &port.to_be_bytes()),
-        ]
-        .concat()
+    // 255 is reserved: what can be loaded is not it. It cannot when the header or a length in it is wrong.
+    let is_well_formed = is_not(PROTOCOL, &[255]);
+    let ours = |ip: &Ip| {
+        let own = is_in(&[IN_NAME, ETHER_SOURCE, ip.source], ip.sources);
+        [is_well_formed.clone(), own].concat()
     };
-    // RFC 826: the sender's two addresses are at 8 and 14.
+    // RFC 826: Ethernet and IPv4, and the sender's two addresses at 8 and 14.
+    const ETHERNET_AND_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
+    let arp_kind = Field::Payload(NETWORK, 0, 6);
     let arp_ether = Field::Payload(NETWORK, 8, 6);
     let arp_address = Field::Payload(NETWORK, 14, 4);
+    let arp_frame = [IN_NAME, ETHER_SOURCE, arp_address];
+    let arp_sender = [IN_NAME, arp_ether, arp_address];
     vec![
         rule(
             "prerouting",
@@ -710,100 +746,87 @@ fn frame_rules() -> Vec<Rule> {
             &[ether(libc::ETH_P_ARP as u16), then(Goto("arp"))],
         ),
         rule("prerouting", &[then(Drop)]),
-        rule("ipv4", &[ours(&V4), then(Drop)]),
-        rule("ipv4", &[udp_from(67), then(Drop)]),
-        rule("ipv4", &[then(Goto("route"))]),
+        rule("ipv4", &[is_not(PROTOCOL, &[TCP]), then(Jump("routers"))]),
+        rule("ipv4", &[ours(&V4), then(Goto("route"))]),
+        rule("ipv4", &[then(Drop)]),
         rule(
             "ipv6",
-            &[protocol(libc::IPPROTO_ICMPV6), then(Jump("neighbours"))],
+            &[is_not(PROTOCOL, &[TCP]), then(Jump("neighbours"))],
         ),
-        rule("ipv6", &[ours(&V6), then(Drop)]),
-        rule("ipv6", &[udp_from(547), then(Drop)]),
-        rule("ipv6", &[then(Goto("route"))]),
-        rule(
-            "arp",
-            &[
-                is_not_in(&[IN_NAME, ETHER_SOURCE, arp_address], V4.sources),
-                then(Drop),
-            ],
-        ),
-        rule(
-            "arp",
-            &[
-                is_not_in(&[IN_NAME, arp_ether, arp_address], V4.sources),
-                then(Drop),
-            ],
-        ),
+        rule("ipv6", &[ours(&V6), then(Goto("route"))]),
+        rule("ipv6", &[then(Drop)]),
+        rule("arp", &[is_not(arp_kind, &ETHERNET_AND_IPV4), then(Drop)]),
+        rule("arp", &[is_not_in(&arp_frame, V4.sources), then(Drop)]),
+        rule("arp", &[is_in(&arp_sender, V4.sources), then(Accept)]),
+        rule("arp", &[then(Drop)]),
     ]
 }
 
+/// What only routers and DHCP servers say. A client may read its answers from the link, and look at no port but its own.
+fn server_rules() -> Vec<Rule> {
+    let icmp4 = |kind: u8| [protocol(libc::IPPROTO_ICMP), is(ICMP_TYPE, &[kind])].concat();
+    let igmp = |kind: u8| [protocol(libc::IPPROTO_IGMP), is(ICMP_TYPE, &[kind])].concat();
+    let udp = protocol(libc::IPPROTO_UDP);
+    let mut rules = vec![
+        rule("routers", &[udp.clone(), then(Goto("dhcp"))]),
+        rule("routers", &[icmp4(REDIRECT4), then(Drop)]),
+        rule("routers", &[icmp4(ROUTER_ADVERTISEMENT4), then(Drop)]),
+        rule("routers", &[igmp(MEMBERSHIP_QUERY4), then(Drop)]),
+        rule("routers", &[igmp(MULTICAST_ROUTER4), then(Drop)]),
+        rule("neighbours", &[udp, then(Goto("dhcp"))]),
+    ];
+    // RFC 2131 and RFC 8415: servers and clients.
+    for port in [67u16, 547] {
+        let from = is(SOURCE_PORT, &port.to_be_bytes());
+        rules.push(rule("dhcp", &[from, then(Drop)]));
+    }
+    for port in [68u16, 546] {
+        let to = is(DESTINATION_PORT, &port.to_be_bytes());
+        rules.push(rule("dhcp", &[to, then(Drop)]));
+    }
+    for kind in [
+        MEMBERSHIP_QUERY6,
+        ROUTER_SOLICITATION,
+        ROUTER_ADVERTISEMENT,
+        REDIRECT6,
+        MULTICAST_ROUTER6,
+    ] {
+        rules.push(rule("neighbours", &[icmp6(kind), then(Drop)]));
+    }
+    rules
+}
+
 /// Neighbour discovery (RFC 4861): as long as it has no option or one, the right one, which is looked at. Behind
-/// extension headers, or with several options, it could not be.
+/// extension headers, or with several options, it could not be. (Fragments of it the kernel throws away: RFC 6980.)
 fn neighbour_rules() -> Vec<Rule> {
     let next_header = Field::Payload(NETWORK, 6, 1);
     let length = Field::Payload(NETWORK, 4, 2);
     let target = Field::Payload(TRANSPORT, 8, 16);
     let option_kind = Field::Payload(TRANSPORT, 24, 1);
     let option_ether = Field::Payload(TRANSPORT, 26, 6);
-    let mut rules = vec![
-        rule(
-            "neighbours",
-            &[is(ICMP_TYPE, &[ROUTER_ADVERTISEMENT]), then(Drop)],
-        ),
-        rule("neighbours", &[is(ICMP_TYPE, &[REDIRECT6]), then(Drop)]),
-        rule(
-            "neighbours",
-            &[
-                is(ICMP_TYPE, &[NEIGHBOUR_SOLICITATION]),
-                then(Goto("solicitation")),
-            ],
-        ),
-        rule(
-            "neighbours",
-            &[
-                is(ICMP_TYPE, &[NEIGHBOUR_ADVERTISEMENT]),
-                then(Goto("advertisement")),
-            ],
-        ),
-    ];
+    let frame_of = |whose| is_not_in(&[IN_NAME, ETHER_SOURCE, whose], V6.sources);
+    let mut rules = Vec::new();
     // The option with the sender's hardware address, and whose it is said to be.
-    for (chain, option, whose) in [
-        ("solicitation", 1u8, V6.source),
-        ("advertisement", 2, target),
+    for (chain, kind, option, whose) in [
+        ("solicitation", NEIGHBOUR_SOLICITATION, 1u8, V6.source),
+        ("advertisement", NEIGHBOUR_ADVERTISEMENT, 2, target),
     ] {
+        let plain = [libc::IPPROTO_ICMPV6 as u8];
+        let option_of = is_in(&[IN_NAME, option_ether, whose], V6.sources);
         rules.extend([
-            rule(
-                chain,
-                &[
-                    is_not(next_header, &[libc::IPPROTO_ICMPV6 as u8]),
-                    then(Drop),
-                ],
-            ),
-            rule(
-                chain,
-                &[
-                    is_not_in(&[IN_NAME, ETHER_SOURCE, V6.source], V6.sources),
-                    then(Drop),
-                ],
-            ),
-            rule(
-                chain,
-                &[
-                    is_not_in(&[IN_NAME, ETHER_SOURCE, whose], V6.sources),
-                    then(Drop),
-                ],
-            ),
+            rule("neighbours", &[icmp6(kind), then(Goto(chain))]),
+            rule(chain, &[is_not(next_header, &plain), then(Drop)]),
+            rule(chain, &[frame_of(V6.source), then(Drop)]),
+        ]);
+        if whose != V6.source {
+            rules.push(rule(chain, &[frame_of(whose), then(Drop)]));
+        }
+        rules.extend([
             rule(chain, &[is(length, &24u16.to_be_bytes()), then(Accept)]),
             rule(chain, &[is_not(length, &32u16.to_be_bytes()), then(Drop)]),
             rule(chain, &[is_not(option_kind, &[option]), then(Drop)]),
-            rule(
-                chain,
-                &[
-                    is_not_in(&[IN_NAME, option_ether, whose], V6.sources),
-                    then(Drop),
-                ],
-            ),
-            rule(chain, &[then(Accept)]),
+            rule(chain, &[option_of, then(Accept)]),
+            rule(chain, &[then(Drop)]),
         ]);
     }
     rules
