@@ -108,8 +108,8 @@ pub fn create(route: &mut Netlink, wish: &Wish) -> Result<Veth> {
         link_local: address6.map(|_| link_local_of(mac)),
         mac,
     };
-    if needs_no_link_local(network) {
-        set_up_without_link_local(route, &veth)?;
+    if network.bridge.is_some() {
+        set_up_port(route, &veth, network)?;
     }
     if let (Some(address6), Some(subnet6)) = (wish.address6, network.subnet6) {
         if partner_of(address6, subnet6, network.subnet).is_none() {
@@ -235,7 +235,7 @@ fn explain_create(error: Error, network: &str) -> Error {
 
 fn write_veth(batch: &mut Writer, sequence: u32, wish: &Wish, address: Ipv4Addr) {
     const VETH_INFO_PEER: u16 = 1; // linux/veth.h
-    let up = if needs_no_link_local(wish.network) {
+    let up = if wish.network.bridge.is_some() {
         0
     } else {
         libc::IFF_UP as u32
@@ -281,31 +281,47 @@ fn write_end(batch: &mut Writer, mtu: u32) {
     batch.number(libc::IFLA_NUM_RX_QUEUES, 1);
 }
 
-/// A port of a bridge is no place to send IPv6 packets to, and an address of its own would only cost: timers, and packets about it.
-fn needs_no_link_local(network: &Network) -> bool {
-    network.bridge.is_some() && network.has_ipv6()
-}
-
-/// Sets such a port up; the message that creates it cannot tell it to make no address. It must be up before the end inside is, or
-/// that one would not send until the kernel finds the time.
-fn set_up_without_link_local(route: &mut Netlink, veth: &Veth) -> Result<()> {
+/// Sets a port of a bridge up, with what the message that creates it cannot say. It must be up before the end inside is, or that
+/// one would not send until the kernel finds the time.
+///
+/// Frames to 01:80:c2:00:00:0x (IEEE 802.1D, table 7-10) are to go the way of all others, past the firewall: the bridge would learn
+/// from them who is where, and give them to the host as what this link has received. And it is no place to send IPv6 packets to: an
+/// address of its own would only cost, timers and packets about it.
+fn set_up_port(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()> {
     // linux/if_link.h; the mode is enum in6_addr_gen_mode's second.
+    const IFLA_INFO_SLAVE_KIND: u16 = 4;
+    const IFLA_INFO_SLAVE_DATA: u16 = 5;
+    const IFLA_BRPORT_GROUP_FWD_MASK: u16 = 31;
     const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
     const NONE: u8 = 1;
+    // All but pause frames, which the bridge drops (BR_GROUPFWD_MACPAUSE, net/bridge/br_private.h).
+    const ALL: u16 = !2;
     let up = libc::IFF_UP as u32;
     let write = |batch: &mut Writer, sequence| {
         batch.begin(libc::RTM_NEWLINK, ACK, sequence, &ifinfomsg(0, up, up));
         batch.string(libc::IFLA_IFNAME, &veth.name);
-        let families = batch.open(libc::IFLA_AF_SPEC);
-        let family = batch.open(libc::AF_INET6 as u16);
-        batch.attribute(IFLA_INET6_ADDR_GEN_MODE, &[NONE]);
-        batch.close(family);
-        batch.close(families);
+        let info = batch.open(libc::IFLA_LINKINFO);
+        batch.string(IFLA_INFO_SLAVE_KIND, "bridge");
+        let port = batch.open(IFLA_INFO_SLAVE_DATA);
+        batch.attribute(IFLA_BRPORT_GROUP_FWD_MASK, &ALL.to_ne_bytes());
+        batch.close(port);
+        batch.close(info);
+        if network.has_ipv6() {
+            let families = batch.open(libc::IFLA_AF_SPEC);
+            let family = batch.open(libc::AF_INET6 as u16);
+            batch.attribute(IFLA_INET6_ADDR_GEN_MODE, &[NONE]);
+            batch.close(family);
+            batch.close(families);
+        }
         batch.end();
     };
     route
         .request(write)
         .doing(|| format!("set up veth {}", veth.name))
+        .map_err(|error| {
+            let cure = format!("{} has just been removed; run it again", network.name);
+            error.cure(Errno::EOPNOTSUPP, &cure)
+        })
 }
 
 /// Gives the host end of a point-to-point veth the gateways' addresses; the routes to the container come with them. Gives the host
