@@ -85,6 +85,11 @@ fn run_inside(name: &str, bridge_nf: &str) {
         "case {name} (bridge-nf-call at {bridge_nf}):\n{}",
         outcome.err()
     );
+    assert!(
+        outcome.out().contains("1 passed"),
+        "{name} is no test: `case` must be called by the test itself:\n{}",
+        outcome.out()
+    );
     show_tables(&outcome.out());
 }
 

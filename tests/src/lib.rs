@@ -13,10 +13,12 @@ mod net;
 mod process;
 mod pty;
 mod rootfs;
+mod scene;
 mod snapshot;
 pub mod strace;
 mod supervised;
 pub mod sys;
+pub mod wire;
 
 pub use case::{alone, binary, case, init_binary, is_root, packets, skip};
 pub use changes::{Resolved, Seen};
@@ -25,6 +27,7 @@ pub use machine::{CARD, Machine, PATIENCE, write_script};
 pub use net::{Lab, Netns, Watch};
 pub use process::{DEADLINE, Outcome, Running, collect, wait_for_end};
 pub use pty::Terminal;
+pub use scene::{Scene, Station};
 pub use snapshot::Snapshot;
 pub use supervised::Supervised;
 

@@ -44,6 +44,22 @@ impl Netns {
         Self(file.into())
     }
 
+    /// That of a process.
+    pub fn of(pid: i32) -> Self {
+        let path = format!("/proc/{pid}/ns/net");
+        let file = fs::File::open(&path).unwrap_or_else(|error| panic!("open {path}: {error}"));
+        Self(file.into())
+    }
+
+    /// Runs a witness there, as [`sh`] does here.
+    pub fn sh(&self, script: &str) -> String {
+        let mut shell = self.command("/bin/sh");
+        shell.args(["-c", script]);
+        let outcome = collect(shell, DEADLINE);
+        assert_eq!(outcome.code, 0, "witness {script:?} failed: {outcome}");
+        outcome.out()
+    }
+
     /// A command that will run there.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);

@@ -1,5 +1,5 @@
 //! The only file of this package with `unsafe`: new namespaces for a case, another network namespace for a command,
-//! descriptors of processes, and what a terminal needs.
+//! descriptors of processes, packet sockets, and what a terminal needs.
 
 use std::ffi::CStr;
 use std::io;
@@ -159,6 +159,26 @@ pub fn set_window(terminal: BorrowedFd, rows: u16, columns: u16) -> io::Result<(
     };
     // SAFETY: TIOCSWINSZ reads a winsize, which lives until the call returns.
     check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &size) }).map(drop)
+}
+
+/// A socket that sends and receives whole frames of link `index`.
+pub fn packet_socket(index: u32) -> io::Result<OwnedFd> {
+    let all = (libc::ETH_P_ALL as u16).to_be();
+    let flags = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+    // SAFETY: socket takes integers and gives a new descriptor, which nobody else has. It hears nothing until it is bound.
+    let socket = unsafe {
+        let fd = check(libc::socket(libc::AF_PACKET, flags, 0))?;
+        OwnedFd::from_raw_fd(fd)
+    };
+    // SAFETY: all of its fields are integers, for which zero is a value.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = all;
+    address.sll_ifindex = i32::try_from(index).map_err(io::Error::other)?;
+    let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: bind reads `length` bytes of the address, which lives until the call returns.
+    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) })?;
+    Ok(socket)
 }
 
 fn check(result: i32) -> io::Result<i32> {
