@@ -255,12 +255,26 @@ fn repair(route: &mut Netlink, link: &Link, wanted: &Wanted) -> Result<Network> 
     configure(route, link, Gateways { v4, v6 })
 }
 
+/// The firewall tells networks apart by their groups, and a group has 24 bits of the name's hash.
+fn check_group(route: &mut Netlink, name: &str) -> Result<()> {
+    let group = nft::group_of_name(name);
+    let links = route.links().doing(|| "list links".into())?;
+    match links.iter().find(|link| link.group == group) {
+        Some(other) => Err(Error::new(format!(
+            "create bridge {name}: link {} has the same group ({group:#x}), by which the firewall tells networks apart; choose another name",
+            other.name
+        ))),
+        None => Ok(()),
+    }
+}
+
 fn create(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Network> {
     let routes = route.routes().doing(|| "list routes".to_string())?;
     let subnet = choose_subnet(route, &routes, wanted.subnet)?;
     let v4 = Ipv4Net::new_assert(gateway_of(subnet), subnet.prefix_len());
     let v6 = wanted.choose_gateway6(route, &routes, name, v4)?;
     wanted.check(name, v4, v6)?;
+    check_group(route, name)?;
     route
         .request(|batch, sequence| write_bridge(batch, sequence, name, v4.addr()))
         .doing(|| format!("create bridge {name}"))

@@ -129,3 +129,16 @@ fn no_room_at_all_is_said() {
         before.assert_back();
     });
 }
+
+#[test]
+fn a_bridge_whose_group_somebody_has() {
+    case(|lab| {
+        lab.hawser(&["up", "--bridge", "blue"]).exits(0);
+        let group = sh("ip -o link show dev blue | sed 's/.* group \\([^ ]*\\) .*/\\1/'");
+        lab.hawser(&["down", "--bridge", "blue"]).exits(0);
+        sh(&format!("ip link set dev uplink group {}", group.trim()));
+        lab.hawser(&["up", "--bridge", "blue"])
+            .refused(&["blue", "uplink", "group"]);
+        sh("ip link set dev uplink group 0");
+    });
+}
