@@ -73,6 +73,7 @@ test: build
 	@.ci/need /bin/busybox busybox-static "the tests' root filesystem, and the servers of their network"
 	@.ci/need dnsmasq dnsmasq-base "the tests' DNS server"
 	@.ci/need radvd radvd "the tests' IPv6 router"
+	@.ci/need /lib/systemd/systemd-udevd udev "the tests see that it changes no hardware address"
 	@.ci/need ip iproute2 "the tests' witness of links, addresses and routes"
 	@.ci/need nft nftables "the tests' witness of the firewall"
 	@.ci/need strace strace "the tests' witness of system calls"

@@ -4,7 +4,8 @@
 //! host                          internet
 //!   uplink 192.0.2.2/24  ------  eth0 192.0.2.1/24
 //!          2001:db8:1::2/64           2001:db8:1::1/64
-//!   default via 192.0.2.1        lo   198.51.100.10 web.example.test   198.51.100.53 DNS   2001:db8:2::10
+//!   default via 192.0.2.1        lo   198.51.100.10 web.example.test   198.51.100.53 DNS
+//!                               2001:db8:2::10 six.example.test    2001:db8:2::53 DNS
 //! ```
 //! The internet has no route to any container: what is not masqueraded gets no answer.
 
@@ -136,6 +137,7 @@ impl Lab {
             ip -n internet addr add 198.51.100.10/32 dev lo
             ip -n internet addr add 198.51.100.53/32 dev lo
             ip -n internet addr add 2001:db8:2::10/128 dev lo nodad
+            ip -n internet addr add 2001:db8:2::53/128 dev lo nodad
             ip -n internet link set eth0 up
             ip route add default via 192.0.2.1
             ip -6 route add default via 2001:db8:1::1",
@@ -168,7 +170,7 @@ impl Lab {
     }
 
     /// Starts the web server (198.51.100.10:80: `/` says "hello from the internet", `/cgi-bin/whoami` the address that
-    /// it sees) and the DNS server (198.51.100.53). Both are listening when this returns: they go to the background
+    /// it sees) and the DNS server (198.51.100.53 and 2001:db8:2::53). Both are listening when this returns: they go to the background
     /// only then.
     pub fn serve(&self) {
         self.web("198.51.100.10:80");
@@ -183,6 +185,7 @@ impl Lab {
         ]);
         dns.args([
             "--listen-address=198.51.100.53",
+            "--listen-address=2001:db8:2::53",
             "--pid-file=",
             "--log-queries",
         ]);
@@ -194,6 +197,7 @@ impl Lab {
             "--local=/test/",
             "--address=/web.example.test/198.51.100.10",
             "--address=/alpha.one.test/198.51.100.10",
+            "--address=/six.example.test/2001:db8:2::10",
         ]);
         quiet(dns, "dnsmasq (install dnsmasq-base, or run `make test`)");
     }

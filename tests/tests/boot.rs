@@ -261,14 +261,14 @@ fn containers_need_another_root_than_an_initramfs() {
 }
 
 /// What the spine's tests start, besides busybox.
-const TOOLS: &str =
-    "cat chroot dnsmasq env grep id ip ls mount nft nsenter sed setpriv sleep strace true unshare";
+const TOOLS: &str = "cat chroot dnsmasq env grep id ip ls mount nft nsenter radvd sed setpriv sleep strace true unshare";
 
 /// The files of the spine that ask most of a kernel.
 const CHOSEN: &[&str] = &[
     "files",
     "host_view",
     "init_bytes",
+    "ipv6",
     "packets",
     "ruleset",
     "sysctls",
@@ -287,6 +287,7 @@ const LEFT_OUT: &[&str] = &[
     "ready",
     "speed",
     "supervise_terminal",
+    "udev",
 ];
 
 /// A thousand links on one bridge, for which all others wait.
@@ -332,6 +333,8 @@ fn spine(lab: &Lab, names: &[&str]) {
             sh(&format!("strip {}{}", root.display(), binary.display()));
         }
         fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n").expect("write hosts");
+        let id = "0123456789abcdef0123456789abcdef\n";
+        fs::write(root.join("etc/machine-id"), id).expect("write machine-id");
         // By them nft names what the rules have as numbers.
         let protocols = "icmp 1\ntcp 6\nudp 17\nipv6-icmp 58\n";
         fs::write(root.join("etc/protocols"), protocols).expect("write protocols");

@@ -88,6 +88,39 @@ fn the_subnet_is_the_same_again_and_each_networks_own() {
 }
 
 #[test]
+fn a_machine_without_an_id_gets_one_until_the_last_network_goes() {
+    case(|lab| {
+        if !lab.real_root {
+            return lab::skip("only the real root may mount over /etc/machine-id");
+        }
+        for path in ["/etc/machine-id", "/var/lib/dbus/machine-id"] {
+            if Path::new(path).exists() {
+                sh(&format!("mount --bind /dev/null {path}"));
+            }
+        }
+        let site = |network: &str| {
+            let options = ["--network", network, "--bridge", "blue"];
+            let options = if network == "ptp" {
+                &options[..2]
+            } else {
+                &options
+            };
+            let script = "ip -6 route show default";
+            let route = lab.run_sh(options, script).ok();
+            let gateway = route.split(' ').nth(2).expect("a gateway").to_owned();
+            gateway.split(':').take(3).collect::<Vec<_>>().join(":")
+        };
+        let first = site("bridge");
+        assert!(first.starts_with("fd"), "{first}");
+        assert_eq!(site("ptp"), first, "of one machine");
+        lab.settle();
+        lab.hawser(&["down", "--bridge", "blue"]).exits(0);
+        assert!(!Path::new("/run/hawser").exists());
+        assert_ne!(site("bridge"), first, "a random one");
+    });
+}
+
+#[test]
 fn the_gateway_neighbours_and_the_host_are_reached() {
     packets(|lab| {
         let sees = |options: &[&str], address: &str| {
@@ -107,6 +140,27 @@ fn the_gateway_neighbours_and_the_host_are_reached() {
             sh(&format!(
                 "ping -6 -c 1 -W 2 {address6} || busybox ping -6 -c 1 -W 2 {address6}"
             ));
+        }
+    });
+}
+
+#[test]
+fn the_internet_sees_the_hosts_own_address() {
+    packets(|lab| {
+        lab.serve();
+        lab.web("[2001:db8:2::10]:80");
+        // A resolver that is reached by IPv6 alone, and a name that has no IPv4 address.
+        lab.set_resolv_conf("nameserver 2001:db8:2::53\n");
+        let whoami = [
+            "wget",
+            "-q",
+            "-O",
+            "-",
+            "http://six.example.test/cgi-bin/whoami",
+        ];
+        for options in [&[][..], &["--network", "ptp"]] {
+            let seen = lab.run(options, &whoami).ok();
+            assert_eq!(seen, "[2001:db8:1::2]", "{options:?}");
         }
     });
 }
