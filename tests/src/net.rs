@@ -52,6 +52,11 @@ impl Netns {
         Self(file.into())
     }
 
+    /// The same once more.
+    pub fn again(&self) -> Self {
+        Self(self.0.try_clone().expect("copy a descriptor"))
+    }
+
     /// Runs a witness there, as [`sh`] does here.
     pub fn sh(&self, script: &str) -> String {
         let mut shell = self.command("/bin/sh");

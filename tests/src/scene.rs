@@ -129,6 +129,13 @@ impl Scene {
         self.attacker.wire.until(|frame| frame.starts_with(&answer));
     }
 
+    /// Sends a signal to the supervisors of both containers.
+    pub fn signal(&self, signal: i32) {
+        for container in &self.containers {
+            container.signal(signal);
+        }
+    }
+
     /// Ends the containers.
     #[track_caller]
     pub fn end(self) {
