@@ -18,10 +18,12 @@ use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner::Owner;
 use crate::ptp;
+use crate::publish::{self, Held, Port};
 use crate::reach::Reach;
 use crate::request::{Command, NetworkChoice, Request, StdioChoice};
 use crate::signals::Signals;
 use crate::spawn::{self, Child, Said, Spawn, StatusReader, Stdio};
+use crate::splice::{Splice, Target};
 use crate::state;
 use crate::steps::Steps;
 use crate::sysctl;
@@ -42,6 +44,8 @@ pub struct Container {
     pub attachment: Option<Attachment>,
     /// What the firewall knows of it.
     pub entry: Option<nft::Entry>,
+    /// Its published ports.
+    pub splice: Splice,
     /// What the command may do.
     pub privileges: Privileges,
     /// Its variables.
@@ -94,6 +98,8 @@ pub fn run(
     let mut child = spawn::spawn(&spawn)?;
     let elsewhere = spawn::begin_elsewhere(child.pid);
     let mut names;
+    // Let go of last: as long as a port is held, what the firewall says of it is about us.
+    let splice;
     let mut undo = Undo::default();
     let pidfd = child
         .pidfd
@@ -106,6 +112,7 @@ pub fn run(
     let namespace = namespace(&request.network)?;
     child.hand_over(&init, namespace.as_ref())?;
     steps.done("namespace");
+    let held = hold(request, steps)?;
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     signals.check()?;
     let lease = lease_first.map_or_else(|| lease_name(request), Ok)?;
@@ -115,14 +122,11 @@ pub fn run(
     names = open_names(request, network.as_ref(), &child)?;
     steps.done("ensure");
     signals.check()?;
-    let attachment = match (&network, &namespace) {
-        (Some(network), Some(namespace)) => {
-            Some(attach(&mut route, request, network, mtu, namespace)?)
-        }
-        _ => None,
-    };
+    let (network, namespace) = (network.as_ref(), namespace.as_ref());
+    let attachment = attach(&mut route, request, network, mtu, namespace)?;
     steps.done("veth");
-    let entry = publish(request, attachment.as_ref(), nft, &mut undo)?;
+    splice = splice_to(&mut route, attachment.as_ref(), held)?;
+    let entry = publish(request, attachment.as_ref(), nft, &splice, &mut undo)?;
     steps.done("publish");
     names.look_up(request, attachment.as_ref());
     config::send(
@@ -158,6 +162,7 @@ pub fn run(
         lease: Some(lease),
         attachment,
         entry,
+        splice,
         privileges,
         environment,
         names,
@@ -231,6 +236,17 @@ fn open_names(request: &Request, network: Option<&Network>, child: &Child) -> Re
         hosts: Some(hosts),
         ..Names::default()
     })
+}
+
+/// Takes the ports. What cannot be had is refused before anything of the host is changed.
+///
+/// Undone by dropping them.
+fn hold(request: &Request, steps: &mut Steps) -> Result<Vec<Held>> {
+    let held = publish::hold(request.ports.iter().copied())?;
+    if !held.is_empty() {
+        steps.done("hold");
+    }
+    Ok(held)
 }
 
 /// Takes the name.
@@ -510,10 +526,13 @@ fn namespace(choice: &NetworkChoice) -> Result<Option<OwnedFd>> {
 fn attach(
     route: &mut Netlink,
     request: &Request,
-    network: &Network,
+    network: Option<&Network>,
     mtu: u32,
-    namespace: &OwnedFd,
-) -> Result<Attachment> {
+    namespace: Option<&OwnedFd>,
+) -> Result<Option<Attachment>> {
+    let (Some(network), Some(namespace)) = (network, namespace) else {
+        return Ok(None);
+    };
     let (v4, v6) = network.gateways();
     let address = Wanted::of(request).fixed_address(v4, v6)?;
     let offset = match address {
@@ -544,20 +563,51 @@ fn attach(
     let netns = fstat(namespace)
         .doing(|| "look at the network namespace".into())?
         .st_ino;
-    Ok(Attachment {
+    Ok(Some(Attachment {
         network: network.clone(),
         veth,
         mtu,
         device,
         netns,
-    })
+    }))
 }
 
-/// The firewall knows of the container.
+/// What comes to the ports by the host's loopback leads to the container, through us; and the container, by way of its bridge,
+/// to itself.
+///
+/// Undone by dropping them, and with the link.
+///
+/// # Errors
+/// A port of an IPv6 address for a container that has none.
+fn splice_to(
+    route: &mut Netlink,
+    attachment: Option<&Attachment>,
+    held: Vec<Held>,
+) -> Result<Splice> {
+    let Some(attachment) = attachment else {
+        return Ok(Splice::default());
+    };
+    let veth = &attachment.veth;
+    for one in &held {
+        publish::check_family(&one.port, veth.address6)?;
+    }
+    let mut splice = Splice::new(Target {
+        ipv4: Some(veth.address),
+        ipv6: veth.address6,
+    });
+    publish::let_back(route, attachment, held.iter().map(|one| &one.port))?;
+    splice.add(held)?;
+    Ok(splice)
+}
+
+/// The firewall knows the container, and leads the ports to it.
+///
+/// Undone by [`nft::forget`].
 fn publish(
     request: &Request,
     attachment: Option<&Attachment>,
     nft: Option<Netlink>,
+    splice: &Splice,
     undo: &mut Undo,
 ) -> Result<Option<nft::Entry>> {
     let (Some(attachment), Some(nft)) = (attachment, nft) else {
@@ -565,8 +615,9 @@ fn publish(
     };
     let ours = attachment.clone();
     undo.push(move || nft::forget(&ours));
-    let resolvers = &request.resolvers.servers;
-    nft::Entry::add(nft, attachment, &request.reach, &request.ports, resolvers).map(Some)
+    let ports: Vec<Port> = splice.ports().collect();
+    let servers = &request.resolvers.servers;
+    nft::Entry::add(nft, attachment, &request.reach, &ports, servers).map(Some)
 }
 
 fn mark_veth(

@@ -58,6 +58,9 @@ pub enum Action {
     },
     /// Describe a running container, as JSON
     Inspect(Name),
+    /// Show or change the published ports of a running container
+    #[command(subcommand)]
+    Port(Port),
     /// Show what a container of `run -d` has written
     Logs(Name),
     /// Wait until a container of `run -d` has ended, and print its exit code
@@ -100,6 +103,41 @@ pub enum Action {
         force: bool,
     },
 }
+
+/// `port`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Port {
+    /// List them, each as --publish would want it
+    Ls {
+        /// The container
+        #[arg(value_parser = parse_name)]
+        name: String,
+        /// As a JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Publish further ones, and print them
+    Add {
+        /// The container
+        #[arg(value_parser = parse_name)]
+        name: String,
+        /// As with run --publish
+        #[arg(required = true, value_name = PORT)]
+        ports: Vec<publish::Range>,
+    },
+    /// Take some back, and print them
+    Rm {
+        /// The container
+        #[arg(value_parser = parse_name)]
+        name: String,
+        /// As with run --publish; without HOSTPORT, whichever it is
+        #[arg(required = true, value_name = PORT)]
+        ports: Vec<publish::Range>,
+    },
+}
+
+/// How a published port is written.
+const PORT: &str = "[ADDR:][HOSTPORT:]PORT[/tcp|udp|sctp]";
 
 /// A container that exists.
 #[derive(Debug, Clone, Args)]
@@ -254,7 +292,7 @@ pub struct Run {
     #[arg(
         short,
         long,
-        value_name = "[ADDR:][HOSTPORT:]PORT[/tcp|udp|sctp]",
+        value_name = PORT,
         help_heading = "Network"
     )]
     pub publish: Vec<publish::Range>,

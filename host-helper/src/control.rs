@@ -1,8 +1,9 @@
 //! A container's control socket, `/run/hawser/NAME.sock`: the lease of its name, and a few words to its supervisor.
 //!
 //! A request is one line, `hawser 1 WORD [ARGUMENT]`; the answer is text until the end of the connection.
-//! The words: `inspect` (JSON), `join` (the same, by who is about to share its network), `wait` (`exit CODE`, when the container has ended), `stop SECONDS` (the same, after
-//! it was made to end), `restore` (`done`, when its rules are there again).
+//! The words: `inspect` (JSON), `join` (the same, by who is about to share its network), `wait` (`exit CODE`, when the
+//! container has ended), `stop SECONDS` (the same, after it was made to end), `restore` (`done`, when its rules are there
+//! again), `port add RANGE` and `port rm RANGE` (the ports, a range a line).
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -11,9 +12,13 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::socket::{
+    getsockopt, setsockopt,
+    sockopt::{PeerCredentials, SndBufForce},
+};
 
 use crate::error::{Doing, Error, Result};
+use crate::publish::Range;
 use crate::state;
 
 /// First words of every request.
@@ -207,6 +212,10 @@ pub enum Request {
     Wait,
     /// End it, by force after so many seconds; then its exit code.
     Stop(u64),
+    /// Publish ports.
+    AddPorts(Range),
+    /// Withdraw them.
+    RemovePorts(Range),
 }
 
 impl Request {
@@ -225,6 +234,8 @@ impl Request {
                 .parse()
                 .map(Request::Stop)
                 .map_err(|_| format!("{seconds}: not seconds")),
+            ["port", "add", range] => range.parse().map(Request::AddPorts),
+            ["port", "rm", range] => range.parse().map(Request::RemovePorts),
             _ => Err(format!("{}: unknown request", words[0])),
         }
     }
@@ -270,6 +281,8 @@ impl Client {
 
     /// Answers. The connection is to be closed; who does not read gets no answer.
     pub fn answer(mut self, text: &str) -> Option<UnixStream> {
+        // All of it at once, however many ports there are.
+        let _ = setsockopt(&self.stream, SndBufForce, &(text.len() * 2 + 4096));
         self.stream.write_all(text.as_bytes()).ok()?;
         Some(self.stream)
     }
@@ -284,6 +297,15 @@ mod tests {
         assert_eq!(Request::parse("hawser 1 inspect"), Ok(Request::Inspect));
         assert_eq!(Request::parse("hawser 1 wait"), Ok(Request::Wait));
         assert_eq!(Request::parse("hawser 1 stop 10"), Ok(Request::Stop(10)));
+        let range: Range = "127.0.0.1:8080-8081:80-81/udp".parse().unwrap();
+        assert_eq!(
+            Request::parse(&format!("hawser 1 port add {range}")),
+            Ok(Request::AddPorts(range))
+        );
+        assert_eq!(
+            Request::parse(&format!("hawser 1 port rm {range}")),
+            Ok(Request::RemovePorts(range))
+        );
         for bad in [
             "",
             "inspect",
@@ -292,6 +314,10 @@ mod tests {
             "hawser 1 stop",
             "hawser 1 stop x",
             "hawser 1 wait x",
+            "hawser 1 port",
+            "hawser 1 port add",
+            "hawser 1 port add 0:80",
+            "hawser 1 port ls 80",
         ] {
             assert!(Request::parse(bad).is_err(), "{bad}");
         }

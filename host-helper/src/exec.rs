@@ -26,6 +26,7 @@ use crate::rootfs::Rootfs;
 use crate::run;
 use crate::signals::Signals;
 use crate::spawn::{self, ChildEnds, Said, Spawn, StatusReader, Stdio};
+use crate::splice::Splice;
 use crate::supervisor::Supervisor;
 use crate::sys;
 use crate::terminal::{self, Output, Sides, Terminal};
@@ -125,6 +126,7 @@ fn supervise(
         lease: None,
         attachment: None,
         entry: None,
+        splice: Splice::default(),
         privileges: privileges.clone(),
         environment: Vec::new(),
         names: Names::default(),

@@ -11,6 +11,7 @@ use crate::control;
 use crate::error::{Doing, Result};
 use crate::netlink::Netlink;
 use crate::owner::{Mark, leased_address};
+use crate::publish::Range;
 
 /// One container, all of it: the answer to `inspect`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +72,8 @@ pub struct Description {
     pub egress: Option<String>,
     /// How many packets were refused because of that.
     pub refused: Option<u64>,
+    /// Ports of the host that lead to it.
+    pub ports: Vec<Range>,
     /// It runs by itself.
     pub is_detached: bool,
     /// Where its output goes, when it runs by itself.
@@ -94,6 +97,7 @@ pub struct Row {
     veth: Option<String>,
     pid: Option<i32>,
     status: &'static str,
+    ports: Vec<Range>,
 }
 
 /// All containers, by name.
@@ -118,6 +122,7 @@ pub fn list() -> Result<Vec<Row>> {
             veth: found.veth,
             pid: Some(found.pid),
             status: "running",
+            ports: found.ports,
         });
     }
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
@@ -148,6 +153,7 @@ pub fn list() -> Result<Vec<Row>> {
             veth: Some(link.name.clone()),
             pid,
             status,
+            ports: Vec::new(),
         });
     }
     rows.sort_by(|a, b| a.name.cmp(&b.name));
@@ -162,7 +168,7 @@ pub fn write_table(rows: &[Row], out: &mut impl Write) -> std::io::Result<()> {
     let dash = || "-".to_string();
     let mut lines = vec![
         [
-            "NAME", "ADDRESS", "ADDRESS6", "NETWORK", "VETH", "PID", "STATUS",
+            "NAME", "ADDRESS", "ADDRESS6", "NETWORK", "VETH", "PID", "STATUS", "PORTS",
         ]
         .map(String::from),
     ];
@@ -176,6 +182,14 @@ pub fn write_table(rows: &[Row], out: &mut impl Write) -> std::io::Result<()> {
             row.veth.clone().unwrap_or_else(dash),
             row.pid.map_or_else(dash, |pid| pid.to_string()),
             row.status.to_string(),
+            match &row.ports[..] {
+                [] => dash(),
+                ports => ports
+                    .iter()
+                    .map(Range::to_string)
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            },
         ]);
     }
     let width = |column: usize| {
@@ -185,7 +199,7 @@ pub fn write_table(rows: &[Row], out: &mut impl Write) -> std::io::Result<()> {
             .max()
             .unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..7).map(width).collect();
+    let widths: Vec<usize> = (0..8).map(width).collect();
     for line in &lines {
         let padded: Vec<String> = line
             .iter()

@@ -5,6 +5,7 @@ mod attach;
 mod bridge;
 mod cli;
 mod config;
+mod conntrack;
 mod control;
 mod detach;
 mod dev;
@@ -20,6 +21,7 @@ mod mark;
 mod netlink;
 mod nft;
 mod owner;
+mod port;
 mod ptp;
 mod publish;
 mod reach;
@@ -29,6 +31,7 @@ mod rootfs;
 mod run;
 mod signals;
 mod spawn;
+mod splice;
 mod state;
 mod steps;
 mod supervisor;
@@ -128,6 +131,7 @@ fn act() -> Result<u8> {
         Action::Inspect(of) => {
             show(&control::ask(&of.name, "inspect").map_err(|e| control::no_such(&of.name, &e))?)
         }
+        Action::Port(action) => show(&port::port(&action)?),
         Action::Logs(of) => show_log(&of.name),
         Action::Wait(of) => show(&format!("{}\n", run::wait_for(&of.name)?)),
         Action::Stop { name, grace } => {

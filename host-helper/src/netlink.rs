@@ -6,6 +6,7 @@ use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols};
 use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt::SndBufForce};
 
 use crate::error::Refusal;
 
@@ -13,7 +14,9 @@ use crate::error::Refusal;
 const ANSWER: usize = 32 * 1024;
 /// What a request fits into at first, and at most.
 const REQUEST: usize = 4 * 1024;
-const LARGEST_REQUEST: usize = 1024 * 1024;
+const LARGEST_REQUEST: usize = 16 * 1024 * 1024;
+/// What a socket takes at one go by default (`net.core.wmem_default`), the kernel's own books included: half of it.
+const USUAL_REQUEST: usize = 100 * 1024;
 
 /// How often a dump that the kernel calls inconsistent (`NLM_F_DUMP_INTR`) is taken again.
 const DUMP_TRIES: usize = 16;
@@ -120,6 +123,10 @@ impl Netlink {
             buffer.resize(buffer.len() * 4, 0);
         };
         self.sequence = last;
+        if bytes.len() > USUAL_REQUEST {
+            // Thousands of ports in one batch. Refused without CAP_NET_ADMIN on the machine itself, and then send(2) is.
+            let _ = setsockopt(&self.socket, SndBufForce, &(bytes.len() * 2));
+        }
         loop {
             match self.socket.send(bytes, 0).map_err(Refusal::from) {
                 Err(refusal) if refusal.errno == Errno::EINTR => {}

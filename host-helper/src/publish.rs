@@ -1,11 +1,21 @@
 //! Published ports: `-p [ADDR:][HOSTPORT:]PORT[/tcp|udp|sctp]`, as text and as data.
 
+mod hold;
+mod holder;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::attach::Attachment;
+use crate::error::{self, Error};
+use crate::netlink::Netlink;
+use crate::veth;
+
+pub use hold::{Held, hold, raise_limit};
 
 /// What a port is a port of.
 #[derive(
@@ -299,6 +309,38 @@ fn parse_ports(text: &str) -> Result<(u16, u16), String> {
             Ok((first, last))
         }
     }
+}
+
+/// A container reaches itself by its own ports: where frames on bridges pass by the host's firewall
+/// (`bridge-nf-call-iptables`, which somebody may switch on at any time) they are rewritten on the bridge, which then has to
+/// send them back by the port that they came from.
+///
+/// # Errors
+/// What the kernel says.
+pub fn let_back<'a>(
+    route: &mut Netlink,
+    attachment: &Attachment,
+    ports: impl IntoIterator<Item = &'a Port>,
+) -> error::Result<()> {
+    let is_bridged = attachment.network.bridge.is_some();
+    if !is_bridged || ports.into_iter().all(Port::is_loopback) {
+        return Ok(());
+    }
+    veth::let_back(route, &attachment.veth)
+}
+
+/// Refuses a port that is reached by an IPv6 address only, and would lead to a container that has none: addresses are
+/// rewritten within a family. (The splice connects anew, and knows no such bounds.)
+///
+/// # Errors
+/// It is one.
+pub fn check_family(port: &Port, container: Option<Ipv6Addr>) -> error::Result<()> {
+    if container.is_some() || port.has_ipv4() || port.is_loopback() {
+        return Ok(());
+    }
+    Err(Error::new(format!(
+        "publish {port}: the container has no IPv6 address; name an IPv4 address of the host, or none"
+    )))
 }
 
 /// The first port that is reached by the same port of the same address as another one before it.

@@ -242,6 +242,7 @@ fn describe(options: &cli::Run, request: &Request, container: &Container) -> Des
         connect: request.reach.connect.clone(),
         egress: (request.reach.egress != Egress::All).then(|| request.reach.egress.to_string()),
         refused: None,
+        ports: Vec::new(),
         is_detached: options.detach,
         log: options
             .detach

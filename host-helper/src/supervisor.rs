@@ -1,6 +1,9 @@
 //! What stays while a container lives: forwards signals, answers on the control socket, joins the terminals, and
 //! gives back the exit code. It waits on descriptors only, and wakes up for nothing else.
 
+mod ports;
+mod wake;
+
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,7 +11,6 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::attach::Container;
@@ -20,10 +22,14 @@ use crate::mark;
 use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner;
+use crate::publish::{self, Port};
 use crate::signals::{ENDING, Signals};
 use crate::spawn::Said;
 use crate::sys;
 use crate::terminal::Terminal;
+use wake::{
+    CHILD, CLIENTS, FOLLOWER, INPUT, LISTENER, NEWS, OUTPUT, PORTS, SIGNALS, STATUS, TERMINAL,
+};
 
 /// A container and what is done for it until it ends.
 pub struct Supervisor {
@@ -44,6 +50,10 @@ pub struct Supervisor {
     is_status_open: bool,
     /// Tells when something of the ruleset was deleted.
     news: Option<Netlink>,
+    /// Something has come by a published port: more will.
+    is_busy: bool,
+    /// Ports whose old connections are to be forgotten.
+    unflushed: Vec<Port>,
     clients: Vec<Client>,
     waiting: Vec<UnixStream>,
     follower: Option<Follower>,
@@ -53,18 +63,6 @@ pub struct Supervisor {
 
 /// Between init's end of patience and ours.
 const MARGIN: Duration = Duration::from_secs(1);
-
-/// Which descriptor of the poll is which; the clients follow.
-const SIGNALS: usize = 0;
-const CHILD: usize = 1;
-const LISTENER: usize = 2;
-const STATUS: usize = 3;
-const TERMINAL: usize = 4;
-const INPUT: usize = 5;
-const OUTPUT: usize = 6;
-const NEWS: usize = 7;
-const FOLLOWER: usize = 8;
-const CLIENTS: usize = 9;
 
 impl Supervisor {
     /// Takes over a container whose command is about to run.
@@ -80,6 +78,7 @@ impl Supervisor {
             .entry
             .as_ref()
             .and_then(|_| nft::Entry::listen().ok());
+        let unflushed = container.splice.ports().collect();
         Supervisor {
             container,
             news,
@@ -93,6 +92,8 @@ impl Supervisor {
             is_shared: false,
             killed_for: None,
             is_status_open: true,
+            is_busy: false,
+            unflushed,
             clients: Vec::new(),
             waiting: Vec::new(),
             follower: None,
@@ -136,6 +137,7 @@ impl Supervisor {
         }
         self.container.names.announce();
         loop {
+            self.forget_connections();
             let ready = self.poll();
             let is = |at: usize| ready.get(at).copied().unwrap_or(false);
             if is(SIGNALS) {
@@ -172,6 +174,10 @@ impl Supervisor {
                 let _ = self.restore_rules();
             }
             self.look_at_host(is(FOLLOWER));
+            self.is_busy = is(PORTS);
+            if self.is_busy {
+                self.container.splice.turn();
+            }
             // Answers first: who asked before the end is told.
             self.serve(&ready);
             if is(LISTENER) {
@@ -193,90 +199,6 @@ impl Supervisor {
                     return self.end(code);
                 }
             }
-        }
-    }
-
-    fn poll(&mut self) -> Vec<bool> {
-        let child = &self.container.child;
-        let signals = self.signals.as_fd();
-        let none = PollFlags::empty();
-        // A descriptor that is not wanted takes its place with no events: the places keep their numbers.
-        let (host_side, events) = match &self.terminal {
-            Some(terminal) => {
-                let read = if terminal.is_stalled() {
-                    none
-                } else {
-                    PollFlags::POLLIN
-                };
-                let write = if terminal.is_pending() {
-                    PollFlags::POLLOUT
-                } else {
-                    none
-                };
-                (terminal.host_side(), read | write)
-            }
-            None => (signals, none),
-        };
-        let is_stalled = self.terminal.as_ref().is_some_and(Terminal::is_stalled);
-        let wants_input = self.terminal.as_ref().is_some_and(Terminal::wants_input);
-        let mut fds = vec![
-            PollFd::new(signals, PollFlags::POLLIN),
-            PollFd::new(child.pidfd.as_fd(), PollFlags::POLLIN),
-            match &self.container.lease {
-                Some(lease) => PollFd::new(lease.listener.as_fd(), PollFlags::POLLIN),
-                None => PollFd::new(signals, none),
-            },
-            if self.is_status_open {
-                PollFd::new(child.status.as_fd(), PollFlags::POLLIN)
-            } else {
-                PollFd::new(signals, none)
-            },
-            PollFd::new(host_side, events),
-            if wants_input {
-                PollFd::new(sys::inherited(0), PollFlags::POLLIN)
-            } else {
-                PollFd::new(signals, none)
-            },
-            if is_stalled {
-                PollFd::new(sys::inherited(1), PollFlags::POLLOUT)
-            } else {
-                PollFd::new(signals, none)
-            },
-            match &self.news {
-                Some(news) => PollFd::new(news.as_fd(), PollFlags::POLLIN),
-                None => PollFd::new(signals, none),
-            },
-            match self.follower.as_ref().and_then(Follower::descriptor) {
-                Some(changes) => PollFd::new(changes, PollFlags::POLLIN),
-                None => PollFd::new(signals, none),
-            },
-        ];
-        fds.extend(
-            self.clients
-                .iter()
-                .map(|client| PollFd::new(client.stream.as_fd(), PollFlags::POLLIN)),
-        );
-        // Of those that wait only their going is of interest.
-        fds.extend(
-            self.waiting
-                .iter()
-                .map(|client| PollFd::new(client.as_fd(), none)),
-        );
-        let look_at = self.follower.as_ref().and_then(Follower::due);
-        let next = self.kill_at.into_iter().chain(look_at).min();
-        let timeout = next.map_or(PollTimeout::NONE, |deadline| {
-            let left =
-                deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-        });
-        // Last of all: each place in the program that runs after it costs 64 kB again.
-        if self.description.is_detached {
-            sys::release_memory();
-        }
-        self.answered.clear();
-        match poll(&mut fds, timeout) {
-            Ok(_) => fds.iter().map(|fd| fd.any().unwrap_or(false)).collect(),
-            Err(_) => Vec::new(),
         }
     }
 
@@ -404,6 +326,7 @@ impl Supervisor {
                         let entry = self.container.entry.as_mut();
                         self.description.refused = entry.map(nft::Entry::refused);
                     }
+                    self.description.ports = publish::ranges(self.container.splice.ports());
                     self.answered
                         .extend(client.answer(&self.description.to_json()));
                 }
@@ -414,6 +337,12 @@ impl Supervisor {
                         |()| "done\n".to_string(),
                     );
                     self.answered.extend(client.answer(&answer));
+                }
+                Some(Ok(Request::AddPorts(range))) => {
+                    drop(client.answer(&ports::answer(self.add_ports(range))));
+                }
+                Some(Ok(Request::RemovePorts(range))) => {
+                    drop(client.answer(&ports::answer(self.remove_ports(range))));
                 }
                 Some(Ok(Request::Wait)) => self.waiting.push(client.stream),
                 Some(Ok(Request::Stop(seconds))) => {
@@ -463,6 +392,8 @@ impl Supervisor {
             let entry: &nft::Entry = entry;
             slow.extend(self.news.as_ref().map(AsFd::as_fd));
             slow.push(entry.as_fd());
+            // Only now: what is in the tables is about whoever holds the port.
+            self.unflushed = self.container.splice.let_go();
         }
         slow.extend(self.follower.as_ref().and_then(Follower::descriptor));
         if !self.description.is_detached && !slow.is_empty() {
@@ -470,13 +401,14 @@ impl Supervisor {
             // that process cannot be, they do.
             let _ = sys::keep_open_beyond_our_end(&slow);
         }
-        // Whoever hears of the end finds the name free.
+        // Whoever hears of the end finds the name and the ports free.
         drop(self.container.lease.take());
         let clients = self.clients.drain(..).map(|client| client.stream);
         for mut client in self.waiting.drain(..).chain(clients) {
             let _ = client.write_all(format!("exit {code}\n").as_bytes());
         }
         self.container.names.sweep();
+        self.forget_connections();
         code
     }
 

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 mod memory;
 
-pub use memory::{release_memory, with_scratch};
+pub use memory::{release_memory, release_spare, with_scratch};
 
 type Result<T> = std::result::Result<T, Errno>;
 
@@ -345,6 +345,12 @@ pub fn is_open(fd: RawFd) -> Result<()> {
 pub fn pidfd_open(pid: i32) -> Result<OwnedFd> {
     // SAFETY: integers only.
     own(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
+/// `listen(2)`, with a queue of any length: nix allows no more than the C library's SOMAXCONN, which is 128 with musl.
+pub fn listen(socket: impl AsFd, queue: i32) -> Result<()> {
+    // SAFETY: integers only.
+    Errno::result(unsafe { libc::listen(socket.as_fd().as_raw_fd(), queue) }).map(drop)
 }
 
 /// `prctl(2)` with `PR_SET_DUMPABLE` 0: nobody may trace this process or look at it under `/proc`, but for root with

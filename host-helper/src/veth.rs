@@ -281,6 +281,31 @@ fn write_end(batch: &mut Writer, mtu: u32) {
     batch.number(libc::IFLA_NUM_RX_QUEUES, 1);
 }
 
+/// The bridge sends frames back by the port that they came from, as it never does by itself.
+///
+/// Undone with the link.
+///
+/// # Errors
+/// What the kernel says.
+pub fn let_back(route: &mut Netlink, veth: &Veth) -> Result<()> {
+    const IFLA_INFO_SLAVE_KIND: u16 = 4; // linux/if_link.h, as the next two
+    const IFLA_INFO_SLAVE_DATA: u16 = 5;
+    const IFLA_BRPORT_MODE: u16 = 4;
+    route
+        .request(|batch, sequence| {
+            batch.begin(libc::RTM_NEWLINK, ACK, sequence, &ifinfomsg(0, 0, 0));
+            batch.string(libc::IFLA_IFNAME, &veth.name);
+            let info = batch.open(libc::IFLA_LINKINFO);
+            batch.string(IFLA_INFO_SLAVE_KIND, "bridge");
+            let data = batch.open(IFLA_INFO_SLAVE_DATA);
+            batch.attribute(IFLA_BRPORT_MODE, &[1]);
+            batch.close(data);
+            batch.close(info);
+            batch.end();
+        })
+        .doing(|| format!("let the bridge send frames of {} back", veth.name))
+}
+
 /// Sets a port of a bridge up, with what the message that creates it cannot say. It must be up before the end inside is, or that
 /// one would not send until the kernel finds the time.
 ///

@@ -214,13 +214,13 @@ fn ls_is_a_table_and_json() {
         assert_eq!(
             lines.next().expect("a head"),
             [
-                "NAME", "ADDRESS", "ADDRESS6", "NETWORK", "VETH", "PID", "STATUS"
+                "NAME", "ADDRESS", "ADDRESS6", "NETWORK", "VETH", "PID", "STATUS", "PORTS"
             ]
         );
         let web = lines
             .find(|line| line[0] == "web")
             .expect("web in the table");
-        assert_eq!(web.len(), 7, "{table}");
+        assert_eq!(web.len(), 8, "{table}");
         assert!(
             web[1].starts_with("172.19.0.9")
                 && web[2].starts_with("fd")

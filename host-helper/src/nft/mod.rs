@@ -48,7 +48,7 @@ const EXPECTED: [Expected; 22] = [
     (Family::Inet, "output", 2, 0),
     (Family::Inet, "nat_prerouting", 4, 0),
     (Family::Inet, "nat_output", 6, 0),
-    (Family::Inet, "nat_postrouting", 2, 0),
+    (Family::Inet, "nat_postrouting", 4, 0),
     (Family::Bridge, "route", 3, 2),
     (Family::Bridge, "neighbours", 8, 1),
     (Family::Bridge, "solicitation", 7, 1),
@@ -401,11 +401,6 @@ impl Entry {
         take(&mut self.nft, &gone).doing(|| "take a port back from nft".into())?;
         self.ports = left;
         Ok(())
-    }
-
-    /// The ports that are published.
-    pub fn ports(&self) -> &[Port] {
-        &self.ports
     }
 
     /// The container's resolvers have changed: `--egress dns` follows.

@@ -677,6 +677,21 @@ fn nat_rules() -> Vec<Rule> {
                 vec![Expression::Masquerade],
             ],
         ),
+        // The same of frames that are rewritten on their bridge (bridge-nf-call): they come in by no link that a rule
+        // could name here. What the host itself has sent does not either, and keeps its address.
+        rule(
+            "nat_postrouting",
+            &[vec![Load(IN_NAME, 0), IsNot(vec![0; 16]), Then(Accept)]],
+        ),
+        rule(
+            "nat_postrouting",
+            &[
+                is_published(),
+                is_not(Field::Route(NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_SADDR), &LOCAL),
+                is_in(&[OUT_NAME, OUT_NAME], HAIRPIN),
+                vec![Expression::Masquerade],
+            ],
+        ),
     ]);
     rules
 }

@@ -131,9 +131,12 @@ pub fn with_scratch<T, U>(work: impl FnOnce() -> T, keep: impl FnOnce(&T) -> U) 
 #[cfg_attr(not(test), global_allocator)]
 static HEAP: Heap = Heap::new();
 
-/// Gives back the memory that a process which only waits does not need: the pages of this program's own file, which
-/// are read again from the page cache when they are used, and of the stack below what is in use.
+/// Gives back the memory that a process which only waits does not need: what is free of the heap, the pages of this
+/// program's own file, which are read again from the page cache when they are used, and of the stack below what is in
+/// use.
 pub fn release_memory() {
+    // SAFETY: one thread, which is not inside the heap at this moment; only what is free is given back.
+    unsafe { (*HEAP.lasting.get()).trim(0) };
     unsafe extern "C" {
         static __executable_start: u8;
         static __init_array_start: u8;
@@ -157,5 +160,17 @@ pub fn release_memory() {
         );
         let unused = (here - STACK) as *mut libc::c_void;
         libc::madvise(unused, STACK - IN_USE, libc::MADV_DONTNEED);
+    }
+}
+
+/// Gives back the memory that a vector has reserved and does not use; it stays reserved.
+pub fn release_spare<T>(vector: &mut Vec<T>) {
+    const PAGE: usize = 4096;
+    let spare = vector.spare_capacity_mut().as_mut_ptr_range();
+    let start = (spare.start as usize).next_multiple_of(PAGE);
+    let end = spare.end as usize & !(PAGE - 1);
+    if start < end {
+        // SAFETY: whole pages that are all within the spare capacity, which is uninitialized: zeroes are as good.
+        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
     }
 }

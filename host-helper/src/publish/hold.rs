@@ -1,0 +1,192 @@
+//! Holding a port: a socket that is bound to it as long as the container lives, so that a second publisher, or a daemon
+//! of the host, gets EADDRINUSE, and so do we.
+//!
+//! The socket answers nobody outside: it is bound to `lo` too, by device. What comes from elsewhere is the firewall's,
+//! and where its rules have been flushed it finds no socket; `route_localnet`, which others set, does not lead to it.
+//! TCP listens, because only listening settles between two that bind at the same moment, and because the splice takes
+//! from it what comes by 127.0.0.1 and ::1.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, UnixAddr, bind, getsockname,
+    setsockopt, socket, sockopt,
+};
+
+use super::{Port, Protocol, holder};
+use crate::error::{Doing, Error, Result};
+
+/// A port of the host that is ours as long as this lives.
+pub struct Held {
+    /// Which; its host port has been chosen.
+    pub port: Port,
+    /// Bound to it.
+    pub socket: OwnedFd,
+}
+
+/// Binds all of them, or none.
+///
+/// Before: nothing of the host has been changed for this container. Undone by dropping them.
+///
+/// # Errors
+/// A port in use, by whom; an address that the host lacks; no more descriptors.
+pub fn hold(ports: impl IntoIterator<Item = Port>) -> Result<Vec<Held>> {
+    ports.into_iter().map(hold_one).collect()
+}
+
+fn hold_one(port: Port) -> Result<Held> {
+    let take = || match port.protocol {
+        Protocol::Sctp if !has_sctp() => reserve(port),
+        _ => bind_socket(port),
+    };
+    let bound = match take() {
+        Err(Errno::EMFILE) => {
+            raise_limit(0);
+            take()
+        }
+        bound => bound,
+    };
+    if let Err(Errno::EADDRINUSE) = bound {
+        return Err(holder::in_use(&port));
+    }
+    let (socket, host_port) = bound.doing(|| format!("publish {port}")).map_err(explain)?;
+    Ok(Held {
+        port: Port { host_port, ..port },
+        socket,
+    })
+}
+
+fn explain(error: Error) -> Error {
+    error
+        .cure(
+            Errno::EADDRNOTAVAIL,
+            "this host has no such address, or no free port",
+        )
+        .cure(Errno::EAFNOSUPPORT, "this host has no IPv6")
+        .cure(
+            Errno::EMFILE,
+            "each port takes a descriptor; raise the hard limit (ulimit -Hn)",
+        )
+        .cure(Errno::EPERM, "run as root (sudo), or inside `unshare -rnm`")
+}
+
+fn bind_socket(port: Port) -> nix::Result<(OwnedFd, u16)> {
+    let (kind, protocol) = match port.protocol {
+        Protocol::Tcp => (SockType::Stream, SockProtocol::Tcp),
+        Protocol::Udp => (SockType::Datagram, SockProtocol::Udp),
+        Protocol::Sctp => (SockType::Stream, SockProtocol::Sctp),
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let open = |family| socket(family, kind, flags, protocol);
+    let unspecified = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let (socket, address) = match port.host.unwrap_or(unspecified) {
+        IpAddr::V4(host) => (open(AddressFamily::Inet)?, IpAddr::V4(host)),
+        IpAddr::V6(host) => match open(AddressFamily::Inet6) {
+            Err(Errno::EAFNOSUPPORT) if port.host.is_none() => {
+                (open(AddressFamily::Inet)?, Ipv4Addr::UNSPECIFIED.into())
+            }
+            opened => {
+                let socket = opened?;
+                setsockopt(&socket, sockopt::Ipv6V6Only, &port.host.is_some())?;
+                (socket, IpAddr::V6(host))
+            }
+        },
+    };
+    // Connections of an earlier holder in TIME_WAIT are no reason to refuse. A free port is to be free of them.
+    let reuses = port.protocol != Protocol::Udp && port.host_port != 0;
+    setsockopt(&socket, sockopt::ReuseAddr, &reuses)?;
+    let wanted = SockaddrStorage::from(SocketAddr::new(address, port.host_port));
+    bind(socket.as_raw_fd(), &wanted)?;
+    if port.protocol != Protocol::Sctp {
+        // Behind bind(2), so that it collides with whoever is bound to another device.
+        setsockopt(&socket, sockopt::BindToDevice, &"lo".into())?;
+    }
+    match port.protocol {
+        Protocol::Tcp => crate::sys::listen(&socket, BACKLOG)?,
+        Protocol::Udp if address.is_ipv4() => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
+        Protocol::Udp => setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?,
+        Protocol::Sctp => {}
+    }
+    // Off again, or a daemon that sets it could share the port.
+    setsockopt(&socket, sockopt::ReuseAddr, &false)?;
+    let bound: SockaddrStorage = getsockname(socket.as_raw_fd())?;
+    let host_port = match (bound.as_sockaddr_in(), bound.as_sockaddr_in6()) {
+        (Some(bound), _) => bound.port(),
+        (_, Some(bound)) => bound.port(),
+        _ => port.host_port,
+    };
+    Ok((socket, host_port))
+}
+
+/// `net.core.somaxconn`'s default, which cuts it.
+const BACKLOG: i32 = 4096;
+
+/// Whether the kernel has SCTP sockets now. To ask by making one would load the module.
+fn has_sctp() -> bool {
+    std::fs::exists("/proc/net/sctp").unwrap_or(false)
+}
+
+/// The port of a protocol that no socket of this kernel could be bound to: between publishers, a name in the abstract
+/// namespace is held instead, which lives and dies like a port, and in the same network namespace.
+fn reserve(port: Port) -> nix::Result<(OwnedFd, u16)> {
+    let mut result = Err(Errno::EADDRINUSE);
+    for _ in 0..if port.host_port == 0 { 100 } else { 1 } {
+        let host_port = match port.host_port {
+            0 => ephemeral_port(),
+            host_port => host_port,
+        };
+        let socket = socket(
+            AddressFamily::Unix,
+            SockType::Datagram,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )?;
+        let name = reserved_name(&Port { host_port, ..port });
+        match bind(
+            socket.as_raw_fd(),
+            &UnixAddr::new_abstract(name.as_bytes())?,
+        ) {
+            Ok(()) => return Ok((socket, host_port)),
+            refused => result = refused.map(|()| (socket, host_port)),
+        }
+    }
+    result
+}
+
+/// What [`reserve`] binds.
+pub fn reserved_name(port: &Port) -> String {
+    let host = port
+        .address()
+        .map_or_else(|| "*".to_string(), |host| host.to_string());
+    format!("hawser/{}/{host}/{}", port.protocol.name(), port.host_port)
+}
+
+fn ephemeral_port() -> u16 {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    let mut bounds = range
+        .iter()
+        .flat_map(|range| range.split_whitespace())
+        .filter_map(|bound| bound.parse::<u16>().ok());
+    let first = bounds.next().unwrap_or(32768);
+    let last = bounds.next().unwrap_or(60999).max(first);
+    let count = u32::from(last - first) + 1;
+    first + (crate::sys::random_u32() % count) as u16
+}
+
+/// Sees to it that so many descriptors may be open, or, for 0, twice as many as now. What cannot be raised is found when
+/// there are no more. Of this process alone: the container has begun, and has its own limit.
+pub fn raise_limit(needed: usize) {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
+    let needed = match needed {
+        0 => soft.saturating_mul(2),
+        needed => needed as u64,
+    };
+    if soft < needed && setrlimit(Resource::RLIMIT_NOFILE, needed, hard.max(needed)).is_err() {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(needed), hard);
+    }
+}

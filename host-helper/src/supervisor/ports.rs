@@ -1,0 +1,78 @@
+//! Ports that are published and withdrawn while the container lives.
+
+use std::collections::HashSet;
+
+use super::Supervisor;
+use crate::conntrack;
+use crate::error::{Doing, Error, Result};
+use crate::netlink::Netlink;
+use crate::publish::{self, Port, Range};
+
+impl Supervisor {
+    /// Publishes ports: all of them, or none. Gives them as they are, free ones chosen.
+    pub(super) fn add_ports(&mut self, range: Range) -> Result<Vec<Range>> {
+        let container = &mut self.container;
+        let Some(attachment) = &container.attachment else {
+            return Err(Error::new(format!(
+                "publish {range}: container {} has no network of its own",
+                self.description.name
+            )));
+        };
+        let held = publish::hold(range.ports())?;
+        let ports: Vec<Port> = held.iter().map(|one| one.port).collect();
+        for port in &ports {
+            publish::check_family(port, attachment.veth.address6)?;
+        }
+        let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
+        publish::let_back(&mut route, attachment, &ports)?;
+        if let Some(entry) = &mut container.entry {
+            entry.add_ports(&ports)?;
+        }
+        if let Err(error) = container.splice.add(held) {
+            if let Some(entry) = &mut container.entry {
+                let _ = entry.remove_ports(&ports);
+            }
+            return Err(error);
+        }
+        self.unflushed.extend(&ports);
+        Ok(publish::ranges(ports))
+    }
+
+    /// Withdraws those ports of a range that are published. Gives them.
+    pub(super) fn remove_ports(&mut self, range: Range) -> Result<Vec<Range>> {
+        let container = &mut self.container;
+        let ports = container.splice.ports_of(range);
+        if ports.is_empty() {
+            return Err(Error::new(format!(
+                "withdraw {range}: container {0} does not publish it; host-helper port ls {0} shows what it does",
+                self.description.name
+            )));
+        }
+        if let Some(entry) = &mut container.entry {
+            entry.remove_ports(&ports)?;
+        }
+        container
+            .splice
+            .remove(&HashSet::from_iter(ports.iter().copied()));
+        self.unflushed.extend(&ports);
+        Ok(publish::ranges(ports))
+    }
+
+    /// What the kernel remembers of these ports is forgotten. It may take as long as its table is large, and so nobody
+    /// waits for it.
+    pub(super) fn forget_connections(&mut self) {
+        let ports = std::mem::take(&mut self.unflushed);
+        if !ports.is_empty() {
+            // Without it, a client that goes on from an old connection reaches nobody; there is nobody to tell here.
+            let _ = conntrack::forget(&ports);
+        }
+    }
+}
+
+/// The answer to a request that changes ports: what was changed, or why nothing was.
+pub(super) fn answer(changed: Result<Vec<Range>>) -> String {
+    match changed {
+        Ok(ranges) => ranges.iter().map(|range| format!("{range}\n")).collect(),
+        Err(error) => format!("error {error}\n"),
+    }
+}

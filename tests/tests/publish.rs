@@ -1,0 +1,651 @@
+//! Published ports: who reaches them and whom the container sees, what holds them, and how they come and go.
+//! (By the host's loopback: see `loopback_ports.rs`.)
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use lab::{DEADLINE, Lab, Netns, Snapshot, case, packets, sh, sys, wait_for_end};
+
+/// A container of `run -d`, and its network namespace.
+fn container(lab: &Lab, name: &str, options: &[&str]) -> Netns {
+    let options = [&["-d", "--name", name], options].concat();
+    lab.run(&options, &["sleep", "1000"]).ok();
+    Netns::of(lab.pid_of(name))
+}
+
+/// Both kinds of server on one port, with one address that it sees.
+struct Server {
+    tcp: TcpListener,
+    udp: UdpSocket,
+}
+
+impl Server {
+    fn new(inside: &Netns, address: &str) -> Server {
+        inside.enter(|| {
+            let udp = UdpSocket::bind(address).expect("bind");
+            udp.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+            let tcp = TcpListener::bind(address).expect("listen");
+            Server { tcp, udp }
+        })
+    }
+
+    /// The address that it sees, by TCP and by UDP, of somebody who connects to `to`, and gets its answer.
+    #[track_caller]
+    fn sees(&self, from: &Netns, to: &str) -> IpAddr {
+        let to: SocketAddr = to.parse().expect("an address");
+        let mut client = from
+            .enter(|| connect(to))
+            .unwrap_or_else(|error| panic!("{to}: {error}"));
+        let (mut stream, peer) = self.tcp.accept().expect("a connection");
+        stream.write_all(b"tcp").expect("write");
+        let mut answer = [0; 3];
+        client.read_exact(&mut answer).expect("read");
+        assert_eq!(&answer, b"tcp");
+        assert_eq!(self.sees_udp(from, to), peer.ip(), "by UDP as by TCP");
+        peer.ip()
+    }
+
+    #[track_caller]
+    fn sees_udp(&self, from: &Netns, to: SocketAddr) -> IpAddr {
+        let client = from.enter(|| udp_client(to));
+        client.send(b"question").expect("send");
+        let mut buffer = [0; 100];
+        let (length, peer) = self.udp.recv_from(&mut buffer).expect("it arrives");
+        assert_eq!(&buffer[..length], b"question");
+        self.udp.send_to(b"answer", peer).expect("answer");
+        let length = client.recv(&mut buffer).expect("the answer arrives");
+        assert_eq!(&buffer[..length], b"answer");
+        peer.ip()
+    }
+}
+
+fn connect(to: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to, Duration::from_secs(10))?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    Ok(stream)
+}
+
+fn udp_client(to: SocketAddr) -> UdpSocket {
+    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let client = UdpSocket::bind(any).expect("bind");
+    client.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    client.connect(to).expect("connect");
+    client
+}
+
+fn supervisor(lab: &Lab, name: &str) -> i32 {
+    let text = lab.hawser(&["inspect", name]).ok();
+    let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    i32::try_from(found["supervisor"].as_i64().expect("a pid")).expect("a pid")
+}
+
+/// This process's own namespace: the host.
+fn host() -> Netns {
+    Netns::of(i32::try_from(std::process::id()).expect("a pid"))
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+const BOTH: [&str; 4] = ["-p", "8080:80", "-p", "8080:80/udp"];
+
+#[test]
+fn everybody_reaches_it_and_is_seen() {
+    packets(|lab| {
+        let web = container(lab, "web", &BOTH);
+        let server = Server::new(&web, "0.0.0.0:80");
+        let neighbour = container(lab, "neighbour", &[]);
+        let stranger = container(
+            lab,
+            "stranger",
+            &["--bridge", "lan0", "--subnet", "172.20.0.0/16"],
+        );
+        let alone = container(lab, "alone", &["--network", "ptp"]);
+        let host = host();
+        assert_eq!(
+            server.sees(&lab.internet, "192.0.2.2:8080"),
+            ip("192.0.2.1"),
+            "the LAN"
+        );
+        assert_eq!(
+            server.sees(&host, "192.0.2.2:8080"),
+            ip("192.0.2.2"),
+            "the host"
+        );
+        assert_eq!(
+            server.sees(&host, "172.19.0.1:8080"),
+            ip("172.19.0.1"),
+            "by its bridge"
+        );
+        for local in ["127.0.0.1:8080", "[::1]:8080"] {
+            assert_eq!(server.sees(&host, local), ip("172.19.0.1"), "{local}");
+        }
+        for address in ["192.0.2.2:8080", "172.19.0.1:8080"] {
+            assert_eq!(
+                server.sees(&stranger, address),
+                ip("172.20.0.2"),
+                "another network"
+            );
+            assert_eq!(
+                server.sees(&alone, address),
+                ip("10.0.0.2"),
+                "point-to-point"
+            );
+            // On the same bridge answers would go past the host.
+            assert_eq!(
+                server.sees(&neighbour, address),
+                ip("172.19.0.1"),
+                "a neighbour"
+            );
+            assert_eq!(server.sees(&web, address), ip("172.19.0.1"), "itself");
+        }
+    });
+}
+
+#[test]
+fn point_to_point_as_well() {
+    packets(|lab| {
+        let options = [&["--network", "ptp"], &BOTH[..]].concat();
+        let web = container(lab, "web", &options);
+        let server = Server::new(&web, "0.0.0.0:80");
+        let neighbour = container(lab, "neighbour", &["--network", "ptp"]);
+        let stranger = container(lab, "stranger", &[]);
+        let host = host();
+        assert_eq!(
+            server.sees(&lab.internet, "192.0.2.2:8080"),
+            ip("192.0.2.1")
+        );
+        assert_eq!(server.sees(&host, "192.0.2.2:8080"), ip("192.0.2.2"));
+        assert_eq!(server.sees(&host, "[::1]:8080"), ip("10.0.0.1"));
+        assert_eq!(server.sees(&neighbour, "192.0.2.2:8080"), ip("10.0.0.3"));
+        assert_eq!(server.sees(&stranger, "192.0.2.2:8080"), ip("172.19.0.2"));
+        assert_eq!(
+            server.sees(&web, "192.0.2.2:8080"),
+            ip("10.0.0.1"),
+            "itself"
+        );
+    });
+}
+
+#[test]
+fn in_the_foreground_too_and_only_as_long_as_it_lives() {
+    packets(|lab| {
+        let before = lab.with_network();
+        let mut running = lab.start(
+            &["-p", "8080:80"],
+            &["sh", "-c", "httpd -p 80 -h /srv && echo up; read x; exit 0"],
+        );
+        running.until("up");
+        let get = || {
+            lab.internet
+                .enter(|| connect("192.0.2.2:8080".parse().expect("address")))
+        };
+        let mut stream = get().expect("reached");
+        stream.write_all(b"GET /no HTTP/1.0\r\n\r\n").expect("ask");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answer");
+        assert!(answer.contains("404"), "{answer}");
+        drop(stream);
+        running.end().exits(0);
+        assert_eq!(
+            get().expect_err("nobody").kind(),
+            ErrorKind::ConnectionRefused
+        );
+        lab.settle();
+        before.assert_back();
+    });
+}
+
+#[test]
+fn one_address_of_the_host_and_no_other() {
+    packets(|lab| {
+        sh("ip addr add 192.0.2.3/24 dev uplink");
+        let web = container(
+            lab,
+            "web",
+            &["-p", "192.0.2.3:8080:80", "-p", "192.0.2.3:8080:80/udp"],
+        );
+        let server = Server::new(&web, "0.0.0.0:80");
+        assert_eq!(
+            server.sees(&lab.internet, "192.0.2.3:8080"),
+            ip("192.0.2.1")
+        );
+        server.sees(&host(), "192.0.2.3:8080");
+        for (from, to) in [
+            (&lab.internet, "192.0.2.2:8080"),
+            (&host(), "192.0.2.2:8080"),
+            (&host(), "127.0.0.1:8080"),
+        ] {
+            let refused = from.enter(|| connect(to.parse().expect("address")));
+            assert_eq!(refused.expect_err(to).kind(), ErrorKind::ConnectionRefused);
+        }
+        // The same port of another address is another port.
+        let other = container(
+            lab,
+            "other",
+            &[
+                "-p",
+                "192.0.2.2:8080:81",
+                "-p",
+                "192.0.2.2:8080:81/udp",
+                "-p",
+                "127.0.0.1:8080:81",
+                "-p",
+                "127.0.0.1:8080:81/udp",
+            ],
+        );
+        let other_server = Server::new(&other, "0.0.0.0:81");
+        other_server.sees(&lab.internet, "192.0.2.2:8080");
+        other_server.sees(&host(), "127.0.0.1:8080");
+        server.sees(&lab.internet, "192.0.2.3:8080");
+    });
+}
+
+#[test]
+fn who_has_the_port_is_named() {
+    case(|lab| {
+        let before = lab.with_network();
+        let taken = |options: &[&str], words: &[&str]| {
+            lab.run(options, &["true"]).refused(words);
+        };
+        {
+            let _daemon = TcpListener::bind("0.0.0.0:8080").expect("a daemon of the host");
+            let _udp = UdpSocket::bind("[::1]:8080").expect("another");
+            let me = format!("(pid {})", std::process::id());
+            taken(
+                &["-p", "8080:80"],
+                &["publish 8080:80/tcp", "port 8080 is in use by publish", &me],
+            );
+            taken(
+                &["-p", "127.0.0.1:8080:80"],
+                &["8080 of 127.0.0.1 is in use by", &me],
+            );
+            taken(&["-p", "8080:80/udp"], &["8080:80/udp", &me]);
+            taken(&["-p", "8079-8080:80-81"], &["8080:81/tcp", &me]);
+        }
+        before.assert_back();
+        container(
+            lab,
+            "web",
+            &["-p", "8080:80", "-p", "8080:80/udp", "-p", "8080:80/sctp"],
+        );
+        let pid = format!("(pid {})", supervisor(lab, "web"));
+        let before = Snapshot::take();
+        for options in [
+            ["-p", "8080:81"],
+            ["-p", "127.0.0.1:8080:81"],
+            ["-p", "192.0.2.2:8080:81"],
+            ["-p", "0.0.0.0:8080:81"],
+            ["-p", "8080:81/udp"],
+            ["-p", "8080:81/sctp"],
+        ] {
+            taken(&options, &[options[1], "in use by container web", &pid]);
+        }
+        before.assert_back();
+        // And a daemon of the host learns it from the kernel.
+        for address in [
+            "0.0.0.0:8080",
+            "127.0.0.1:8080",
+            "192.0.2.2:8080",
+            "[::]:8080",
+        ] {
+            let tcp = TcpListener::bind(address).expect_err(address);
+            let udp = UdpSocket::bind(address).expect_err(address);
+            assert_eq!(
+                (tcp.kind(), udp.kind()),
+                (ErrorKind::AddrInUse, ErrorKind::AddrInUse)
+            );
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_is_refused_in_a_line() {
+    case(|lab| {
+        let before = Snapshot::take();
+        for (options, words) in [
+            (&["-p", "0:80"][..], &["port 0", "1 to 65535"][..]),
+            (&["-p", "80:65536"], &["65536"]),
+            (&["-p", "80-81:80"], &["80-81 are 2 ports"]),
+            (&["-p", "::1:80:80"], &["brackets"]),
+            (
+                &["-p", "192.0.2.99:80:80"],
+                &["publish 192.0.2.99:80:80/tcp", "no such address"],
+            ),
+            (
+                &["-p", "[2001:db8:1::99]:80:80/udp"],
+                &["2001:db8:1::99", "no such address"],
+            ),
+            (
+                &["-p", "80:80", "-p", "80:81"],
+                &["80:81/tcp", "another --publish"],
+            ),
+            (
+                &["-p", "80:80", "-p", "127.0.0.1:80:81"],
+                &["127.0.0.1:80:81/tcp", "another --publish"],
+            ),
+            (
+                &["-p", "80:80", "--network", "none"],
+                &["--publish", "--network"],
+            ),
+            (
+                &["-p", "80:80", "--network", "host"],
+                &["--publish", "--network"],
+            ),
+            (
+                &["-p", "80:80", "--network", "container:web"],
+                &["--publish", "--network"],
+            ),
+            (
+                &["-p", "80:80", "--network", "ns:/run/netns/internet"],
+                &["--publish", "--network"],
+            ),
+        ] {
+            lab.run(options, &["true"]).refused(words);
+            before.assert_back();
+        }
+    });
+}
+
+#[test]
+fn a_free_port_is_chosen_and_shown() {
+    case(|lab| {
+        let web = container(
+            lab,
+            "web",
+            &[
+                "-p",
+                "80",
+                "-p",
+                "80/udp",
+                "-p",
+                "127.0.0.1::81",
+                "-p",
+                "90-91",
+                "-p",
+                "99/sctp",
+            ],
+        );
+        let ports = lab.listed("web")["ports"].clone();
+        let of = |at: usize| {
+            u16::try_from(ports[at]["host_port"].as_u64().expect("a port")).expect("a port")
+        };
+        let all: Vec<u16> = (0..6).map(of).collect();
+        assert!(all.iter().all(|port| *port >= 1024), "{ports}");
+        assert_eq!(ports[2]["host"], "127.0.0.1");
+        assert_eq!(ports[1]["protocol"], "udp");
+        let tcp = web.enter(|| TcpListener::bind("0.0.0.0:80").expect("listen"));
+        lab.internet
+            .enter(|| connect(SocketAddr::new(ip("192.0.2.2"), all[0])))
+            .expect("reached");
+        tcp.accept().expect("a connection");
+        let lines = lab.hawser(&["port", "ls", "web"]).ok();
+        assert_eq!(
+            lines.lines().next(),
+            Some(&format!("{}:80/tcp", all[0])[..])
+        );
+        assert!(
+            lab.hawser(&["ls"]).ok().contains(&lines.replace('\n', " ")),
+            "in ls too"
+        );
+        let json: serde_json::Value =
+            serde_json::from_str(&lab.hawser(&["port", "ls", "web", "--json"]).ok()).expect("JSON");
+        assert_eq!(json, ports);
+        let inspected: serde_json::Value =
+            serde_json::from_str(&lab.hawser(&["inspect", "web"]).ok()).expect("JSON");
+        assert_eq!(inspected["ports"], ports);
+    });
+}
+
+#[test]
+fn ports_come_and_go_while_it_lives() {
+    packets(|lab| {
+        let web = container(lab, "web", &["-p", "8080:80", "-p", "8080:80/udp"]);
+        let server = Server::new(&web, "0.0.0.0:80");
+        let to = |port: u16| SocketAddr::new(ip("192.0.2.2"), port);
+        let mut before = lab.internet.enter(|| connect(to(8080))).expect("reached");
+        let (mut before_side, _) = server.tcp.accept().expect("a connection");
+        assert_eq!(
+            lab.hawser(&["port", "add", "web", "8081:80", "8081:80/udp"])
+                .ok(),
+            "8081:80/tcp\n8081:80/udp"
+        );
+        assert_eq!(
+            server.sees(&lab.internet, "192.0.2.2:8081"),
+            ip("192.0.2.1")
+        );
+        assert_eq!(server.sees(&host(), "127.0.0.1:8081"), ip("172.19.0.1"));
+        let free = lab.hawser(&["port", "add", "web", "80"]).ok();
+        assert_eq!(lab.hawser(&["port", "ls", "web"]).ok().lines().count(), 5);
+        assert_eq!(
+            lab.hawser(&["port", "rm", "web", "8081:80"]).ok(),
+            "8081:80/tcp"
+        );
+        for from in [&lab.internet, &host()] {
+            let refused = from.enter(|| connect(to(8081))).expect_err("withdrawn");
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+        }
+        server.sees_udp(&lab.internet, to(8081));
+        assert_eq!(lab.hawser(&["port", "rm", "web", &free]).ok(), free);
+        // A connection by another port has not noticed.
+        before_side.write_all(b"still").expect("write");
+        let mut said = [0; 5];
+        before.read_exact(&mut said).expect("read");
+        server.sees(&lab.internet, "192.0.2.2:8080");
+        // And the port is anybody's.
+        TcpListener::bind("0.0.0.0:8081").expect("free");
+        // Without a host port, all that lead there.
+        assert_eq!(lab.hawser(&["port", "rm", "web", "80"]).ok(), "8080:80/tcp");
+        assert_eq!(
+            lab.hawser(&["port", "ls", "web"]).ok(),
+            "8080:80/udp\n8081:80/udp"
+        );
+        // What does not work changes nothing.
+        let snapshot = Snapshot::take();
+        let _daemon = TcpListener::bind("0.0.0.0:9000").expect("a daemon of the host");
+        lab.hawser(&["port", "add", "web", "9000:80"])
+            .refused(&["9000", "in use by publish"]);
+        lab.hawser(&["port", "add", "web", "8999-9000:80-81"])
+            .refused(&["9000", "in use by publish"]);
+        // Neither does what it has itself.
+        lab.hawser(&["port", "add", "web", "8080:81/udp"])
+            .refused(&["8080:81/udp", "in use by container web"]);
+        lab.hawser(&["port", "rm", "web", "8080:80"])
+            .refused(&["withdraw 8080:80/tcp", "web"]);
+        lab.hawser(&["port", "add", "nobody", "80"])
+            .refused(&["nobody"]);
+        lab.hawser(&["port", "add", "web", "0:80"])
+            .refused(&["port 0"]);
+        snapshot.assert_back();
+        lab.run(
+            &["-d", "--name", "alone", "--network", "none"],
+            &["sleep", "1000"],
+        )
+        .ok();
+        lab.hawser(&["port", "add", "alone", "80"])
+            .refused(&["alone", "no network of its own"]);
+    });
+}
+
+#[test]
+fn a_killed_supervisor_leaves_neither_the_address_nor_the_port_to_the_next() {
+    packets(|lab| {
+        let options = [
+            "--ip",
+            "172.19.0.9",
+            "-p",
+            "8080:80",
+            "-p",
+            "8080:80/udp",
+            "-p",
+            "8085:80",
+        ];
+        let web = container(lab, "web", &options);
+        let server = Server::new(&web, "0.0.0.0:80");
+        server.sees(&lab.internet, "192.0.2.2:8080");
+        // Connections of its splice, open on both sides: what is left of them must not hold the port.
+        let client = connect("127.0.0.1:8080".parse().expect("address")).expect("reached");
+        let _server_side = server.tcp.accept().expect("a connection");
+        let kill = |name: &str| {
+            let inspected: serde_json::Value =
+                serde_json::from_str(&lab.hawser(&["inspect", name]).ok()).expect("JSON");
+            let pid = i32::try_from(inspected["supervisor"].as_i64().expect("pid")).expect("pid");
+            let command = lab.pid_of(name);
+            sys::pidfd_signal(&sys::pidfd(pid).expect("pidfd"), libc::SIGKILL).expect("kill");
+            wait_for_end(pid);
+            wait_for_end(command);
+        };
+        kill("web");
+        drop((web, server));
+        // The next tenant of the port, at another address.
+        let next = container(
+            lab,
+            "next",
+            &["--ip", "172.19.0.10", "-p", "8080:81", "-p", "8080:81/udp"],
+        );
+        let next_server = Server::new(&next, "0.0.0.0:81");
+        assert_eq!(
+            next_server.sees(&lab.internet, "192.0.2.2:8080"),
+            ip("192.0.2.1")
+        );
+        assert_eq!(
+            next_server.sees(&host(), "127.0.0.1:8080"),
+            ip("172.19.0.1")
+        );
+        drop(client);
+        // The next tenant of the address, which has published nothing.
+        let tenant = container(lab, "tenant", &["--ip", "172.19.0.9"]);
+        let _tenant_server = Server::new(&tenant, "0.0.0.0:80");
+        let refused = lab
+            .internet
+            .enter(|| connect("192.0.2.2:8085".parse().expect("address")));
+        assert_eq!(
+            refused.expect_err("not its port").kind(),
+            ErrorKind::ConnectionRefused
+        );
+    });
+}
+
+#[test]
+fn a_client_that_goes_on_by_udp_reaches_the_next_holder_of_the_port() {
+    packets(|lab| {
+        let to = SocketAddr::new(ip("192.0.2.2"), 8080);
+        let client = lab.internet.enter(|| udp_client(to));
+        let other = lab
+            .internet
+            .enter(|| udp_client(SocketAddr::new(ip("192.0.2.2"), 8081)));
+        // Before anybody has it: the kernel remembers that it was the host itself.
+        client.send(b"nobody").expect("send");
+        let error = client.recv(&mut [0]).expect_err("nobody");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        for (name, address) in [
+            ("one", "172.19.0.5"),
+            ("two", "172.19.0.6"),
+            ("three", "172.19.0.7"),
+        ] {
+            let inside = container(
+                lab,
+                name,
+                &["--ip", address, "-p", "8080:80/udp", "-p", "8081:80/udp"],
+            );
+            // It answers behind having forgotten what was before.
+            lab.hawser(&["port", "ls", name]).ok();
+            let server = inside.enter(|| UdpSocket::bind("0.0.0.0:80").expect("bind"));
+            server.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+            for client in [&client, &other] {
+                client.send(name.as_bytes()).expect("send");
+                let mut buffer = [0; 10];
+                let (length, from) = server.recv_from(&mut buffer).expect("it arrives");
+                assert_eq!(&buffer[..length], name.as_bytes());
+                server.send_to(b"yes", from).expect("answer");
+                client.recv(&mut buffer).expect("answered");
+            }
+            if name == "one" {
+                // Withdrawn: the host itself again, and the other one as before.
+                lab.hawser(&["port", "rm", name, "8080:80/udp"]).ok();
+                lab.hawser(&["port", "ls", name]).ok();
+                client.send(b"nobody").expect("send");
+                let error = client.recv(&mut [0]).expect_err("nobody");
+                assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+                lab.hawser(&["stop", name]).ok();
+            } else {
+                let command = lab.pid_of(name);
+                let inspected: serde_json::Value =
+                    serde_json::from_str(&lab.hawser(&["inspect", name]).ok()).expect("JSON");
+                let pid =
+                    i32::try_from(inspected["supervisor"].as_i64().expect("pid")).expect("pid");
+                sys::pidfd_signal(&sys::pidfd(pid).expect("pidfd"), libc::SIGKILL).expect("kill");
+                wait_for_end(command);
+                wait_for_end(pid);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_port_whose_last_connections_linger_is_published_all_the_same() {
+    case(|lab| {
+        let web = container(lab, "web", &["-p", "8080:80"]);
+        let server = Server::new(&web, "0.0.0.0:80");
+        for address in ["127.0.0.1:8080", "[::1]:8080"] {
+            let mut client = connect(address.parse().expect("address")).expect("reached");
+            // The server closes first: TIME_WAIT is on the side of the port.
+            drop(server.tcp.accept().expect("a connection"));
+            assert_eq!(client.read(&mut [0]).expect("its end"), 0);
+        }
+        lab.hawser(&["stop", "web"]).ok();
+        let lingering = sh("ss -tan 2>/dev/null || cat /proc/net/tcp /proc/net/tcp6");
+        assert!(
+            lingering.contains("8080") || lingering.contains(":1F90"),
+            "{lingering}"
+        );
+        container(lab, "again", &["-p", "8080:80"]);
+    });
+}
+
+#[test]
+fn ten_thousand_ports() {
+    packets(|lab| {
+        let before = lab.with_network();
+        let web = container(lab, "web", &["-p", "20000-29999:20000-29999"]);
+        let last = web.enter(|| TcpListener::bind("0.0.0.0:29999").expect("listen"));
+        let listed = lab.listed("web")["ports"].clone();
+        assert_eq!(
+            (listed[0]["count"].as_u64(), listed[1].is_null()),
+            (Some(10_000), true),
+            "{listed}"
+        );
+        for (from, to) in [(&lab.internet, "192.0.2.2:29999"), (&host(), "[::1]:29999")] {
+            from.enter(|| connect(to.parse().expect("address")))
+                .expect(to);
+            last.accept().expect("a connection");
+        }
+        // Of the limit that was raised, the container has noticed nothing.
+        let limits =
+            fs::read_to_string(format!("/proc/{}/limits", lab.pid_of("web"))).expect("limits");
+        let ours = fs::read_to_string("/proc/self/limits").expect("limits");
+        let files = |text: &str| {
+            text.lines()
+                .find(|line| line.starts_with("Max open files"))
+                .map(str::to_owned)
+        };
+        assert_eq!(files(&limits), files(&ours));
+        assert_eq!(
+            lab.hawser(&["port", "rm", "web", "20001-29998:20001-29998"])
+                .ok(),
+            "20001-29998:20001-29998/tcp"
+        );
+        assert_eq!(
+            lab.hawser(&["port", "ls", "web"]).ok(),
+            "20000:20000/tcp\n29999:29999/tcp"
+        );
+        drop((web, last));
+        lab.hawser(&["stop", "web"]).ok();
+        lab.hawser(&["rm", "web"]).ok();
+        lab.settle();
+        before.assert_back();
+    });
+}
