@@ -135,15 +135,10 @@ fn a_read_only_container_and_a_descriptor_that_is_open() {
     case(|lab| {
         let script =
             "exec 5</etc/resolv.conf; echo up; read x; cat <&5; echo =; cat /etc/resolv.conf";
-        let options = [
-            "--name",
-            "web",
-            "--read-only",
-            "-u",
-            "1000:1000",
-            "--cap-drop",
-            "all",
-        ];
+        let user = ["-u", "1000:1000"];
+        let user = if lab.real_root { &user[..] } else { &[] };
+        let options = ["--name", "web", "--read-only", "--cap-drop", "all"];
+        let options = [&options, user].concat();
         let mut container = lab.start(&options, &["sh", "-c", script]);
         container.until("up");
         let inside = Seen::inside(lab.pid_of("web"), RESOLV);
@@ -336,6 +331,7 @@ fn a_busy_etc_and_a_busy_run_wake_nobody() {
         replace(managed, &server(2));
         inside.becomes(start, |text| text == server(2));
         let pid = supervisor(lab, "web");
+        // It may be on its way back to its wait, once.
         let before = turns(pid);
         for _ in 0..300 {
             for directory in [
@@ -350,13 +346,11 @@ fn a_busy_etc_and_a_busy_run_wake_nobody() {
         for _ in 0..20 {
             lab.run(&[], &["true"]).ok();
         }
-        // It may have been on its way back to its wait.
         assert!(turns(pid) <= before + 1, "{} turns", turns(pid) - before);
         let start = Instant::now();
         replace(managed, &server(3));
         inside.becomes(start, |text| text == server(3));
-        described(lab, "web");
-        assert!(turns(pid) > before + 1, "this test sees a turn");
+        assert!(turns(pid) > before, "this test sees a turn");
     });
 }
 
