@@ -52,7 +52,9 @@ fn supervisor(lab: &Lab) -> i32 {
 
 fn private_kb(pid: i32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("read smaps_rollup");
-    let lines = text.lines().filter(|line| line.starts_with("Private_Dirty"));
+    let lines = text
+        .lines()
+        .filter(|line| line.starts_with("Private_Dirty"));
     lines
         .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
         .sum()
