@@ -81,7 +81,8 @@ test: build
 	@.ci/need tini-static tini "what init stands in for, side by side with it"
 	@.ci/need dumb-init dumb-init "what init stands in for, side by side with it"
 	@.ci/need catatonit catatonit "what init stands in for, side by side with it"
-	@.ci/unpack $(OUT)/debian "what init is dropped into by its tests" docker.io podman crun
+	@.ci/need iptables-legacy iptables "other firewalls, which the tests have to get on with"
+	@.ci/unpack $(OUT)/debian "what the tests drop init into, and firewalls to get on with" docker.io podman crun firewalld dbus-daemon ufw
 	@.ci/unpack $(OUT)/resolved "the tests' host whose resolvers change" systemd-resolved
 	@.ci/need musl-gcc musl-tools "a program of musl's that looks names up"
 	@.ci/machine $(MACHINE)

@@ -12,6 +12,7 @@ use crate::bridge::{self, Network, POINT_TO_POINT_NAME};
 use crate::config::{self, Privileges};
 use crate::control::{self, Lease};
 use crate::error::{Doing, Error, Result};
+use crate::foreign;
 use crate::hosts::{Hosts, Lines, View};
 use crate::mark;
 use crate::netlink::Netlink;
@@ -381,18 +382,23 @@ fn ensure_way_out(
         steps.say(&format!("IPv4 alone: {why}"));
     }
     let ensured = nft::open().and_then(|mut nft| {
-        nft::ensure(&mut nft)?;
+        let is_first = nft::ensure(&mut nft)?;
         if network.is_ours {
             ensure_forwarding(route, &mut network, wanted, ways, steps)?;
         }
-        Ok(nft)
+        Ok((nft, is_first))
     });
     if ensured.is_err() && network.is_new {
         // The first error is the one that matters.
         let _ = bridge::delete(route, &network.name);
         let _ = sysctl::restore();
     }
-    ensured.map(|nft| (network, nft))
+    let (mut nft, is_first) = ensured?;
+    // Nothing is made for a point-to-point network but the tables, for the first.
+    if network.is_new || is_first && network.is_ours {
+        foreign::tell(&network, &mut nft);
+    }
+    Ok((network, nft))
 }
 
 /// The host end of a point-to-point container has a switch of its own: see [`attach`].

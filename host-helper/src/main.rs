@@ -13,6 +13,7 @@ mod dns;
 mod error;
 mod exec;
 mod follower;
+mod foreign;
 mod hosts;
 mod inside;
 mod link;
@@ -45,6 +46,7 @@ mod veth;
 mod wanted;
 mod watch;
 mod written;
+mod xtables;
 
 use std::io::Write;
 use std::process::ExitCode;

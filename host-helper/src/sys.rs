@@ -479,3 +479,24 @@ pub fn keep_open_beyond_our_end(descriptors: &[BorrowedFd]) -> Result<()> {
         }
     }
 }
+
+/// `getsockopt(2)`: fills `value` as far as there is something, and gives how far that is.
+pub fn socket_option(
+    socket: BorrowedFd,
+    level: i32,
+    option: i32,
+    value: &mut [u8],
+) -> Result<usize> {
+    let mut len = value.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `value`, and to `len` how many they were; any bytes are a [u8].
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            value.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    Errno::result(done).map(|_| len as usize)
+}

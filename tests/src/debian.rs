@@ -1,4 +1,4 @@
-//! Debian's container runtimes, laid over `/` in the mount namespace of a case (see .ci/unpack): dockerd and podman as
+//! Debian's container runtimes (and what firewalls.rs has), laid over `/` in the mount namespace of a case (see .ci/unpack): dockerd and podman as
 //! they would be if they were installed, with nothing of theirs on the machine.
 
 use std::fs;
@@ -28,8 +28,9 @@ struct Daemon {
 }
 
 impl Lab {
-    /// Lays the packages over `/usr`, `/etc` and `/var`; what is written there is written for this case alone.
-    fn lay_debian(&self) {
+    /// Lays the packages over `/usr`, `/etc` and `/var`; what is written there is written for this case alone. `program`
+    /// is there then.
+    pub(crate) fn lay_debian(&self, program: &str) {
         let unpacked = std::env::var_os("DEBIAN_ROOT").map_or_else(
             || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debian"),
             PathBuf::from,
@@ -59,12 +60,10 @@ impl Lab {
             )
             .unwrap_or_else(|error| panic!("lay {data} over {target}: {error}"));
         }
-        for program in ["/usr/sbin/dockerd", "/usr/bin/podman"] {
-            assert!(
-                Path::new(program).exists(),
-                "{program} is missing: run `make test`, or set DEBIAN_ROOT"
-            );
-        }
+        assert!(
+            Path::new(program).exists(),
+            "{program} is missing: run `make test`, or set DEBIAN_ROOT"
+        );
     }
 
     /// A link of that name to init.
@@ -93,7 +92,7 @@ impl Lab {
             skip("dockerd needs control groups that can be written to");
             return None;
         }
-        self.lay_debian();
+        self.lay_debian("/usr/sbin/dockerd");
         let home = self.dir.join("docker");
         let socket = format!("unix://{}/socket", home.display());
         let mut dockerd = Command::new("/usr/sbin/dockerd");
@@ -149,7 +148,7 @@ impl Lab {
             skip("laying podman over / needs the real root");
             return None;
         }
-        self.lay_debian();
+        self.lay_debian("/usr/bin/podman");
         // Where both versions of control groups are mounted crun refuses to work, though it is told to use none.
         let _ = nix::mount::umount("/sys/fs/cgroup/unified");
         let home = self.dir.join("podman");

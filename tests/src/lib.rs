@@ -8,6 +8,7 @@
 mod case;
 mod changes;
 mod debian;
+mod firewalls;
 mod machine;
 mod net;
 mod process;
@@ -23,6 +24,7 @@ pub mod wire;
 pub use case::{alone, binary, case, init_binary, is_root, packets, skip};
 pub use changes::{Resolved, Seen};
 pub use debian::Runtime;
+pub use firewalls::Firewalld;
 pub use machine::{CARD, Machine, PATIENCE, write_script};
 pub use net::{Lab, Netns, Watch};
 pub use process::{DEADLINE, Outcome, Running, collect, wait_for_end};

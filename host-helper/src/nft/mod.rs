@@ -5,6 +5,7 @@
 
 mod elements;
 mod expression;
+pub mod foreign;
 mod message;
 mod tables;
 
@@ -106,25 +107,26 @@ pub fn open() -> Result<Netlink> {
         .map_err(name_missing_options)
 }
 
-/// The tables are there, and whole.
+/// The tables are there, and whole. True: they were not, until now.
 ///
 /// # Errors
 /// What the kernel refused; the ruleset is then as it was.
-pub fn ensure(nft: &mut Netlink) -> Result<()> {
+pub fn ensure(nft: &mut Netlink) -> Result<bool> {
     let doing = || format!("look at nft table {TABLE}");
     if look(nft).doing(doing).map_err(name_missing_options)? == State::Whole {
-        return Ok(());
+        return Ok(false);
     }
     // One at a time: whoever comes second finds it whole.
     let _lock = state::lock()?;
     match look(nft).doing(doing)? {
-        State::Whole => return Ok(()),
+        State::Whole => return Ok(false),
         State::Missing => {}
         State::Foreign(version) => replace(nft, &version)?,
     }
     install(nft)
         .doing(|| format!("install nft tables inet and bridge {TABLE}"))
-        .map_err(name_missing_options)
+        .map_err(name_missing_options)?;
+    Ok(true)
 }
 
 /// What there is of our tables.
