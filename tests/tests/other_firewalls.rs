@@ -8,7 +8,7 @@ use lab::{Watch, case, packets, sh};
 const WITHIN: Duration = Duration::from_secs(1);
 
 /// Both tables; in a ruleset they are in the order of their making.
-const LIST: &str = "nft list table inet hawser 2>&1; nft list table bridge hawser 2>&1";
+const LIST: &str = "nft list table inet hawser 2>&1; nft list table bridge hawser 2>&1; true";
 
 /// The rules are those, at the latest a second after now.
 #[track_caller]
@@ -40,6 +40,103 @@ fn a_flush_is_repaired_by_running_supervisors() {
             sh(how);
             is_back(&before);
         }
+    });
+}
+
+/// What nftables.service executes at its start and at a reload, with the file that Debian installs or one of the admin.
+const CONF: &str = "/etc/nftables.conf";
+const RELOAD: &str = "nft 'flush ruleset; include \"/etc/nftables.conf\";'";
+
+#[test]
+fn the_unit_of_nftables_flushes_first() {
+    packets(|lab| {
+        lab.serve();
+        let _one = lab.start_idle(&["--name", "one", "--isolate"]);
+        let before = sh(LIST);
+        for how in [&format!("nft -f {CONF}"), RELOAD, "nft flush ruleset"] {
+            sh(how);
+            is_back(&before);
+            let page = lab.run(&[], &["wget", "-q", "-O", "-", "http://198.51.100.10/"]);
+            assert_eq!(page.ok(), "hello from the internet", "after {how}");
+        }
+    });
+}
+
+/// The example of the manual page, as it is there.
+fn example() -> String {
+    let page = include_str!("../../docs/host-helper.8.md");
+    let lines = page.lines().skip_while(|line| *line != "    flush ruleset");
+    let lines: Vec<&str> = lines.take_while(|line| !line.is_empty()).collect();
+    lines.join("\n")
+}
+
+#[test]
+fn rules_of_the_admin_for_a_published_port_come_with_the_flush() {
+    packets(|lab| {
+        if !lab.real_root {
+            return lab::skip("another /etc/nftables.conf needs the real root");
+        }
+        std::fs::write(lab.rootfs.join("srv/index.html"), "hello\n").expect("a page");
+        sh("ip -n internet addr add 203.0.113.9/32 dev lo; ip route add 203.0.113.9 via 192.0.2.1");
+        let conf = lab.dir.join("nftables.conf");
+        std::fs::write(&conf, example()).expect("write a file");
+        sh(&format!("mount --bind {} {CONF}", conf.display()));
+        // Of the internet, from one of its addresses.
+        let ask = |from: &str, url: &str| {
+            sh(&format!(
+                "ip -n internet route replace 192.0.2.2 dev eth0 src {from}"
+            ));
+            let mut wget = lab.internet.command("busybox");
+            wget.args(["timeout", "2", "busybox", "wget", "-q", "-O", "-", url]);
+            let outcome = lab::collect(wget, lab::DEADLINE);
+            if outcome.err().contains("refused") {
+                "refused".to_owned()
+            } else {
+                outcome.out().trim().to_owned()
+            }
+        };
+        let start = || {
+            let script = "httpd -p 80 -h /srv; httpd -p 8080 -h /srv; echo up; read x; exit 0";
+            let mut server = lab.start(
+                &["-p", "8080:80", "-p", "8081:8080", "--name", "web"],
+                &["sh", "-c", script],
+            );
+            server.until("up");
+            server
+        };
+        let (allowed, refused) = ("192.0.2.1", "203.0.113.9");
+        let (port, other) = ("http://192.0.2.2:8080/", "http://192.0.2.2:8081/");
+        let (port6, other6) = (
+            "http://[2001:db8:1::2]:8080/",
+            "http://[2001:db8:1::2]:8081/",
+        );
+        let check = |when: &str| {
+            assert_eq!(ask(allowed, port), "hello", "{when}");
+            assert_eq!(ask(refused, port), "refused", "{when}");
+            assert_eq!(ask(refused, other), "hello", "by the host's port: {when}");
+            assert_eq!(ask(allowed, port6), "refused", "{when}");
+            assert_eq!(ask(allowed, other6), "hello", "{when}");
+        };
+        // As when the machine has booted: the file first, then a container.
+        sh(&format!("nft -f {CONF}"));
+        let chain = sh("nft list chain inet hawser user");
+        let server = start();
+        check("the chain was there first");
+        let before = sh(LIST);
+        sh(RELOAD);
+        is_back(&before);
+        check("after a reload");
+        drop(server);
+        lab.settle();
+        lab.hawser(&["down"]).exits(0);
+        assert_eq!(sh("nft list chain inet hawser user"), chain);
+        // And the other way round.
+        sh("nft flush ruleset");
+        let _server = start();
+        assert_eq!(ask(refused, port), "hello");
+        sh(&format!("nft -f {CONF}"));
+        is_back(&before);
+        check("the container was there first");
     });
 }
 

@@ -178,9 +178,9 @@ fn look(nft: &mut Netlink) -> std::result::Result<State, Refusal> {
                 }
             }
             if message.kind == NEW_TABLE {
-                if comment != Some(COMMENT.as_bytes()) {
-                    let text = comment.map(String::from_utf8_lossy).unwrap_or_default();
-                    foreign = Some(text.into_owned());
+                // None: somebody has made it for the admin's chain.
+                if let Some(other) = comment.filter(|text| *text != COMMENT.as_bytes()) {
+                    foreign = Some(String::from_utf8_lossy(other).into_owned());
                 }
                 // The admin may have more in it, for their chain.
                 let is_whole =
