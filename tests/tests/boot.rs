@@ -295,7 +295,17 @@ const SLOW_CASE: &str = "a_full_bridge";
 
 #[test]
 fn the_spine() {
-    case(|lab| spine(lab, CHOSEN));
+    case(|lab| drop(spine(lab, "", CHOSEN)));
+}
+
+#[test]
+fn a_kernel_without_ipv6_gives_ipv4_alone() {
+    case(|lab| {
+        if let Some(console) = spine(lab, "ipv6.disable=1", &[]) {
+            let said = "IPv4 alone: the host's kernel has no IPv6";
+            assert!(console.contains(said), "{console}");
+        }
+    });
 }
 
 #[test]
@@ -308,15 +318,14 @@ fn the_whole_spine() {
         let names: Vec<String> = names.collect();
         let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
         names.retain(|name| !LEFT_OUT.contains(name));
-        spine(lab, &names);
+        spine(lab, "", &names);
     });
 }
 
-/// Runs these files of tests inside a machine, under init.
-fn spine(lab: &Lab, names: &[&str]) {
-    let Some(mut machine) = Machine::new(lab) else {
-        return;
-    };
+/// Runs a container and these files of tests inside a machine, under init, whose kernel has a further parameter. What the
+/// machine has said.
+fn spine(lab: &Lab, parameter: &str, names: &[&str]) -> Option<String> {
+    let mut machine = Machine::new(lab)?;
     let _alone = alone();
     let binaries: Vec<PathBuf> = names.iter().map(|name| test_binary(name)).collect();
     let mut files = binaries.clone();
@@ -341,7 +350,10 @@ fn spine(lab: &Lab, names: &[&str]) {
         machine_script(root, &binaries);
     });
     lab.serve();
-    let console = machine.run_within(&format!("{IP} -- /spine"), Duration::from_secs(1700));
+    let console = machine.run_within(
+        &format!("{IP} {parameter} -- /spine"),
+        Duration::from_secs(1700),
+    );
     let good = console
         .lines()
         .filter(|line| line.starts_with("== ") && line.ends_with(": 0"));
@@ -352,6 +364,7 @@ fn spine(lab: &Lab, names: &[&str]) {
         "{console}"
     );
     show_results(&console, machine.release());
+    Some(console)
 }
 
 /// The line of libtest on each file.
@@ -378,7 +391,7 @@ fn machine_script(root: &Path, binaries: &[PathBuf]) {
         mkdir -p /dev/pts; mount -t devpts devpts /dev/pts; mount -t cgroup2 cgroup /sys/fs/cgroup
         # All modules come by themselves, with the first container; where two at once ask for one, busybox's modprobe
         # tells the second one too early that it is there.
-        $HOST_HELPER run -- wget -q -O - http://198.51.100.10/; echo == first: $?
+        $HOST_HELPER --verbose run -- wget -q -O - http://198.51.100.10/; echo == first: $?
         $HOST_HELPER down; modprobe br_netfilter\n",
         binary().display(),
         init_binary().display()
