@@ -8,7 +8,7 @@
 mod tcp;
 mod udp;
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -137,7 +137,7 @@ impl Splice {
     }
 
     /// Lets go of ports. Connections by them go on; datagrams do not.
-    pub fn remove(&mut self, ports: &HashSet<Port>) {
+    pub fn remove(&mut self, ports: &BTreeSet<Port>) {
         for at in 0..self.held.len() {
             let is_one = |held: &Held| ports.contains(&held.port);
             if self.held[at].as_ref().is_some_and(is_one) {

@@ -52,8 +52,10 @@ pub struct Supervisor {
     news: Option<Netlink>,
     /// Something has come by a published port: more will.
     is_busy: bool,
-    /// Ports whose old connections are to be forgotten.
-    unflushed: Vec<Port>,
+    /// Ports that have been published: connections to who had them before are to be forgotten.
+    published: Vec<Port>,
+    /// Ports that have been withdrawn: connections by them are to be forgotten.
+    withdrawn: Vec<Port>,
     clients: Vec<Client>,
     waiting: Vec<UnixStream>,
     follower: Option<Follower>,
@@ -78,7 +80,7 @@ impl Supervisor {
             .entry
             .as_ref()
             .and_then(|_| nft::Entry::listen().ok());
-        let unflushed = container.splice.ports().collect();
+        let published = container.splice.ports().collect();
         Supervisor {
             container,
             news,
@@ -93,7 +95,8 @@ impl Supervisor {
             killed_for: None,
             is_status_open: true,
             is_busy: false,
-            unflushed,
+            published,
+            withdrawn: Vec::new(),
             clients: Vec::new(),
             waiting: Vec::new(),
             follower: None,
@@ -393,7 +396,7 @@ impl Supervisor {
             slow.extend(self.news.as_ref().map(AsFd::as_fd));
             slow.push(entry.as_fd());
             // Only now: what is in the tables is about whoever holds the port.
-            self.unflushed = self.container.splice.let_go();
+            self.withdrawn = self.container.splice.let_go();
         }
         slow.extend(self.follower.as_ref().and_then(Follower::descriptor));
         if !self.description.is_detached && !slow.is_empty() {

@@ -4,9 +4,14 @@
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use lab::{DEADLINE, Lab, Netns, Snapshot, case, packets, sh, sys, wait_for_end};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
 
 /// A container of `run -d`, and its network namespace.
 fn container(lab: &Lab, name: &str, options: &[&str]) -> Netns {
@@ -647,5 +652,122 @@ fn ten_thousand_ports() {
         lab.hawser(&["rm", "web"]).ok();
         lab.settle();
         before.assert_back();
+    });
+}
+
+/// Connects from this port of the internet, which may have been used a moment ago.
+fn connect_from(lab: &Lab, port: u16, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let from: SockaddrStorage = SocketAddr::new(ip("192.0.2.1"), port).into();
+    lab.internet.enter(|| {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
+        setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+        // No goodbye when it is closed, and no waiting for ever.
+        let linger = libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
+        setsockopt(&socket, sockopt::Linger, &linger)?;
+        setsockopt(&socket, sockopt::SendTimeout, &TimeVal::seconds(10))?;
+        bind(socket.as_raw_fd(), &from)?;
+        nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
+        Ok(TcpStream::from(socket))
+    })
+}
+
+#[test]
+fn a_client_that_comes_back_by_tcp_reaches_the_next_holder_of_the_port() {
+    packets(|lab| {
+        let to = SocketAddr::new(ip("192.0.2.2"), 8080);
+        let kept = SocketAddr::new(ip("192.0.2.2"), 8081);
+        let other = container(lab, "other", &["-p", "8081:80"]);
+        let other = other.enter(|| TcpListener::bind("0.0.0.0:80").expect("listen"));
+        let mut other_client = connect_from(lab, 40_001, kept).expect("reached");
+        let mut other_side = other.accept().expect("a connection").0;
+        let one = container(lab, "one", &["--ip", "172.19.0.5", "-p", "8080:80"]);
+        let listener = one.enter(|| TcpListener::bind("0.0.0.0:80").expect("listen"));
+        let client = connect_from(lab, 40_000, to).expect("reached");
+        let side = listener.accept().expect("a connection");
+        // The client's machine is switched off: the kernel does not hear that the connection is over.
+        sh("ip -n internet link set eth0 down");
+        drop((client, side, listener, one));
+        lab.hawser(&["stop", "one"]).ok();
+        sh("ip -n internet link set eth0 up");
+        let two = container(lab, "two", &["--ip", "172.19.0.6", "-p", "8080:80"]);
+        let listener = two.enter(|| TcpListener::bind("0.0.0.0:80").expect("listen"));
+        // It answers behind having forgotten what was before.
+        lab.hawser(&["port", "ls", "two"]).ok();
+        let _client = connect_from(lab, 40_000, to).expect("reached, at once");
+        listener.accept().expect("a connection");
+        // Another port's connection has not noticed, nor have those of a port that is withdrawn.
+        lab.hawser(&["port", "rm", "other", "80"]).ok();
+        lab.hawser(&["port", "ls", "other"]).ok();
+        other_side.write_all(b"still").expect("write");
+        let mut said = [0; 5];
+        other_client
+            .set_read_timeout(Some(DEADLINE))
+            .expect("a deadline");
+        other_client.read_exact(&mut said).expect("read");
+    });
+}
+
+#[test]
+fn by_ipv6_as_by_ipv4() {
+    packets(|lab| {
+        let web = container(lab, "web", &BOTH);
+        let server = Server::new(&web, "[::]:80");
+        let neighbour = container(lab, "neighbour", &[]);
+        let other = ["--bridge", "lan0", "--subnet", "172.20.0.0/16"];
+        let stranger = container(lab, "stranger", &other);
+        let address = |name: &str, field: &str| -> IpAddr {
+            let text = lab.hawser(&["inspect", name]).ok();
+            let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+            ip(found[field]
+                .as_str()
+                .unwrap_or_else(|| panic!("{field} in {text}")))
+        };
+        let gateway = address("web", "gateway6");
+        let host = host();
+        assert_eq!(
+            server.sees(&lab.internet, "[2001:db8:1::2]:8080"),
+            ip("2001:db8:1::1"),
+            "the LAN"
+        );
+        assert_eq!(
+            server.sees(&host, "[2001:db8:1::2]:8080"),
+            ip("2001:db8:1::2"),
+            "the host"
+        );
+        for address_of_host in ["[2001:db8:1::2]:8080", &format!("[{gateway}]:8080")] {
+            assert_eq!(
+                server.sees(&stranger, address_of_host),
+                address("stranger", "address6"),
+                "another network"
+            );
+            assert_eq!(
+                server.sees(&neighbour, address_of_host),
+                gateway,
+                "a neighbour"
+            );
+            assert_eq!(server.sees(&web, address_of_host), gateway, "itself");
+        }
+        // One address of the host; and one that cannot be, for a container without IPv6.
+        let options = ["-p", "[2001:db8:1::2]:8090:80"];
+        let six = container(lab, "six", &options);
+        let listener = six.enter(|| TcpListener::bind("[::]:80").expect("listen"));
+        for (from, to) in [
+            (&lab.internet, "[2001:db8:1::2]:8090"),
+            (&host, "[2001:db8:1::2]:8090"),
+        ] {
+            from.enter(|| connect(to.parse().expect("address")))
+                .expect(to);
+            listener.accept().expect("a connection");
+        }
+        for to in ["[::1]:8090", "192.0.2.2:8090"] {
+            let refused = host.enter(|| connect(to.parse().expect("address")));
+            assert_eq!(refused.expect_err(to).kind(), ErrorKind::ConnectionRefused);
+        }
+        lab.run(&["--no-ipv6", "-p", "[2001:db8:1::2]:8091:80"], &["true"])
+            .refused(&["publish [2001:db8:1::2]:8091:80/tcp", "no IPv6 address"]);
     });
 }

@@ -2,8 +2,10 @@
 //!
 //! `cargo test -p tests --test speed -- --ignored --nocapture` prints the table; run it alone on a quiet machine.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lab::{DEADLINE, Lab, case, collect, init_binary};
 
@@ -108,5 +110,54 @@ fn init_adds_at_most_0_3_ms_to_a_start() {
             println!("| {name} | {time:.2} | {:+.2} |", time - medians[0]);
         }
         assert!(medians[1] - medians[0] <= 0.3, "more than 0.3 ms");
+    });
+}
+
+/// From the request on the control socket to the end of its answer: the port is held, and the rules lead to the container.
+#[test]
+#[expect(clippy::print_stdout, reason = "the table is what it is for")]
+#[ignore = "timing: run it alone on a quiet machine"]
+fn a_port_is_added_in_a_millisecond_however_many_there_are() {
+    case(|lab| {
+        let mut medians = vec![];
+        for (name, ports) in [("one", "10000:80"), ("many", "20000-29999:20000-29999")] {
+            lab.run(&["-d", "--name", name, "-p", ports], &["sleep", "1000"])
+                .ok();
+            let socket = format!("/run/hawser/{name}.sock");
+            let ask = |request: &str| {
+                let start = Instant::now();
+                let mut stream = UnixStream::connect(&socket).expect("connect");
+                stream.write_all(request.as_bytes()).expect("ask");
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).expect("an answer");
+                assert!(!answer.starts_with("error"), "{request}: {answer}");
+                start.elapsed()
+            };
+            let mut times = [vec![], vec![]];
+            for round in 0..ROUNDS + WARM_UP {
+                // Each time another port.
+                let port = 40_000 + round;
+                let added = ask(&format!("hawser 1 port add {port}:80/tcp\n"));
+                let removed = ask(&format!("hawser 1 port rm {port}:80/tcp\n"));
+                if round >= WARM_UP {
+                    times[0].push(added);
+                    times[1].push(removed);
+                }
+            }
+            let [added, removed] = times.map(|mut all| median(&mut all).as_secs_f64() * 1e3);
+            medians.push((ports, added, removed));
+        }
+        println!();
+        for (ports, added, removed) in &medians {
+            println!("| {ports} | {added:.3} | {removed:.3} |");
+        }
+        assert!(
+            medians.iter().all(|(_, added, _)| *added <= 1.0),
+            "more than a millisecond: {medians:?}"
+        );
+        assert!(
+            medians[1].1 <= medians[0].1 * 2.0,
+            "it grows with the number of ports"
+        );
     });
 }

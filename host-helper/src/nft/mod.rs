@@ -393,11 +393,17 @@ impl Entry {
     /// # Errors
     /// What the kernel refused; nothing is changed then.
     pub fn remove_ports(&mut self, ports: &[Port]) -> Result<()> {
+        let going: BTreeSet<&Port> = ports.iter().collect();
         let left: Vec<Port> = (self.ports.iter().copied())
-            .filter(|port| !ports.contains(port))
+            .filter(|port| !going.contains(port))
             .collect();
+        // What several ports share they share with those that lead to the same port inside; or it is what any one needs.
+        let inside: BTreeSet<_> = ports.iter().map(|port| (port.protocol, port.port)).collect();
+        let any = left.iter().find(|port| !port.is_loopback()).copied();
+        let shares = |port: &&Port| inside.contains(&(port.protocol, port.port));
+        let sharing: Vec<Port> = left.iter().filter(shares).copied().chain(any).collect();
         let needed: BTreeSet<Element> =
-            BTreeSet::from_iter(elements::of_ports(&self.attachment, &left));
+            BTreeSet::from_iter(elements::of_ports(&self.attachment, &sharing));
         let mut gone = elements::of_ports(&self.attachment, ports);
         gone.retain(|element| !needed.contains(element));
         take(&mut self.nft, &gone).doing(|| "take a port back from nft".into())?;

@@ -1,12 +1,13 @@
 //! Ports that are published and withdrawn while the container lives.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::Supervisor;
 use crate::conntrack;
 use crate::error::{Doing, Error, Result};
 use crate::netlink::Netlink;
-use crate::publish::{self, Port, Range};
+use crate::publish::{self, Port, Protocol, Range};
 
 impl Supervisor {
     /// Publishes ports: all of them, or none. Gives them as they are, free ones chosen.
@@ -34,7 +35,7 @@ impl Supervisor {
             }
             return Err(error);
         }
-        self.unflushed.extend(&ports);
+        self.published.extend(&ports);
         Ok(publish::ranges(ports))
     }
 
@@ -53,19 +54,30 @@ impl Supervisor {
         }
         container
             .splice
-            .remove(&HashSet::from_iter(ports.iter().copied()));
-        self.unflushed.extend(&ports);
+            .remove(&BTreeSet::from_iter(ports.iter().copied()));
+        // By TCP those that there are go on.
+        let ends = |port: &&Port| port.protocol == Protocol::Udp;
+        self.withdrawn.extend(ports.iter().filter(ends));
         Ok(publish::ranges(ports))
     }
 
     /// What the kernel remembers of these ports is forgotten. It may take as long as its table is large, and so nobody
     /// waits for it.
     pub(super) fn forget_connections(&mut self) {
-        let ports = std::mem::take(&mut self.unflushed);
-        if !ports.is_empty() {
-            // Without it, a client that goes on from an old connection reaches nobody; there is nobody to tell here.
-            let _ = conntrack::forget(&ports);
+        let published = std::mem::take(&mut self.published);
+        let withdrawn = std::mem::take(&mut self.withdrawn);
+        if published.is_empty() && withdrawn.is_empty() {
+            return;
         }
+        let veth = self.container.attachment.as_ref().map(|one| &one.veth);
+        let ours: Vec<IpAddr> = veth
+            .into_iter()
+            .flat_map(|veth| [Some(veth.address.into()), veth.address6.map(IpAddr::V6)])
+            .flatten()
+            .collect();
+        // Without it, who goes on from an old connection reaches nobody; there is nobody to tell here.
+        let _ = conntrack::forget(&published, &ours);
+        let _ = conntrack::forget(&withdrawn, &[]);
     }
 }
 
