@@ -687,7 +687,10 @@ fn nat_rules() -> Vec<Rule> {
             "nat_postrouting",
             &[
                 is_published(),
-                is_not(Field::Route(NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_SADDR), &LOCAL),
+                is_not(
+                    Field::Route(NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_SADDR),
+                    &LOCAL,
+                ),
                 is_in(&[OUT_NAME, OUT_NAME], HAIRPIN),
                 vec![Expression::Masquerade],
             ],
