@@ -98,134 +98,166 @@ fn ask(address: SocketAddr, by_udp: bool) -> Option<IpAddr> {
 /// A container, and where it is.
 struct Place {
     netns: Netns,
-    four: IpAddr,
-    six: IpAddr,
+    description: Value,
     _running: Running,
 }
 
-fn start(lab: &Lab, name: &str, options: &[&str]) -> (Place, Value) {
-    let running = lab.start_idle(&[&["--name", name][..], options].concat());
-    let text = lab.hawser(&["inspect", name]).ok();
-    let found: Value = serde_json::from_str(&text).expect("JSON");
-    let address = |key: &str| found[key].as_str().expect(key).parse().expect("an address");
-    let place = Place {
-        netns: Netns::of(
-            found["pid"]
-                .as_i64()
-                .and_then(|pid| pid.try_into().ok())
-                .expect("pid"),
-        ),
-        four: address("address"),
-        six: address("address6"),
-        _running: running,
-    };
-    (place, found)
+impl Place {
+    fn start(lab: &Lab, name: &str, options: &[&str]) -> Self {
+        let running = lab.start_idle(&[&["--name", name][..], options].concat());
+        let text = lab.hawser(&["inspect", name]).ok();
+        let description: Value = serde_json::from_str(&text).expect("JSON");
+        let pid = description["pid"].as_i64().expect("pid");
+        Self {
+            netns: Netns::of(pid.try_into().expect("a process id")),
+            description,
+            _running: running,
+        }
+    }
+
+    fn word(&self, key: &str) -> &str {
+        self.description[key].as_str().expect(key)
+    }
+
+    /// `address` or `gateway`, of one family.
+    fn ip(&self, key: &str, four: bool) -> IpAddr {
+        let key = if four {
+            key.to_owned()
+        } else {
+            format!("{key}6")
+        };
+        self.word(&key).parse().expect("an address")
+    }
+}
+
+/// The containers of the table, and all servers.
+struct Scene {
+    web: Place,
+    neighbour: Place,
+    other: Place,
+    internet: Netns,
 }
 
 fn at(address: &str, port: u16) -> SocketAddr {
     SocketAddr::new(address.parse().expect("an address"), port)
 }
 
-#[test]
-fn the_table_is_true() {
-    packets(|lab| {
-        let ports = [
-            "-p",
-            "8080:80",
-            "-p",
-            "127.0.0.1:8082:82",
-            "-p",
-            "[::1]:8082:82",
-        ];
-        let udp = [
-            "-p",
-            "8080:80/udp",
-            "-p",
-            "127.0.0.1:8082:82/udp",
-            "-p",
-            "[::1]:8082:82/udp",
-        ];
-        let (web, found) = start(lab, "web", &[ports, udp].concat());
-        let (neighbour, _) = start(lab, "neighbour", &[]);
-        let (other, _) = start(
-            lab,
-            "other",
-            &["--bridge", "blue", "--subnet", "172.28.0.0/24"],
-        );
-        let word = |key: &str| found[key].as_str().expect(key).to_owned();
+fn pick(four: bool, a: &str, b: &str) -> IpAddr {
+    if four { a } else { b }.parse().expect("an address")
+}
+
+impl Scene {
+    fn new(lab: &Lab) -> Self {
+        let tcp = ["8080:80", "127.0.0.1:8082:82", "[::1]:8082:82"];
+        let udp = tcp.map(|port| format!("{port}/udp"));
+        let ports: Vec<&str> = tcp
+            .into_iter()
+            .chain(udp.iter().map(String::as_str))
+            .flat_map(|port| ["-p", port])
+            .collect();
+        let scene = Self {
+            web: Place::start(lab, "web", &ports),
+            neighbour: Place::start(lab, "neighbour", &[]),
+            other: Place::start(
+                lab,
+                "other",
+                &["--bridge", "blue", "--subnet", "172.28.0.0/24"],
+            ),
+            internet: lab.internet.again(),
+        };
+        let web = &scene.web;
         sh(&format!(
             "ip -n internet route add {} via 192.0.2.2; ip -n internet route add {} via 2001:db8:1::2",
-            word("subnet"),
-            word("subnet6"),
+            web.word("subnet"),
+            web.word("subnet6"),
         ));
         // A socket of [::] is one of both families. By UDP it answers from any address of its host, though.
         web.netns
             .enter(|| serve(&[at("::", 80), at("::", 81), at("::", 82)]));
         let outside = [at("198.51.100.10", 9000), at("2001:db8:2::10", 9000)];
-        lab.internet.enter(|| serve(&outside));
+        scene.internet.enter(|| serve(&outside));
         for address in [
             "192.0.2.2",
             "2001:db8:1::2",
-            &word("gateway"),
-            &word("gateway6"),
+            web.word("gateway"),
+            web.word("gateway6"),
         ] {
             serve(&[at(address, 9000)]);
         }
         serve(&[at("127.0.0.1", 9001), at("::1", 9001)]);
+        scene
+    }
+
+    /// Where a line's client is (the host has no namespace of its own here), and its address.
+    fn client(&self, line: &Line, four: bool) -> (Option<&Netns>, Option<IpAddr>) {
+        let of = |place: &Place| place.ip("address", four);
+        match line.from.as_str() {
+            "host" => (None, None),
+            "LAN" => {
+                let address = pick(four, "192.0.2.1", "2001:db8:1::1");
+                (Some(&self.internet), Some(address))
+            }
+            "neighbour" => (Some(&self.neighbour.netns), Some(of(&self.neighbour))),
+            "another network" => (Some(&self.other.netns), Some(of(&self.other))),
+            "web" => (Some(&self.web.netns), Some(of(&self.web))),
+            other => panic!("{other} in the table"),
+        }
+    }
+
+    /// Tries one line in one family, and says what is not as it is written.
+    fn walk(&self, line: &Line, four: bool) -> Vec<String> {
+        let host = pick(four, "192.0.2.2", "2001:db8:1::2");
+        let gateway = self.web.ip("gateway", four);
+        let to = match line.to.as_str() {
+            "web's address" => self.web.ip("address", four),
+            "the host's address" => host,
+            "the gateway" => gateway,
+            "loopback" => pick(four, "127.0.0.1", "::1"),
+            "the outside" => pick(four, "198.51.100.10", "2001:db8:2::10"),
+            other => panic!("{other} in the table"),
+        };
+        let (netns, client) = self.client(line, four);
+        let wanted = line.seen.as_deref().map(|seen| match seen {
+            "the client" => client.expect("a client with an address"),
+            "the gateway" => gateway,
+            "the host" => host,
+            other => panic!("{other} in the table"),
+        });
+        let address = SocketAddr::new(to, line.port);
         let mut faults = Vec::new();
-        for line in table() {
-            for four in [true, false] {
-                let pick = |a: &str, b: &str| -> IpAddr {
-                    if four { a } else { b }.parse().expect("an address")
-                };
-                let own = |place: &Place| if four { place.four } else { place.six };
-                let host = pick("192.0.2.2", "2001:db8:1::2");
-                let gateway4 = word("gateway").parse().expect("an address");
-                let gateway = pick(&word("gateway"), &word("gateway6"));
-                let to = match line.to.as_str() {
-                    "web's address" => own(&web),
-                    "the host's address" => host,
-                    "the gateway" => gateway,
-                    "loopback" => pick("127.0.0.1", "::1"),
-                    "the outside" => pick("198.51.100.10", "2001:db8:2::10"),
-                    other => panic!("{other} in the table"),
-                };
-                let (netns, client) = match line.from.as_str() {
-                    "host" => (None, None),
-                    "LAN" => (
-                        Some(&lab.internet),
-                        Some(pick("192.0.2.1", "2001:db8:1::1")),
-                    ),
-                    "neighbour" => (Some(&neighbour.netns), Some(own(&neighbour))),
-                    "another network" => (Some(&other.netns), Some(own(&other))),
-                    "web" => (Some(&web.netns), Some(own(&web))),
-                    other => panic!("{other} in the table"),
-                };
-                let wanted = line.seen.as_deref().map(|seen| match seen {
-                    "the client" => client.expect("a client with an address"),
-                    "the gateway" => gateway,
-                    "the host" => host,
-                    other => panic!("{other} in the table"),
-                });
-                let address = SocketAddr::new(to, line.port);
-                for by_udp in [false, true] {
-                    let seen = match netns {
-                        Some(netns) => netns.enter(|| ask(address, by_udp)),
-                        None => ask(address, by_udp),
-                    };
-                    // A datagram does not tell whether the container listens to IPv6: the relay takes IPv4.
-                    let by_relay = line.to == "loopback" && by_udp;
-                    let wanted = if by_relay { Some(gateway4) } else { wanted };
-                    if seen != wanted {
-                        let kind = if by_udp { "UDP" } else { "TCP" };
-                        faults.push(format!(
-                            "{} to {address} ({}) by {kind}: {seen:?}, and not {wanted:?}",
-                            line.from, line.to
-                        ));
-                    }
-                }
+        for by_udp in [false, true] {
+            let seen = match netns {
+                Some(netns) => netns.enter(|| ask(address, by_udp)),
+                None => ask(address, by_udp),
+            };
+            // A datagram does not tell whether the container listens to IPv6: the relay takes IPv4.
+            let by_relay = line.to == "loopback" && by_udp && wanted.is_some();
+            let wanted = if by_relay {
+                Some(self.web.ip("gateway", true))
+            } else {
+                wanted
+            };
+            if seen != wanted {
+                let kind = if by_udp { "UDP" } else { "TCP" };
+                faults.push(format!(
+                    "{} to {address} ({}) by {kind}: {seen:?}, and not {wanted:?}",
+                    line.from, line.to
+                ));
             }
         }
+        faults
+    }
+}
+
+#[test]
+fn the_table_is_true() {
+    packets(|lab| {
+        let scene = Scene::new(lab);
+        let lines = table();
+        let faults: Vec<String> = lines
+            .iter()
+            .flat_map(|line| [scene.walk(line, true), scene.walk(line, false)].concat())
+            .collect();
         assert!(
             faults.is_empty(),
             "{} faults:\n{}",
