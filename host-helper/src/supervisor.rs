@@ -257,8 +257,13 @@ impl Supervisor {
                 }
             }
         }
-        let entry = self.container.entry.as_mut();
-        entry.map_or(Ok(()), nft::Entry::restore)
+        let Some(entry) = &mut self.container.entry else {
+            return Ok(());
+        };
+        entry.restore()?;
+        // Who has asked meanwhile was not led to the container, and would not be for as long as it goes on asking.
+        self.published.extend(self.container.splice.ports());
+        Ok(())
     }
 
     fn kill_after(&mut self, grace: Duration) {

@@ -1,0 +1,199 @@
+//! What is open and what is closed while the rules are gone, and after they are back. `docs/security.md` says it, and
+//! this walks it. Supervisors that are stopped put nothing back: the second that it takes is as long as we want.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+
+use lab::{DEADLINE, Lab, Netns, Running, Watch, packets, sh};
+
+const LIST: &str = "nft list table inet hawser 2>&1; nft list table bridge hawser 2>&1; true";
+const NOBODY: &str = "";
+const HELLO: &str = "hello";
+
+fn page(lab: &Lab) {
+    std::fs::write(lab.rootfs.join("srv/index.html"), "hello\n").expect("a page");
+}
+
+/// What somebody in that namespace gets, or nothing.
+fn ask(netns: &Netns, url: &str) -> String {
+    let script = format!("busybox timeout 2 busybox wget -q -O - {url} 2>/dev/null || :");
+    netns.sh(&script).trim().to_owned()
+}
+
+struct Containers {
+    running: Vec<Running>,
+    before: String,
+}
+
+impl Containers {
+    fn start(lab: &Lab, options: &[&[&str]]) -> Self {
+        page(lab);
+        let script = "httpd -p 80 -h /srv; httpd -p 81 -h /srv; echo up; read x; exit 0";
+        let start = |options: &&[&str]| {
+            let mut one = lab.start(options, &["sh", "-c", script]);
+            one.until("up");
+            one
+        };
+        let running = options.iter().map(start).collect();
+        Self {
+            running,
+            before: sh(LIST),
+        }
+    }
+
+    fn flush(&self, how: &str) {
+        for one in &self.running {
+            one.signal(libc::SIGSTOP);
+        }
+        sh(how);
+    }
+
+    #[track_caller]
+    fn put_back(&self) {
+        let monitor = Watch::ruleset();
+        for one in &self.running {
+            one.signal(libc::SIGCONT);
+        }
+        assert!(monitor.until(|| sh(LIST) == self.before), "{}", sh(LIST));
+    }
+}
+
+#[test]
+fn what_is_open_without_rules_and_what_is_not() {
+    packets(|lab| {
+        lab.serve();
+        sh(
+            "echo private >/run/lab/index.html; busybox httpd -p 127.0.0.1:9000 -h /run/lab; busybox httpd -p '[::1]:9001' -h /run/lab",
+        );
+        let all = Containers::start(
+            lab,
+            &[
+                &[
+                    "--name",
+                    "web",
+                    "--ip",
+                    "172.19.0.9",
+                    "-p",
+                    "8080:80",
+                    "-p",
+                    "127.0.0.1:8081:80",
+                ],
+                &["--name", "shut", "--egress", "none"],
+                &[
+                    "--name",
+                    "green",
+                    "--bridge",
+                    "blue",
+                    "--subnet",
+                    "172.28.0.0/24",
+                ],
+            ],
+        );
+        let [web, shut, blue] = ["web", "shut", "green"].map(|name| Netns::of(lab.pid_of(name)));
+        let lan = &lab.internet;
+        lan.sh("ip route add 172.19.0.9 via 192.0.2.2");
+        let internet = "http://198.51.100.10/";
+        let check = |what: &str, open: &str, published: &str, out: &str| {
+            let see = |netns: &Netns, url: &str, gives: &str| {
+                assert_eq!(ask(netns, url), gives, "{url} when {what}");
+            };
+            // Closed, always: what the host has on its loopback, and what is published there.
+            for (netns, host) in [
+                (lan, "192.0.2.2"),
+                (&web, "172.19.0.1"),
+                (&web, "192.0.2.2"),
+                (&blue, "192.0.2.2"),
+            ] {
+                for port in [8081, 9000, 9001] {
+                    see(netns, &format!("http://{host}:{port}/"), NOBODY);
+                }
+            }
+            // Open without rules.
+            see(lan, "http://172.19.0.9:81/", open);
+            see(&blue, "http://172.19.0.9:81/", open);
+            see(&shut, "http://172.19.0.9:81/", open);
+            see(&shut, "http://192.0.2.2:9000/", NOBODY);
+            // Not there without rules.
+            see(lan, "http://192.0.2.2:8080/", published);
+            see(&blue, "http://192.0.2.2:8080/", published);
+            // Nobody answers an address that the world does not know.
+            see(&blue, internet, out);
+        };
+        let outside = "hello from the internet";
+        check("the rules are there", NOBODY, HELLO, outside);
+        all.flush("nft flush ruleset");
+        check("the rules are gone", HELLO, NOBODY, NOBODY);
+        all.put_back();
+        check("the rules are back", NOBODY, HELLO, outside);
+    });
+}
+
+/// The kernel keeps for a connection what its first packet has met. Who has asked while there were no rules would not
+/// be led to the container as long as it goes on.
+#[test]
+fn who_goes_on_is_served_again() {
+    packets(|lab| {
+        // With it, connections are tracked also while our rules are gone.
+        sh(
+            "nft 'table inet other { chain c { type filter hook input priority 0; ct state established accept; }; }'",
+        );
+        let all = Containers::start(
+            lab,
+            &[&["--name", "web", "-p", "5300:53/udp", "-p", "5301:54"]],
+        );
+        let inside = Netns::of(lab.pid_of("web"));
+        let server = inside
+            .enter(|| UdpSocket::bind("0.0.0.0:53"))
+            .expect("a service");
+        let client = lab.internet.enter(|| {
+            let client = UdpSocket::bind("192.0.2.1:4000").expect("a socket");
+            client.connect("192.0.2.2:5300").expect("an address");
+            client
+        });
+        let listener = inside
+            .enter(|| TcpListener::bind("0.0.0.0:54"))
+            .expect("a service");
+        let mut lasting = lab
+            .internet
+            .enter(|| TcpStream::connect("192.0.2.2:5301"))
+            .expect("connect");
+        let (mut served, _) = listener.accept().expect("a connection");
+        for socket in [&server, &client] {
+            socket.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        }
+        let mut data = [0; 64];
+        let mut ask = |word: &str| {
+            client.send(word.as_bytes()).expect("send");
+            let length = server.recv(&mut data).expect("it arrives");
+            assert_eq!(&data[..length], word.as_bytes());
+        };
+        ask("before");
+        all.flush("nft delete table inet hawser; nft delete table bridge hawser");
+        sh("nft list tables | grep -q other");
+        // Another connection, which begins while there are no rules.
+        let late = lab.internet.enter(|| {
+            let late = UdpSocket::bind("192.0.2.1:4001").expect("a socket");
+            late.connect("192.0.2.2:5300").expect("an address");
+            late
+        });
+        late.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        late.send(b"nobody").expect("send");
+        let refused = late.recv(&mut [0; 64]).expect_err("nobody is there");
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        all.put_back();
+        // When it has answered twice it has done what it had to do in between.
+        for _ in 0..2 {
+            lab.hawser(&["inspect", "web"]).ok();
+        }
+        lasting.write_all(b"after").expect("send");
+        served.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        let mut data = [0; 5];
+        served
+            .read_exact(&mut data)
+            .expect("a connection that was there before goes on");
+        late.send(b"after").expect("send");
+        let mut data = [0; 64];
+        let length = server.recv(&mut data).expect("it arrives");
+        assert_eq!(&data[..length], b"after");
+    });
+}
