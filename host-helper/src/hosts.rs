@@ -70,6 +70,8 @@ fn is_taken(name: &str) -> bool {
 #[derive(Debug, Clone)]
 pub struct Hosts {
     file: Rc<File>,
+    /// Not the file itself: whoever may read that, may lock it, and containers may.
+    lock: Rc<File>,
     path: PathBuf,
 }
 
@@ -101,29 +103,24 @@ impl Hosts {
     pub fn open(network: &Network) -> Result<Hosts> {
         let path = path_of(network);
         let doing = || format!("open {}", path.display());
-        let open = || -> io::Result<File> {
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(&path)?;
+        let open = || -> io::Result<(File, File)> {
+            let (file, beside) = (open_or_make(&path)?, open_or_make(&lock_of(&path))?);
             if file.metadata()?.len() == 0 {
-                let locked = lock(&file)?;
+                let locked = lock(&beside)?;
                 if file.metadata()?.len() == 0 {
-                    let lines: Vec<u8> = LOCALHOST.into_iter().flat_map(slot).collect();
-                    file.write_all_at(&lines, 0)?;
                     // Whatever our umask is: every user inside reads it.
                     file.set_permissions(PermissionsExt::from_mode(0o644))?;
+                    let lines: Vec<u8> = LOCALHOST.into_iter().flat_map(slot).collect();
+                    file.write_all_at(&lines, 0)?;
                 }
                 drop(locked);
             }
-            Ok(file)
+            Ok((file, beside))
         };
-        let file = open().doing(doing)?;
+        let (file, beside) = open().doing(doing)?;
         Ok(Hosts {
             file: Rc::new(file),
+            lock: Rc::new(beside),
             path,
         })
     }
@@ -176,7 +173,7 @@ impl Hosts {
     }
 
     fn write_lines(&self, lines: Vec<Vec<u8>>, name: &str) -> io::Result<Vec<(u64, Vec<u8>)>> {
-        let _locked = lock(&self.file)?;
+        let _locked = lock(&self.lock)?;
         let text = self.read()?;
         let mut free: Vec<(usize, usize)> = Vec::new();
         for (at, line) in lines_of(&text) {
@@ -231,7 +228,7 @@ impl Hosts {
 
     /// Removes what containers that were killed have left; whether there was something.
     fn sweep(&self) -> io::Result<bool> {
-        let _locked = lock(&self.file)?;
+        let _locked = lock(&self.lock)?;
         let text = self.read()?;
         let (mut used, mut has_changed) = (0, false);
         for (at, line) in lines_of(&text) {
@@ -288,7 +285,7 @@ impl Lines {
     /// The container has ended. Gone already is success.
     pub fn remove(&self) {
         let remove = || {
-            let _locked = lock(&self.hosts.file)?;
+            let _locked = lock(&self.hosts.lock)?;
             for (at, line) in &self.lines {
                 let mut now = vec![0; line.len()];
                 // Another may have it already, who found us dead.
@@ -345,7 +342,23 @@ impl Private {
 
 /// Forgets the file of a network that is gone.
 pub fn forget(network: &str) {
-    let _ = std::fs::remove_file(Path::new(state::DIRECTORY).join(format!("{network}.hosts")));
+    let path = Path::new(state::DIRECTORY).join(format!("{network}.hosts"));
+    let _ = std::fs::remove_file(lock_of(&path));
+    let _ = std::fs::remove_file(path);
+}
+
+fn lock_of(path: &Path) -> PathBuf {
+    path.with_extension("lock")
+}
+
+fn open_or_make(path: &Path) -> io::Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
 }
 
 /// Whether nobody who lives is in a file.
@@ -414,8 +427,10 @@ mod tests {
             .unwrap();
         file.write_all_at(&LOCALHOST.into_iter().flat_map(slot).collect::<Vec<_>>(), 0)
             .unwrap();
+        let file = Rc::new(file);
         Hosts {
-            file: Rc::new(file),
+            lock: Rc::clone(&file),
+            file,
             path,
         }
     }

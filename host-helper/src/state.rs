@@ -174,6 +174,7 @@ pub fn remove_leftovers(_lock: &Lock) {
     });
     let _ = fs::remove_file(Path::new(DIRECTORY).join(MACHINE_ID));
     remove(&["hosts"], &crate::hosts::is_left_over);
+    remove(&["lock"], &|path| !path.with_extension("hosts").exists());
     // Only when it is empty.
     let _ = fs::remove_dir(DIRECTORY);
 }

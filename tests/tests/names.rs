@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
+use nix::fcntl::{Flock, FlockArg};
+
 use lab::{DEADLINE, Lab, Seen, case, collect, packets, sh, strace, sys, wait_for_end};
 
 const FILE: &str = "/run/hawser/hawser0.hosts";
@@ -209,6 +211,21 @@ fn it_is_one_file_that_nobody_inside_can_write() {
                 .expect("read")
                 .starts_with("127.0.0.1")
         );
+    });
+}
+
+/// What a container can read it can lock, too, and stop whoever waits for that.
+#[test]
+fn a_container_that_locks_the_file_holds_nobody_up() {
+    case(|lab| {
+        start(lab, "holder", &[]);
+        // As somebody inside would open it: busybox has no flock(1).
+        let path = format!("/proc/{}/root/etc/hosts", lab.pid_of("holder"));
+        let file = fs::File::open(path).expect("open it as a reader");
+        let held = Flock::lock(file, FlockArg::LockExclusive).expect("lock it");
+        start(lab, "late", &[]);
+        lab.hawser(&["stop", "late"]).ok();
+        drop(held);
     });
 }
 
