@@ -1,6 +1,7 @@
 //! Debian's container runtimes (and what firewalls.rs has), laid over `/` in the mount namespace of a case (see .ci/unpack): dockerd and podman as
 //! they would be if they were installed, with nothing of theirs on the machine.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -76,8 +77,26 @@ impl Lab {
         path
     }
 
-    /// A dockerd whose init is ours, or Debian's. None: this machine cannot run one, which was said.
+    /// A dockerd without a network whose init is ours, or Debian's. None: this machine cannot run one, which was said.
     pub fn docker(&self, init: Option<&Path>) -> Option<Runtime> {
+        let mut options = vec![
+            "--bridge=none".into(),
+            "--iptables=false".into(),
+            "--ip6tables=false".into(),
+            "--ip-forward=false".into(),
+        ];
+        if let Some(init) = init {
+            options.extend(["--init-path".into(), init.as_os_str().to_owned()]);
+        }
+        self.dockerd(&options)
+    }
+
+    /// A dockerd with its bridge and its firewall, as Debian starts it. None: as above.
+    pub fn docker_with_network(&self) -> Option<Runtime> {
+        self.dockerd(&[])
+    }
+
+    fn dockerd(&self, options: &[OsString]) -> Option<Runtime> {
         if !self.real_root {
             skip("dockerd needs the real root");
             return None;
@@ -96,14 +115,7 @@ impl Lab {
         let home = self.dir.join("docker");
         let socket = format!("unix://{}/socket", home.display());
         let mut dockerd = Command::new("/usr/sbin/dockerd");
-        dockerd.args([
-            "--host",
-            &socket,
-            "--bridge=none",
-            "--iptables=false",
-            "--ip6tables=false",
-            "--ip-forward=false",
-        ]);
+        dockerd.args(["--host", &socket]).args(options);
         dockerd.args([
             "--storage-driver=vfs",
             "--exec-opt=native.cgroupdriver=cgroupfs",
@@ -116,9 +128,6 @@ impl Lab {
             ("--pidfile", "pid"),
         ] {
             dockerd.arg(option).arg(home.join(name));
-        }
-        if let Some(init) = init {
-            dockerd.arg("--init-path").arg(init);
         }
         dockerd
             .env_remove("HOME")
