@@ -992,3 +992,69 @@ fn the_words_of_a_router_where_there_is_no_bridge() {
         assert!(!is_believed(&ours), "the host has a route by its container");
     });
 }
+
+/// The host reaches this address by way of the bridge.
+#[track_caller]
+fn host_reaches(address: &str) {
+    let ping = sh(&format!("busybox ping -c 1 -W 5 {address}"));
+    assert!(ping.contains("1 packets received"), "{ping}");
+}
+
+const ADMIN: [&str; 6] = [
+    "--name",
+    "mallory",
+    "--cap-add",
+    "net_admin",
+    "--ip",
+    "172.19.0.2",
+];
+
+/// Who deletes its own eth0 gives its address to whoever comes next, and its end takes nothing from them.
+#[test]
+fn who_deletes_its_eth0_harms_nobody() {
+    packets(|lab| {
+        let script = "ip link del eth0; echo up; read x";
+        let mut mallory = lab.start(&ADMIN, &["sh", "-c", script]);
+        mallory.until("up");
+        let next = lab.start_idle(&["--name", "next", "--ip", "172.19.0.2"]);
+        host_reaches("172.19.0.2");
+        // It puts back what is its own, and this is not any more.
+        lab.hawser(&["restore"]).exits(0);
+        host_reaches("172.19.0.2");
+        mallory.end().exits(1);
+        host_reaches("172.19.0.2");
+        let of_next = sh("nft list map inet hawser tenants; nft list set bridge hawser sources4");
+        assert!(of_next.contains("172.19.0.2"), "{of_next}");
+        next.end().exits(0);
+        let left = sh("nft list set bridge hawser sources4");
+        assert!(!left.contains("elements"), "{left}");
+    });
+}
+
+#[test]
+fn who_changes_its_eth0_has_no_network() {
+    packets(|lab| {
+        let victim = lab.start_idle(&["--name", "victim", "--ip", "172.19.0.3"]);
+        for change in [
+            "ip link set eth0 name lan0 && ip link set lan0 up && dev=lan0",
+            "dev=eth0",
+        ] {
+            let script = format!(
+                "ip link set eth0 down; {change}; ip addr flush dev $dev
+                ip link set $dev address 02:00:ac:13:00:03 up
+                ip addr add 172.19.0.3/16 dev $dev
+                ping -c 1 -W 1 172.19.0.1 >/dev/null && echo deceived
+                echo up; read x"
+            );
+            let mut mallory = lab.start(&ADMIN, &["sh", "-c", &script]);
+            let said = mallory.until("up");
+            assert!(!said.contains("deceived"), "{change}: {said}");
+            host_reaches("172.19.0.3");
+            // Its place is still its own.
+            lab.run(&["--ip", "172.19.0.2"], &["true"])
+                .refused(&["172.19.0.2", "mallory"]);
+            mallory.end().exits(1);
+        }
+        victim.end().exits(0);
+    });
+}

@@ -17,15 +17,17 @@ use crate::reach::{Allowed, Egress, Reach};
 
 /// Everything that is in the tables because of a container.
 ///
-/// `resolvers` are those of its resolv.conf.
+/// `resolvers` are those of its resolv.conf; `number` is its tenant's (see [`tenant_of`]).
 pub fn of(
     attachment: &Attachment,
+    number: u32,
     reach: &Reach,
     ports: &[Port],
     resolvers: &[IpAddr],
 ) -> Vec<Element> {
     let mut elements = of_network(&attachment.network);
-    elements.extend(of_tenant(attachment));
+    elements.push(tenant_of(attachment, number));
+    elements.extend(of_sources(attachment));
     elements.extend(of_reach(attachment, reach, resolvers));
     elements.extend(of_ports(attachment, ports));
     elements
@@ -52,20 +54,30 @@ fn passes_within(group: u32) -> Element {
     set(Family::Inet, NETWORKS, [group, group].concat())
 }
 
-fn of_tenant(attachment: &Attachment) -> Vec<Element> {
+/// The element that says that a container is there. It can be added again, but not by who has another number.
+pub fn tenant_of(attachment: &Attachment, number: u32) -> Element {
     let veth = &attachment.veth;
-    let mut elements = vec![Element {
-        value: bytes(veth.address6.unwrap_or(Ipv6Addr::UNSPECIFIED).into()),
+    let address = bytes(veth.address6.unwrap_or(Ipv6Addr::UNSPECIFIED).into());
+    Element {
+        value: [&address[..], &number.to_ne_bytes()].concat(),
         ..tenant(&veth.name)
-    }];
-    if attachment.network.bridge.is_some() {
-        let link_local = veth.link_local.map(IpAddr::V6);
-        elements.extend(addresses(attachment).chain(link_local).map(|address| {
+    }
+}
+
+/// Which frames are its own. Without a bridge there are none but its own.
+fn of_sources(attachment: &Attachment) -> Vec<Element> {
+    let veth = &attachment.veth;
+    if attachment.network.bridge.is_none() {
+        return Vec::new();
+    }
+    let link_local = veth.link_local.map(IpAddr::V6);
+    addresses(attachment)
+        .chain(link_local)
+        .map(|address| {
             let key = [link_name(&veth.name), padded_mac(veth.mac), bytes(address)].concat();
             set(Family::Bridge, names_of(address).sources, key)
-        }));
-    }
-    elements
+        })
+        .collect()
 }
 
 /// What follows from whom it may reach.
@@ -241,7 +253,7 @@ pub fn known(element: &Element) -> Option<(String, Vec<IpAddr>)> {
     }
     let name = element.key.split(|byte| *byte == 0).next()?;
     let name = String::from_utf8(name.to_vec()).ok()?;
-    let six: [u8; 16] = element.value.as_slice().try_into().ok()?;
+    let six: [u8; 16] = element.value.get(..16)?.try_into().ok()?;
     let six = Some(Ipv6Addr::from(six)).filter(|address| !address.is_unspecified());
     let four = leased_address(&name).map(IpAddr::V4);
     Some((name, four.into_iter().chain(six.map(IpAddr::V6)).collect()))

@@ -60,6 +60,8 @@ pub enum Type {
     LinkName,
     /// `devgroup`
     LinkGroup,
+    /// `mark`: any number.
+    Mark,
 }
 
 impl Type {
@@ -71,6 +73,7 @@ impl Type {
             Type::Ether => 9,
             Type::Protocol => 12,
             Type::Port => 13,
+            Type::Mark => 19,
             Type::LinkGroup => 35,
             Type::LinkName => 41,
         }
@@ -79,7 +82,7 @@ impl Type {
     /// Bytes of a value.
     pub const fn len(self) -> usize {
         match self {
-            Type::Ipv4 | Type::LinkGroup => 4,
+            Type::Ipv4 | Type::LinkGroup | Type::Mark => 4,
             Type::Ipv6 | Type::LinkName => 16,
             Type::Ether => 6,
             Type::Protocol => 1,

@@ -22,6 +22,7 @@ use crate::bridge::{Network, POINT_TO_POINT_NAME};
 use crate::error::{Doing, Error, Refusal, Result};
 use crate::mark;
 use crate::netlink::Netlink;
+use crate::owner::Mark;
 use crate::ptp;
 use crate::publish::Port;
 use crate::reach::Reach;
@@ -317,7 +318,7 @@ fn has_rules_of_the_admin(nft: &mut Netlink) -> std::result::Result<bool, Refusa
 /// # Errors
 /// What the kernel refused.
 pub fn add_bridge(nft: &mut Netlink, name: &str) -> Result<()> {
-    add(nft, &elements::of_bridge(name))
+    add(nft, None, &elements::of_bridge(name))
         .doing(|| format!("add network {name} to nft table {TABLE}"))
 }
 
@@ -326,7 +327,7 @@ pub fn add_bridge(nft: &mut Netlink, name: &str) -> Result<()> {
 /// # Errors
 /// What the kernel refused.
 pub fn remove_bridge(nft: &mut Netlink, name: &str) -> Result<()> {
-    take(nft, &elements::of_bridge(name))
+    take(nft, None, &elements::of_bridge(name))
         .doing(|| format!("remove network {name} from nft table {TABLE}"))
 }
 
@@ -334,6 +335,8 @@ pub fn remove_bridge(nft: &mut Netlink, name: &str) -> Result<()> {
 pub struct Entry {
     nft: Netlink,
     attachment: Attachment,
+    /// See [`elements::tenant_of`].
+    number: u32,
     reach: Reach,
     resolvers: Vec<IpAddr>,
     ports: Vec<Port>,
@@ -359,6 +362,7 @@ impl Entry {
         let mut entry = Entry {
             nft,
             attachment: attachment.clone(),
+            number: moment(),
             reach: reach.clone(),
             resolvers: resolvers.to_vec(),
             ports: ports.to_vec(),
@@ -368,13 +372,35 @@ impl Entry {
     }
 
     fn elements(&self) -> Vec<Element> {
-        elements::of(&self.attachment, &self.reach, &self.ports, &self.resolvers)
+        elements::of(
+            &self.attachment,
+            self.number,
+            &self.reach,
+            &self.ports,
+            &self.resolvers,
+        )
+    }
+
+    /// Refused by the kernel when another has come in our place.
+    fn tenant(&self) -> Element {
+        elements::tenant_of(&self.attachment, self.number)
+    }
+
+    /// Whether the link is still the one that was made for this container, which may have deleted it: then its name, and its
+    /// addresses, are whoever's who comes next.
+    fn has_link(&self) -> Result<bool> {
+        let name = &self.attachment.veth.name;
+        let doing = || format!("look for link {name}");
+        let mut route = Netlink::route().doing(doing)?;
+        let link = route.find_link(name).doing(doing)?;
+        let owner = link.and_then(|link| link.mark);
+        Ok(matches!(owner, Some(Mark::Run(owner)) if owner.netns == self.attachment.netns))
     }
 
     fn put(&mut self) -> Result<()> {
         let elements = self.elements();
         let name = &self.attachment.veth.name;
-        add(&mut self.nft, &elements).doing(|| format!("add {name} to nft table {TABLE}"))
+        add(&mut self.nft, None, &elements).doing(|| format!("add {name} to nft table {TABLE}"))
     }
 
     /// Publishes further ports.
@@ -382,8 +408,9 @@ impl Entry {
     /// # Errors
     /// What the kernel refused; nothing is changed then.
     pub fn add_ports(&mut self, ports: &[Port]) -> Result<()> {
-        add(&mut self.nft, &elements::of_ports(&self.attachment, ports))
-            .doing(|| "publish a port in nft".into())?;
+        let tenant = self.tenant();
+        let elements = elements::of_ports(&self.attachment, ports);
+        add(&mut self.nft, Some(&tenant), &elements).doing(|| "publish a port in nft".into())?;
         self.ports.extend_from_slice(ports);
         Ok(())
     }
@@ -406,7 +433,8 @@ impl Entry {
             BTreeSet::from_iter(elements::of_ports(&self.attachment, &sharing));
         let mut gone = elements::of_ports(&self.attachment, ports);
         gone.retain(|element| !needed.contains(element));
-        take(&mut self.nft, &gone).doing(|| "take a port back from nft".into())?;
+        let tenant = self.tenant();
+        take(&mut self.nft, Some(&tenant), &gone).doing(|| "take a port back from nft".into())?;
         self.ports = left;
         Ok(())
     }
@@ -424,8 +452,9 @@ impl Entry {
             left.retain(|element| !others.contains(element));
             left
         };
-        take(&mut self.nft, &without(&before, &after)).doing(doing)?;
-        add(&mut self.nft, &without(&after, &before)).doing(doing)?;
+        let tenant = self.tenant();
+        take(&mut self.nft, Some(&tenant), &without(&before, &after)).doing(doing)?;
+        add(&mut self.nft, Some(&tenant), &without(&after, &before)).doing(doing)?;
         self.resolvers = resolvers.to_vec();
         Ok(())
     }
@@ -460,13 +489,17 @@ impl Entry {
     pub fn restore(&mut self) -> Result<()> {
         // What is there is no error; looking for what is not would take as long.
         ensure(&mut self.nft)?;
-        self.put()
+        if self.has_link()? {
+            self.put()?;
+        }
+        Ok(())
     }
 
     /// Takes the container back. What cannot be taken is swept by the next tenant of the address.
     pub fn withdraw(&mut self) {
         let elements = self.of_container();
-        let _ = take(&mut self.nft, &elements);
+        let tenant = self.tenant();
+        let _ = take(&mut self.nft, Some(&tenant), &elements);
     }
 
     /// Without the network's own, which stay until `down`.
@@ -509,7 +542,7 @@ fn sweep(nft: &mut Netlink, link: &str, addresses: &[IpAddr]) -> Result<()> {
     let doing = || format!("sweep what is left over of {link}");
     let mut found = all_elements(nft).doing(doing)?;
     found.retain(|element| elements::is_of(element, addresses, link));
-    take(nft, &found).doing(doing)
+    take(nft, None, &found).doing(doing)
 }
 
 /// Sweeps what killed supervisors have left: of every container whose link is not there any more. Something that
@@ -585,12 +618,18 @@ fn generation(nft: &mut Netlink) -> std::result::Result<u32, Refusal> {
 }
 
 /// Adds elements in one transaction; those that are there already are no error. What is mapped to something else is
-/// of nobody who lives, since the port is held by us: it is replaced.
-fn add(nft: &mut Netlink, elements: &[Element]) -> std::result::Result<(), Refusal> {
+/// of nobody who lives, since the port is held by us: it is replaced. Not so `tenant`: whoever has another number there lives.
+fn add(
+    nft: &mut Netlink,
+    tenant: Option<&Element>,
+    elements: &[Element],
+) -> std::result::Result<(), Refusal> {
     let put = |nft: &mut Netlink, old: &[Element]| {
         transaction(nft, |batch| {
             batch.elements(libc::NFT_MSG_DELSETELEM, 0, old);
-            batch.elements(libc::NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, elements);
+            for elements in [tenant.map_or(&[][..], std::slice::from_ref), elements] {
+                batch.elements(libc::NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, elements);
+            }
         })
     };
     if elements.is_empty() {
@@ -610,26 +649,45 @@ fn add(nft: &mut Netlink, elements: &[Element]) -> std::result::Result<(), Refus
     }
 }
 
-/// Deletes elements in one transaction. Those that are gone already are no error.
-fn take(nft: &mut Netlink, elements: &[Element]) -> std::result::Result<(), Refusal> {
-    match delete(nft, elements) {
+/// Deletes elements in one transaction. Those that are gone already are no error. None is deleted when `tenant` is another.
+fn take(
+    nft: &mut Netlink,
+    tenant: Option<&Element>,
+    elements: &[Element],
+) -> std::result::Result<(), Refusal> {
+    match delete(nft, tenant, elements) {
         Err(refusal) if refusal.errno == Errno::ENOENT => {
-            let mut left = all_elements(nft)?;
             let wanted: BTreeSet<&Element> = elements.iter().collect();
-            left.retain(|element| wanted.contains(element));
-            delete(nft, &left)
+            let mut left = all_elements(nft)?;
+            // The transaction adds the tenant if it is not there.
+            left.retain(|element| wanted.contains(element) && Some(element) != tenant);
+            left.extend(tenant.filter(|tenant| wanted.contains(tenant)).cloned());
+            delete(nft, tenant, &left)
         }
         done => done,
     }
 }
 
-fn delete(nft: &mut Netlink, elements: &[Element]) -> std::result::Result<(), Refusal> {
+fn delete(
+    nft: &mut Netlink,
+    tenant: Option<&Element>,
+    elements: &[Element],
+) -> std::result::Result<(), Refusal> {
     if elements.is_empty() {
         return Ok(());
     }
     transaction(nft, |batch| {
+        let tenant = tenant.map_or(&[][..], std::slice::from_ref);
+        batch.elements(libc::NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, tenant);
         batch.elements(libc::NFT_MSG_DELSETELEM, 0, elements);
     })
+}
+
+/// Of what is made one after the other under one name, no two are made at the same one.
+fn moment() -> u32 {
+    use std::time::{SystemTime, UNIX_EPOCH};
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos() as u32)
 }
 
 /// Asks for elements; `each` is given those that are there, with the packets that they have counted.

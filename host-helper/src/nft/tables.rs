@@ -123,7 +123,8 @@ pub const V6: Ip = Ip {
 /// Both.
 pub const IPS: [&Ip; 2] = [&V4, &V6];
 
-/// The host end of each container, and its IPv6 address: whose link is not there was left over.
+/// The host end of each container, with its IPv6 address, and a number that no other has had there: whose link is not there was
+/// left over, and who has another number has lost it to the next.
 pub const TENANTS: &str = "tenants";
 /// Pairs of groups between which packets pass: each network's own, twice.
 pub const NETWORKS: &str = "networks";
@@ -268,7 +269,7 @@ fn inet_sets() -> Vec<Set> {
         set(NETWORKS, &[LinkGroup, LinkGroup]),
         set(HAIRPIN, &[LinkName, LinkName]),
         Set {
-            value: &[Type::Ipv6],
+            value: &[Type::Ipv6, Type::Mark],
             ..set(TENANTS, &[LinkName])
         },
     ];
