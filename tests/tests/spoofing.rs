@@ -1014,13 +1014,19 @@ const ADMIN: [&str; 6] = [
 fn who_deletes_its_eth0_harms_nobody() {
     packets(|lab| {
         let script = "ip link del eth0; echo up; read x";
-        let mut mallory = lab.start(&ADMIN, &["sh", "-c", script]);
+        let published = [&ADMIN[..], &["-p", "8080:80"]].concat();
+        let mut mallory = lab.start(&published, &["sh", "-c", script]);
         mallory.until("up");
         let next = lab.start_idle(&["--name", "next", "--ip", "172.19.0.2"]);
         host_reaches("172.19.0.2");
-        // It puts back what is its own, and this is not any more.
+        // It puts back what is its own, and this is not any more; nor can it be added to.
+        sh("nft flush ruleset");
         lab.hawser(&["restore"]).exits(0);
         host_reaches("172.19.0.2");
+        lab.hawser(&["port", "add", "mallory", "8081:80"])
+            .refused(&["another has its address"]);
+        let ports = sh("nft list map inet hawser ports4; nft list set inet hawser open4");
+        assert!(!ports.contains("elements"), "{ports}");
         mallory.end().exits(1);
         host_reaches("172.19.0.2");
         let of_next = sh("nft list map inet hawser tenants; nft list set bridge hawser sources4");

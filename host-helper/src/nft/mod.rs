@@ -410,7 +410,12 @@ impl Entry {
     pub fn add_ports(&mut self, ports: &[Port]) -> Result<()> {
         let tenant = self.tenant();
         let elements = elements::of_ports(&self.attachment, ports);
-        add(&mut self.nft, Some(&tenant), &elements).doing(|| "publish a port in nft".into())?;
+        add(&mut self.nft, Some(&tenant), &elements)
+            .doing(|| "publish a port in nft".into())
+            .map_err(|error| {
+                let cure = "the container has deleted its link, and another has its address now";
+                error.cure(Errno::EEXIST, cure)
+            })?;
         self.ports.extend_from_slice(ports);
         Ok(())
     }
