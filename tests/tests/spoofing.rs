@@ -7,7 +7,7 @@ use lab::wire::{
     ARP, BROADCAST, Host, IPV4, IPV6, Mac, arp, ethernet, icmp6, ipv4, ipv4_with, ipv6, multicast,
     udp, udp6,
 };
-use lab::{DEADLINE, Lab, Netns, Running, Scene, Station, case, packets, sh};
+use lab::{DEADLINE, Lab, Netns, Running, Scene, Station, Watch, case, packets, sh};
 
 const ICMP6: u8 = libc::IPPROTO_ICMPV6 as u8;
 const UDP: u8 = libc::IPPROTO_UDP as u8;
@@ -889,7 +889,7 @@ struct Line {
     gateway: Host,
     /// The host's end.
     device: String,
-    _container: Option<Running>,
+    container: Option<Running>,
 }
 
 impl Line {
@@ -919,7 +919,13 @@ impl Line {
             station,
             gateway,
             device,
-            _container: container,
+            container,
+        }
+    }
+
+    fn end(self) {
+        if let Some(container) = self.container {
+            container.end().exits(0);
         }
     }
 
@@ -990,6 +996,52 @@ fn the_words_of_a_router_where_there_is_no_bridge() {
         assert!(is_believed(&Line::plain()), "no attack at all");
         let ours = Line::of_ours(lab);
         assert!(!is_believed(&ours), "the host has a route by its container");
+    });
+}
+
+/// From a link-local address, one's own or, without a bridge, any: what `--egress` forbids is not reached by it either.
+#[test]
+fn limits_hold_for_link_local_addresses() {
+    packets(|lab| {
+        let fake = "fe80::66".parse().expect("an address");
+        for (network, egress, hears) in [
+            ("bridge", "all", 1),
+            ("bridge", "0.0.0.0/0", 0),
+            ("ptp", "all", 2),
+            ("ptp", "0.0.0.0/0", 0),
+        ] {
+            let options = [
+                "--name",
+                "mallory",
+                "--network",
+                network,
+                "--egress",
+                egress,
+            ];
+            let container = lab.start_idle(&options);
+            let station = Station::new(Netns::of(lab.pid_of("mallory")));
+            let [a, b, c, d] = station.host.ip.octets();
+            let device = match network {
+                "ptp" => format!("hw{a:02x}{b:02x}{c:02x}{d:02x}"),
+                _ => "hawser0".to_owned(),
+            };
+            // The kernel takes a second to find that nobody else has its address there.
+            let is_tentative = || sh(&format!("ip addr show dev {device}")).contains("tentative");
+            assert!(Watch::new().until(|| !is_tentative()));
+            let line = Line::new(station, device, Some(container));
+            let (me, gateway) = (line.station.host, line.gateway);
+            let mut frames = Vec::new();
+            for from in [me.link_local, fake] {
+                for to in [gateway.link_local, gateway.ip6] {
+                    let data = udp6((from, 1000), (to, 1000), b"around");
+                    frames.push((IPV6, ipv6(from, to, UDP, &data)));
+                }
+            }
+            let heard = line.heard(&frames);
+            // Never by a link-local address to another kind.
+            assert_eq!(heard.len(), hears, "{network} {egress}: {heard:?}");
+            line.end();
+        }
     });
 }
 

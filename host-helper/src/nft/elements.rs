@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv6Addr};
 use ipnet::IpNet;
 
 use super::message::{Element, Family};
-use super::tables::{HAIRPIN, IPS, ISOLATED_PORTS, Ip, NETWORKS, ROUTED_PORTS, TENANTS, V4, V6};
+use super::tables::{
+    HAIRPIN, IPS, ISOLATED_PORTS, Ip, LIMITED_PORTS, NETWORKS, ROUTED_PORTS, TENANTS, V4, V6,
+};
 use super::{group_of, group_of_name};
 use crate::attach::Attachment;
 use crate::bridge::Network;
@@ -104,6 +106,14 @@ pub fn of_reach(attachment: &Attachment, reach: &Reach, resolvers: &[IpAddr]) ->
         if let Egress::Only(allowed) = &reach.egress {
             elements.extend(of_egress(address, allowed, resolvers));
         }
+    }
+    if reach.egress != Egress::All {
+        let family = match attachment.network.bridge {
+            Some(_) => Family::Bridge,
+            None => Family::Inet,
+        };
+        let name = link_name(&attachment.veth.name);
+        elements.push(set(family, LIMITED_PORTS, name));
     }
     let bridge = attachment
         .network

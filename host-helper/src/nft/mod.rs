@@ -40,12 +40,12 @@ const COMMENT: &str = "hawser 2";
 type Expected = (Family, &'static str, u32, u32);
 /// What [`tables::tables`] says, counted: a test compares them. On the start path the tables are not built.
 const EXPECTED: [Expected; 22] = [
-    (Family::Inet, "refuse", 2, 13),
+    (Family::Inet, "refuse", 2, 15),
     (Family::Inet, "egress", 7, 4),
     (Family::Inet, "from", 7, 1),
     (Family::Inet, "to", 12, 1),
     (Family::Inet, "prerouting", 7, 0),
-    (Family::Inet, "input", 8, 0),
+    (Family::Inet, "input", 10, 0),
     (Family::Inet, "forward", 6, 0),
     (Family::Inet, "output", 2, 0),
     (Family::Inet, "nat_prerouting", 4, 0),
@@ -58,13 +58,13 @@ const EXPECTED: [Expected; 22] = [
     (Family::Bridge, "routers", 5, 1),
     (Family::Bridge, "dhcp", 4, 2),
     (Family::Bridge, "arp", 4, 1),
-    (Family::Bridge, "ipv6", 3, 1),
+    (Family::Bridge, "ipv6", 4, 1),
     (Family::Bridge, "ipv4", 3, 1),
     (Family::Bridge, "prerouting", 5, 0),
     (Family::Bridge, "forward", 2, 0),
 ];
 /// How many chains and sets each table has.
-const EXPECTED_OBJECTS: [(Family, u32); 2] = [(Family::Inet, 35), (Family::Bridge, 17)];
+const EXPECTED_OBJECTS: [(Family, u32); 2] = [(Family::Inet, 36), (Family::Bridge, 18)];
 
 const NEW_TABLE: u16 = kind(libc::NFT_MSG_NEWTABLE);
 const NEW_CHAIN: u16 = kind(libc::NFT_MSG_NEWCHAIN);

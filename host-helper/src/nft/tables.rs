@@ -135,6 +135,9 @@ pub const ROUTED_PORTS: &str = "routed_ports";
 /// Ports that no frame passes between.
 pub const ISOLATED_PORTS: &str = "isolated_ports";
 
+/// In both. Links of limited containers: a link-local address is in none of the sets of addresses, since others may have the same.
+pub const LIMITED_PORTS: &str = "limited_ports";
+
 const IN_GROUP: Field = Field::Meta(NFT_META_IIFGROUP);
 const OUT_GROUP: Field = Field::Meta(NFT_META_OIFGROUP);
 const IN_NAME: Field = Field::Meta(NFT_META_IIFNAME);
@@ -268,6 +271,7 @@ fn inet_sets() -> Vec<Set> {
     let mut sets = vec![
         set(NETWORKS, &[LinkGroup, LinkGroup]),
         set(HAIRPIN, &[LinkName, LinkName]),
+        set(LIMITED_PORTS, &[LinkName]),
         Set {
             value: &[Type::Ipv6, Type::Mark],
             ..set(TENANTS, &[LinkName])
@@ -393,6 +397,15 @@ fn group_of_others(field: Field) -> Vec<Expression> {
     ]
 }
 
+/// Of an IPv6 packet: its source is in fe80::/10.
+fn is_link_local() -> Vec<Expression> {
+    vec![
+        Load(Field::Payload(NETWORK, 8, 2), 0),
+        And(vec![0xff, 0xc0]),
+        Is(vec![0xfe, 0x80]),
+    ]
+}
+
 /// In the inet table: the version of IP.
 fn ip_is(ip: &Ip) -> Vec<Expression> {
     is(Field::Meta(NFT_META_NFPROTO), &[ip.number as u8])
@@ -497,6 +510,16 @@ fn input_rules() -> Vec<Rule> {
             chain,
             &[from(ip.internal), elsewhere, then(Goto("refuse"))],
         ));
+    }
+    // No way around: from a link-local address a limited container reaches nothing, and others nothing else than such addresses.
+    let elsewhere = vec![
+        Load(Field::Payload(NETWORK, 24, 1), 0),
+        And(vec![0xfe]),
+        IsNot(vec![0xfe]),
+    ];
+    for limit in [is_in(&[IN_NAME], LIMITED_PORTS), elsewhere] {
+        let from = [ip_is(&V6), is_link_local()].concat();
+        rules.push(rule(chain, &[from, limit, then(Goto("refuse"))]));
     }
     let redirect4 = [protocol(libc::IPPROTO_ICMP), is(ICMP_TYPE, &[REDIRECT4])].concat();
     for redirect in [redirect4, icmp6(REDIRECT6)] {
@@ -732,6 +755,7 @@ fn bridge_sets() -> Vec<Set> {
         set(V4.routed, &[Ipv4], &[Ether]),
         set(V6.routed, &[Ipv6], &[Ether]),
         set(ISOLATED_PORTS, &[LinkName], &[]),
+        set(LIMITED_PORTS, &[LinkName], &[]),
     ]
 }
 
@@ -746,6 +770,7 @@ fn frame_rules() -> Vec<Rule> {
         let own = is_in(&[IN_NAME, ETHER_SOURCE, ip.source], ip.sources);
         [is_well_formed.clone(), own].concat()
     };
+    let is_limited = is_in(&[IN_NAME], LIMITED_PORTS);
     // RFC 826: Ethernet and IPv4, and the sender's two addresses at 8 and 14.
     const ETHERNET_AND_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
     let arp_kind = Field::Payload(NETWORK, 0, 6);
@@ -772,6 +797,7 @@ fn frame_rules() -> Vec<Rule> {
             "ipv6",
             &[is_not(PROTOCOL, &[TCP]), then(Jump("neighbours"))],
         ),
+        rule("ipv6", &[is_limited, is_link_local(), then(Drop)]),
         rule("ipv6", &[ours(&V6), then(Goto("route"))]),
         rule("ipv6", &[then(Drop)]),
         rule("arp", &[is_not(arp_kind, &ETHERNET_AND_IPV4), then(Drop)]),
