@@ -111,9 +111,11 @@ fn cure(table: &Table, links: &Links) -> Vec<String> {
     const DOCKER: &str = "DOCKER-USER";
     /// That of `ufw route`.
     const UFW: [&str; 2] = ["ufw-user-forward", "ufw6-user-forward"];
+    /// Of firewalld, where it is told to use iptables.
+    const FIREWALLD: &str = "FORWARD_direct";
     let has = |name: &str| table.chains.iter().any(|chain| chain == name);
     let (plus, star) = (quote(&links.with("+")), links.with("*"));
-    if table.name == "firewalld" {
+    if table.name == "firewalld" || has(FIREWALLD) {
         return vec![
             format!("firewall-cmd --permanent --zone=trusted --add-interface={plus}"),
             "firewall-cmd --reload".to_string(),

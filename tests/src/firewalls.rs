@@ -23,13 +23,18 @@ const SERVICE: &str =
     "[D-BUS Service]\nName=org.fedoraproject.FirewallD1\nExec=/usr/sbin/firewalld --nofork\n";
 
 impl Lab {
-    /// Starts firewalld as Debian configures it. None: this machine cannot run one, which was said.
-    pub fn firewalld(&self) -> Option<Firewalld> {
+    /// Starts firewalld as Debian configures it, but for the backend: `nftables` or `iptables`. None: this machine cannot
+    /// run one, which was said.
+    pub fn firewalld(&self, backend: &str) -> Option<Firewalld> {
         if !self.real_root {
             skip("laying firewalld over / needs the real root");
             return None;
         }
         self.lay_debian("/usr/sbin/firewalld");
+        sh(&format!(
+            "sed -i 's/^FirewallBackend=.*/FirewallBackend={backend}/' /etc/firewalld/firewalld.conf
+            grep -q ^FirewallBackend={backend} /etc/firewalld/firewalld.conf"
+        ));
         fs::create_dir_all("/run/dbus/services").expect("make a directory");
         fs::write("/run/dbus/lab.conf", BUS).expect("configure the bus");
         fs::write("/run/dbus/services/firewalld.service", SERVICE).expect("write a service");
