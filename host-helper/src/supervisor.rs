@@ -22,7 +22,7 @@ use crate::mark;
 use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner;
-use crate::publish::{self, Port};
+use crate::publish::{self, Port, Protocol};
 use crate::signals::{ENDING, Signals};
 use crate::spawn::Said;
 use crate::sys;
@@ -261,8 +261,10 @@ impl Supervisor {
             return Ok(());
         };
         entry.restore()?;
-        // Who has asked meanwhile was not led to the container, and would not be for as long as it goes on asking.
-        self.published.extend(self.container.splice.ports());
+        // Who has asked by UDP meanwhile was not led to the container, and would not be for as long as it goes on asking.
+        // By TCP it was refused, and begins anew. (To look at all connections takes long, and many do this at once.)
+        let by_udp = |port: &Port| port.protocol == Protocol::Udp;
+        self.published.extend(self.container.splice.ports().filter(by_udp));
         Ok(())
     }
 
