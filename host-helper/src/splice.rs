@@ -147,11 +147,9 @@ impl Splice {
         }
     }
 
-    /// Lets go of everything. Gives the ports.
-    pub fn let_go(&mut self) -> Vec<Port> {
-        let ports = self.ports().collect();
+    /// Lets go of everything.
+    pub fn let_go(&mut self) {
         *self = Splice::new(self.target);
-        ports
     }
 
     /// The ports, in the order in which they were published (those that came later may be in the place of one that

@@ -56,6 +56,8 @@ pub struct Supervisor {
     published: Vec<Port>,
     /// Ports that have been withdrawn: connections by them are to be forgotten.
     withdrawn: Vec<Port>,
+    /// It has, or has had, published ports.
+    had_ports: bool,
     clients: Vec<Client>,
     waiting: Vec<UnixStream>,
     follower: Option<Follower>,
@@ -80,7 +82,8 @@ impl Supervisor {
             .entry
             .as_ref()
             .and_then(|_| nft::Entry::listen().ok());
-        let published = container.splice.ports().collect();
+        let published: Vec<Port> = container.splice.ports().collect();
+        let had_ports = !published.is_empty();
         Supervisor {
             container,
             news,
@@ -97,6 +100,7 @@ impl Supervisor {
             is_busy: false,
             published,
             withdrawn: Vec::new(),
+            had_ports,
             clients: Vec::new(),
             waiting: Vec::new(),
             follower: None,
@@ -403,7 +407,7 @@ impl Supervisor {
             slow.extend(self.news.as_ref().map(AsFd::as_fd));
             slow.push(entry.as_fd());
             // Only now: what is in the tables is about whoever holds the port.
-            self.withdrawn = self.container.splice.let_go();
+            self.container.splice.let_go();
         }
         slow.extend(self.follower.as_ref().and_then(Follower::descriptor));
         if !self.description.is_detached && !slow.is_empty() {
@@ -418,7 +422,7 @@ impl Supervisor {
             let _ = client.write_all(format!("exit {code}\n").as_bytes());
         }
         self.container.names.sweep();
-        self.forget_connections();
+        self.forget_container();
         code
     }
 

@@ -430,7 +430,10 @@ impl Entry {
             .filter(|port| !going.contains(port))
             .collect();
         // What several ports share they share with those that lead to the same port inside; or it is what any one needs.
-        let inside: BTreeSet<_> = ports.iter().map(|port| (port.protocol, port.port)).collect();
+        let inside: BTreeSet<_> = ports
+            .iter()
+            .map(|port| (port.protocol, port.port))
+            .collect();
         let any = left.iter().find(|port| !port.is_loopback()).copied();
         let shares = |port: &&Port| inside.contains(&(port.protocol, port.port));
         let sharing: Vec<Port> = left.iter().filter(shares).copied().chain(any).collect();

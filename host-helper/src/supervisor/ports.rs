@@ -36,6 +36,7 @@ impl Supervisor {
             return Err(error);
         }
         self.published.extend(&ports);
+        self.had_ports = true;
         Ok(publish::ranges(ports))
     }
 
@@ -69,15 +70,26 @@ impl Supervisor {
         if published.is_empty() && withdrawn.is_empty() {
             return;
         }
-        let veth = self.container.attachment.as_ref().map(|one| &one.veth);
-        let ours: Vec<IpAddr> = veth
-            .into_iter()
-            .flat_map(|veth| [Some(veth.address.into()), veth.address6.map(IpAddr::V6)])
-            .flatten()
-            .collect();
+        let ours = self.addresses();
         // Without it, who goes on from an old connection reaches nobody; there is nobody to tell here.
         let _ = conntrack::forget(&published, &ours);
         let _ = conntrack::forget(&withdrawn, &[]);
+    }
+
+    /// The container has ended: so have its connections. Who goes on with one hears at once that it is over, and not
+    /// whoever gets the address next.
+    pub(super) fn forget_container(&self) {
+        if self.had_ports {
+            let _ = conntrack::forget_container(&self.addresses());
+        }
+    }
+
+    fn addresses(&self) -> Vec<IpAddr> {
+        let veth = self.container.attachment.as_ref().map(|one| &one.veth);
+        veth.into_iter()
+            .flat_map(|veth| [Some(veth.address.into()), veth.address6.map(IpAddr::V6)])
+            .flatten()
+            .collect()
     }
 }
 
