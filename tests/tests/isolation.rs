@@ -117,7 +117,10 @@ fn internal_is_no_way_out_at_all() {
         lab.serve();
         let _server = serve(lab, &["--ip", "172.19.0.9"]);
         let blue = ["--bridge", "blue", "--subnet", "172.28.0.0/24"];
-        let _other = serve(lab, &[&blue[..], &["--ip", "172.28.0.9"]].concat());
+        let _other = serve(
+            lab,
+            &[&blue[..], &["--ip", "172.28.0.9", "-p", "8082:80"]].concat(),
+        );
         let _host = Host::serve("0.0.0.0:8099");
         let internal = ["--internal"];
         assert_eq!(fetch(lab, &internal, "http://172.19.0.9/"), "hello");
@@ -126,6 +129,8 @@ fn internal_is_no_way_out_at_all() {
             "http://198.51.100.10/",
             "http://172.28.0.9/",
             "http://192.0.2.2:8099/",
+            "http://192.0.2.2:8082/",
+            "http://172.19.0.1:8082/",
         ] {
             refused(&fetch(lab, &internal, elsewhere));
         }

@@ -258,6 +258,31 @@ fn another_ipv6_address() {
     });
 }
 
+/// It is our rules that stop them: without, until a supervisor puts them back, they arrive.
+#[test]
+fn without_rules_they_arrive() {
+    packets(|lab| {
+        let ours = Scene::of_ours(lab);
+        let (me, them) = both(&ours);
+        let gateway = ours.gateway.ip;
+        let lie = arp(2, (me.mac, gateway), (them.mac, them.ip));
+        let lies = [
+            ethernet(them.mac, me.mac, ARP, &lie),
+            ethernet(them.mac, me.mac, IPV4, &datagram(gateway, them.ip)),
+        ];
+        ours.signal(libc::SIGSTOP);
+        sh("nft flush ruleset");
+        assert!(lies.iter().all(|frame| ours.arrives(frame)));
+        let watch = Watch::ruleset();
+        ours.signal(libc::SIGCONT);
+        let sources = "nft list set bridge hawser sources4 2>/dev/null || :";
+        let is_back = || sh(sources).contains("172.19.0.2") && sh(sources).contains("172.19.0.3");
+        assert!(watch.until(is_back), "{}", sh("nft list ruleset"));
+        assert!(!lies.iter().any(|frame| ours.arrives(frame)));
+        ours.end();
+    });
+}
+
 /// A packet of ICMPv6 from the attacker to the victim.
 fn message(from: Ipv6Addr, to: Ipv6Addr, kind: u8, body: &[u8]) -> Vec<u8> {
     ipv6(from, to, ICMP6, &icmp6(from, to, kind, body))

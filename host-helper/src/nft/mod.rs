@@ -48,7 +48,7 @@ const EXPECTED: [Expected; 22] = [
     (Family::Inet, "input", 10, 0),
     (Family::Inet, "forward", 6, 0),
     (Family::Inet, "output", 2, 0),
-    (Family::Inet, "nat_prerouting", 4, 0),
+    (Family::Inet, "nat_prerouting", 6, 0),
     (Family::Inet, "nat_output", 6, 0),
     (Family::Inet, "nat_postrouting", 4, 0),
     (Family::Bridge, "route", 3, 2),

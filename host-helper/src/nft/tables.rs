@@ -573,22 +573,17 @@ fn from_rules() -> Vec<Rule> {
         let limited = [ip_is(ip), is_in(&[ip.source], ip.limited)].concat();
         rules.push(rule(chain, &[limited, then(Jump("egress"))]));
     }
+    // Whoever may not leave does not by way of a published port of another network either.
+    let from = |ip: &Ip, set| [ip_is(ip), is_in(&[ip.source], set)].concat();
+    for ip in IPS {
+        let leaves = is_not_in(&[IN_GROUP, OUT_GROUP], NETWORKS);
+        let internal = from(ip, ip.internal);
+        rules.push(rule(chain, &[internal, leaves, then(Goto("refuse"))]));
+    }
     rules.push(rule(chain, &[is_published(), then(Return)]));
     for ip in IPS {
-        let from = |set| [ip_is(ip), is_in(&[ip.source], set)].concat();
-        rules.push(rule(
-            chain,
-            &[
-                from(ip.isolated),
-                group_of_ours(OUT_GROUP),
-                then(Goto("refuse")),
-            ],
-        ));
-        let leaves = is_not_in(&[IN_GROUP, OUT_GROUP], NETWORKS);
-        rules.push(rule(
-            chain,
-            &[from(ip.internal), leaves, then(Goto("refuse"))],
-        ));
+        let isolated = [from(ip, ip.isolated), group_of_ours(OUT_GROUP)].concat();
+        rules.push(rule(chain, &[isolated, then(Goto("refuse"))]));
     }
     rules
 }
@@ -672,6 +667,11 @@ fn nat_rules() -> Vec<Rule> {
             &[ip_is(&V6), is(V6.destination, &loopback6), then(Accept)],
         ),
     ];
+    // Whoever may not leave is not led elsewhere: the host refuses it at its own addresses.
+    for ip in IPS {
+        let internal = [ip_is(ip), is_in(&[ip.source], ip.internal)].concat();
+        rules.push(rule("nat_prerouting", &[internal, then(Accept)]));
+    }
     for chain in ["nat_prerouting", "nat_output"] {
         for ip in IPS {
             let to = Expression::Destination(ip.number as u32, ip.kind.padded() as u32 / 4);
