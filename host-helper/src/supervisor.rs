@@ -22,7 +22,7 @@ use crate::mark;
 use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner;
-use crate::publish::{self, Port, Protocol};
+use crate::publish::{self, Port};
 use crate::signals::{ENDING, Signals};
 use crate::spawn::Said;
 use crate::sys;
@@ -58,6 +58,8 @@ pub struct Supervisor {
     withdrawn: Vec<Port>,
     /// It has, or has had, published ports.
     had_ports: bool,
+    /// When connections that began while there were no rules are to be forgotten.
+    forget_at: Option<Instant>,
     clients: Vec<Client>,
     waiting: Vec<UnixStream>,
     follower: Option<Follower>,
@@ -101,6 +103,7 @@ impl Supervisor {
             published,
             withdrawn: Vec::new(),
             had_ports,
+            forget_at: None,
             clients: Vec::new(),
             waiting: Vec::new(),
             follower: None,
@@ -265,10 +268,7 @@ impl Supervisor {
             return Ok(());
         };
         entry.restore()?;
-        // Who has asked by UDP meanwhile was not led to the container, and would not be for as long as it goes on asking.
-        // By TCP it was refused, and begins anew. (To look at all connections takes long, and many do this at once.)
-        let by_udp = |port: &Port| port.protocol == Protocol::Udp;
-        self.published.extend(self.container.splice.ports().filter(by_udp));
+        self.forget_later();
         Ok(())
     }
 

@@ -353,6 +353,14 @@ impl Watch {
         )
     }
 
+    /// Notices that the kernel forgets connections instead.
+    pub fn forgotten_connections() -> Self {
+        Self::of(
+            SockProtocol::NetlinkNetFilter,
+            1 << (libc::NFNLGRP_CONNTRACK_DESTROY - 1),
+        )
+    }
+
     fn of(protocol: SockProtocol, groups: i32) -> Self {
         let family = AddressFamily::Netlink;
         let fd = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)

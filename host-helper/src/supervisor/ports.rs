@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use super::Supervisor;
 use crate::conntrack;
@@ -62,9 +63,26 @@ impl Supervisor {
         Ok(publish::ranges(ports))
     }
 
+    /// Rules have come back. Who has asked by UDP meanwhile was not led to the container, and would not be for as long as
+    /// it goes on asking; by TCP it was refused, and begins anew. To look at all connections takes long, and every
+    /// supervisor is at it after a flush: the rules of all others come first.
+    pub(super) fn forget_later(&mut self) {
+        const OTHERS: Duration = Duration::from_secs(1);
+        let mut ports = self.container.splice.ports();
+        if ports.any(|port| port.protocol == Protocol::Udp) {
+            self.forget_at = Instant::now().checked_add(OTHERS);
+        }
+    }
+
     /// What the kernel remembers of these ports is forgotten. It may take as long as its table is large, and so nobody
     /// waits for it.
     pub(super) fn forget_connections(&mut self) {
+        if self.forget_at.is_some_and(|at| at <= Instant::now()) {
+            self.forget_at = None;
+            let ports = self.container.splice.ports();
+            self.published
+                .extend(ports.filter(|port| port.protocol == Protocol::Udp));
+        }
         let published = std::mem::take(&mut self.published);
         let withdrawn = std::mem::take(&mut self.withdrawn);
         if published.is_empty() && withdrawn.is_empty() {

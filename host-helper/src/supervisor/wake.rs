@@ -32,7 +32,10 @@ impl Supervisor {
         let mut answered = std::mem::take(&mut self.answered);
         let mut fds = self.watched();
         let look_at = self.follower.as_ref().and_then(Follower::due);
-        let next = self.kill_at.into_iter().chain(look_at).min();
+        let next = [self.kill_at, self.forget_at, look_at]
+            .into_iter()
+            .flatten()
+            .min();
         let timeout = next.map_or(PollTimeout::NONE, |deadline| {
             let left =
                 deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
