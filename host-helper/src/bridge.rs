@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use hawser::netlink::{Writer, ifaddrmsg, ifinfomsg};
+use hawser::netlink::{Writer, ifaddrmsg, ifinfomsg, rtmsg};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
 
@@ -21,6 +21,11 @@ use crate::wanted::{Ipv6, Wanted, choose_subnet};
 pub const DEFAULT_BRIDGE: &str = "hawser0";
 /// What `ls` calls the network that has no bridge.
 pub const POINT_TO_POINT_NAME: &str = "ptp";
+
+/// Table and type of the two kinds of [`write_early_route`].
+pub const LOCAL: (u8, u8) = (libc::RT_TABLE_LOCAL, libc::RTN_LOCAL);
+/// See [`LOCAL`].
+pub const UNICAST: (u8, u8) = (libc::RT_TABLE_MAIN, libc::RTN_UNICAST);
 
 /// A network that containers can be attached to.
 #[derive(Debug, Clone)]
@@ -361,6 +366,12 @@ fn configure(route: &mut Netlink, link: &Link, gateways: Gateways) -> Result<Net
             Err(refusal) if refusal.errno == Errno::EEXIST => {}
             added => added.doing(|| format!("add address {address} to {}", link.name))?,
         }
+        if let IpAddr::V6(address) = address.addr() {
+            // There already is the same.
+            let _ = route.request(|batch, sequence| {
+                write_early_route(batch, sequence, link.index, address, LOCAL);
+            });
+        }
     }
     let link = Link {
         mac,
@@ -417,6 +428,28 @@ pub fn keep_ipv6(route: &mut Netlink, network: &Network) -> Result<()> {
             batch.end();
         })
         .doing(|| format!("set MTU {LEAST_MTU6} of bridge {}", network.name))
+}
+
+/// Writes the request for a route that belongs to an IPv6 address of the host: the local one, by which packets to it are taken in,
+/// or the one to the other end. The kernel leaves its own to a worker, and a container's first packet may come before that. This
+/// one is there at once, and goes after a minute.
+pub fn write_early_route(
+    batch: &mut Writer,
+    sequence: u32,
+    index: u32,
+    address: Ipv6Addr,
+    (table, kind): (u8, u8),
+) {
+    const RTA_EXPIRES: u16 = 23; // linux/rtnetlink.h
+    let mut header = rtmsg(libc::AF_INET6 as u8, 128, libc::RT_SCOPE_HOST, 0);
+    [header[4], header[7]] = [table, kind];
+    // Not exclusive: other host ends have the same address.
+    let create = libc::NLM_F_CREATE as u16 | ACK;
+    batch.begin(libc::RTM_NEWROUTE, create, sequence, &header);
+    batch.attribute(libc::RTA_DST, &address.octets());
+    batch.number(libc::RTA_OIF, index);
+    batch.number(RTA_EXPIRES, 60);
+    batch.end();
 }
 
 /// Deletes a bridge. Gone already is success.

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 
 use crate::address::{candidates, host_mac_of, link_local_of, mac_of, partner_of, same_host};
-use crate::bridge::{self, Network};
+use crate::bridge::{self, LOCAL, Network, UNICAST};
 use crate::error::{Doing, Error, Result};
 use crate::link::Mac;
 use crate::mark::write_altname;
@@ -362,13 +362,20 @@ pub fn address_host_end(route: &mut Netlink, veth: &Veth, network: &Network) -> 
         .ok_or(Errno::ENODEV)
         .doing(doing)?;
     let write = |batch: &mut Writer, first: u32| {
-        let mut last = first;
-        for (sequence, place) in (first..).zip(veth.places(network)) {
+        let mut sequence = first;
+        for place in veth.places(network) {
             let host = IpNet::from(place.gateway);
             bridge::write_address(batch, sequence, link.index, host, Some(place.address));
-            last = sequence;
+            sequence += 1;
         }
-        last
+        let early = [(network.gateway6, LOCAL), (veth.address6, UNICAST)];
+        for (address, kind) in early {
+            if let Some(address) = address {
+                bridge::write_early_route(batch, sequence, link.index, address, kind);
+                sequence += 1;
+            }
+        }
+        sequence - 1
     };
     route.exchange(write, |_| {}).doing(doing)?;
     Ok(link.index)

@@ -48,6 +48,9 @@ pub fn write<'a>(
                     }
                 }
                 (Fact::Address(prefix), 0) => add_address(&mut batch, line, index, prefix),
+                (Fact::Address(prefix), 2) if prefix.address.family() == Family::V6 => {
+                    add_route(&mut batch, line, index, prefix, None, true);
+                }
                 (Fact::Neighbour { address, mac }, 2) => {
                     let header = ndmsg(family(address), index, libc::NUD_PERMANENT);
                     batch.begin(libc::RTM_NEWNEIGH, NEW_OR_CHANGED, line, &header);
@@ -62,7 +65,14 @@ pub fn write<'a>(
                     },
                     2,
                 ) => {
-                    add_route(&mut batch, line, index, destination, gateway.as_ref());
+                    add_route(
+                        &mut batch,
+                        line,
+                        index,
+                        destination,
+                        gateway.as_ref(),
+                        false,
+                    );
                 }
                 (Fact::NoLinks, _) => return Some(&[]),
                 _ => {}
@@ -98,13 +108,26 @@ fn add_address(batch: &mut Writer<'_>, line: u32, index: u32, prefix: &Prefix) {
     batch.end();
 }
 
-fn add_route(batch: &mut Writer<'_>, line: u32, index: u32, to: &Prefix, by: Option<&Address>) {
+/// A route of the message, or one of our own by which packets to an IPv6 address are taken in: the kernel leaves its own to a
+/// worker (addrconf_dad_work), and the answer to the first packet may come before that. Ours is there at once, and goes after a minute.
+fn add_route(
+    batch: &mut Writer<'_>,
+    line: u32,
+    index: u32,
+    to: &Prefix,
+    by: Option<&Address>,
+    is_local: bool,
+) {
+    const RTA_EXPIRES: u16 = 23; // linux/rtnetlink.h
     let scope = if by.is_some() {
         libc::RT_SCOPE_UNIVERSE
     } else {
         libc::RT_SCOPE_LINK
     };
-    let header = rtmsg(family(&to.address), to.len, scope, 0);
+    let mut header = rtmsg(family(&to.address), to.len, scope, 0);
+    if is_local {
+        [header[1], header[4], header[7]] = [128, libc::RT_TABLE_LOCAL, libc::RTN_LOCAL];
+    }
     batch.begin(libc::RTM_NEWROUTE, NEW_OR_CHANGED, line, &header);
     if to.len > 0 {
         put_address(batch, libc::RTA_DST, &to.address);
@@ -113,6 +136,9 @@ fn add_route(batch: &mut Writer<'_>, line: u32, index: u32, to: &Prefix, by: Opt
         put_address(batch, libc::RTA_GATEWAY, gateway);
     }
     batch.number(libc::RTA_OIF, index);
+    if is_local {
+        batch.number(RTA_EXPIRES, 60);
+    }
     batch.end();
 }
 

@@ -118,15 +118,11 @@ impl Source {
             missing = match strip(missing, come) {
                 Some(&[]) => return,
                 Some(missing) => missing,
-                None => error::fail(READ, self.name, "another word came instead of `go`"),
+                None => error::fail(READ, self.name, "another word came than `go`"),
             };
             let mut len = 0;
             if self.read_some(&mut space, &mut len, missing.len()) == 0 {
-                error::fail(
-                    READ,
-                    self.name,
-                    "it ended before `go`; the helper has died or given up",
-                );
+                error::fail(READ, self.name, "it ended before `go`; the helper died");
             }
             come = space.get(..len).unwrap_or(&[]);
         }

@@ -115,13 +115,11 @@ fn fail(message: &Message<'_>, line: u32, outcome: &Outcome<'_>) -> ! {
         error::push_bytes(outcome.text);
     }
     error::push_cure(match outcome.errno {
-        libc::EPERM => "it needs CAP_NET_ADMIN in this network namespace",
+        libc::EPERM => "it needs CAP_NET_ADMIN here",
         libc::ENETUNREACH | libc::EHOSTUNREACH => {
-            "a gateway is in the subnet of an address, or an `onlink` route before it leads to it"
+            "a gateway is in an address's subnet, or an `onlink` route leads to it"
         }
-        libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EACCES => {
-            "the kernel or the link may lack IPv6"
-        }
+        libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EACCES => "there may be no IPv6",
         _ => "",
     });
     error::end(error::OURS)

@@ -105,6 +105,8 @@ fn everything_in_its_order_with_one_acknowledgement_at_the_end() {
         (3, "route"),
         (4, "route"),
         (5, "neighbour"),
+        // By which packets to the IPv6 address are taken in at once.
+        (7, "route"),
         (9, "route"),
     ];
     assert_eq!(order, expected);
@@ -162,6 +164,22 @@ fn addresses() {
         AddressAttribute::Flags(AddressFlags::Nodad),
     ];
     assert_eq!(v6.attributes, expected);
+}
+
+#[test]
+fn packets_to_an_ipv6_address_are_taken_in_at_once() {
+    let decoded = decode(&batch_of(
+        "hawser 1\nlink eth0\naddress 2001:db8::2/64\nend\n",
+    ));
+    let Some((3, _, RouteNetlinkMessage::NewRoute(route))) = decoded.last() else {
+        panic!("{decoded:?}")
+    };
+    let header = &route.header;
+    assert_eq!(
+        (header.table, header.kind, header.destination_prefix_length),
+        (libc::RT_TABLE_LOCAL, RouteType::Local, 128)
+    );
+    assert!(route.attributes.contains(&RouteAttribute::Oif(7)));
 }
 
 #[test]

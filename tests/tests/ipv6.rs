@@ -188,6 +188,20 @@ fn the_first_instruction_can_bind_its_addresses_a_thousand_times() {
     case(|lab| bind_at_once(lab, 1000));
 }
 
+/// The kernel leaves the route by which packets to an address are taken in to a worker, who now and then comes too late.
+#[test]
+fn the_first_packet_is_answered() {
+    packets(|lab| {
+        for network in ["bridge", "ptp"] {
+            for run in 0..50 {
+                let ping = ["ping", "-c", "1", "-W", "2", "2001:db8:1::2"];
+                let outcome = lab.run(&["--network", network], &ping);
+                assert_eq!(outcome.code, 0, "{network}, run {run}: {outcome}");
+            }
+        }
+    });
+}
+
 #[test]
 fn a_fixed_address_brings_its_ipv4_address_along() {
     case(|lab| {
