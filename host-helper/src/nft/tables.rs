@@ -166,6 +166,7 @@ const MEMBERSHIP_QUERY4: u8 = 0x11;
 const MULTICAST_ROUTER4: u8 = 0x30;
 
 /// All of a table.
+#[derive(Debug)]
 pub struct Table {
     /// Its family.
     pub family: Family,
