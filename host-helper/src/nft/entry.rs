@@ -1,0 +1,212 @@
+//! What the tables know of one container, as long as it lives.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::errno::Errno;
+
+use super::message::Element;
+use super::sets::{add, ask, known, moment, sweep, take};
+use super::{TABLE, elements, ensure, open};
+use crate::attach::Attachment;
+use crate::error::{Doing, Result};
+use crate::netlink::Netlink;
+use crate::owner::Mark;
+use crate::publish::Port;
+use crate::reach::Reach;
+use crate::sys;
+
+/// What the tables know of one container.
+pub struct Entry {
+    nft: Netlink,
+    attachment: Attachment,
+    /// See [`elements::tenant_of`].
+    number: u32,
+    reach: Reach,
+    resolvers: Vec<IpAddr>,
+    ports: Vec<Port>,
+}
+
+impl Entry {
+    /// Adds a container. What another has left over under its address is swept first.
+    ///
+    /// Undone by [`Entry::withdraw`], or [`forget`].
+    ///
+    /// # Errors
+    /// What the kernel refused; nothing is changed then.
+    pub fn add(
+        mut nft: Netlink,
+        attachment: &Attachment,
+        reach: &Reach,
+        ports: &[Port],
+        resolvers: &[IpAddr],
+    ) -> Result<Entry> {
+        if let Some((_, addresses)) = known(&mut nft, attachment) {
+            sweep(&mut nft, &attachment.veth.name, &addresses)?;
+        }
+        let mut entry = Entry {
+            nft,
+            attachment: attachment.clone(),
+            number: moment(),
+            reach: reach.clone(),
+            resolvers: resolvers.to_vec(),
+            ports: ports.to_vec(),
+        };
+        entry.put()?;
+        Ok(entry)
+    }
+
+    fn elements(&self) -> Vec<Element> {
+        elements::of(
+            &self.attachment,
+            self.number,
+            &self.reach,
+            &self.ports,
+            &self.resolvers,
+        )
+    }
+
+    /// Refused by the kernel when another has come in our place.
+    fn tenant(&self) -> Element {
+        elements::tenant_of(&self.attachment, self.number)
+    }
+
+    /// Whether the link is still the one that was made for this container, which may have deleted it: then its name, and its
+    /// addresses, are whoever's who comes next.
+    fn has_link(&self) -> Result<bool> {
+        let name = &self.attachment.veth.name;
+        let doing = || format!("look for link {name}");
+        let mut route = Netlink::route().doing(doing)?;
+        let link = route.find_link(name).doing(doing)?;
+        let owner = link.and_then(|link| link.mark);
+        Ok(matches!(owner, Some(Mark::Run(owner)) if owner.netns == self.attachment.netns))
+    }
+
+    fn put(&mut self) -> Result<()> {
+        let elements = self.elements();
+        let name = &self.attachment.veth.name;
+        add(&mut self.nft, None, &elements).doing(|| format!("add {name} to nft table {TABLE}"))
+    }
+
+    /// Publishes further ports.
+    ///
+    /// # Errors
+    /// What the kernel refused; nothing is changed then.
+    pub fn add_ports(&mut self, ports: &[Port]) -> Result<()> {
+        let tenant = self.tenant();
+        let elements = elements::of_ports(&self.attachment, ports);
+        add(&mut self.nft, Some(&tenant), &elements)
+            .doing(|| "publish a port in nft".into())
+            .map_err(|error| {
+                let cure = "the container has deleted its link, and another has its address now";
+                error.cure(Errno::EEXIST, cure)
+            })?;
+        self.ports.extend_from_slice(ports);
+        Ok(())
+    }
+
+    /// Takes ports back.
+    ///
+    /// # Errors
+    /// What the kernel refused; nothing is changed then.
+    pub fn remove_ports(&mut self, ports: &[Port]) -> Result<()> {
+        let going: BTreeSet<&Port> = ports.iter().collect();
+        let left: Vec<Port> = (self.ports.iter().copied())
+            .filter(|port| !going.contains(port))
+            .collect();
+        // What several ports share they share with those that lead to the same port inside; or it is what any one needs.
+        let inside: BTreeSet<_> = ports
+            .iter()
+            .map(|port| (port.protocol, port.port))
+            .collect();
+        let any = left.iter().find(|port| !port.is_loopback()).copied();
+        let shares = |port: &&Port| inside.contains(&(port.protocol, port.port));
+        let sharing: Vec<Port> = left.iter().filter(shares).copied().chain(any).collect();
+        let needed: BTreeSet<Element> =
+            BTreeSet::from_iter(elements::of_ports(&self.attachment, &sharing));
+        let mut gone = elements::of_ports(&self.attachment, ports);
+        gone.retain(|element| !needed.contains(element));
+        let tenant = self.tenant();
+        take(&mut self.nft, Some(&tenant), &gone).doing(|| "take a port back from nft".into())?;
+        self.ports = left;
+        Ok(())
+    }
+
+    /// The container's resolvers have changed: `--egress dns` follows.
+    ///
+    /// # Errors
+    /// What the kernel refused; the old ones then still hold.
+    pub fn set_resolvers(&mut self, resolvers: &[IpAddr]) -> Result<()> {
+        let doing = || "let the container reach its new resolvers".to_string();
+        let before = elements::of_reach(&self.attachment, &self.reach, &self.resolvers);
+        let after = elements::of_reach(&self.attachment, &self.reach, resolvers);
+        let without = |some: &[Element], others: &[Element]| -> Vec<Element> {
+            let mut left = some.to_vec();
+            left.retain(|element| !others.contains(element));
+            left
+        };
+        let tenant = self.tenant();
+        take(&mut self.nft, Some(&tenant), &without(&before, &after)).doing(doing)?;
+        add(&mut self.nft, Some(&tenant), &without(&after, &before)).doing(doing)?;
+        self.resolvers = resolvers.to_vec();
+        Ok(())
+    }
+
+    /// How many packets were refused because of `--egress`.
+    pub fn refused(&mut self) -> u64 {
+        let asked: Vec<Element> = elements::addresses(&self.attachment)
+            .map(elements::refused)
+            .collect();
+        let mut packets = 0;
+        // Not limited: no such element, and nothing was refused.
+        let _ = ask(&mut self.nft, &asked, |_, count| packets += count);
+        packets
+    }
+
+    /// Listens to changes of the ruleset that may have taken ours away. See [`Entry::heard`].
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn listen() -> Result<Netlink> {
+        let mut news = open()?;
+        let doing = || "listen to nf_tables".to_string();
+        sys::only_deletions(news.as_fd()).doing(doing)?;
+        news.join(libc::NFNLGRP_NFTABLES as u32).doing(doing)?;
+        Ok(news)
+    }
+
+    /// Something was deleted from the ruleset: what is ours is there again afterwards.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn restore(&mut self) -> Result<()> {
+        // What is there is no error; looking for what is not would take as long.
+        ensure(&mut self.nft)?;
+        if self.has_link()? {
+            self.put()?;
+        }
+        Ok(())
+    }
+
+    /// Takes the container back. What cannot be taken is swept by the next tenant of the address.
+    pub fn withdraw(&mut self) {
+        let elements = self.of_container();
+        let tenant = self.tenant();
+        let _ = take(&mut self.nft, Some(&tenant), &elements);
+    }
+
+    /// Without the network's own, which stay until `down`.
+    fn of_container(&self) -> Vec<Element> {
+        let network = elements::of_network(&self.attachment.network);
+        let mut elements = self.elements();
+        elements.retain(|element| !network.contains(element));
+        elements
+    }
+}
+
+impl AsFd for Entry {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.nft.as_fd()
+    }
+}

@@ -1,0 +1,292 @@
+//! Elements of our sets in the kernel: adding, deleting and finding them, and sweeping those of the dead.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use hawser::netlink::{Attributes, Message, read_u32};
+use nix::errno::Errno;
+
+use super::message::{self, Batch, Element, Family};
+use super::{NEW_ELEMENTS, TABLE, elements, ignore_missing, open, tables, transaction};
+use crate::attach::Attachment;
+use crate::error::{Doing, Refusal, Result};
+use crate::mark;
+use crate::netlink::Netlink;
+
+/// Takes back whatever the tables know of a container.
+pub fn forget(attachment: &Attachment) {
+    let addresses: Vec<IpAddr> = elements::addresses(attachment).collect();
+    // Whoever takes the address next does it again.
+    let _ = open().and_then(|mut nft| sweep(&mut nft, &attachment.veth.name, &addresses));
+}
+
+/// What the tables know of a container with this host end, whoever left it.
+pub fn known(nft: &mut Netlink, attachment: &Attachment) -> Option<(String, Vec<IpAddr>)> {
+    let asked = [elements::tenant(&attachment.veth.name)];
+    let mut found = None;
+    // Refused: there is none, or no table yet.
+    let _ = ask(nft, &asked, |element, _| {
+        found = elements::known(&Element {
+            set: tables::TENANTS,
+            ..element
+        });
+    });
+    found
+}
+
+pub fn sweep(nft: &mut Netlink, link: &str, addresses: &[IpAddr]) -> Result<()> {
+    let doing = || format!("sweep what is left over of {link}");
+    let mut found = all_elements(nft).doing(doing)?;
+    found.retain(|element| elements::is_of(element, addresses, link));
+    take(nft, None, &found).doing(doing)
+}
+
+/// Sweeps what killed supervisors have left: of every container whose link is not there any more. Something that
+/// changes meanwhile leaves it to the next call.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn sweep_dead(route: &mut Netlink) -> Result<()> {
+    const TRIES: u32 = 3;
+    let doing = || "sweep what dead containers have left".to_string();
+    let mut nft = open()?;
+    for _ in 0..TRIES {
+        let generation = generation(&mut nft).doing(doing)?;
+        let mut tenants = elements_of(&mut nft, Family::Inet, tables::TENANTS).doing(doing)?;
+        if tenants.is_empty() {
+            return Ok(());
+        }
+        let links = route.links().doing(|| "list links".into())?;
+        let names: BTreeSet<&str> = links.iter().map(|link| link.name.as_str()).collect();
+        let dead: Vec<_> = tenants
+            .drain(..)
+            .filter_map(|tenant| elements::known(&tenant))
+            .filter(|(name, _)| !names.contains(name.as_str()))
+            .collect();
+        if dead.is_empty() {
+            return Ok(());
+        }
+        let mut found = all_elements(&mut nft).doing(doing)?;
+        found.retain(|element| {
+            dead.iter()
+                .any(|(name, addresses)| elements::is_of(element, addresses, name))
+        });
+        let done = nft.exchange(
+            |writer, sequence| {
+                let mut batch = Batch::new(writer, sequence, TABLE);
+                batch.begin_at(generation);
+                batch.elements(libc::NFT_MSG_DELSETELEM, 0, &found);
+                batch.commit()
+            },
+            |_| {},
+        );
+        match done {
+            // Somebody else has changed the ruleset; an address may have been taken anew.
+            Err(refusal) if matches!(refusal.errno, Errno::ERESTART | Errno::ENOENT) => {}
+            done => {
+                done.doing(doing)?;
+                let addresses: Vec<IpAddr> = dead.into_iter().flat_map(|(_, all)| all).collect();
+                return mark::sweep_neighbours(route, &addresses);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn generation(nft: &mut Netlink) -> std::result::Result<u32, Refusal> {
+    const NFTA_GEN_ID: u16 = 1;
+    let mut generation = 0;
+    nft.exchange(
+        |writer, sequence| {
+            let mut batch = Batch::new(writer, sequence, TABLE);
+            batch.ask_generation();
+            batch.last()
+        },
+        |message| {
+            for (kind, value) in Attributes::new(message.payload.get(4..).unwrap_or(&[])) {
+                if kind == NFTA_GEN_ID {
+                    generation = read_u32(value, 0).map_or(0, u32::from_be);
+                }
+            }
+        },
+    )?;
+    Ok(generation)
+}
+
+/// Adds elements in one transaction; those that are there already are no error. What is mapped to something else is
+/// of nobody who lives, since the port is held by us: it is replaced. Not so `tenant`: whoever has another number there lives.
+pub fn add(
+    nft: &mut Netlink,
+    tenant: Option<&Element>,
+    elements: &[Element],
+) -> std::result::Result<(), Refusal> {
+    let put = |nft: &mut Netlink, old: &[Element]| {
+        transaction(nft, |batch| {
+            batch.elements(libc::NFT_MSG_DELSETELEM, 0, old);
+            for elements in [tenant.map_or(&[][..], std::slice::from_ref), elements] {
+                batch.elements(libc::NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, elements);
+            }
+        })
+    };
+    if elements.is_empty() {
+        return Ok(());
+    }
+    match put(nft, &[]) {
+        Err(refusal) if matches!(refusal.errno, Errno::EEXIST | Errno::ENOTEMPTY) => {
+            let mut old = all_elements(nft)?;
+            let keys: BTreeSet<_> = elements
+                .iter()
+                .map(|element| (element.family, element.set, &element.key))
+                .collect();
+            old.retain(|element| keys.contains(&(element.family, element.set, &element.key)));
+            put(nft, &old)
+        }
+        done => done,
+    }
+}
+
+/// Deletes elements in one transaction. Those that are gone already are no error. None is deleted when `tenant` is another.
+pub fn take(
+    nft: &mut Netlink,
+    tenant: Option<&Element>,
+    elements: &[Element],
+) -> std::result::Result<(), Refusal> {
+    match delete(nft, tenant, elements) {
+        Err(refusal) if refusal.errno == Errno::ENOENT => {
+            let wanted: BTreeSet<&Element> = elements.iter().collect();
+            let mut left = all_elements(nft)?;
+            // The transaction adds the tenant if it is not there.
+            left.retain(|element| wanted.contains(element) && Some(element) != tenant);
+            left.extend(tenant.filter(|tenant| wanted.contains(tenant)).cloned());
+            delete(nft, tenant, &left)
+        }
+        done => done,
+    }
+}
+
+fn delete(
+    nft: &mut Netlink,
+    tenant: Option<&Element>,
+    elements: &[Element],
+) -> std::result::Result<(), Refusal> {
+    if elements.is_empty() {
+        return Ok(());
+    }
+    transaction(nft, |batch| {
+        let tenant = tenant.map_or(&[][..], std::slice::from_ref);
+        batch.elements(libc::NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, tenant);
+        batch.elements(libc::NFT_MSG_DELSETELEM, 0, elements);
+    })
+}
+
+/// Of what is made one after the other under one name, no two are made at the same one.
+pub fn moment() -> u32 {
+    use std::time::{SystemTime, UNIX_EPOCH};
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos() as u32)
+}
+
+/// Asks for elements; `each` is given those that are there, with the packets that they have counted.
+pub fn ask(
+    nft: &mut Netlink,
+    elements: &[Element],
+    mut each: impl FnMut(Element, u64),
+) -> std::result::Result<(), Refusal> {
+    nft.exchange(
+        |writer, sequence| {
+            let mut batch = Batch::new(writer, sequence, TABLE);
+            for element in elements {
+                batch.elements(libc::NFT_MSG_GETSETELEM, 0, std::slice::from_ref(element));
+            }
+            batch.last()
+        },
+        |message| read_elements(message, &mut each),
+    )
+}
+
+/// Every element of our sets. For sweeps: it takes as long as there are many.
+fn all_elements(nft: &mut Netlink) -> std::result::Result<Vec<Element>, Refusal> {
+    let mut all = Vec::new();
+    for table in &tables::tables() {
+        for set in &table.sets {
+            all.extend(elements_of(nft, table.family, set.name)?);
+        }
+    }
+    Ok(all)
+}
+
+/// The elements of one set; none when it is not there.
+fn elements_of(
+    nft: &mut Netlink,
+    family: Family,
+    set: &'static str,
+) -> std::result::Result<Vec<Element>, Refusal> {
+    let mut found = Vec::new();
+    let done = nft.exchange(
+        |writer, sequence| {
+            let mut batch = Batch::new(writer, sequence, TABLE);
+            batch.ask_elements(family, set);
+            batch.last()
+        },
+        |message| {
+            read_elements(message, &mut |element, _| {
+                found.push(Element {
+                    family,
+                    set,
+                    ..element
+                })
+            })
+        },
+    );
+    ignore_missing(done)?;
+    Ok(found)
+}
+
+fn read_elements(message: &Message, each: &mut impl FnMut(Element, u64)) {
+    const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+    const NFTA_SET_ELEM_KEY: u16 = 1;
+    const NFTA_SET_ELEM_DATA: u16 = 2;
+    const NFTA_SET_ELEM_EXPR: u16 = 7;
+    const NFTA_SET_ELEM_KEY_END: u16 = 10;
+    if message.kind != NEW_ELEMENTS {
+        return;
+    }
+    let value = |data: &[u8]| {
+        let found = Attributes::new(data).find(|(kind, _)| *kind == message::NFTA_DATA_VALUE);
+        found.map_or(Vec::new(), |(_, value)| value.to_vec())
+    };
+    let lists = Attributes::new(message.payload.get(4..).unwrap_or(&[]))
+        .filter(|(kind, _)| *kind == NFTA_SET_ELEM_LIST_ELEMENTS);
+    for (_, one) in lists.flat_map(|(_, list)| Attributes::new(list)) {
+        let mut element = Element {
+            family: Family::Inet,
+            set: "",
+            key: Vec::new(),
+            key_end: None,
+            value: Vec::new(),
+        };
+        let mut packets = 0;
+        for (kind, data) in Attributes::new(one) {
+            match kind {
+                NFTA_SET_ELEM_KEY => element.key = value(data),
+                NFTA_SET_ELEM_KEY_END => element.key_end = Some(value(data)),
+                NFTA_SET_ELEM_DATA => element.value = value(data),
+                NFTA_SET_ELEM_EXPR => packets = counted(data),
+                _ => {}
+            }
+        }
+        each(element, packets);
+    }
+}
+
+/// The packets of a counter.
+fn counted(expression: &[u8]) -> u64 {
+    const NFTA_EXPR_DATA: u16 = 2;
+    const NFTA_COUNTER_PACKETS: u16 = 2;
+    Attributes::new(expression)
+        .filter(|(kind, _)| *kind == NFTA_EXPR_DATA)
+        .flat_map(|(_, data)| Attributes::new(data))
+        .find(|(kind, _)| *kind == NFTA_COUNTER_PACKETS)
+        .and_then(|(_, value)| value.try_into().ok())
+        .map_or(0, u64::from_be_bytes)
+}
