@@ -52,9 +52,9 @@ pub const STDERR: Fd = Fd(2);
 pub struct Buffers {
     /// The config message and, behind it, `go`.
     pub message: [u8; LIMIT + 64],
-    /// Requests to the kernel, and the text of files: the longest message makes 92 KiB of requests (18 bytes of text, `route ::/0 onlink` and
-    /// its newline, make 76).
-    pub batch: [u8; 128 * 1024],
+    /// Requests to the kernel, and the text of files: the longest message makes at most 175 KiB of requests (13 bytes of text, `address ::/0`
+    /// and its newline, make an address and a route of 140).
+    pub batch: [u8; 192 * 1024],
     /// What the kernel answers; a message of a dump is at most this long (NLMSG_GOODSIZE is 8 KiB, what it has in store 32).
     pub reply: [u8; 32 * 1024],
     /// A path to execute, an error's sentence.
@@ -64,7 +64,7 @@ pub struct Buffers {
 static TAKEN: AtomicBool = AtomicBool::new(false);
 static mut BUFFERS: Buffers = Buffers {
     message: [0; LIMIT + 64],
-    batch: [0; 128 * 1024],
+    batch: [0; 192 * 1024],
     reply: [0; 32 * 1024],
     text: [0; 4096],
 };

@@ -23,7 +23,7 @@ fn index_of(name: &[u8]) -> u32 {
 
 fn batch_of(text: &str) -> Vec<u8> {
     let message = Message::parse(text.as_bytes()).expect("a message");
-    let mut space = vec![0; 128 * 1024];
+    let mut space = vec![0; 192 * 1024];
     hawser::batch::write(&message, index_of, &mut space)
         .expect("space")
         .to_vec()

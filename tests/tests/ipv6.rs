@@ -226,11 +226,15 @@ fn an_address_beyond_those_is_leased_by_a_name_of_the_link() {
             let web = lab.start_idle(&options);
             assert_eq!(lab.listed("web")["address6"], "2001:db8:6::beef:cafe");
             let lease = "hw20010db80006000000000000beefcafe";
-            let before = sh(&format!("ip link show dev {lease}; ip neigh"));
+            let before = sh(&format!(
+                "ip link show dev {lease}; ip neigh show dev hawser0"
+            ));
             assert!(before.contains("altname web"), "{before}");
             lab.run(&fixed, &["true"])
                 .refused(&["2001:db8:6::beef:cafe", "web", "choose another"]);
-            let after = sh(&format!("ip link show dev {lease}; ip neigh"));
+            let after = sh(&format!(
+                "ip link show dev {lease}; ip neigh show dev hawser0"
+            ));
             assert_eq!(after, before, "nothing of the holder's was touched");
             let script = "ip -6 addr show dev eth0 | grep beef:cafe/64";
             lab.run_sh(&[], script).exits(1);

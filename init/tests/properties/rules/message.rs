@@ -1,5 +1,6 @@
 //! What holds for any bytes that are given to the reader of the config message.
 
+use hawser::address::Family;
 use hawser::batch;
 use hawser::netlink::Messages;
 use hawser::protocol::{Fact, Kind, Message};
@@ -8,7 +9,7 @@ use super::grammar::{Verdict, judge};
 use super::is_part_of;
 
 /// What init has for its requests (`Buffers` in sys.rs).
-const BATCH_SPACE: usize = 128 * 1024;
+const BATCH_SPACE: usize = 192 * 1024;
 
 /// Panics where one does not hold.
 pub fn check(bytes: &[u8]) {
@@ -92,7 +93,12 @@ fn check_batch(message: &Message<'_>) {
                 Fact::Link { .. } | Fact::Address(_) | Fact::Neighbour { .. } | Fact::Route { .. }
             )
         })
-        .map(|entry| entry.line as u32)
+        .flat_map(|entry| {
+            // A route of our own beside each IPv6 address.
+            let is_twice =
+                matches!(&entry.fact, Fact::Address(prefix) if prefix.address.family() == Family::V6);
+            std::iter::repeat_n(entry.line as u32, if is_twice { 2 } else { 1 })
+        })
         .collect();
     if message.facts().any(|entry| entry.fact == Fact::NoLinks) {
         assert!(requests.is_empty(), "the network is somebody else's");
