@@ -2,6 +2,7 @@
 //! `docs/operation.md`. Each step's function says what must hold before it and what undoes it.
 
 use std::fs::File;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ use nix::sys::stat::{Mode, fstat};
 
 use crate::bridge::{self, Network, POINT_TO_POINT_NAME};
 use crate::config::{self, Privileges};
+use crate::conntrack;
 use crate::control::{self, Lease};
 use crate::error::{Doing, Error, Result};
 use crate::foreign;
@@ -127,7 +129,8 @@ pub fn run(
     let attachment = attach(&mut route, request, network, mtu, namespace)?;
     steps.done("veth");
     splice = splice_to(&mut route, attachment.as_ref(), held)?;
-    let entry = publish(request, attachment.as_ref(), nft, &splice, &mut undo)?;
+    let known = attachment.as_ref().zip(nft);
+    let entry = publish(&mut route, request, known, &splice, &mut undo)?;
     steps.done("publish");
     names.look_up(request, attachment.as_ref());
     config::send(
@@ -610,20 +613,33 @@ fn splice_to(
 ///
 /// Undone by [`nft::forget`].
 fn publish(
+    route: &mut Netlink,
     request: &Request,
-    attachment: Option<&Attachment>,
-    nft: Option<Netlink>,
+    known: Option<(&Attachment, Netlink)>,
     splice: &Splice,
     undo: &mut Undo,
 ) -> Result<Option<nft::Entry>> {
-    let (Some(attachment), Some(nft)) = (attachment, nft) else {
+    let Some((attachment, nft)) = known else {
         return Ok(None);
     };
     let ours = attachment.clone();
     undo.push(move || nft::forget(&ours));
+    if request.address6.is_some() {
+        // Who had this address may have had it with another link, under which nobody would look.
+        nft::sweep_dead(route)?;
+    }
     let ports: Vec<Port> = splice.ports().collect();
     let servers = &request.resolvers.servers;
-    nft::Entry::add(nft, attachment, &request.reach, &ports, servers).map(Some)
+    let entry = nft::Entry::add(nft, attachment, &request.reach, &ports, servers)?;
+    if request.reach != Reach::default() {
+        // What the last one at its address had opened is not its own. Where nothing is tracked nothing is left.
+        let veth = &attachment.veth;
+        let both = [Some(veth.address.into()), veth.address6.map(IpAddr::V6)];
+        let addresses: Vec<IpAddr> = both.into_iter().flatten().collect();
+        let _ = conntrack::forget_opened_by(&addresses);
+        let _ = conntrack::forget_container(&addresses);
+    }
+    Ok(Some(entry))
 }
 
 fn mark_veth(

@@ -64,8 +64,10 @@ pub fn write(
                 line(format_args!("address {address}/{whole}"));
                 line(format_args!("route {gateway}/{whole} onlink"));
             }
-            let mac = Mac(network.gateway_mac(veth.address));
-            line(format_args!("neighbour {gateway} {mac}"));
+            if network.is_ours {
+                let mac = Mac(network.gateway_mac(veth.address));
+                line(format_args!("neighbour {gateway} {mac}"));
+            }
             line(format_args!("route default via {gateway}"));
         }
     } else if request.network != NetworkChoice::None {

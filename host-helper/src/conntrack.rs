@@ -109,6 +109,24 @@ fn forget_some(protocol: Protocol, wanted: &Wanted, kept: &[IpAddr]) -> Result<u
 /// # Errors
 /// As [`forget`].
 pub fn forget_container(addresses: &[IpAddr]) -> Result<(), Refusal> {
+    forget_of(addresses, CTA_TUPLE_REPLY)
+}
+
+/// Forgets all connections that one of these addresses has opened: what it may open is judged anew.
+///
+/// # Errors
+/// As [`forget`].
+pub fn forget_opened_by(addresses: &[IpAddr]) -> Result<(), Refusal> {
+    forget_of(addresses, CTA_TUPLE_ORIG)
+}
+
+/// `side`: whose source the addresses are, of the first packet's or of the answer's.
+fn forget_of(addresses: &[IpAddr], side: u16) -> Result<(), Refusal> {
+    let (original, reply) = if side == CTA_TUPLE_ORIG {
+        (BY_SOURCE, 0)
+    } else {
+        (0, BY_SOURCE)
+    };
     let mut conntrack = Netlink::netfilter()?;
     if entries(&mut conntrack)? == 0 {
         return Ok(());
@@ -120,12 +138,12 @@ pub fn forget_container(addresses: &[IpAddr]) -> Result<(), Refusal> {
         };
         let write = |batch: &mut Writer, command, flags, sequence| {
             batch.begin(command, flags, sequence, &[family as u8, 0, 0, 0]);
-            let tuple = batch.open(nested(CTA_TUPLE_REPLY));
+            let tuple = batch.open(nested(side));
             let ip = batch.open(nested(CTA_TUPLE_IP));
             batch.attribute(kind, &octets);
             batch.close(ip);
             batch.close(tuple);
-            write_flags(batch, 0, BY_SOURCE);
+            write_flags(batch, original, reply);
             batch.end();
         };
         match conntrack.request(|batch, sequence| write(batch, DELETE, ACK, sequence)) {
@@ -147,7 +165,14 @@ pub fn forget_container(addresses: &[IpAddr]) -> Result<(), Refusal> {
             Err(refusal) if is_absent(refusal.errno) => continue,
             dumped => dumped?,
         }
-        found.retain(|entry| entry.by == *address);
+        found.retain(|entry| {
+            let source = if side == CTA_TUPLE_ORIG {
+                entry.from
+            } else {
+                entry.by
+            };
+            source == *address
+        });
         for some in found.chunks(AT_ONCE) {
             delete(&mut conntrack, some)?;
         }
@@ -194,6 +219,8 @@ fn is_absent(errno: Errno) -> bool {
 
 /// A connection, as it is named in a deletion.
 struct Entry {
+    /// Who has opened it.
+    from: IpAddr,
     /// Whom it was opened to.
     to: IpAddr,
     /// Who answers.
@@ -287,11 +314,16 @@ fn read(message: &Message) -> Option<(u8, u16, Entry)> {
         &inner(&tuple, CTA_TUPLE_IP)?,
         [CTA_IP_V4_DST, CTA_IP_V6_DST],
     )?;
+    let from = address(
+        &inner(&tuple, CTA_TUPLE_IP)?,
+        [CTA_IP_V4_SRC, CTA_IP_V6_SRC],
+    )?;
     let by = address(
         &inner(&reply, CTA_TUPLE_IP)?,
         [CTA_IP_V4_SRC, CTA_IP_V6_SRC],
     )?;
     let entry = Entry {
+        from,
         to,
         by,
         zone: find(CTA_ZONE),

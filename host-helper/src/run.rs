@@ -374,6 +374,9 @@ fn check_together(options: &cli::Run) -> Result<()> {
             "--isolate, --internal, --connect and --egress are about a network of ours: --network bridge or ptp".into(),
         );
     }
+    if !options.connect.is_empty() && (options.internal || options.isolate) {
+        return refuse("--connect leads out of the network, which --internal and --isolate forbid; leave one of them out".into());
+    }
     if !options.network.is_new() && !options.sysctl.is_empty() {
         return refuse("--sysctl needs a network namespace of the container's own".into());
     }

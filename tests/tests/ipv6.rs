@@ -764,3 +764,34 @@ fn routers_are_heard_while_the_host_forwards_everywhere() {
         outlive_two_lifetimes(lab, &[("uplink/accept_ra", "2"), ("all/forwarding", "1")]);
     });
 }
+
+#[test]
+fn what_a_killed_one_left_under_an_address_is_not_obeyed_with_another_link() {
+    case(|lab| {
+        let fixed = ["--ip6", "2001:db8:6::beef:cafe"];
+        let first = [
+            "--name",
+            "first",
+            "--ip",
+            "172.19.0.40",
+            "--egress",
+            "none",
+            "-p",
+            "8090:80",
+        ];
+        let running = lab.start_idle(&[SUBNET6, &fixed, &first].concat());
+        let pid = lab.pid_of("first");
+        running.signal(libc::SIGKILL);
+        wait_for_end(pid);
+        drop(running.end());
+        let _second = lab.start_idle(&[&fixed[..], &["--ip", "172.19.0.41"]].concat());
+        let rules = sh("nft list ruleset");
+        for left in ["172.19.0.40", "8090"] {
+            assert!(!rules.contains(left), "{left}: {rules}");
+        }
+        let limited = sh("nft list set inet hawser limited6");
+        assert!(!limited.contains("beef:cafe"), "{limited}");
+        lab.hawser(&["ls"]).exits(0);
+        assert!(sh("ip -6 neigh show nud permanent").contains("beef:cafe"));
+    });
+}

@@ -283,3 +283,43 @@ impl Host {
         Host
     }
 }
+
+#[test]
+fn what_the_last_tenant_of_an_address_opened_is_closed_to_the_next() {
+    packets(|lab| {
+        let server = "198.51.100.10:9000";
+        let echo = lab.internet.enter(|| std::net::UdpSocket::bind(server));
+        let echo = echo.expect("a server");
+        std::thread::spawn(move || {
+            let mut bytes = [0; 64];
+            while let Ok((len, client)) = echo.recv_from(&mut bytes) {
+                let _ = echo.send_to(&bytes[..len], client);
+            }
+        });
+        let ask = |options: &[&str]| {
+            let options = [&["--ip", "172.19.0.9", "--name", "tenant"][..], options].concat();
+            let _tenant = lab.start_idle(&options);
+            let netns = lab::Netns::of(lab.pid_of("tenant"));
+            netns.enter(|| {
+                let socket = std::net::UdpSocket::bind("0.0.0.0:5555").expect("a socket");
+                let patience = std::time::Duration::from_millis(500);
+                socket.set_read_timeout(Some(patience)).expect("a timeout");
+                socket.connect(server).expect("an address");
+                let sent = socket.send(b"hello");
+                sent.and_then(|_| socket.recv(&mut [0; 64])).is_ok()
+            })
+        };
+        assert!(ask(&[]), "the first may");
+        assert!(!ask(&["--egress", "none"]), "the next may not");
+    });
+}
+
+#[test]
+fn options_that_contradict_each_other_are_refused() {
+    packets(|lab| {
+        for other in ["--internal", "--isolate"] {
+            lab.run(&["--connect", "blue", other], &["true"])
+                .refused(&["--connect", other]);
+        }
+    });
+}

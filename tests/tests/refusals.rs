@@ -199,6 +199,24 @@ fn a_strangers_bridge_is_used_as_it_is_and_never_rewritten() {
 }
 
 #[test]
+fn a_strangers_bridge_keeps_its_address_and_is_the_gateway() {
+    case(|lab| {
+        // As on a LAN: nobody has set its address, and it has its card's.
+        sh("ip link add br7 type bridge; ip addr add 172.27.0.1/24 dev br7; ip link set br7 up
+            ip link add card type veth peer name lan; ip link set card address 52:54:00:12:34:56 master br7 up");
+        let address = || sh("ip -o link show dev br7 | grep -o 'ether [0-9a-f:]*'");
+        let before = address();
+        assert!(before.contains("52:54:00:12:34:56"), "{before}");
+        let script = "ping -c 1 -W 2 172.27.0.1";
+        let seen = lab
+            .run_sh(&["--bridge", "br7", "--ip", "172.27.0.2"], script)
+            .ok();
+        assert!(seen.contains("1 packets received"), "{seen}");
+        assert_eq!(address(), before);
+    });
+}
+
+#[test]
 fn a_full_bridge() {
     case(|lab| {
         lab.hawser(&["up"]).exits(0);

@@ -58,11 +58,15 @@ pub fn sweep_dead(route: &mut Netlink) -> Result<()> {
         }
         let links = route.links().doing(|| "list links".into())?;
         let names: BTreeSet<&str> = links.iter().map(|link| link.name.as_str()).collect();
-        let dead: Vec<_> = tenants
+        let (living, mut dead): (Vec<_>, Vec<_>) = tenants
             .drain(..)
             .filter_map(|tenant| elements::known(&tenant))
-            .filter(|(name, _)| !names.contains(name.as_str()))
-            .collect();
+            .partition(|(name, _)| names.contains(name.as_str()));
+        // What somebody living has by now is not swept.
+        let taken: BTreeSet<IpAddr> = living.into_iter().flat_map(|(_, all)| all).collect();
+        for (_, addresses) in &mut dead {
+            addresses.retain(|address| !taken.contains(address));
+        }
         if dead.is_empty() {
             return Ok(());
         }

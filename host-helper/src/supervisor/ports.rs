@@ -69,7 +69,7 @@ impl Supervisor {
     pub(super) fn forget_later(&mut self) {
         const OTHERS: Duration = Duration::from_secs(1);
         let mut ports = self.container.splice.ports();
-        if ports.any(|port| port.protocol == Protocol::Udp) {
+        if self.is_limited() || ports.any(|port| port.protocol == Protocol::Udp) {
             self.forget_at = Instant::now().checked_add(OTHERS);
         }
     }
@@ -79,6 +79,10 @@ impl Supervisor {
     pub(super) fn forget_connections(&mut self) {
         if self.forget_at.is_some_and(|at| at <= Instant::now()) {
             self.forget_at = None;
+            if self.is_limited() {
+                // What it has opened while nothing forbade it is judged anew.
+                let _ = conntrack::forget_opened_by(&self.addresses());
+            }
             let ports = self.container.splice.ports();
             self.published
                 .extend(ports.filter(|port| port.protocol == Protocol::Udp));
@@ -100,6 +104,12 @@ impl Supervisor {
         if self.had_ports {
             let _ = conntrack::forget_container(&self.addresses());
         }
+    }
+
+    /// It may not open every connection.
+    fn is_limited(&self) -> bool {
+        let one = &self.description;
+        one.egress.is_some() || one.isolated || one.internal
     }
 
     fn addresses(&self) -> Vec<IpAddr> {
