@@ -9,7 +9,7 @@ use crate::publish::Range;
 /// Does what was asked for. Gives what is to be printed.
 ///
 /// # Errors
-/// No such container; why a port cannot be published or withdrawn. Of several, those before it are.
+/// No such container; why a port cannot be published or withdrawn. Of several that are to be published none is then.
 pub fn port(action: &cli::Port) -> Result<String> {
     match action {
         cli::Port::Ls { name, json } => list(name, *json),
@@ -40,6 +40,11 @@ fn change(name: &str, word: &str, ports: &[Range]) -> Result<String> {
         let answer = control::ask(name, &format!("port {word} {range}"))
             .map_err(|error| control::no_such(name, &error))?;
         if let Some(text) = answer.strip_prefix("error ") {
+            let so_far = done.lines().filter(|_| word == "add");
+            for range in so_far {
+                // The first error is the one that matters.
+                let _ = control::ask(name, &format!("port rm {range}"));
+            }
             return Err(Error::new(text.trim_end()));
         }
         done += &answer;

@@ -369,6 +369,12 @@ fn check_together(options: &cli::Run) -> Result<()> {
             "--publish {port} takes a port of the host that another --publish takes"
         ));
     }
+    let only_ipv6 = ports.iter().find(|port| !port.has_ipv4());
+    if let Some(port) = only_ipv6.filter(|_| options.no_ipv6) {
+        return refuse(format!(
+            "--publish {port} leads to nothing: with --no-ipv6 the container has no IPv6 address"
+        ));
+    }
     if !options.network.has_link() && reach(options) != Reach::default() {
         return refuse(
             "--isolate, --internal, --connect and --egress are about a network of ours: --network bridge or ptp".into(),

@@ -455,6 +455,10 @@ fn ports_come_and_go_while_it_lives() {
             .refused(&["9000", "in use by publish"]);
         lab.hawser(&["port", "add", "web", "8999-9000:80-81"])
             .refused(&["9000", "in use by publish"]);
+        lab.hawser(&["port", "add", "web", "8300:80", "9000:80"])
+            .refused(&["9000", "in use by publish"]);
+        let left = lab.hawser(&["port", "ls", "web"]).ok();
+        assert!(!left.contains("8300"), "all or none: {left}");
         // Neither does what it has itself.
         lab.hawser(&["port", "add", "web", "8080:81/udp"])
             .refused(&["8080:81/udp", "in use by container web"]);
