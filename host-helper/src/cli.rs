@@ -1,25 +1,24 @@
 //! The command line, translated into a request.
 
+mod network;
 mod values;
 
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv6Net;
 
+pub use network::Network;
 use values::{
-    parse_capability, parse_connect, parse_host, parse_hostname, parse_inside, parse_name,
-    parse_network, parse_sysctl, parse_variable, parse_volume, parse_word, parse_workdir,
+    parse_capability, parse_hostname, parse_inside, parse_name, parse_sysctl, parse_variable,
+    parse_volume, parse_workdir,
 };
 
-use crate::address::{Subnet, parse_address, parse_address6, parse_mac, parse_subnet6};
+use crate::address::{Subnet, parse_subnet6};
 use crate::bridge::DEFAULT_BRIDGE;
-use crate::link::Mac;
+use crate::error::Error;
 use crate::publish;
-use crate::reach::Egress;
-use crate::request::NetworkChoice;
 use crate::rootfs::Volume;
 use crate::spawn;
 
@@ -246,87 +245,9 @@ pub struct Run {
     #[arg(long, value_name = "FILE", help_heading = "Process")]
     pub init_path: Option<PathBuf>,
 
-    /// bridge, ptp (no bridge: a route of its own), none (only lo), host, container:NAME, ns:PATH
-    #[arg(long, default_value = "bridge", value_parser = parse_network, help_heading = "Network")]
-    pub network: NetworkChoice,
-    /// The bridge; one that is not there is made, one that is not ours is used as it is
-    #[arg(long, value_name = "NAME", help_heading = "Network")]
-    pub bridge: Option<String>,
-    /// Subnet of the network [default: 172.19.0.0/16, ptp: 10.0.0.0/24; auto: one of 172.16.0.0/12 that no route has]
-    #[arg(long, value_name = "CIDR", help_heading = "Network")]
-    pub subnet: Option<Subnet>,
-    /// Address of the container [default: the next free one]
-    #[arg(long, value_name = "ADDR", value_parser = parse_address, help_heading = "Network")]
-    pub ip: Option<Ipv4Addr>,
-    /// IPv6 subnet of the network [default: a unique local one, made from the machine's id and the network's name]
-    #[arg(long, value_name = "CIDR", value_parser = parse_subnet6, help_heading = "Network")]
-    pub subnet6: Option<Ipv6Net>,
-    /// IPv6 address of the container [default: the one with the host part of its IPv4 address]
-    #[arg(long, value_name = "ADDR", value_parser = parse_address6, help_heading = "Network")]
-    pub ip6: Option<Ipv6Addr>,
-    /// Give the container IPv4 alone
-    #[arg(long, conflicts_with_all = ["subnet6", "ip6"], help_heading = "Network")]
-    pub no_ipv6: bool,
-    /// Neither reach the neighbours on the network nor be reached by them
-    #[arg(long, help_heading = "Network")]
-    pub isolate: bool,
-    /// Reach nothing outside the network
-    #[arg(long, help_heading = "Network")]
-    pub internal: bool,
-    /// Reach another network too, and be reached from it: a bridge's name, or a point-to-point subnet; repeatable
-    #[arg(long, value_name = "NETWORK", value_parser = parse_connect, help_heading = "Network")]
-    pub connect: Vec<String>,
-    /// What the container may open connections to, the host included: none, all, or a list of dns, ADDR/LEN,
-    /// [ADDR/LEN]:PORT[/PROTO]
-    #[arg(
-        long,
-        default_value = "all",
-        value_name = "none|all|LIST",
-        help_heading = "Network"
-    )]
-    pub egress: Egress,
-    /// Hardware address of the container [default: made from its address]
-    #[arg(long, value_name = "MAC", value_parser = parse_mac, help_heading = "Network")]
-    pub mac: Option<Mac>,
-    /// Forward a port of the host, or as many as a range has; without HOSTPORT, one that is free; repeatable
-    #[arg(
-        short,
-        long,
-        value_name = PORT,
-        help_heading = "Network"
-    )]
-    pub publish: Vec<publish::Range>,
-    /// MTU in bytes [default: that of the link with the default route]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(68..=65535), help_heading = "Network")]
-    pub mtu: Option<u32>,
-    /// Resolver to use instead of the host's; repeatable
-    #[arg(long, value_name = "ADDR", help_heading = "Network")]
-    pub dns: Vec<IpAddr>,
-    /// Domain to search instead of the host's; repeatable
-    #[arg(long, value_name = "DOMAIN", value_parser = parse_word, help_heading = "Network")]
-    pub dns_search: Vec<String>,
-    /// Option for the resolver, ndots:1 say, instead of the host's; repeatable
-    #[arg(long, value_name = "OPTION", value_parser = parse_word, help_heading = "Network")]
-    pub dns_option: Vec<String>,
-    /// Whether a change of the host's resolvers reaches the running container
-    #[arg(
-        long,
-        value_name = "yes|no",
-        default_value = "yes",
-        help_heading = "Network"
-    )]
-    pub dns_follow: Answer,
-    /// A line for /etc/hosts; repeatable
-    #[arg(long, value_name = "NAME:ADDR", value_parser = parse_host, help_heading = "Network")]
-    pub add_host: Vec<(IpAddr, String)>,
-    /// off: /etc/resolv.conf and /etc/hosts stay those of the root file system
-    #[arg(
-        long,
-        value_name = "required|off",
-        default_value = "required",
-        help_heading = "Network"
-    )]
-    pub resolv: Resolv,
+    /// Its network.
+    #[command(flatten)]
+    pub net: Network,
 }
 
 /// On or off.
@@ -363,6 +284,11 @@ pub enum Asked {
     For(Cli),
     /// Help, or the version: this text.
     Text(String),
+}
+
+/// The error of options that make no sense together.
+pub fn usage(why: &str) -> Error {
+    Error::new(format!("read the command line: {why}; see --help"))
 }
 
 /// Reads the command line.
@@ -439,23 +365,6 @@ impl Run {
     /// Whether the command gets a terminal.
     pub fn wants_terminal(&self) -> bool {
         self.tty || (!self.detach && !self.no_tty && crate::terminal::is_interactive())
-    }
-
-    /// Whether an option needs a network of the container's own.
-    pub fn option_of_a_network(&self) -> Option<&'static str> {
-        [
-            ("--bridge", self.bridge.is_some()),
-            ("--subnet", self.subnet.is_some()),
-            ("--ip", self.ip.is_some()),
-            ("--subnet6", self.subnet6.is_some()),
-            ("--ip6", self.ip6.is_some()),
-            ("--no-ipv6", self.no_ipv6),
-            ("--mac", self.mac.is_some()),
-            ("--mtu", self.mtu.is_some()),
-            ("--publish", !self.publish.is_empty()),
-        ]
-        .into_iter()
-        .find_map(|(option, is_given)| is_given.then_some(option))
     }
 
     /// init's file, opened.

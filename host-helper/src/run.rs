@@ -11,17 +11,14 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::pipe2;
 
 use crate::attach::{self, Container};
-use crate::bridge::DEFAULT_BRIDGE;
-use crate::cli::{self, Answer, Resolv, Switch};
+use crate::cli::{self, Resolv, Switch};
 use crate::config::{self, Privileges};
 use crate::control;
-use crate::dns::Resolvers;
 use crate::error::{Doing, Error, Result};
 use crate::follower::{Follower, Following};
 use crate::hosts::{Private, View};
 use crate::ls::Description;
-use crate::publish;
-use crate::reach::{Egress, Reach};
+use crate::reach::Egress;
 use crate::request::{Command, NetworkChoice, Request, StdioChoice};
 use crate::rootfs::{self, Rootfs};
 use crate::signals::Signals;
@@ -285,7 +282,7 @@ fn check_preserved(count: u32) -> Result<()> {
 
 fn plan(options: &cli::Run) -> Result<(Request, Command)> {
     check_together(options)?;
-    let needs_etc = options.resolv == Resolv::Required;
+    let needs_etc = options.net.resolv == Resolv::Required;
     let directory = options
         .rootfs
         .as_deref()
@@ -295,7 +292,9 @@ fn plan(options: &cli::Run) -> Result<(Request, Command)> {
         Some(asked) => user::find(asked, directory.as_deref())?,
         None => User::default(),
     };
-    let request = network_request(options);
+    let request = options
+        .net
+        .request(options.name.as_deref(), options.hostname.as_deref());
     let rootfs = Rootfs {
         directory,
         is_read_only: options.read_only,
@@ -304,7 +303,7 @@ fn plan(options: &cli::Run) -> Result<(Request, Command)> {
         binds_resolv: needs_etc,
         shares_hosts: needs_etc && request.view_of_hosts() == Some(View::Shared),
         sysctls: sysctls(options),
-        is_new_network: options.network.is_new(),
+        is_new_network: options.net.network.is_new(),
     };
     let environment = environment(&options.env, &user.home, &request.hostname);
     let privileges = Privileges {
@@ -336,114 +335,20 @@ fn sysctls(options: &cli::Run) -> Vec<(String, String)> {
     const GENERATE: &str = "net/ipv6/conf/all/addr_gen_mode";
     const NONE: &str = "1"; // linux/if_link.h, enum in6_addr_gen_mode
     let is_there = Path::new("/proc/sys").join(GENERATE).exists();
-    let no_ipv6 = options.no_ipv6 && is_there;
+    let no_ipv6 = options.net.no_ipv6 && is_there;
     let own = no_ipv6.then(|| (GENERATE.to_string(), NONE.to_string()));
     own.into_iter().chain(options.sysctl.clone()).collect()
 }
 
 /// Options that make no sense together.
 fn check_together(options: &cli::Run) -> Result<()> {
-    let refuse = |why: String| {
-        Err(Error::new(format!(
-            "read the command line: {why}; see --help"
-        )))
-    };
-    match options.option_of_a_network() {
-        Some(option) if !options.network.has_link() => {
-            return refuse(format!(
-                "{option} needs a network of the container's own: --network bridge or ptp"
-            ));
-        }
-        _ => {}
-    }
-    if options.bridge.is_some() && options.network == NetworkChoice::PointToPoint {
-        return refuse("--network ptp has no bridge; leave --bridge out".into());
-    }
-    let ports: Vec<_> = options
-        .publish
-        .iter()
-        .flat_map(|range| range.ports())
-        .collect();
-    if let Some(port) = publish::first_collision(&ports) {
-        return refuse(format!(
-            "--publish {port} takes a port of the host that another --publish takes"
+    options.net.check()?;
+    if !options.net.network.is_new() && !options.sysctl.is_empty() {
+        return Err(cli::usage(
+            "--sysctl needs a network namespace of the container's own",
         ));
-    }
-    let only_ipv6 = ports.iter().find(|port| !port.has_ipv4());
-    if let Some(port) = only_ipv6.filter(|_| options.no_ipv6) {
-        return refuse(format!(
-            "--publish {port} leads to nothing: with --no-ipv6 the container has no IPv6 address"
-        ));
-    }
-    if !options.network.has_link() && reach(options) != Reach::default() {
-        return refuse(
-            "--isolate, --internal, --connect and --egress are about a network of ours: --network bridge or ptp".into(),
-        );
-    }
-    if !options.connect.is_empty() && (options.internal || options.isolate) {
-        return refuse("--connect leads out of the network, which --internal and --isolate forbid; leave one of them out".into());
-    }
-    if !options.network.is_new() && !options.sysctl.is_empty() {
-        return refuse("--sysctl needs a network namespace of the container's own".into());
     }
     Ok(())
-}
-
-fn network_request(options: &cli::Run) -> Request {
-    let is_name_made_up = options.name.is_none();
-    let name = options.name.clone();
-    let name = name.unwrap_or_else(|| format!("box-{:08x}", sys::random_u32()));
-    // A host name holds 64 bytes (sethostname(2)), a container's name 127.
-    let hostname = options
-        .hostname
-        .clone()
-        .unwrap_or_else(|| name.chars().take(63).collect());
-    let asked = Resolvers {
-        servers: options.dns.clone(),
-        search: options.dns_search.clone(),
-        options: options.dns_option.clone(),
-    };
-    Request {
-        name,
-        network: options.network.clone(),
-        bridge: options
-            .bridge
-            .clone()
-            .unwrap_or_else(|| DEFAULT_BRIDGE.to_string()),
-        subnet: options.subnet,
-        address: options.ip,
-        subnet6: options.subnet6,
-        address6: options.ip6,
-        no_ipv6: options.no_ipv6,
-        ports: options
-            .publish
-            .iter()
-            .flat_map(|range| range.ports())
-            .collect(),
-        reach: reach(options),
-        mac: options.mac,
-        mtu: options.mtu,
-        resolvers: match options.resolv {
-            // A host without the file has no resolvers.
-            Resolv::Required => Resolvers::choose(&asked, options.network.loopback())
-                .unwrap_or_else(|_| asked.clone()),
-            Resolv::Off => asked.clone(),
-        },
-        writes_resolv: options.resolv == Resolv::Required,
-        follows: (options.dns_follow == Answer::Yes && asked.needs_host()).then_some(asked),
-        is_name_made_up,
-        hosts: options.add_host.clone(),
-        hostname,
-    }
-}
-
-fn reach(options: &cli::Run) -> Reach {
-    Reach {
-        isolated: options.isolate,
-        internal: options.internal,
-        connect: options.connect.clone(),
-        egress: options.egress.clone(),
-    }
 }
 
 /// Where the command's descriptors lead.

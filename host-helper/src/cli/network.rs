@@ -1,0 +1,222 @@
+//! The options of a network, which every front end with a command line has.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use clap::Args;
+use ipnet::Ipv6Net;
+
+use super::values::{parse_connect, parse_host, parse_network, parse_word};
+use super::{Answer, PORT, Resolv, usage};
+use crate::address::{Subnet, parse_address, parse_address6, parse_mac, parse_subnet6};
+use crate::bridge::DEFAULT_BRIDGE;
+use crate::dns::Resolvers;
+use crate::error::Result;
+use crate::link::Mac;
+use crate::publish;
+use crate::reach::{Egress, Reach};
+use crate::request::{NetworkChoice, Request};
+use crate::sys;
+
+// No sentence for the documentation: clap would put it in the place of the command's.
+#[derive(Debug, Clone, Args)]
+pub struct Network {
+    /// bridge, ptp (no bridge: a route of its own), none (only lo), host, container:NAME, ns:PATH
+    #[arg(long, default_value = "bridge", value_parser = parse_network, help_heading = "Network")]
+    pub network: NetworkChoice,
+    /// The bridge; one that is not there is made, one that is not ours is used as it is
+    #[arg(long, value_name = "NAME", help_heading = "Network")]
+    pub bridge: Option<String>,
+    /// Subnet of the network [default: 172.19.0.0/16, ptp: 10.0.0.0/24; auto: one of 172.16.0.0/12 that no route has]
+    #[arg(long, value_name = "CIDR", help_heading = "Network")]
+    pub subnet: Option<Subnet>,
+    /// Address of the container [default: the next free one]
+    #[arg(long, value_name = "ADDR", value_parser = parse_address, help_heading = "Network")]
+    pub ip: Option<Ipv4Addr>,
+    /// IPv6 subnet of the network [default: a unique local one, made from the machine's id and the network's name]
+    #[arg(long, value_name = "CIDR", value_parser = parse_subnet6, help_heading = "Network")]
+    pub subnet6: Option<Ipv6Net>,
+    /// IPv6 address of the container [default: the one with the host part of its IPv4 address]
+    #[arg(long, value_name = "ADDR", value_parser = parse_address6, help_heading = "Network")]
+    pub ip6: Option<Ipv6Addr>,
+    /// Give the container IPv4 alone
+    #[arg(long, conflicts_with_all = ["subnet6", "ip6"], help_heading = "Network")]
+    pub no_ipv6: bool,
+    /// Neither reach the neighbours on the network nor be reached by them
+    #[arg(long, help_heading = "Network")]
+    pub isolate: bool,
+    /// Reach nothing outside the network
+    #[arg(long, help_heading = "Network")]
+    pub internal: bool,
+    /// Reach another network too, and be reached from it: a bridge's name, or a point-to-point subnet; repeatable
+    #[arg(long, value_name = "NETWORK", value_parser = parse_connect, help_heading = "Network")]
+    pub connect: Vec<String>,
+    /// What the container may open connections to, the host included: none, all, or a list of dns, ADDR/LEN,
+    /// [ADDR/LEN]:PORT[/PROTO]
+    #[arg(
+        long,
+        default_value = "all",
+        value_name = "none|all|LIST",
+        help_heading = "Network"
+    )]
+    pub egress: Egress,
+    /// Hardware address of the container [default: made from its address]
+    #[arg(long, value_name = "MAC", value_parser = parse_mac, help_heading = "Network")]
+    pub mac: Option<Mac>,
+    /// Forward a port of the host, or as many as a range has; without HOSTPORT, one that is free; repeatable
+    #[arg(
+        short,
+        long,
+        value_name = PORT,
+        help_heading = "Network"
+    )]
+    pub publish: Vec<publish::Range>,
+    /// MTU in bytes [default: that of the link with the default route]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(68..=65535), help_heading = "Network")]
+    pub mtu: Option<u32>,
+    /// Resolver to use instead of the host's; repeatable
+    #[arg(long, value_name = "ADDR", help_heading = "Network")]
+    pub dns: Vec<IpAddr>,
+    /// Domain to search instead of the host's; repeatable
+    #[arg(long, value_name = "DOMAIN", value_parser = parse_word, help_heading = "Network")]
+    pub dns_search: Vec<String>,
+    /// Option for the resolver, ndots:1 say, instead of the host's; repeatable
+    #[arg(long, value_name = "OPTION", value_parser = parse_word, help_heading = "Network")]
+    pub dns_option: Vec<String>,
+    /// Whether a change of the host's resolvers reaches the running container
+    #[arg(
+        long,
+        value_name = "yes|no",
+        default_value = "yes",
+        help_heading = "Network"
+    )]
+    pub dns_follow: Answer,
+    /// A line for /etc/hosts; repeatable
+    #[arg(long, value_name = "NAME:ADDR", value_parser = parse_host, help_heading = "Network")]
+    pub add_host: Vec<(IpAddr, String)>,
+    /// off: /etc/resolv.conf and /etc/hosts stay those of the root file system
+    #[arg(
+        long,
+        value_name = "required|off",
+        default_value = "required",
+        help_heading = "Network"
+    )]
+    pub resolv: Resolv,
+}
+
+impl Network {
+    /// Whether an option needs a network of the container's own.
+    fn option_of_a_network(&self) -> Option<&'static str> {
+        [
+            ("--bridge", self.bridge.is_some()),
+            ("--subnet", self.subnet.is_some()),
+            ("--ip", self.ip.is_some()),
+            ("--subnet6", self.subnet6.is_some()),
+            ("--ip6", self.ip6.is_some()),
+            ("--no-ipv6", self.no_ipv6),
+            ("--mac", self.mac.is_some()),
+            ("--mtu", self.mtu.is_some()),
+            ("--publish", !self.publish.is_empty()),
+        ]
+        .into_iter()
+        .find_map(|(option, is_given)| is_given.then_some(option))
+    }
+
+    /// Refuses options that make no sense together.
+    ///
+    /// # Errors
+    /// Which they are.
+    pub fn check(&self) -> Result<()> {
+        match self.option_of_a_network() {
+            Some(option) if !self.network.has_link() => {
+                return Err(usage(&format!(
+                    "{option} needs a network of the container's own: --network bridge or ptp"
+                )));
+            }
+            _ => {}
+        }
+        if self.bridge.is_some() && self.network == NetworkChoice::PointToPoint {
+            return Err(usage("--network ptp has no bridge; leave --bridge out"));
+        }
+        let ports: Vec<_> = self
+            .publish
+            .iter()
+            .flat_map(|range| range.ports())
+            .collect();
+        if let Some(port) = publish::first_collision(&ports) {
+            return Err(usage(&format!(
+                "--publish {port} takes a port of the host that another --publish takes"
+            )));
+        }
+        let only_ipv6 = ports.iter().find(|port| !port.has_ipv4());
+        if let Some(port) = only_ipv6.filter(|_| self.no_ipv6) {
+            return Err(usage(&format!(
+                "--publish {port} leads to nothing: with --no-ipv6 the container has no IPv6 address"
+            )));
+        }
+        if !self.network.has_link() && self.reach() != Reach::default() {
+            return Err(usage(
+                "--isolate, --internal, --connect and --egress are about a network of ours: --network bridge or ptp",
+            ));
+        }
+        if !self.connect.is_empty() && (self.internal || self.isolate) {
+            return Err(usage(
+                "--connect leads out of the network, which --internal and --isolate forbid; leave one of them out",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The request for a container of this name, or of one that is made up.
+    pub fn request(&self, name: Option<&str>, hostname: Option<&str>) -> Request {
+        let is_name_made_up = name.is_none();
+        let name = name.map_or_else(|| format!("box-{:08x}", sys::random_u32()), str::to_string);
+        // A host name holds 64 bytes (sethostname(2)), a container's name 127.
+        let hostname = hostname.map_or_else(|| name.chars().take(63).collect(), str::to_string);
+        let asked = Resolvers {
+            servers: self.dns.clone(),
+            search: self.dns_search.clone(),
+            options: self.dns_option.clone(),
+        };
+        Request {
+            name,
+            network: self.network.clone(),
+            bridge: self
+                .bridge
+                .clone()
+                .unwrap_or_else(|| DEFAULT_BRIDGE.to_string()),
+            subnet: self.subnet,
+            address: self.ip,
+            subnet6: self.subnet6,
+            address6: self.ip6,
+            no_ipv6: self.no_ipv6,
+            ports: self
+                .publish
+                .iter()
+                .flat_map(|range| range.ports())
+                .collect(),
+            reach: self.reach(),
+            mac: self.mac,
+            mtu: self.mtu,
+            resolvers: match self.resolv {
+                // A host without the file has no resolvers.
+                Resolv::Required => Resolvers::choose(&asked, self.network.loopback())
+                    .unwrap_or_else(|_| asked.clone()),
+                Resolv::Off => asked.clone(),
+            },
+            writes_resolv: self.resolv == Resolv::Required,
+            follows: (self.dns_follow == Answer::Yes && asked.needs_host()).then_some(asked),
+            is_name_made_up,
+            hosts: self.add_host.clone(),
+            hostname,
+        }
+    }
+
+    fn reach(&self) -> Reach {
+        Reach {
+            isolated: self.isolate,
+            internal: self.internal,
+            connect: self.connect.clone(),
+            egress: self.egress.clone(),
+        }
+    }
+}
