@@ -1,6 +1,8 @@
 //! From a request to a container whose command runs in its network: the one sequence, in the order of
 //! `docs/operation.md`. Each step's function says what must hold before it and what undoes it.
 
+pub mod guest;
+
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,6 +11,7 @@ use std::path::PathBuf;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::{Mode, fstat};
 
+use crate::attached::{self, kept};
 use crate::bridge::{self, Network, POINT_TO_POINT_NAME};
 use crate::config::{self, Privileges};
 use crate::conntrack;
@@ -19,7 +22,7 @@ use crate::hosts::{Hosts, Lines, View};
 use crate::mark;
 use crate::netlink::Netlink;
 use crate::nft;
-use crate::owner::Owner;
+use crate::owner::{Mark, Owner};
 use crate::ptp;
 use crate::publish::{self, Held, Port};
 use crate::reach::Reach;
@@ -247,6 +250,8 @@ fn open_names(request: &Request, network: Option<&Network>, child: &Child) -> Re
 /// Undone by dropping them.
 fn hold(request: &Request, steps: &mut Steps) -> Result<Vec<Held>> {
     let held = publish::hold(request.ports.iter().copied())?;
+    let ports: Vec<Port> = held.iter().map(|one| one.port).collect();
+    kept::check_ports(&ports)?;
     if !held.is_empty() {
         steps.done("hold");
     }
@@ -359,6 +364,7 @@ pub fn restore() -> Result<()> {
             )));
         }
     }
+    errors.extend(attached::restore(&mut route));
     let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
     if text.is_empty() {
         Ok(())
@@ -497,7 +503,7 @@ pub fn open_log(name: &str) -> Result<File> {
 }
 
 /// The network namespace of the container; `None`: the host's.
-fn namespace(choice: &NetworkChoice) -> Result<Option<OwnedFd>> {
+pub fn namespace(choice: &NetworkChoice) -> Result<Option<OwnedFd>> {
     let path = match choice {
         NetworkChoice::Host => return Ok(None),
         NetworkChoice::Container(name) => {
@@ -561,13 +567,10 @@ fn attach(
     let veth = veth::create(route, &wish)?;
     let device = match network.bridge {
         Some(bridge) => network.is_ours.then_some(bridge.index),
-        None => {
-            let end = veth::address_host_end(route, &veth, network)?;
-            if network.has_ipv6() {
-                sysctl::forward_from(&veth.name)?;
-            }
-            Some(end)
-        }
+        None => Some(
+            set_up_host_end(route, &veth, network)
+                .inspect_err(|_| drop(bridge::delete(route, &veth.name)))?,
+        ),
     };
     let netns = fstat(namespace)
         .doing(|| "look at the network namespace".into())?
@@ -579,6 +582,14 @@ fn attach(
         device,
         netns,
     }))
+}
+
+fn set_up_host_end(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<u32> {
+    let end = veth::address_host_end(route, veth, network)?;
+    if network.has_ipv6() {
+        sysctl::forward_from(&veth.name)?;
+    }
+    Ok(end)
 }
 
 /// What comes to the ports by the host's loopback leads to the container, through us; and the container, by way of its bridge,
@@ -649,18 +660,20 @@ fn mark_veth(
     child: &Child,
 ) -> Result<()> {
     match Owner::of(&request.name, child.pid.as_raw(), attachment.netns) {
-        Some(owner) => {
-            let Attachment {
-                network,
-                veth,
-                device,
-                ..
-            } = attachment;
-            mark::mark(route, veth, &owner, network, *device)
-        }
+        Some(owner) => mark_as(route, attachment, &Mark::Run(owner)),
         // It has ended, and will be found to have said why.
         None => Ok(()),
     }
+}
+
+fn mark_as(route: &mut Netlink, attachment: &Attachment, mark: &Mark) -> Result<()> {
+    let Attachment {
+        network,
+        veth,
+        device,
+        ..
+    } = attachment;
+    mark::mark(route, veth, mark, network, *device)
 }
 
 /// Makes the kernel finish what eth0's coming up has begun: a look at a link does that (linkwatch), and else it may
@@ -713,7 +726,7 @@ pub fn expect(
 }
 
 /// Kills the container and waits for it.
-fn kill(pidfd: &OwnedFd) {
+pub fn kill(pidfd: &OwnedFd) {
     use nix::sys::wait::{Id, WaitPidFlag, waitid};
     let _ = crate::sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
     let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);

@@ -38,11 +38,52 @@ pub fn write(
     attachment: Option<&Attachment>,
     names: &str,
 ) -> String {
+    message(|line| {
+        network_lines(request, attachment, line);
+        if request.writes_resolv {
+            resolv_lines(request, attachment, names, line);
+        }
+        line(format_args!("hostname {}", request.hostname));
+        privilege_lines(privileges, line);
+    })
+}
+
+/// Whose init a message is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    /// Ours: it ends when the network is there, and needs nothing for that.
+    Ours,
+    /// The container's: it is to become the container's command.
+    Theirs,
+}
+
+/// The same for a container that another tool made: its host name and its privileges are that tool's.
+pub fn write_attached(request: &Request, attachment: &Attachment, names: &str, init: Of) -> String {
+    message(|line| {
+        network_lines(request, Some(attachment), line);
+        if request.writes_resolv {
+            resolv_lines(request, Some(attachment), names, line);
+        }
+        if init == Of::Ours {
+            privilege_lines(&Privileges::default(), line);
+        }
+    })
+}
+
+fn message(facts: impl FnOnce(&mut dyn FnMut(std::fmt::Arguments))) -> String {
     let mut text = format!("{}\n", protocol::VERSION);
-    let mut line = |fact: std::fmt::Arguments| {
+    facts(&mut |fact| {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{fact}");
-    };
+    });
+    text + protocol::END + "\n"
+}
+
+fn network_lines(
+    request: &Request,
+    attachment: Option<&Attachment>,
+    line: &mut dyn FnMut(std::fmt::Arguments),
+) {
     if let Some(Attachment { network, veth, .. }) = attachment {
         line(format_args!("link {INSIDE}"));
         // Who may not reach all of its neighbours asks the gateway for each, who says no at once.
@@ -73,25 +114,17 @@ pub fn write(
     } else if request.network != NetworkChoice::None {
         line(format_args!("no-links"));
     }
-    if request.writes_resolv {
-        resolv_lines(request, attachment, names, &mut line);
-    }
-    line(format_args!("hostname {}", request.hostname));
-    privilege_lines(privileges, &mut line);
-    text + protocol::END + "\n"
 }
 
 /// The same for a command that joins a container: its network is there.
 pub fn write_privileges(privileges: &Privileges) -> String {
-    let mut text = format!("{}\nno-links\n", protocol::VERSION);
-    privilege_lines(privileges, &mut |fact| {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{fact}");
-    });
-    text + protocol::END + "\n"
+    message(|line| {
+        line(format_args!("no-links"));
+        privilege_lines(privileges, line);
+    })
 }
 
-fn privilege_lines(privileges: &Privileges, line: &mut impl FnMut(std::fmt::Arguments)) {
+fn privilege_lines(privileges: &Privileges, line: &mut dyn FnMut(std::fmt::Arguments)) {
     let Privileges {
         user,
         workdir,
@@ -128,7 +161,7 @@ fn resolv_lines(
     request: &Request,
     attachment: Option<&Attachment>,
     names: &str,
-    line: &mut impl FnMut(std::fmt::Arguments),
+    line: &mut dyn FnMut(std::fmt::Arguments),
 ) {
     for fact in request.resolvers.facts().lines() {
         line(format_args!("{fact}"));
@@ -158,10 +191,19 @@ pub fn own_hosts(request: &Request, attachment: Option<&Attachment>) -> String {
     lines
 }
 
-pub fn send(mut config: &File, text: &str) -> Result<()> {
-    if let Err(fault) = protocol::Message::parse(text.as_bytes()) {
-        return Err(Error::new(format!("write init's config: {fault}")));
+/// Refuses a message that init would refuse.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(text: &str) -> Result<()> {
+    match protocol::Message::parse(text.as_bytes()) {
+        Ok(_) => Ok(()),
+        Err(fault) => Err(Error::new(format!("write init's config: {fault}"))),
     }
+}
+
+pub fn send(mut config: &File, text: &str) -> Result<()> {
+    check(text)?;
     // A pipe holds 64 KiB and the message is at most 16: this never waits. EPIPE: the child says why.
     match config.write_all(text.as_bytes()) {
         Err(error) if error.raw_os_error() == Some(libc::EPIPE) => Ok(()),

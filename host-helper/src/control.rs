@@ -98,6 +98,17 @@ pub fn is_supervised(name: &str) -> bool {
     UnixStream::connect(state::path(name, "sock")).is_ok()
 }
 
+/// Removes the socket of a supervisor that was killed.
+pub fn forget_stale(name: &str) {
+    // Between bind(2) and listen(2) a name that is being taken refuses connections too.
+    let Ok(_lock) = state::lock() else {
+        return;
+    };
+    if !is_supervised(name) {
+        let _ = fs::remove_file(state::path(name, "sock"));
+    }
+}
+
 /// The error of who wants the name of a living container. Not under the lock: the holder may be waiting for it.
 pub fn in_use(name: &str) -> Error {
     let holder = ask(name, "inspect");

@@ -1,5 +1,6 @@
 //! `down`: takes a network back. Clean-up goes on after an error, and what is gone already is success.
 
+use crate::attached;
 use crate::bridge;
 use crate::control;
 use crate::error::{Doing, Error, Result};
@@ -7,7 +8,7 @@ use crate::hosts;
 use crate::link::Link;
 use crate::netlink::Netlink;
 use crate::nft;
-use crate::owner::{Mark, Owner, leased_address};
+use crate::owner::{Mark, leased_address};
 use crate::state;
 use crate::sysctl;
 
@@ -71,27 +72,26 @@ fn find(route: &mut Netlink, name: &str) -> Result<Option<Link>> {
 
 /// No container lives on the bridge, or none does any more.
 fn empty(route: &mut Netlink, bridge: &Link, living: Living) -> Result<()> {
-    let owners = living_on(route, bridge)?;
-    if owners.is_empty() {
+    let ends = living_on(route, bridge)?;
+    if ends.is_empty() {
         return Ok(());
     }
-    let names = |owners: &[(String, Option<Owner>)]| {
-        owners
-            .iter()
-            .map(|(name, _)| name.as_str())
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
+    let names = |ends: &[Link]| ends.iter().map(name_of).collect::<Vec<_>>().join(", ");
     if living == Living::Refuse {
         return Err(Error::new(format!(
             "remove bridge {}: containers live on it: {}; stop them first, or use --force",
             bridge.name,
-            names(&owners)
+            names(&ends)
         )));
     }
-    for (name, owner) in &owners {
-        let asked = control::ask(name, "stop 10");
-        if let (Err(_), Some(owner)) = (asked, owner) {
+    for end in &ends {
+        if end.mark.as_ref().is_some_and(Mark::is_attached) {
+            // Its processes are not ours to end.
+            attached::take_over(route, end)?;
+            continue;
+        }
+        let asked = control::ask(name_of(end), "stop 10");
+        if let (Err(_), Some(Mark::Run(owner))) = (asked, &end.mark) {
             // Its supervisor was killed, and it has seen to it that this was not its end.
             owner.kill();
         }
@@ -107,18 +107,21 @@ fn empty(route: &mut Netlink, bridge: &Link, living: Living) -> Result<()> {
     )))
 }
 
-/// The containers on a bridge, by name; those without a mark by their link's.
-fn living_on(route: &mut Netlink, bridge: &Link) -> Result<Vec<(String, Option<Owner>)>> {
-    let ports = route.links().doing(|| "list links".into())?;
-    let on_it = |port: &&Link| {
-        port.controller == Some(bridge.index) && leased_address(&port.name).is_some()
-    };
-    let owner = |port: &Link| match &port.mark {
-        Some(Mark::Run(owner)) if owner.is_dead() => None,
-        Some(Mark::Run(owner)) => Some((owner.name.clone(), Some(owner.clone()))),
-        _ => Some((port.name.clone(), None)),
-    };
-    Ok(ports.iter().filter(on_it).filter_map(owner).collect())
+/// A container's name, or its link's.
+fn name_of(end: &Link) -> &str {
+    let container = end.mark.as_ref().and_then(Mark::container);
+    container.map_or(&end.name, |(name, _)| name)
+}
+
+/// The host ends of the containers on a bridge.
+fn living_on(route: &mut Netlink, bridge: &Link) -> Result<Vec<Link>> {
+    let mut ports = route.links().doing(|| "list links".into())?;
+    ports.retain(|port| {
+        port.controller == Some(bridge.index)
+            && leased_address(&port.name).is_some()
+            && !port.mark.as_ref().is_some_and(Mark::is_dead)
+    });
+    Ok(ports)
 }
 
 /// Whether nothing of ours uses the table any more.
@@ -126,7 +129,7 @@ fn is_last(route: &mut Netlink) -> Result<bool> {
     let links = route.links().doing(|| "list links".into())?;
     Ok(!links.iter().any(|link| match &link.mark {
         Some(Mark::Network(_)) => true,
-        Some(Mark::Run(owner)) => !owner.is_dead(),
+        Some(mark) => !mark.is_dead(),
         None => false,
     }))
 }
@@ -137,9 +140,9 @@ fn is_last(route: &mut Netlink) -> Result<bool> {
 /// What the kernel says.
 pub fn living(route: &mut Netlink) -> Result<Vec<String>> {
     let links = route.links().doing(|| "list links".into())?;
-    let names = links.into_iter().filter_map(|link| match link.mark {
-        Some(Mark::Run(owner)) if !owner.is_dead() => Some(owner.name),
-        _ => None,
+    let living = links.iter().filter_map(|link| {
+        let mark = link.mark.as_ref().filter(|mark| !mark.is_dead())?;
+        mark.container().map(|(name, _)| name.to_string())
     });
-    Ok(names.collect())
+    Ok(living.collect())
 }

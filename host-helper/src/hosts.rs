@@ -361,6 +361,21 @@ fn open_or_make(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
+/// Removes what containers that are gone have left in the file of a network, where there is one.
+pub fn sweep(network: &Network) {
+    let path = path_of(network);
+    if !path.exists() {
+        return;
+    }
+    let Ok(hosts) = Hosts::open(network) else {
+        return;
+    };
+    if hosts.sweep().unwrap_or(false) {
+        // Those who keep a copy are behind until the next change.
+        let _ = hosts.tell();
+    }
+}
+
 /// Whether nobody who lives is in a file.
 pub fn is_left_over(path: &Path) -> bool {
     let mut text = Vec::new();

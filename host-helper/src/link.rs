@@ -3,8 +3,9 @@
 
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, AsRawFd};
 
-use hawser::netlink::{ifaddrmsg, ifinfomsg, ndmsg, rtmsg};
+use hawser::netlink::{Attributes, ifaddrmsg, ifinfomsg, ndmsg, read_u32, rtmsg};
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -19,7 +20,7 @@ use netlink_packet_route::route::{
 use nix::errno::Errno;
 
 use crate::error::Refusal;
-use crate::netlink::{DUMP, Netlink, parse};
+use crate::netlink::{ACK, DUMP, Netlink, parse};
 use crate::owner::Mark;
 
 /// `RTEXT_FILTER_SKIP_STATS` of `linux/rtnetlink.h`: we never look at counters, and they are most of an answer.
@@ -63,6 +64,12 @@ pub struct Link {
     pub group: u32,
     /// Administratively up.
     pub is_up: bool,
+    /// What it is connected with is up too.
+    pub has_carrier: bool,
+    /// The number of the link that it leads to, of a veth the other end.
+    pub peer: Option<u32>,
+    /// The namespace that the number is meant in, as [`Netlink::namespace_id`] counts; none: this one.
+    pub peer_netns: Option<i32>,
     /// The index of the bridge that it is a port of.
     pub controller: Option<u32>,
 }
@@ -89,6 +96,7 @@ impl From<LinkMessage> for Link {
         let mut link = Link {
             index: message.header.index,
             is_up: message.header.flags.contains(LinkFlags::Up),
+            has_carrier: message.header.flags.contains(LinkFlags::LowerUp),
             ..Link::default()
         };
         for attribute in message.attributes {
@@ -97,6 +105,8 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::IfAlias(alias) => link.mark = alias.parse().ok(),
                 LinkAttribute::Address(mac) => link.mac = mac.try_into().unwrap_or_default(),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Link(index) => link.peer = Some(index),
+                LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(id),
                 LinkAttribute::Group(group) => link.group = group,
                 LinkAttribute::Controller(index) => link.controller = Some(index),
                 LinkAttribute::PropList(names) => {
@@ -190,6 +200,33 @@ impl Netlink {
             Err(refusal) if refusal.errno == Errno::ENODEV => Ok(None),
             Err(refusal) => Err(refusal),
         }
+    }
+
+    /// The number that this network namespace has for another one, if it has one: as soon as a link leads there.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn namespace_id(&mut self, other: impl AsFd) -> Result<Option<i32>, Refusal> {
+        const RTM_GETNSID: u16 = 90; // linux/rtnetlink.h
+        const NETNSA_NSID: u16 = 1; // linux/net_namespace.h, as the next
+        const NETNSA_FD: u16 = 3;
+        let mut found = None;
+        self.exchange(
+            |batch, sequence| {
+                batch.begin(RTM_GETNSID, ACK, sequence, &[0; 4]);
+                batch.number(NETNSA_FD, other.as_fd().as_raw_fd() as u32);
+                batch.end();
+                sequence
+            },
+            |message| {
+                for (kind, value) in Attributes::new(message.payload.get(4..).unwrap_or(&[])) {
+                    if kind == NETNSA_NSID {
+                        found = read_u32(value, 0).map(|id| id as i32).filter(|id| *id >= 0);
+                    }
+                }
+            },
+        )?;
+        Ok(found)
     }
 
     /// All links: for `ls`, `down` and errors, never on the start path.

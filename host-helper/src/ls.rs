@@ -2,16 +2,23 @@
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use hawser::address::Mac;
 use serde::{Deserialize, Serialize};
 
+use crate::attach::Attachment;
+use crate::attached::kept::Kept;
 use crate::bridge::POINT_TO_POINT_NAME;
 use crate::config::Privileges;
 use crate::control;
 use crate::error::{Doing, Result};
+use crate::link::Link;
 use crate::netlink::Netlink;
 use crate::owner::{Mark, leased_address};
 use crate::publish::Range;
+use crate::reach::Egress;
+use crate::request::{NetworkChoice, Request};
 
 /// One container, all of it: the answer to `inspect`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +88,44 @@ pub struct Description {
 }
 
 impl Description {
+    /// What is known of a container by its request and its place on the network.
+    pub fn of(request: &Request, attachment: Option<&Attachment>) -> Description {
+        let network = match &request.network {
+            NetworkChoice::None => "none".to_string(),
+            NetworkChoice::Host => "host".to_string(),
+            NetworkChoice::Container(name) => format!("container:{name}"),
+            NetworkChoice::Path(path) => format!("ns:{}", path.display()),
+            _ => attachment.map_or_else(String::new, |attachment| attachment.network.name.clone()),
+        };
+        Description {
+            name: request.name.clone(),
+            status: "running".into(),
+            supervisor: std::process::id(),
+            started: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |time| time.as_secs()),
+            hostname: request.hostname.clone(),
+            network,
+            address: attachment.map(|attachment| attachment.veth.address),
+            subnet: attachment.map(|attachment| attachment.network.subnet.to_string()),
+            gateway: attachment.map(|attachment| attachment.network.gateway),
+            address6: attachment.and_then(|attachment| attachment.veth.address6),
+            subnet6: attachment
+                .and_then(|attachment| attachment.network.subnet6)
+                .map(|subnet| subnet.to_string()),
+            gateway6: attachment.and_then(|attachment| attachment.network.gateway6),
+            resolvers: request.resolvers.servers.clone(),
+            veth: attachment.map(|attachment| attachment.veth.name.clone()),
+            mac: attachment.map(|attachment| Mac(attachment.veth.mac).to_string()),
+            mtu: attachment.map(|attachment| attachment.mtu),
+            isolated: request.reach.isolated,
+            internal: request.reach.internal,
+            connect: request.reach.connect.clone(),
+            egress: (request.reach.egress != Egress::All).then(|| request.reach.egress.to_string()),
+            ..Description::default()
+        }
+    }
+
     /// As one JSON object.
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).map_or_else(|_| "{}\n".to_string(), |text| text + "\n")
@@ -96,8 +141,25 @@ pub struct Row {
     network: String,
     veth: Option<String>,
     pid: Option<i32>,
-    status: &'static str,
+    status: String,
     ports: Vec<Range>,
+}
+
+impl Row {
+    /// One without a supervisor: what the link does not say is kept, or not known.
+    fn of_attachment(link: &Link, mark: &Mark, network: String) -> Row {
+        let kept = Kept::of(link);
+        Row {
+            name: mark.container().unwrap_or_default().0.to_string(),
+            address: leased_address(&link.name),
+            address6: kept.as_ref().and_then(|kept| kept.container.address6),
+            network,
+            veth: Some(link.name.clone()),
+            pid: mark.owner().map(|owner| owner.pid),
+            status: "attached".to_string(),
+            ports: kept.map_or_else(Vec::new, |kept| kept.container.ports),
+        }
+    }
 }
 
 /// All containers, by name.
@@ -120,8 +182,8 @@ pub fn list() -> Result<Vec<Row>> {
             address6: found.address6,
             network: found.network,
             veth: found.veth,
-            pid: Some(found.pid),
-            status: "running",
+            pid: Some(found.pid).filter(|pid| *pid != 0),
+            status: found.status,
             ports: found.ports,
         });
     }
@@ -140,8 +202,12 @@ pub fn list() -> Result<Vec<Row>> {
             .map_or(POINT_TO_POINT_NAME, |bridge| &bridge.name)
             .to_string();
         let (name, pid, status) = match &link.mark {
+            Some(mark) if mark.is_attached() && !mark.is_dead() => {
+                rows.push(Row::of_attachment(link, mark, network));
+                continue;
+            }
             // The kernel is about to take it back.
-            Some(Mark::Run(owner)) if owner.is_dead() => continue,
+            Some(mark) if mark.is_dead() => continue,
             Some(Mark::Run(owner)) => (owner.name.clone(), Some(owner.pid), "unsupervised"),
             _ => (String::new(), None, "unmarked"),
         };
@@ -152,7 +218,7 @@ pub fn list() -> Result<Vec<Row>> {
             network,
             veth: Some(link.name.clone()),
             pid,
-            status,
+            status: status.to_string(),
             ports: Vec::new(),
         });
     }

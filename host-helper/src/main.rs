@@ -2,6 +2,7 @@
 
 mod address;
 mod attach;
+mod attached;
 mod bridge;
 mod cli;
 mod config;
@@ -81,10 +82,13 @@ fn act() -> Result<u8> {
     if !matches!(cli.action, Action::Run(_) | Action::Exec(_)) {
         // Not allowed, or no netlink: whoever is allowed does it.
         let _ = Netlink::route().map(|mut route| nft::sweep_dead(&mut route));
+        let _ = attached::sweep();
     }
     match cli.action {
         Action::Run(options) => run::run(*options, steps),
         Action::Exec(options) => exec::exec(&options),
+        Action::Attach(options) => attached::attach(&options, steps),
+        Action::Detach(options) => attached::detach(&options).map(|()| 0),
         Action::Up {
             bridge,
             subnet,
@@ -130,9 +134,7 @@ fn act() -> Result<u8> {
             written.doing(|| "write the list".into())?;
             show(&String::from_utf8_lossy(&text))
         }
-        Action::Inspect(of) => {
-            show(&control::ask(&of.name, "inspect").map_err(|e| control::no_such(&of.name, &e))?)
-        }
+        Action::Inspect(of) => show(&inspect(&of.name)?),
         Action::Port(action) => show(&port::port(&action)?),
         Action::Logs(of) => show_log(&of.name),
         Action::Wait(of) => show(&format!("{}\n", run::wait_for(&of.name)?)),
@@ -142,6 +144,17 @@ fn act() -> Result<u8> {
             Ok(0)
         }
         Action::Rm(of) => run::forget(&of.name).map(|()| 0),
+    }
+}
+
+fn inspect(name: &str) -> Result<String> {
+    match control::ask(name, "inspect") {
+        Ok(answer) => Ok(answer),
+        // Without a supervisor, what is known of an attachment is in a file.
+        Err(error) => match attached::describe(name)? {
+            Some(found) => Ok(found.to_json()),
+            None => Err(control::no_such(name, &error)),
+        },
     }
 }
 

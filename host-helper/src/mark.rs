@@ -10,7 +10,7 @@ use crate::bridge::Network;
 use crate::error::{Doing, Result};
 use crate::link::{Mac, family, octets};
 use crate::netlink::{ACK, CREATE, Netlink};
-use crate::owner::{Mark, Owner};
+use crate::owner::Mark;
 use crate::reclaim::reclaim;
 use crate::veth::Veth;
 
@@ -24,25 +24,21 @@ use crate::veth::Veth;
 pub fn mark(
     route: &mut Netlink,
     veth: &Veth,
-    owner: &Owner,
+    mark: &Mark,
     network: &Network,
     device: Option<u32>,
 ) -> Result<()> {
+    let (name, _) = mark.container().unwrap_or_default();
     loop {
         let done = route.exchange(
-            |batch, sequence| write_marks(batch, sequence, veth, owner, network, device),
+            |batch, sequence| write_marks(batch, sequence, veth, mark, network, device),
             |_| {},
         );
         match done {
             Err(refusal) if refusal.errno == Errno::EEXIST => {
-                reclaim(
-                    route,
-                    &owner.name,
-                    &format!("name {}", owner.name),
-                    &owner.name,
-                )?;
+                reclaim(route, name, &format!("name {name}"), name)?;
             }
-            done => return done.doing(|| format!("name veth {} {}", veth.name, owner.name)),
+            done => return done.doing(|| format!("name veth {} {name}", veth.name)),
         }
     }
 }
@@ -51,7 +47,7 @@ fn write_marks(
     batch: &mut Writer,
     first: u32,
     veth: &Veth,
-    owner: &Owner,
+    mark: &Mark,
     network: &Network,
     device: Option<u32>,
 ) -> u32 {
@@ -64,9 +60,10 @@ fn write_marks(
     }
     batch.begin(libc::RTM_NEWLINK, 0, sequence, &ifinfomsg(0, 0, 0));
     batch.string(libc::IFLA_IFNAME, &veth.name);
-    batch.string(libc::IFLA_IFALIAS, &Mark::Run(owner.clone()).to_string());
+    batch.string(libc::IFLA_IFALIAS, &mark.to_string());
     batch.end();
-    write_altname(batch, sequence + 1, veth, &owner.name);
+    let (name, _) = mark.container().unwrap_or_default();
+    write_altname(batch, sequence + 1, veth, name);
     sequence + 1
 }
 

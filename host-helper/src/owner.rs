@@ -23,6 +23,19 @@ pub enum Mark {
     Network(Gateways),
     /// `run NAME PID START PIDNS NETNS`: the host end of a container's veth.
     Run(Owner),
+    /// `attach NAME PID START PIDNS NETNS`: the same, of a container that another tool made.
+    Attached(Owner),
+    /// `netns NAME NETNS`: one of which only the network namespace is known. Nobody but `detach` can say that it is over.
+    Netns(Named),
+}
+
+/// A network namespace that was given a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// What it is called.
+    pub name: String,
+    /// Its inode.
+    pub netns: u64,
 }
 
 /// The addresses of the host on a network.
@@ -81,12 +94,23 @@ impl fmt::Display for Mark {
                     Gateway6::At(net) => write!(f, " {net}"),
                 }
             }
-            Mark::Run(o) => write!(
-                f,
-                "{PREFIX}run {} {} {} {} {}",
-                o.name, o.pid, o.start, o.pidns, o.netns
-            ),
+            Mark::Run(owner) => write!(f, "{PREFIX}run {owner}"),
+            Mark::Attached(owner) => write!(f, "{PREFIX}attach {owner}"),
+            Mark::Netns(Named { name, netns }) => write!(f, "{PREFIX}netns {name} {netns}"),
         }
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Owner {
+            name,
+            pid,
+            start,
+            pidns,
+            netns,
+        } = self;
+        write!(f, "{name} {pid} {start} {pidns} {netns}")
     }
 }
 
@@ -109,15 +133,55 @@ impl FromStr for Mark {
                 let v4 = number(v4)?;
                 Ok(Mark::Network(Gateways { v4, v6 }))
             }
-            ["run", name, pid, start, pidns, netns] => Ok(Mark::Run(Owner {
+            [kind @ ("run" | "attach"), name, pid, start, pidns, netns] => {
+                let owner = Owner {
+                    name: name.to_string(),
+                    pid: number(pid)?,
+                    start: number(start)?,
+                    pidns: number(pidns)?,
+                    netns: number(netns)?,
+                };
+                Ok(if kind == "run" {
+                    Mark::Run(owner)
+                } else {
+                    Mark::Attached(owner)
+                })
+            }
+            ["netns", name, netns] => Ok(Mark::Netns(Named {
                 name: name.to_string(),
-                pid: number(pid)?,
-                start: number(start)?,
-                pidns: number(pidns)?,
                 netns: number(netns)?,
             })),
             _ => Err(()),
         }
+    }
+}
+
+impl Mark {
+    /// The name of the container whose host end this is, and the inode of its network namespace.
+    pub fn container(&self) -> Option<(&str, u64)> {
+        match self {
+            Mark::Network(_) => None,
+            Mark::Run(owner) | Mark::Attached(owner) => Some((&owner.name, owner.netns)),
+            Mark::Netns(Named { name, netns }) => Some((name, *netns)),
+        }
+    }
+
+    /// The process that keeps it alive, where one is known.
+    pub fn owner(&self) -> Option<&Owner> {
+        match self {
+            Mark::Run(owner) | Mark::Attached(owner) => Some(owner),
+            Mark::Network(_) | Mark::Netns(_) => None,
+        }
+    }
+
+    /// It is of a container that another tool made.
+    pub fn is_attached(&self) -> bool {
+        matches!(self, Mark::Attached(_) | Mark::Netns(_))
+    }
+
+    /// Of a container that is sure to be dead.
+    pub fn is_dead(&self) -> bool {
+        self.owner().is_some_and(Owner::is_dead)
     }
 }
 
@@ -170,7 +234,7 @@ pub fn namespace(pid: &str, kind: &str) -> std::io::Result<u64> {
 }
 
 /// Field 22 of `/proc/PID/stat`, or `None` when there is no such process or it is a zombie, which holds nothing.
-fn start_time(pid: i32) -> Option<u64> {
+pub fn start_time(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command's name (field 2) may hold blanks and brackets: count from behind the last one.
     let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
@@ -243,7 +307,14 @@ mod tests {
             "hawser 1 network 172.19.0.1/16".parse(),
             Ok(undecided.clone())
         );
-        for mark in [Mark::Run(owner), undecided, never, at] {
+        let (attached, named) = (
+            Mark::Attached(owner.clone()),
+            Mark::Netns(Named {
+                name: owner.name.clone(),
+                netns: u64::MAX,
+            }),
+        );
+        for mark in [Mark::Run(owner), attached, named, undecided, never, at] {
             let alias = mark.to_string();
             assert!(alias.len() < 255, "{alias} is too long for an alias");
             assert_eq!(alias.parse(), Ok(mark));
@@ -258,6 +329,10 @@ mod tests {
             "hawser 2 run a 1 2 3 4",
             "hawser 1 run a 1 2 3",
             "hawser 1 run a 1 2 3 4 5",
+            "hawser 1 attach a 1 2 3",
+            "hawser 1 netns a",
+            "hawser 1 netns a x",
+            "hawser 1 netns a 1 2",
             "hawser 1 network",
             "hawser 1 network 2001:db8::1/64",
             "hawser 1 network 192.0.2.1/24 x",

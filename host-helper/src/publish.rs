@@ -87,6 +87,11 @@ impl Port {
         self.host.is_some_and(|host| host.is_loopback())
     }
 
+    /// Both are of the same port of the same address.
+    pub fn is_same_as(&self, other: &Port) -> bool {
+        (self.protocol, self.host_port) == (other.protocol, other.host_port) && self.collides(other)
+    }
+
     /// Both would be reached by the same port of the same address.
     fn collides(&self, other: &Port) -> bool {
         let (ours, theirs) = (self.address(), other.address());

@@ -33,7 +33,7 @@ pub fn reclaim(route: &mut Netlink, name: &str, what: &str, ours: &str) -> Resul
         return Ok(());
     };
     let holder = match &link.mark {
-        Some(Mark::Run(owner)) if owner.is_dead() => None,
+        Some(mark) if mark.is_dead() => None,
         Some(Mark::Run(owner)) => {
             // Whose supervisor was killed is being killed by the kernel at this moment.
             let is_supervised = owner.name != ours && control::is_supervised(&owner.name);
@@ -43,6 +43,13 @@ pub fn reclaim(route: &mut Netlink, name: &str, what: &str, ours: &str) -> Resul
             Some(format!("container {} (pid {})", owner.name, owner.pid))
         }
         Some(Mark::Network(_)) => Some(format!("network {}", link.name)),
+        Some(Mark::Attached(owner)) => {
+            Some(format!("container {} (pid {})", owner.name, owner.pid))
+        }
+        Some(Mark::Netns(named)) => Some(format!(
+            "network namespace {} (host-helper detach {0} gives it back)",
+            named.name
+        )),
         // Not marked yet, or its maker was killed before it could.
         None if link.kind == "veth" && link.name.starts_with("hw") => {
             if wait_until_gone(&mut news, link.index)? {

@@ -354,8 +354,10 @@ fn mount_volumes(root: &OwnedFd, rootfs: &Rootfs, permission: &Permission) -> Re
     Ok(())
 }
 
-const RESOLV: &str = "etc/resolv.conf";
-const HOSTS: &str = "etc/hosts";
+/// Below a root.
+pub const RESOLV: &str = "etc/resolv.conf";
+/// Below a root.
+pub const HOSTS: &str = "etc/hosts";
 
 /// Makes a file of our own, bound over the image's: two containers may share one root file system. init fills it.
 fn bind_file(
@@ -373,7 +375,10 @@ fn bind_file(
 }
 
 /// Attaches a mount of a file at its place, which is made where it is missing.
-fn attach_file(
+///
+/// # Errors
+/// It cannot be made, or mounted on.
+pub fn attach_file(
     root: &OwnedFd,
     path: &'static str,
     permission: &Permission,

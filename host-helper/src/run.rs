@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -18,7 +18,6 @@ use crate::error::{Doing, Error, Result};
 use crate::follower::{Follower, Following};
 use crate::hosts::{Private, View};
 use crate::ls::Description;
-use crate::reach::Egress;
 use crate::request::{Command, NetworkChoice, Request, StdioChoice};
 use crate::rootfs::{self, Rootfs};
 use crate::signals::Signals;
@@ -172,7 +171,7 @@ fn supervise(
 }
 
 /// What keeps the container's files at what the host says. `files` are those that the child has given away.
-fn follower(request: &Request, container: &Container, files: Vec<OwnedFd>) -> Option<Follower> {
+pub fn follower(request: &Request, container: &Container, files: Vec<OwnedFd>) -> Option<Follower> {
     let mut files = files.into_iter().map(File::from);
     let (resolv, hosts) = (files.next(), files.next());
     let resolvers = request.follows.clone().zip(resolv).map(|(asked, file)| {
@@ -193,22 +192,8 @@ fn follower(request: &Request, container: &Container, files: Vec<OwnedFd>) -> Op
 }
 
 fn describe(options: &cli::Run, request: &Request, container: &Container) -> Description {
-    let attachment = container.attachment.as_ref();
-    let network = match &request.network {
-        NetworkChoice::None => "none".to_string(),
-        NetworkChoice::Host => "host".to_string(),
-        NetworkChoice::Container(name) => format!("container:{name}"),
-        NetworkChoice::Path(path) => format!("ns:{}", path.display()),
-        _ => attachment.map_or_else(String::new, |attachment| attachment.network.name.clone()),
-    };
     Description {
-        name: request.name.clone(),
-        status: "running".into(),
         pid: container.child.pid.as_raw(),
-        supervisor: std::process::id(),
-        started: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |time| time.as_secs()),
         command: options
             .command
             .iter()
@@ -220,30 +205,11 @@ fn describe(options: &cli::Run, request: &Request, container: &Container) -> Des
             .map(|path| path.display().to_string()),
         environment: container.environment.clone(),
         privileges: container.privileges.clone(),
-        hostname: request.hostname.clone(),
-        network,
-        address: attachment.map(|attachment| attachment.veth.address),
-        subnet: attachment.map(|attachment| attachment.network.subnet.to_string()),
-        gateway: attachment.map(|attachment| attachment.network.gateway),
-        address6: attachment.and_then(|attachment| attachment.veth.address6),
-        subnet6: attachment
-            .and_then(|attachment| attachment.network.subnet6)
-            .map(|subnet| subnet.to_string()),
-        gateway6: attachment.and_then(|attachment| attachment.network.gateway6),
-        resolvers: request.resolvers.servers.clone(),
-        veth: attachment.map(|attachment| attachment.veth.name.clone()),
-        mac: attachment.map(|attachment| hawser::address::Mac(attachment.veth.mac).to_string()),
-        mtu: attachment.map(|attachment| attachment.mtu),
-        isolated: request.reach.isolated,
-        internal: request.reach.internal,
-        connect: request.reach.connect.clone(),
-        egress: (request.reach.egress != Egress::All).then(|| request.reach.egress.to_string()),
-        refused: None,
-        ports: Vec::new(),
         is_detached: options.detach,
         log: options
             .detach
             .then(|| state::path(&request.name, "log").display().to_string()),
+        ..Description::of(request, container.attachment.as_ref())
     }
 }
 

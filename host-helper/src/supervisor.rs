@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::attach::Container;
+use crate::attached::Ours;
 use crate::control::{Client, Request};
 use crate::error::Result;
 use crate::follower::Follower;
@@ -63,6 +64,10 @@ pub struct Supervisor {
     clients: Vec<Client>,
     waiting: Vec<UnixStream>,
     follower: Option<Follower>,
+    /// What is ours of a container that is not.
+    ours: Option<Ours>,
+    /// We have been told to let go of it.
+    is_leaving: bool,
     /// Those that have been told, and hear the end when this is at rest again.
     answered: Vec<UnixStream>,
 }
@@ -107,6 +112,8 @@ impl Supervisor {
             clients: Vec::new(),
             waiting: Vec::new(),
             follower: None,
+            ours: None,
+            is_leaving: false,
             answered: Vec::new(),
         }
     }
@@ -114,6 +121,11 @@ impl Supervisor {
     /// Its files follow the host's.
     pub fn follow(&mut self, follower: Option<Follower>) {
         self.follower = follower;
+    }
+
+    /// The container is another tool's: it is let go of, and not ended.
+    pub fn watch_over(&mut self, ours: Ours) {
+        self.ours = Some(ours);
     }
 
     /// init has stayed, and has the same grace: it is killed only if that was not enough.
@@ -209,6 +221,9 @@ impl Supervisor {
                     return self.end(code);
                 }
             }
+            if self.is_leaving {
+                return self.end(0);
+            }
         }
     }
 
@@ -238,6 +253,10 @@ impl Supervisor {
                 }
                 _ => {}
             }
+        }
+        if self.ours.is_some() {
+            self.is_leaving |= ENDING.contains(&signal);
+            return;
         }
         if !ENDING.contains(&signal) {
             return self.send(signal);
@@ -374,6 +393,9 @@ impl Supervisor {
     }
 
     fn reap(&self) -> Option<u8> {
+        if self.ours.is_some() {
+            return Some(0);
+        }
         match waitid(
             Id::PIDFd(self.container.child.pidfd.as_fd()),
             WaitPidFlag::WEXITED,
@@ -399,7 +421,8 @@ impl Supervisor {
             mark::forget_neighbours_of(attachment);
         }
         let netns = self.container.attachment.as_ref().map(|one| one.netns);
-        let lives_on = self.is_shared && netns.is_some_and(owner::any_process_in);
+        let lives_on =
+            self.ours.is_none() && self.is_shared && netns.is_some_and(owner::any_process_in);
         let mut slow: Vec<BorrowedFd> = Vec::new();
         if let Some(entry) = self.container.entry.as_mut().filter(|_| !lives_on) {
             entry.withdraw();
@@ -408,6 +431,9 @@ impl Supervisor {
             slow.push(entry.as_fd());
             // Only now: what is in the tables is about whoever holds the port.
             self.container.splice.let_go();
+        }
+        if let Some(ours) = &self.ours {
+            ours.take_away();
         }
         slow.extend(self.follower.as_ref().and_then(Follower::descriptor));
         if !self.description.is_detached && !slow.is_empty() {

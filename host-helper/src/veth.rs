@@ -108,15 +108,22 @@ pub fn create(route: &mut Netlink, wish: &Wish) -> Result<Veth> {
         link_local: address6.map(|_| link_local_of(mac)),
         mac,
     };
+    // A namespace that is not ours does not end with us, and take it back.
+    finish(route, wish, &veth).inspect_err(|_| drop(bridge::delete(route, &veth.name)))?;
+    Ok(veth)
+}
+
+fn finish(route: &mut Netlink, wish: &Wish, veth: &Veth) -> Result<()> {
+    let network = wish.network;
     if network.bridge.is_some() {
-        set_up_port(route, &veth, network)?;
+        set_up_port(route, veth, network)?;
     }
     if let (Some(address6), Some(subnet6)) = (wish.address6, network.subnet6) {
         if partner_of(address6, subnet6, network.subnet).is_none() {
-            lease_too(route, wish, &veth, address6)?;
+            lease_too(route, wish, veth, address6)?;
         }
     }
-    Ok(veth)
+    Ok(())
 }
 
 fn create_link(route: &mut Netlink, wish: &Wish) -> Result<Ipv4Addr> {

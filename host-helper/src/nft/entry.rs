@@ -42,7 +42,7 @@ impl Entry {
         ports: &[Port],
         resolvers: &[IpAddr],
     ) -> Result<Entry> {
-        if let Some((_, addresses)) = known(&mut nft, attachment) {
+        if let Some((_, addresses)) = known(&mut nft, &attachment.veth.name) {
             sweep(&mut nft, &attachment.veth.name, &addresses)?;
         }
         let mut entry = Entry {
@@ -80,7 +80,8 @@ impl Entry {
         let mut route = Netlink::route().doing(doing)?;
         let link = route.find_link(name).doing(doing)?;
         let owner = link.and_then(|link| link.mark);
-        Ok(matches!(owner, Some(Mark::Run(owner)) if owner.netns == self.attachment.netns))
+        let container = owner.as_ref().and_then(Mark::container);
+        Ok(container.is_some_and(|(_, netns)| netns == self.attachment.netns))
     }
 
     fn put(&mut self) -> Result<()> {

@@ -15,7 +15,7 @@ mod tables;
 mod words;
 
 pub use entry::Entry;
-pub use sets::{forget, sweep_dead};
+pub use sets::{forget, forget_link, sweep_dead};
 
 use hawser::netlink::{Attributes, read_u32};
 use message::{Batch, Family, kind};

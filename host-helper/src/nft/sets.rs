@@ -20,9 +20,20 @@ pub fn forget(attachment: &Attachment) {
     let _ = open().and_then(|mut nft| sweep(&mut nft, &attachment.veth.name, &addresses));
 }
 
+/// The same by the name of its host end alone.
+pub fn forget_link(link: &str) {
+    let Ok(mut nft) = open() else {
+        return;
+    };
+    if let Some((_, addresses)) = known(&mut nft, link) {
+        // As above.
+        let _ = sweep(&mut nft, link, &addresses);
+    }
+}
+
 /// What the tables know of a container with this host end, whoever left it.
-pub fn known(nft: &mut Netlink, attachment: &Attachment) -> Option<(String, Vec<IpAddr>)> {
-    let asked = [elements::tenant(&attachment.veth.name)];
+pub fn known(nft: &mut Netlink, link: &str) -> Option<(String, Vec<IpAddr>)> {
+    let asked = [elements::tenant(link)];
     let mut found = None;
     // Refused: there is none, or no table yet.
     let _ = ask(nft, &asked, |element, _| {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::Supervisor;
+use crate::attached::kept;
 use crate::conntrack;
 use crate::error::{Doing, Error, Result};
 use crate::netlink::Netlink;
@@ -22,6 +23,7 @@ impl Supervisor {
         };
         let held = publish::hold(range.ports())?;
         let ports: Vec<Port> = held.iter().map(|one| one.port).collect();
+        kept::check_ports(&ports)?;
         for port in &ports {
             publish::check_family(port, attachment.veth.address6)?;
         }
@@ -38,6 +40,7 @@ impl Supervisor {
         }
         self.published.extend(&ports);
         self.had_ports = true;
+        self.keep_ports();
         Ok(publish::ranges(ports))
     }
 
@@ -60,7 +63,14 @@ impl Supervisor {
         // By TCP those that there are go on.
         let ends = |port: &&Port| port.protocol == Protocol::Udp;
         self.withdrawn.extend(ports.iter().filter(ends));
+        self.keep_ports();
         Ok(publish::ranges(ports))
+    }
+
+    fn keep_ports(&self) {
+        if let Some(ours) = &self.ours {
+            ours.keep_ports(publish::ranges(self.container.splice.ports()));
+        }
     }
 
     /// Rules have come back. Who has asked by UDP meanwhile was not led to the container, and would not be for as long as

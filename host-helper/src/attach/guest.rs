@@ -1,0 +1,231 @@
+//! The sequence for a container that another tool made: the same steps in the same order, but for its processes, which
+//! are there and are not ours. What `run` leaves to the end of the namespace is undone here one by one.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use nix::net::if_::if_nametoindex;
+
+use super::{
+    Attachment, Names, choose_mtu, ensure_network, find_ways_out, hold, lease_name, mark_as,
+    publish, settle, splice_to,
+};
+use crate::attached::join::{self, Bound};
+use crate::attached::kept::{self, Kept};
+use crate::attached::target::Target;
+use crate::attached::{self, waiting};
+use crate::conntrack;
+use crate::control::{self, Lease};
+use crate::error::{Doing, Error, Result};
+use crate::hosts::{Hosts, View};
+use crate::ls::Description;
+use crate::mark;
+use crate::netlink::Netlink;
+use crate::nft;
+use crate::owner::namespace;
+use crate::publish::{self as ports, Port};
+use crate::request::Request;
+use crate::signals::Signals;
+use crate::splice::Splice;
+use crate::state;
+use crate::steps::Steps;
+use crate::undo::Undo;
+
+/// What was asked for, beyond the request.
+pub struct How<'a> {
+    /// A supervisor stays.
+    pub stays: bool,
+    /// The container's own init waits here for its config.
+    pub to: Option<&'a Path>,
+    /// The name is to be one for `ip netns`.
+    pub exports: bool,
+}
+
+/// A container of another tool's that is attached.
+pub struct Guest {
+    /// Its name is ours, when we stay.
+    pub lease: Option<Lease>,
+    /// Its place on the network.
+    pub attachment: Attachment,
+    /// What the firewall knows of it.
+    pub entry: nft::Entry,
+    /// Its published ports.
+    pub splice: Splice,
+    /// The names of its network.
+    pub names: Names,
+    /// Its resolv.conf, and its hosts where that is its own, to be written.
+    pub files: Vec<OwnedFd>,
+}
+
+/// The sequence. Nothing is left behind when it fails, but for the network.
+///
+/// # Errors
+/// The first step that failed; a signal meanwhile is one.
+pub fn attach(
+    request: &Request,
+    target: &Target,
+    how: &How,
+    signals: &Signals,
+    steps: &mut Steps,
+) -> Result<Guest> {
+    let lease = take_name(request, how)?;
+    let held = hold(request, steps)?;
+    let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
+    signals.check()?;
+    let ways = find_ways_out(&mut route, request)?;
+    let (network, nft) = ensure_network(&mut route, request, &ways, steps)?.unzip();
+    let (mtu, network) = choose_mtu(&mut route, request, network, &ways, steps)?;
+    steps.done("ensure");
+    let mut names = Names::default();
+    // Let go of last: as long as a port is held, what the firewall says of it is about us.
+    let splice;
+    let mut undo = Undo::default();
+    let netns = Some(&target.netns);
+    let attachment = super::attach(&mut route, request, network.as_ref(), mtu, netns);
+    // There all the same, perhaps: whose answer did not come.
+    let attachment = attachment.inspect_err(|_| attached::delete_unmarked(target))?;
+    let attachment = attachment.ok_or_else(|| Error::new("attach: it has no network"))?;
+    let name = attachment.veth.name.clone();
+    let index = index_of(&name).inspect_err(|_| attached::delete_unmarked(target))?;
+    undo.push(move || attached::delete_link(index));
+    steps.done("veth");
+    target.check()?;
+    splice = splice_to(&mut route, Some(&attachment), held)?;
+    let known = Some(&attachment).zip(nft);
+    let entry = publish(&mut route, request, known, &splice, &mut undo)?;
+    let entry = entry.ok_or_else(|| Error::new("attach: it has no rules"))?;
+    steps.done("publish");
+    let ours = attachment.clone();
+    undo.push(move || mark::forget_neighbours_of(&ours));
+    mark_as(&mut route, &attachment, &target.mark(&request.name)?)?;
+    let hosts = enter_names(&mut names, request, how, &attachment)?;
+    steps.done("mark");
+    undo.push(|| names.leave());
+    let mut kept = keep(request, target, how, &attachment, &splice, &mut undo)?;
+    let files = match how.to {
+        Some(fifo) => waiting::serve(fifo, request, target, &attachment).map(|()| Vec::new())?,
+        None => {
+            let keep = |bound: Vec<Bound>| {
+                kept.bound = bound;
+                kept::write(&name, &kept)
+            };
+            let (first, hosts) = (&names.first, hosts.as_ref());
+            join::configure(request, target, &attachment, first, hosts, signals, keep)?
+        }
+    };
+    let bound = kept.bound.clone();
+    undo.push(move || take_files_back(target, &bound));
+    settle(&mut route, &attachment)?;
+    steps.done("link");
+    target.check()?;
+    signals.check()?;
+    undo.commit();
+    if !how.stays {
+        let published: Vec<Port> = splice.ports().collect();
+        // Without it, a client that goes on from an old connection reaches nobody; there is nobody to tell.
+        let places = attachment.veth.places(&attachment.network);
+        let addresses: Vec<_> = places.map(|place| place.address).collect();
+        let _ = conntrack::forget(&published, &addresses);
+        names.announce();
+    }
+    steps.total("attached");
+    Ok(Guest {
+        lease,
+        attachment,
+        entry,
+        splice,
+        names,
+        files,
+    })
+}
+
+fn index_of(link: &str) -> Result<u32> {
+    if_nametoindex(link).doing(|| format!("look for link {link}"))
+}
+
+/// What the link cannot say is kept; and the namespace has a name, where one is wanted.
+///
+/// Undone by forgetting it.
+fn keep(
+    request: &Request,
+    target: &Target,
+    how: &How,
+    attachment: &Attachment,
+    splice: &Splice,
+    undo: &mut Undo,
+) -> Result<Kept> {
+    let link = attachment.veth.name.clone();
+    let kept = Kept {
+        host: namespace("self", "net").doing(|| "look at our network namespace".into())?,
+        index: index_of(&link)?,
+        netns: target.inode,
+        export: how.exports.then(|| request.name.clone()),
+        bound: Vec::new(),
+        container: describe(request, target, attachment, splice),
+    };
+    if let Some(name) = &kept.export {
+        kept::export(name, target)?;
+        let (name, netns) = (name.clone(), target.inode);
+        undo.push(move || kept::withdraw_export(&name, netns));
+    }
+    let ours = link.clone();
+    undo.push(move || kept::forget(&ours));
+    kept::write(&link, &kept)?;
+    Ok(kept)
+}
+
+/// The name is nobody's: as long as we stay by its socket, and else by the link.
+fn take_name(request: &Request, how: &How) -> Result<Option<Lease>> {
+    if how.stays {
+        return lease_name(request).map(Some);
+    }
+    let lock = state::lock()?;
+    let is_taken = control::is_supervised(&request.name);
+    drop(lock);
+    if is_taken {
+        return Err(control::in_use(&request.name));
+    }
+    Ok(None)
+}
+
+/// Its neighbours find it by its name, and it finds them, where its files can be ours.
+fn enter_names(
+    names: &mut Names,
+    request: &Request,
+    how: &How,
+    attachment: &Attachment,
+) -> Result<Option<OwnedFd>> {
+    let Some(view) = request.view_of_hosts() else {
+        return Ok(None);
+    };
+    let hosts = Hosts::open(&attachment.network)?;
+    let is_shared = view == View::Shared && request.writes_resolv && how.to.is_none();
+    let mount = is_shared.then(|| hosts.mount()).transpose()?;
+    names.hosts = Some(hosts);
+    if how.to.is_none() {
+        names.look_up(request, Some(attachment));
+    }
+    names.enter(request, attachment)?;
+    Ok(mount)
+}
+
+fn take_files_back(target: &Target, bound: &[Bound]) {
+    if let Some(files) = target.files() {
+        // Gone with the container, or left to it.
+        let _ = join::unbind(files, bound);
+    }
+}
+
+fn describe(
+    request: &Request,
+    target: &Target,
+    attachment: &Attachment,
+    splice: &Splice,
+) -> Description {
+    Description {
+        status: "attached".into(),
+        pid: target.process.as_ref().map_or(0, |process| process.pid),
+        ports: ports::ranges(splice.ports()),
+        ..Description::of(request, Some(attachment))
+    }
+}

@@ -1,0 +1,218 @@
+//! `attach` and `detach`: containers that other tools made. A supervisor stays only where one is asked for; without one,
+//! what the link does not say is kept in a file (`attached/kept.rs`).
+
+mod away;
+pub mod join;
+pub mod kept;
+pub mod target;
+pub mod waiting;
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::Pid;
+
+use crate::attach::Container;
+use crate::attach::guest::{self, Guest, How};
+use crate::cli::{self, usage};
+use crate::config::Privileges;
+use crate::control;
+use crate::dns::Resolvers;
+use crate::error::{Doing, Error, Result};
+use crate::link::Link;
+use crate::ls::Description;
+use crate::netlink::Netlink;
+use crate::nft;
+use crate::request::Request;
+use crate::run;
+use crate::signals::Signals;
+use crate::spawn::{Child, StatusReader};
+use crate::state;
+use crate::steps::{Steps, warn};
+use crate::supervisor::Supervisor;
+use crate::sys;
+pub use away::{Ours, delete_link, delete_unmarked, detach, sweep, take_over};
+use kept::Kept;
+use target::Target;
+
+/// Attaches a container. Gives the exit code.
+///
+/// # Errors
+/// What went wrong; nothing of it is left then.
+pub fn attach(options: &cli::Attach, mut steps: Steps) -> Result<u8> {
+    run::need_privileges("attach a container")?;
+    check_together(options)?;
+    let target = find(options)?;
+    let may_have_ipv6 = target.check_empty()?;
+    let signals = Signals::block()?;
+    let mut request = options.net.request(options.name.as_deref(), None);
+    if !may_have_ipv6 {
+        let fixed = options.net.ip6.map(|address| address.to_string());
+        let asked = fixed.or(options.net.subnet6.map(|subnet| subnet.to_string()));
+        if let Some(asked) = asked {
+            return Err(Error::new(format!(
+                "use {asked}: IPv6 is off in the container's network; turn it on there (sysctl net.ipv6.conf.default.disable_ipv6=0), or leave it out"
+            )));
+        }
+        steps.say("IPv4 alone: IPv6 is off in the container's network");
+        request.no_ipv6 = true;
+    }
+    if target.files().is_none() && options.to.is_none() {
+        // The files that its processes see are the host's.
+        request.writes_resolv = false;
+        steps.say("resolv.conf stays as it is: the container has no mount namespace of its own");
+    } else if request.writes_resolv && request.resolvers == Resolvers::default() {
+        warn(
+            "no resolver for the container: the host has none but on loopback addresses; name one with --dns",
+        );
+    }
+    let how = How {
+        stays: options.stay,
+        to: options.to.as_deref(),
+        exports: options.export,
+    };
+    let guest = guest::attach(&request, &target, &how, &signals, &mut steps)
+        .inspect_err(|_| state::remove_directory_if_empty())?;
+    crate::show(&format!("{}\n", request.name))?;
+    if options.stay {
+        return stay(&request, target, guest, signals);
+    }
+    Ok(0)
+}
+
+fn check_together(options: &cli::Attach) -> Result<()> {
+    options.net.check()?;
+    if !options.net.network.has_link() {
+        return Err(usage("attach gives a link: --network bridge or ptp"));
+    }
+    let mut ports = options.net.publish.iter().flat_map(|range| range.ports());
+    match ports.find(|port| port.is_loopback() && !options.stay) {
+        Some(port) => Err(usage(&format!(
+            "--publish {port}: a port of a loopback address takes a supervisor: --stay"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn find(options: &cli::Attach) -> Result<Target> {
+    if let Some(fifo) = &options.to {
+        waiting::check(fifo)?;
+    }
+    match (options.pid, &options.netns) {
+        (Some(pid), _) => Target::of_process(pid),
+        (None, Some(path)) => Target::of_path(path),
+        (None, None) => Err(usage("attach whom? give PID or --netns PATH")),
+    }
+}
+
+/// `--stay`: until the container ends, or we are told to.
+fn stay(request: &Request, target: Target, guest: Guest, signals: Signals) -> Result<u8> {
+    let netns = target.inode;
+    let link = guest.attachment.veth.name.clone();
+    let description = Description {
+        status: "attached".into(),
+        pid: target.process.as_ref().map_or(0, |process| process.pid),
+        ..Description::of(request, Some(&guest.attachment))
+    };
+    let container = Container {
+        child: watched(target)?,
+        status: StatusReader::default(),
+        lease: guest.lease,
+        attachment: Some(guest.attachment),
+        entry: Some(guest.entry),
+        splice: guest.splice,
+        privileges: Privileges::default(),
+        environment: Vec::new(),
+        names: guest.names,
+    };
+    let follower = run::follower(request, &container, guest.files);
+    let mut supervisor = Supervisor::new(container, None, signals, description, Duration::MAX);
+    supervisor.follow(follower);
+    supervisor.watch_over(Ours { link, netns });
+    Ok(supervisor.wait(None))
+}
+
+/// A process that is not our child, as one: its end is all that there is to hear of it. A namespace alone never ends.
+fn watched(target: Target) -> Result<Child> {
+    let doing = || "watch the container".to_string();
+    let (pid, pidfd) = match target.process {
+        Some(process) => (process.pid, process.pidfd),
+        None => (0, sys::pidfd_open(std::process::id() as i32).doing(doing)?),
+    };
+    let nothing = || -> Result<OwnedFd> {
+        let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
+        openat(AT_FDCWD, "/dev/null", flags, Mode::empty()).doing(doing)
+    };
+    Ok(Child {
+        pid: Pid::from_raw(pid),
+        pidfd,
+        config: nothing()?.into(),
+        status: nothing()?.into(),
+        channel: UnixStream::pair().doing(doing)?.0,
+    })
+}
+
+/// Attachments that nobody supervises, with what is kept of them.
+///
+/// # Errors
+/// What the kernel says.
+pub fn unsupervised(route: &mut Netlink) -> Result<Vec<(Link, Kept)>> {
+    let mut found = Vec::new();
+    for name in kept::links() {
+        let end = route
+            .find_link(&name)
+            .doing(|| format!("look for link {name}"))?;
+        let Some((end, kept)) = end.and_then(|end| Some((Kept::of(&end)?, end))).map(swap) else {
+            continue;
+        };
+        if !control::is_supervised(&kept.container.name) {
+            found.push((end, kept));
+        }
+    }
+    Ok(found)
+}
+
+fn swap((kept, end): (Kept, Link)) -> (Link, Kept) {
+    (end, kept)
+}
+
+/// Puts the rules of attachments that nobody supervises back.
+///
+/// # Errors
+/// What the kernel refused, of all of them.
+pub fn restore(route: &mut Netlink) -> Vec<Error> {
+    let found = match unsupervised(route) {
+        Ok(found) => found,
+        Err(error) => return vec![error],
+    };
+    let mut errors = Vec::new();
+    for (end, kept) in found {
+        let (attachment, reach) = (kept.attachment(route, &end), kept.reach());
+        let (Some(attachment), Some(reach)) = (attachment, reach) else {
+            continue;
+        };
+        let done = nft::open().and_then(|mut nft| {
+            nft::ensure(&mut nft)?;
+            let servers = &kept.container.resolvers;
+            nft::Entry::add(nft, &attachment, &reach, &kept.ports(), servers)
+        });
+        errors.extend(done.err());
+    }
+    errors
+}
+
+/// What is kept of an attachment of this name that nobody supervises.
+///
+/// # Errors
+/// What the kernel says.
+pub fn describe(name: &str) -> Result<Option<Description>> {
+    let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
+    let all = unsupervised(&mut route)?;
+    let mut named = all
+        .into_iter()
+        .filter(|(_, kept)| kept.container.name == name);
+    Ok(named.next().map(|(_, kept)| kept.container))
+}

@@ -1,0 +1,240 @@
+//! What `attach` gave is taken away again: by `detach`, by a supervisor at its end, and, of containers that are gone, by
+//! whoever comes next. Clean-up goes on after an error, and what is gone already is success.
+
+use std::net::IpAddr;
+
+use hawser::netlink::ifinfomsg;
+use nix::errno::Errno;
+
+use super::join;
+use super::kept::{self, Kept};
+use super::target::{Process, Target};
+use crate::cli;
+use crate::conntrack;
+use crate::control;
+use crate::error::{Doing, Error, Result};
+use crate::hosts;
+use crate::link::Link;
+use crate::mark;
+use crate::netlink::{ACK, Netlink};
+use crate::nft;
+use crate::owner::{Mark, leased_address, namespace};
+use crate::publish::Range;
+use crate::run;
+use crate::state;
+
+/// What a supervisor takes away at the end, of a container that is not its own.
+pub struct Ours {
+    /// The name of the host end.
+    pub link: String,
+    /// The inode of the container's network namespace.
+    pub netns: u64,
+}
+
+impl Ours {
+    /// Its ports are others now.
+    pub fn keep_ports(&self, ports: Vec<Range>) {
+        if let Some(mut kept) = kept::read(&self.link) {
+            kept.container.ports = ports;
+            // A matter of what restore knows when we are killed, and no more.
+            let _ = kept::write(&self.link, &kept);
+        }
+    }
+
+    /// All of it. Gone already is success, and there is nobody to tell of the rest.
+    pub fn take_away(&self) {
+        let Ok(mut route) = Netlink::route() else {
+            return;
+        };
+        let end = route.find_link(&self.link).ok().flatten();
+        let is_ours = |end: &Link| {
+            let container = end.mark.as_ref().and_then(Mark::container);
+            container.is_some_and(|(_, netns)| netns == self.netns)
+        };
+        match end.filter(is_ours) {
+            Some(end) => drop(take_away(&mut route, &end)),
+            None => forget(&self.link),
+        }
+    }
+}
+
+/// `detach`: takes an attachment away. None that is there is success.
+///
+/// # Errors
+/// Everything that could not be taken.
+pub fn detach(options: &cli::Detach) -> Result<()> {
+    run::need_privileges("detach a container")?;
+    let netns = match (&options.netns, &options.target) {
+        (Some(path), _) => match std::fs::metadata(path) {
+            Ok(found) => Some(std::os::unix::fs::MetadataExt::ino(&found)),
+            Err(_) => return Ok(()),
+        },
+        (None, Some(target)) => match target.parse::<u32>() {
+            Ok(_) => namespace(target, "net").ok(),
+            Err(_) => None,
+        },
+        (None, None) => None,
+    };
+    let is_meant = |end: &Link| {
+        let Some(mark) = end.mark.as_ref().filter(|mark| mark.is_attached()) else {
+            return false;
+        };
+        let (name, its) = mark.container().unwrap_or_default();
+        let is_of_pid = |pid: &String| mark.owner().is_some_and(|it| it.pid.to_string() == *pid);
+        let target = options.target.as_ref();
+        netns == Some(its) || target.is_some_and(|target| target == name || is_of_pid(target))
+    };
+    let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
+    let mut ends = route.links().doing(|| "list links".into())?;
+    ends.retain(is_meant);
+    let target = match (&options.netns, &options.target) {
+        (Some(path), _) => Target::of_path(path).ok(),
+        (None, target) => target
+            .as_ref()
+            .and_then(|target| Target::of_process(target.parse().ok()?).ok()),
+    };
+    if let Some(target) = target {
+        delete_unmarked(&target);
+    }
+    let errors: Vec<String> = ends
+        .iter()
+        .filter_map(|end| take_over(&mut route, end).err())
+        .map(|error| error.to_string())
+        .collect();
+    state::remove_directory_if_empty();
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::new(errors.join("; and ")))
+    }
+}
+
+/// By its supervisor, where it has one, and else, or if that left something, by ourselves.
+///
+/// # Errors
+/// What could not be taken.
+pub fn take_over(route: &mut Netlink, end: &Link) -> Result<()> {
+    if let Some((name, _)) = end.mark.as_ref().and_then(Mark::container) {
+        // Nobody listens: there is none.
+        let _ = control::ask(name, "stop 0");
+    }
+    take_away(route, end)
+}
+
+/// Takes everything back that belongs to a link of an attachment, and goes on after an error.
+fn take_away(route: &mut Netlink, end: &Link) -> Result<()> {
+    let mut errors = Vec::new();
+    let kept = Kept::of(end);
+    let attachment = kept.as_ref().and_then(|kept| kept.attachment(route, end));
+    nft::forget_link(&end.name);
+    if let Some(kept) = &kept {
+        errors.extend(take_files_back(end, kept).err());
+    }
+    errors.extend(delete(route, end.index).err());
+    let addresses = addresses_of(end, kept.as_ref());
+    if kept.is_some_and(|kept| !kept.container.ports.is_empty()) {
+        // Connections that are left would be led to whoever has the address next.
+        let _ = conntrack::forget_container(&addresses);
+    }
+    errors.extend(mark::sweep_neighbours(route, &addresses).err());
+    if let Some(attachment) = attachment {
+        hosts::sweep(&attachment.network);
+    }
+    forget(&end.name);
+    let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    if text.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::new(text.join("; and ")))
+    }
+}
+
+/// Its leases; what the file says counts only for a family that has none: neighbours of these addresses are ours.
+fn addresses_of(end: &Link, kept: Option<&Kept>) -> Vec<IpAddr> {
+    let first = leased_address(&end.name).map(IpAddr::from);
+    first
+        .into_iter()
+        .chain(kept.iter().flat_map(|kept| kept.addresses()))
+        .collect()
+}
+
+/// Only while the process lives that they were put into: who has its number now is somebody else.
+fn take_files_back(end: &Link, kept: &Kept) -> Result<()> {
+    let Some(owner) = end.mark.as_ref().and_then(Mark::owner) else {
+        return Ok(());
+    };
+    let process = Process::pin(owner.pid).ok().filter(|it| it.is(owner));
+    match process.and_then(|process| process.files) {
+        Some(files) => join::unbind(&files, &kept.bound),
+        None => Ok(()),
+    }
+}
+
+/// Forgets what is kept of a link, and takes the name back that it had for `ip netns`.
+fn forget(link: &str) {
+    if let Some(kept) = kept::read(link) {
+        if let Some(name) = &kept.export {
+            kept::withdraw_export(name, kept.netns);
+        }
+        control::forget_stale(&kept.container.name);
+    }
+    kept::forget(link);
+}
+
+/// Deletes a link by its number, which no other gets; gone already is success.
+fn delete(route: &mut Netlink, index: u32) -> Result<()> {
+    let done = route.request(|batch, sequence| {
+        batch.begin(libc::RTM_DELLINK, ACK, sequence, &ifinfomsg(index, 0, 0));
+        batch.end();
+    });
+    match done {
+        Err(refusal) if refusal.errno == Errno::ENODEV => Ok(()),
+        done => done.doing(|| format!("delete link {index}")),
+    }
+}
+
+/// Deletes a host end of ours that leads there and says nothing of its owner: whoever made it was killed before it could.
+///
+/// Before: nobody else is attaching the same container.
+pub fn delete_unmarked(target: &Target) {
+    let delete_it = || -> Result<()> {
+        let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
+        match target.host_end(&mut route)? {
+            Some(end) if end.mark.is_none() => delete(&mut route, end.index),
+            _ => Ok(()),
+        }
+    };
+    // What stays is `unmarked`.
+    let _ = delete_it();
+}
+
+/// The undo of a link.
+pub fn delete_link(index: u32) {
+    // What stays says whose it is, or nothing, and is reclaimed.
+    let _ = Netlink::route().map(|mut route| delete(&mut route, index));
+}
+
+/// What attachments have left whose container is gone: files, names, and a link that lives on by its name alone.
+///
+/// # Errors
+/// What the kernel says.
+pub fn sweep() -> Result<()> {
+    let links = kept::links();
+    if links.is_empty() {
+        return Ok(());
+    }
+    let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
+    for name in links {
+        let doing = || format!("look for link {name}");
+        let end = route.find_link(&name).doing(doing)?;
+        match end.filter(|end| Kept::of(end).is_some()) {
+            None if kept::read(&name).is_some_and(|kept| !kept.is_of_here()) => {}
+            None => forget(&name),
+            Some(end) if end.mark.as_ref().is_some_and(Mark::is_dead) => {
+                take_away(&mut route, &end)?;
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}

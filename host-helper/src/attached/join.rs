@@ -1,0 +1,378 @@
+//! What is done inside a container that another tool made, by a process of its own: init, with the same message as ever,
+//! and before it, in the container's mount namespace, files of ours over its resolv.conf and hosts.
+//!
+//! The namespaces may be hostile. What enters them is as in `exec.rs`: not dumpable, init in a sealed memory file, no
+//! descriptor and no working directory of the host. It stays in the host's pid namespace, where nothing of the container
+//! sees it, and executes nothing that is inside.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, fstat, umask};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::{
+    UnlinkatFlags, chroot, dup2_stderr, dup2_stdin, dup2_stdout, fchdir, setsid, unlinkat,
+};
+use serde::{Deserialize, Serialize};
+
+use super::target::{Files, Target};
+use crate::attach::{self, Attachment};
+use crate::config;
+use crate::error::{Doing, Error, Result};
+use crate::inside::{Permission, open_in_root, open_path};
+use crate::request::Request;
+use crate::rootfs::{self, HOSTS, NODEV, NOEXEC, NOSUID, RESOLV, Rootfs};
+use crate::signals::Signals;
+use crate::spawn::{self, Child, ChildEnds, Said, Spawn, StatusReader, Stdio};
+use crate::state;
+use crate::sys::{self, Clone, attach_tree, clone_tree, make_mount};
+use crate::terminal;
+
+/// A file that was mounted over one of the container's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bound {
+    /// Below the container's root.
+    pub path: String,
+    /// What tells it from others.
+    pub device: u64,
+    /// What tells it from others.
+    pub inode: u64,
+    /// There was nothing before: what it lies over was made for it.
+    pub was_missing: bool,
+}
+
+/// Sets the network up inside, and the files. `hosts` is the file of the network, where the container shares it; `keep` is
+/// told what will be bound, before it is. Gives its resolv.conf, and its hosts where that is its own, to be written.
+///
+/// Before: the link is there. Undone with the link, and by [`unbind`].
+///
+/// # Errors
+/// What init, or the child before it, says; a signal meanwhile.
+pub fn configure(
+    request: &Request,
+    target: &Target,
+    attachment: &Attachment,
+    names: &str,
+    hosts: Option<&OwnedFd>,
+    signals: &Signals,
+    keep: impl FnOnce(Vec<Bound>) -> Result<()>,
+) -> Result<Vec<OwnedFd>> {
+    let spawn = Spawn {
+        rootfs: Rootfs::default(),
+        stdio: Stdio::Inherit,
+        user: 0,
+        is_first: false,
+        supervised: None,
+        preserved: 0,
+        // There is no program of this name: init says that it is ready, and is at its end.
+        command: vec![c"".to_owned()],
+        environment: Vec::new(),
+    };
+    let files = target.files().filter(|_| request.writes_resolv);
+    let was_missing = |path: &str| {
+        let is_missing = |files: &Files| {
+            let found = open_in_root(&files.root, Path::new(path), OFlag::O_PATH);
+            matches!(found, Err(Errno::ENOENT))
+        };
+        files.is_some_and(is_missing)
+    };
+    let missing = [RESOLV, HOSTS].map(was_missing);
+    let init = spawn::embedded_init()?;
+    let nothing = open_nothing()?;
+    // Before anything of ours is in there.
+    sys::set_not_dumpable().doing(|| "hide from the container".into())?;
+    let child = spawn::clone(CloneFlags::empty(), |ends| {
+        enter(request, target, files, hosts, ends)?;
+        redirect(&nothing)?;
+        spawn::exec_init(&spawn, &init, &nothing, ends)
+    })?;
+    let mut child = Ended(child);
+    let mut status = StatusReader::default();
+    // It binds nothing before the message comes; so nothing is bound that could not be taken back.
+    let made = match files {
+        Some(_) => receive(&mut child.0, &mut status)?,
+        None => Vec::new(),
+    };
+    let bound = bound(&made, hosts, missing)?;
+    keep(bound.clone())?;
+    let message = config::write_attached(request, attachment, names, config::Of::Ours);
+    let done = talk(&mut child.0, &mut status, &message, signals);
+    drop(child);
+    if let (Err(_), Some(files)) = (&done, files) {
+        // The first error is the one that matters.
+        let _ = unbind(files, &bound);
+    }
+    done.map(|()| made)
+}
+
+/// A child that does not outlive its work.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        attach::kill(&self.0.pidfd);
+    }
+}
+
+/// What the child has made, and is about to bind.
+fn receive(child: &mut Child, status: &mut StatusReader) -> Result<Vec<OwnedFd>> {
+    let made = terminal::receive_descriptors(&child.channel);
+    if made.is_empty() {
+        attach::kill(&child.pidfd);
+        // Its last words, or that it had none.
+        attach::expect(&Said::Up, status, child, false)?;
+    }
+    Ok(made)
+}
+
+/// Until init is ready: all is done then.
+fn talk(
+    child: &mut Child,
+    status: &mut StatusReader,
+    message: &str,
+    signals: &Signals,
+) -> Result<()> {
+    config::send(&child.config, message)?;
+    signals.interrupt_unless_readable(&child.status)?;
+    attach::expect(&Said::Up, status, child, false)?;
+    child.tell_to_go()?;
+    attach::expect(&Said::Ready, status, child, false)
+}
+
+fn bound(files: &[OwnedFd], hosts: Option<&OwnedFd>, missing: [bool; 2]) -> Result<Vec<Bound>> {
+    if files.is_empty() {
+        return Ok(Vec::new());
+    }
+    let names = [RESOLV, HOSTS].into_iter().zip(missing);
+    let all = files.iter().chain(hosts).zip(names);
+    all.map(|(file, (path, was_missing))| {
+        let found = fstat(file).doing(|| format!("look at /{path}"))?;
+        Ok(Bound {
+            path: path.to_string(),
+            device: found.st_dev,
+            inode: found.st_ino,
+            was_missing,
+        })
+    })
+    .collect()
+}
+
+fn open_nothing() -> Result<OwnedFd> {
+    let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    openat(AT_FDCWD, "/dev/null", flags, Mode::empty()).doing(|| "open /dev/null".into())
+}
+
+fn redirect(nothing: &OwnedFd) -> Result<()> {
+    let doing = || "redirect init's output".to_string();
+    dup2_stdin(nothing).doing(doing)?;
+    dup2_stdout(nothing).doing(doing)?;
+    dup2_stderr(nothing).doing(doing)
+}
+
+/// In the child: into the container's network, and to its files.
+fn enter(
+    request: &Request,
+    target: &Target,
+    files: Option<&Files>,
+    hosts: Option<&OwnedFd>,
+    ends: &ChildEnds,
+) -> Result<()> {
+    set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
+    setsid().doing(|| "start a session".into())?;
+    let _ = sys::join_session_keyring();
+    umask(Mode::empty());
+    let made = files.map(|_| make_files(hosts)).transpose()?;
+    // Named by the host's /proc, whatever the container has there.
+    let ourselves = open_path(Path::new("/proc/self")).doing(|| "open /proc/self".into())?;
+    setns(&target.netns, CloneFlags::CLONE_NEWNET).doing(|| "join the network namespace".into())?;
+    if request.no_ipv6 {
+        no_link_local();
+    }
+    let (Some(files), Some(made)) = (files, made) else {
+        return Ok(());
+    };
+    let hosts_root = open_path(Path::new("/")).doing(|| "open /".into())?;
+    let hosts_root = identity(&hosts_root).ok();
+    let root = enter_files(files)?;
+    let fds: Vec<RawFd> = made.files.iter().map(AsRawFd::as_raw_fd).collect();
+    terminal::send_descriptors(&ends.channel, &fds)
+        .doing(|| "hand resolv.conf to the host".into())?;
+    let permission = Permission(ends.config.as_fd());
+    permission.wait().doing(|| "wait for the config".into())?;
+    for (path, tree) in made.trees {
+        check_private(&ourselves, &root, path)?;
+        if hosts_root == Some(identity(&root)?) {
+            // What is missing there is not to be made on the host.
+            open_in_root(&root, Path::new(path), OFlag::O_PATH)
+                .doing(|| format!("bind a file of our own on /{path}"))?;
+        }
+        rootfs::attach_file(&root, path, &permission, || Ok(tree))?;
+    }
+    umask(Mode::from_bits_truncate(0o022));
+    Ok(())
+}
+
+/// What tells a file from others.
+fn identity(file: &OwnedFd) -> Result<(u64, u64)> {
+    let found = fstat(file).doing(|| "look at a file".into())?;
+    Ok((found.st_dev, found.st_ino))
+}
+
+/// With IPv4 alone the kernel is not to make IPv6 addresses by itself either. Without IPv6 there is no such switch.
+fn no_link_local() {
+    const NONE: &str = "1"; // linux/if_link.h, enum in6_addr_gen_mode
+    let _ = std::fs::write("/proc/sys/net/ipv6/conf/eth0/addr_gen_mode", NONE);
+}
+
+/// Files of ours, and mounts of them, that are attached nowhere yet.
+struct Made {
+    files: Vec<OwnedFd>,
+    trees: Vec<(&'static str, OwnedFd)>,
+}
+
+/// In a mount namespace that nobody else sees: on a file system of their own, so that what a container writes there
+/// takes nothing of the host's.
+fn make_files(hosts: Option<&OwnedFd>) -> Result<Made> {
+    let doing = || "make files for the container".to_string();
+    unshare(CloneFlags::CLONE_NEWNS).doing(doing)?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).doing(doing)?;
+    let options = [(c"mode", c"755"), (c"size", c"64k")];
+    let scratch = make_mount(c"tmpfs", &options, NOSUID | NODEV | NOEXEC).doing(doing)?;
+    let place = open_path(Path::new(state::DIRECTORY)).doing(doing)?;
+    attach_tree(&scratch, &place).doing(doing)?;
+    let mut made = Made {
+        files: Vec::new(),
+        trees: Vec::new(),
+    };
+    let own_hosts = hosts.is_none().then_some(HOSTS);
+    for path in [Some(RESOLV), own_hosts].into_iter().flatten() {
+        let name = CString::new(path.replace('/', "-")).unwrap_or_default();
+        let flags = OFlag::O_CREAT | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+        let mode = Mode::from_bits_truncate(0o644);
+        made.files
+            .push(openat(&scratch, &*name, flags, mode).doing(doing)?);
+        made.trees
+            .push((path, clone_tree(&scratch, &name, false).doing(doing)?));
+    }
+    if let Some(hosts) = hosts {
+        let hosts = hosts.try_clone().doing(doing)?;
+        made.trees.push((HOSTS, hosts));
+    }
+    Ok(made)
+}
+
+/// Joins the mounts of the container, with its root as ours.
+fn enter_files(files: &Files) -> Result<OwnedFd> {
+    let doing = || "join the container's files".to_string();
+    setns(&files.mounts, CloneFlags::CLONE_NEWNS).doing(doing)?;
+    fchdir(&files.root).doing(doing)?;
+    chroot(".").doing(doing)?;
+    open_path(Path::new("/")).doing(doing)
+}
+
+/// What is mounted on a mount that others share appears there too, on the host, say.
+fn check_private(ourselves: &OwnedFd, root: &OwnedFd, path: &str) -> Result<()> {
+    let doing = || format!("look at the mounts of /{path}");
+    let place = match open_in_root(root, Path::new(path), OFlag::O_PATH) {
+        // It will be made in its directory.
+        Err(Errno::ENOENT) => open_in_root(root, Path::new("etc"), OFlag::O_PATH).doing(doing)?,
+        opened => opened.doing(doing)?,
+    };
+    let read = |name: String| -> Result<String> {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let file = openat(ourselves, &*name, flags, Mode::empty()).doing(doing)?;
+        std::io::read_to_string(File::from(file)).doing(doing)
+    };
+    let info = read(format!("fdinfo/{}", place.as_raw_fd()))?;
+    let number = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    let number = number.unwrap_or_default().trim();
+    // proc(5): number, its parent's, device, root, place, options, then what we look for, up to a dash.
+    let mounts = read("mountinfo".into())?;
+    let line = mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .find(|words| words[0] == number);
+    let mut optional = line.iter().flat_map(|words| words.iter().skip(6));
+    if optional
+        .by_ref()
+        .take_while(|word| **word != "-")
+        .any(|word| word.starts_with("shared:"))
+    {
+        return Err(Error::new(format!(
+            "bind a file of our own on /{path}: the mount there is shared with others, the host perhaps; make it private inside (mount --make-rprivate /), or use --resolv=off"
+        )));
+    }
+    Ok(())
+}
+
+/// Takes the files away that lie over the container's; whatever else lies there stays. Gone already is success.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn unbind(files: &Files, bound: &[Bound]) -> Result<()> {
+    if bound.is_empty() {
+        return Ok(());
+    }
+    let doing = || "take resolv.conf back".to_string();
+    sys::set_not_dumpable().doing(doing)?;
+    match sys::clone_process(0).doing(doing)? {
+        Clone::Parent(_, pidfd) => match waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED) {
+            Ok(WaitStatus::Exited(_, 0)) => Ok(()),
+            Ok(WaitStatus::Exited(_, errno)) => Err(Errno::from_raw(errno)).doing(doing),
+            _ => Err(Error::new("take resolv.conf back: killed meanwhile")),
+        },
+        Clone::Child => {
+            let Err(error) = unbind_inside(files, bound);
+            std::process::exit(error.errno.map_or(libc::EIO, |errno| errno as i32));
+        }
+    }
+}
+
+/// What was made to be mounted on goes, as long as nothing has been written to it and no link leads there.
+fn remove_if_empty(root: &OwnedFd, path: &Path) {
+    let remove = || -> nix::Result<()> {
+        let parent = path.parent().unwrap_or(Path::new(""));
+        let name = path.file_name().unwrap_or_default();
+        let parent = open_in_root(root, parent, OFlag::O_PATH)?;
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let found = fstat(openat(&parent, name, flags, Mode::empty())?)?;
+        let is_file = found.st_mode & libc::S_IFMT == libc::S_IFREG;
+        if is_file && found.st_size == 0 {
+            unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir)?;
+        }
+        Ok(())
+    };
+    // One that stays is empty.
+    let _ = remove();
+}
+
+/// In the child. By descriptor, and the host's names of those: no link inside leads an unmount elsewhere.
+fn unbind_inside(files: &Files, bound: &[Bound]) -> Result<Infallible> {
+    let doing = || "take resolv.conf back".to_string();
+    let descriptors = open_path(Path::new("/proc/self/fd")).doing(doing)?;
+    let root = enter_files(files)?;
+    fchdir(&descriptors).doing(doing)?;
+    for one in bound {
+        let Ok(place) = open_in_root(&root, Path::new(&one.path), OFlag::O_PATH) else {
+            continue;
+        };
+        if identity(&place)? == (one.device, one.inode) {
+            let name = place.as_raw_fd().to_string();
+            umount2(&*name, MntFlags::MNT_DETACH).doing(doing)?;
+        }
+        if one.was_missing {
+            remove_if_empty(&root, Path::new(&one.path));
+        }
+    }
+    std::process::exit(0)
+}

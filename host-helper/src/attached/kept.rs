@@ -1,0 +1,275 @@
+//! What a link cannot say of an attachment: `/run/hawser/attachments/LINK`. It is valid as long as that link lives, with
+//! the same number and the same network namespace behind it, and nothing in it is believed beyond that. Losing it loses
+//! no network.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{ErrorKind, Read};
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde::{Deserialize, Serialize};
+
+use super::join::Bound;
+use super::target::Target;
+use crate::address::{link_local_of, parse_mac};
+use crate::attach::Attachment;
+use crate::bridge::{Bridge, Network, POINT_TO_POINT_NAME};
+use crate::control;
+use crate::error::{Doing, Error, Result};
+use crate::link::Link;
+use crate::ls::Description;
+use crate::netlink::Netlink;
+use crate::nft;
+use crate::owner::{Mark, leased_address, namespace};
+use crate::publish::Port;
+use crate::reach::{Egress, Reach};
+use crate::state;
+use crate::veth::Veth;
+
+/// Where names of network namespaces are (ip-netns(8)).
+const NAMES: &str = "/run/netns";
+/// A file is longer only by mistake: a description has 65535 ports in one range.
+const LONGEST: u64 = 1 << 20;
+
+/// What is kept of one attachment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The inode of the network namespace that the link is in: others may share the directory.
+    pub host: u64,
+    /// The number of its link.
+    pub index: u32,
+    /// The inode of its network namespace.
+    pub netns: u64,
+    /// Its name for `ip netns`, when it has one.
+    pub export: Option<String>,
+    /// What lies over the container's files.
+    pub bound: Vec<Bound>,
+    /// All that there is to know of it.
+    pub container: Description,
+}
+
+fn directory() -> PathBuf {
+    Path::new(state::DIRECTORY).join("attachments")
+}
+
+fn path_of(link: &str) -> PathBuf {
+    directory().join(link)
+}
+
+/// Keeps it, whole from its first moment.
+///
+/// Undone by [`forget`].
+///
+/// # Errors
+/// What the file system refuses.
+pub fn write(link: &str, kept: &Kept) -> Result<()> {
+    let path = path_of(link);
+    let doing = || format!("write {}", path.display());
+    let text = serde_json::to_vec_pretty(kept).map_err(std::io::Error::from);
+    let put = || -> std::io::Result<()> {
+        match DirBuilder::new().mode(0o700).create(directory()) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let new = path.with_extension("new");
+        let mut options = File::options();
+        let options = options.write(true).create(true).truncate(true).mode(0o600);
+        std::io::Write::write_all(&mut options.open(&new)?, &text?)?;
+        fs::rename(new, &path)
+    };
+    put().doing(doing)
+}
+
+/// Forgets it; gone already is success.
+pub fn forget(link: &str) {
+    let path = path_of(link);
+    // The second is there when somebody was killed who wrote it.
+    for path in [&path, &path.with_extension("new")] {
+        let _ = fs::remove_file(path);
+    }
+    // Not empty is no failure.
+    let _ = fs::remove_dir(directory());
+}
+
+/// What is kept of a link, whether that still lives or not.
+pub fn read(link: &str) -> Option<Kept> {
+    let mut text = Vec::new();
+    let file = File::open(path_of(link)).ok()?;
+    file.take(LONGEST).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// The links of which something is kept.
+pub fn links() -> Vec<String> {
+    let entries = fs::read_dir(directory()).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names
+        .filter(|name| leased_address(name).is_some())
+        .collect()
+}
+
+impl Kept {
+    /// Its link is, or was, in our network namespace.
+    pub fn is_of_here(&self) -> bool {
+        namespace("self", "net").is_ok_and(|inode| inode == self.host)
+    }
+
+    /// What is kept of this link: of this very one.
+    pub fn of(link: &Link) -> Option<Kept> {
+        let mark = link.mark.as_ref().filter(|mark| mark.is_attached())?;
+        let (name, netns) = mark.container()?;
+        read(&link.name).filter(|kept| {
+            kept.is_of_here()
+                && kept.index == link.index
+                && kept.netns == netns
+                && kept.container.name == name
+        })
+    }
+
+    /// The attachment, made up from the link and, as to what that does not say, from the file.
+    pub fn attachment(&self, route: &mut Netlink, link: &Link) -> Option<Attachment> {
+        let known = &self.container;
+        let bridge = match link.controller {
+            Some(index) => Some(route.link(index).ok()??),
+            None => None,
+        };
+        let network = Network {
+            name: bridge
+                .as_ref()
+                .map_or(POINT_TO_POINT_NAME, |bridge| &bridge.name)
+                .to_string(),
+            subnet: known.subnet.as_ref()?.parse().ok()?,
+            gateway: known.gateway?,
+            subnet6: known.subnet6.as_ref().and_then(|net| net.parse().ok()),
+            gateway6: known.gateway6,
+            bridge: bridge.as_ref().map(|bridge| Bridge {
+                index: bridge.index,
+                mac: bridge.mac,
+            }),
+            is_ours: bridge.as_ref().is_none_or(|it| nft::is_ours(it.group)),
+            is_new: false,
+        };
+        let mac = parse_mac(known.mac.as_ref()?).ok()?;
+        let device = match &bridge {
+            Some(bridge) => network.is_ours.then_some(bridge.index),
+            None => Some(link.index),
+        };
+        Some(Attachment {
+            network,
+            veth: Veth {
+                name: link.name.clone(),
+                address: leased_address(&link.name)?,
+                address6: known.address6,
+                link_local: known.address6.map(|_| link_local_of(mac)),
+                mac,
+            },
+            mtu: link.mtu,
+            device,
+            netns: self.netns,
+        })
+    }
+
+    /// Whom it may reach.
+    pub fn reach(&self) -> Option<Reach> {
+        let known = &self.container;
+        Some(Reach {
+            isolated: known.isolated,
+            internal: known.internal,
+            connect: known.connect.clone(),
+            egress: match &known.egress {
+                Some(list) => list.parse().ok()?,
+                None => Egress::All,
+            },
+        })
+    }
+
+    /// Its ports.
+    pub fn ports(&self) -> Vec<Port> {
+        let ranges = self.container.ports.iter();
+        ranges.flat_map(|range| range.ports()).collect()
+    }
+
+    /// Its addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.container.address.map(IpAddr::from);
+        let v6 = self.container.address6.map(IpAddr::from);
+        v4.into_iter().chain(v6)
+    }
+}
+
+/// Refuses ports that an attachment has which nobody holds for it.
+///
+/// # Errors
+/// It has, and lives.
+pub fn check_ports(ports: &[Port]) -> Result<()> {
+    if ports.is_empty() || !directory().exists() {
+        return Ok(());
+    }
+    let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
+    for link in links() {
+        let found = route
+            .find_link(&link)
+            .doing(|| format!("look for link {link}"))?;
+        let Some(link) = found.filter(|link| !link.mark.as_ref().is_some_and(Mark::is_dead)) else {
+            continue;
+        };
+        let Some(kept) = Kept::of(&link) else {
+            continue;
+        };
+        if control::is_supervised(&kept.container.name) {
+            // They are held.
+            continue;
+        }
+        for theirs in kept.ports() {
+            if let Some(port) = ports.iter().find(|port| port.is_same_as(&theirs)) {
+                return Err(Error::new(format!(
+                    "publish {port}: it is in use by {}, which is attached (host-helper detach {0}); choose another",
+                    kept.container.name
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives the namespace a name for `ip netns`.
+///
+/// Undone by [`withdraw_export`].
+///
+/// # Errors
+/// The name is taken; what the kernel refuses.
+pub fn export(name: &str, target: &Target) -> Result<()> {
+    let path = Path::new(NAMES).join(name);
+    let doing = || format!("name the network namespace {}", path.display());
+    fs::create_dir_all(NAMES).doing(doing)?;
+    let mut options = File::options();
+    let made = options.write(true).create_new(true).mode(0o444).open(&path);
+    made.doing(doing).map_err(|error| {
+        let cure = format!("choose another --name, or ip netns del {name}");
+        error.cure(nix::errno::Errno::EEXIST, &cure)
+    })?;
+    let source = format!("/proc/self/fd/{}", target.netns.as_raw_fd());
+    mount(
+        Some(&*source),
+        &path,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .doing(doing)
+    .inspect_err(|_| {
+        let _ = fs::remove_file(&path);
+    })
+}
+
+/// Takes the name back, when it is one of this namespace; gone already is success.
+pub fn withdraw_export(name: &str, netns: u64) {
+    let path = Path::new(NAMES).join(name);
+    if fs::metadata(&path).is_ok_and(|found| found.ino() == netns) {
+        let _ = umount2(&path, MntFlags::MNT_DETACH);
+        let _ = fs::remove_file(&path);
+    }
+}

@@ -1,0 +1,292 @@
+//! Whose network namespace it is: found once, held by descriptors, and compared again before anything counts on it. A
+//! number of a process may be another's a moment later; a descriptor is not.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::{Mode, fstat};
+
+use crate::attach;
+use crate::error::{Doing, Error, Refusal, Result};
+use crate::link::Link;
+use crate::netlink::Netlink;
+use crate::owner::{Mark, Named, Owner, leased_address, namespace, start_time};
+use crate::request::NetworkChoice;
+use crate::sys;
+use crate::veth::INSIDE;
+
+/// A container that another tool made.
+pub struct Target {
+    /// Its network namespace.
+    pub netns: OwnedFd,
+    /// The inode of that.
+    pub inode: u64,
+    /// The process that it was named by.
+    pub process: Option<Process>,
+    /// As it was named.
+    shown: String,
+}
+
+/// A process, pinned.
+pub struct Process {
+    /// As this pid namespace counts.
+    pub pid: i32,
+    /// Names it for good.
+    pub pidfd: OwnedFd,
+    /// Its files, unless it sees those of the host as the host does.
+    pub files: Option<Files>,
+    start: u64,
+}
+
+/// What a process sees of files.
+pub struct Files {
+    /// Its mount namespace.
+    pub mounts: OwnedFd,
+    /// Its root.
+    pub root: OwnedFd,
+}
+
+impl Target {
+    /// The container that process `pid` is of.
+    ///
+    /// # Errors
+    /// No such process, a thread of the kernel's; the host's own network.
+    pub fn of_process(pid: i32) -> Result<Target> {
+        let shown = format!("process {pid}");
+        let process = Process::pin(pid)?;
+        let path = format!("/proc/{pid}/ns/net");
+        Target::new(open_namespace(Path::new(&path))?, Some(process), shown)
+    }
+
+    /// The network namespace at this path, of which nothing else is known.
+    ///
+    /// # Errors
+    /// It is none, or the host's own.
+    pub fn of_path(path: &Path) -> Result<Target> {
+        let shown = format!("network namespace {}", path.display());
+        Target::new(open_namespace(path)?, None, shown)
+    }
+
+    fn new(netns: OwnedFd, process: Option<Process>, shown: String) -> Result<Target> {
+        let inode = fstat(&netns).doing(|| format!("look at {shown}"))?.st_ino;
+        let target = Target {
+            netns,
+            inode,
+            process,
+            shown,
+        };
+        // Another's than ours may still be the host's: that of its first process.
+        let hosts = ["self", "1"].map(|pid| namespace(pid, "net").ok());
+        if hosts.contains(&Some(inode)) {
+            return Err(Error::new(format!(
+                "attach {}: its network is the host's own; give it one first (--network none, unshare -n)",
+                target.shown
+            )));
+        }
+        target.check()?;
+        Ok(target)
+    }
+
+    /// It is still what it was.
+    ///
+    /// # Errors
+    /// The process has ended, or has moved to another network namespace.
+    pub fn check(&self) -> Result<()> {
+        let Some(process) = &self.process else {
+            return Ok(());
+        };
+        let now = namespace(&process.pid.to_string(), "net").ok();
+        // Behind the look at its number: as long as it lives, that is its own.
+        if has_ended(&process.pidfd)? || start_time(process.pid) != Some(process.start) {
+            return Err(Error::new(format!(
+                "attach {}: it has ended meanwhile",
+                self.shown
+            )));
+        }
+        if now != Some(self.inode) {
+            return Err(Error::new(format!(
+                "attach {}: it has gone to another network namespace meanwhile; run it again",
+                self.shown
+            )));
+        }
+        Ok(())
+    }
+
+    /// Refuses a namespace that has what it would get. Whether links that come there may have IPv6: whoever made it may
+    /// have turned that off, as Docker does.
+    ///
+    /// # Errors
+    /// It has.
+    pub fn check_empty(&self) -> Result<bool> {
+        let doing = || format!("look into {}", self.shown);
+        let (inside, is_off) = self.look().doing(doing)?;
+        let mut inside = inside.doing(doing)?;
+        if inside.find_link(INSIDE).doing(doing)?.is_some() {
+            return Err(Error::new(format!(
+                "attach {}: the namespace has a link {INSIDE} already; host-helper detach takes it away if it is ours",
+                self.shown
+            )));
+        }
+        Ok(!is_off)
+    }
+
+    /// The host's end of its link, when that is one of our kind.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn host_end(&self, route: &mut Netlink) -> Result<Option<Link>> {
+        let doing = || format!("look into {}", self.shown);
+        let (inside, _) = self.look().doing(doing)?;
+        let Some(eth0) = inside.doing(doing)?.find_link(INSIDE).doing(doing)? else {
+            return Ok(None);
+        };
+        let Some(end) = eth0.peer.map(|index| route.link(index)) else {
+            return Ok(None);
+        };
+        // Numbers of links mean something in their own namespace only: it has to point back, into that very one.
+        let netns = route.namespace_id(&self.netns).doing(doing)?;
+        Ok(end.doing(doing)?.filter(|end| {
+            end.kind == "veth"
+                && leased_address(&end.name).is_some()
+                && end.peer == Some(eth0.index)
+                && end.peer_netns.is_some()
+                && end.peer_netns == netns
+        }))
+    }
+
+    /// A socket of the namespace, and whether IPv6 is off there. This process is in it for a moment only.
+    fn look(&self) -> nix::Result<(std::result::Result<Netlink, Refusal>, bool)> {
+        const SWITCH: &str = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let host = openat(AT_FDCWD, "/proc/self/ns/net", flags, Mode::empty())?;
+        setns(&self.netns, CloneFlags::CLONE_NEWNET)?;
+        let socket = Netlink::route();
+        let is_off = std::fs::read_to_string(SWITCH).is_ok_and(|value| value.trim() != "0");
+        setns(host, CloneFlags::CLONE_NEWNET)?;
+        Ok((socket, is_off))
+    }
+
+    /// What the link says of it.
+    pub fn mark(&self, name: &str) -> Result<Mark> {
+        let Some(process) = &self.process else {
+            return Ok(Mark::Netns(Named {
+                name: name.to_string(),
+                netns: self.inode,
+            }));
+        };
+        self.check()?;
+        let owner = Owner::of(name, process.pid, self.inode);
+        let owner = owner.filter(|owner| owner.start == process.start);
+        owner
+            .map(Mark::Attached)
+            .ok_or_else(|| Error::new(format!("attach {}: it has ended meanwhile", self.shown)))
+    }
+
+    /// Its own files.
+    pub fn files(&self) -> Option<&Files> {
+        self.process.as_ref()?.files.as_ref()
+    }
+}
+
+impl Process {
+    /// Names it once and for all.
+    ///
+    /// # Errors
+    /// No such process, or one of the kernel's own.
+    pub fn pin(pid: i32) -> Result<Process> {
+        let doing = || format!("attach process {pid}");
+        let pidfd = sys::pidfd_open(pid).doing(doing).map_err(|error| {
+            let cure = "give the number of a process, not of one of its threads";
+            let error = error.cure(Errno::EINVAL, cure);
+            error.cure(Errno::ENOENT, cure)
+        })?;
+        let ended = || Error::new(format!("attach process {pid}: it has ended"));
+        let start = start_time(pid).ok_or_else(ended)?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        if is_of_kernel(&stat) {
+            return Err(Error::new(format!(
+                "attach process {pid}: it is a thread of the kernel's, and no container"
+            )));
+        }
+        let files = files_of(pid)?;
+        if has_ended(&pidfd)? {
+            return Err(ended());
+        }
+        Ok(Process {
+            pid,
+            pidfd,
+            files,
+            start,
+        })
+    }
+
+    /// Whether this is whom a link names.
+    pub fn is(&self, owner: &Owner) -> bool {
+        // Its start, and that its number is meant as ours are, are part of it.
+        self.start == owner.start
+            && Owner::of(&owner.name, self.pid, owner.netns).as_ref() == Some(owner)
+    }
+}
+
+fn open_namespace(path: &Path) -> Result<OwnedFd> {
+    let opened = attach::namespace(&NetworkChoice::Path(path.to_path_buf()))?;
+    opened.ok_or_else(|| Error::new("open network namespace: there is none"))
+}
+
+fn has_ended(pidfd: &OwnedFd) -> Result<bool> {
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    let ready = poll(&mut fds, PollTimeout::ZERO).doing(|| "look at a process".into())?;
+    Ok(ready > 0)
+}
+
+/// Field 9 of proc(5)'s stat has this bit.
+fn is_of_kernel(stat: &str) -> bool {
+    const PF_KTHREAD: u64 = 0x0020_0000; // linux/sched.h
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    // The first word here is field 3.
+    let flags = fields.split_whitespace().nth(6);
+    flags
+        .and_then(|flags| flags.parse().ok())
+        .is_none_or(|flags: u64| flags & PF_KTHREAD != 0)
+}
+
+/// A mount namespace that it shares with us shows the host's files: those are left alone.
+fn files_of(pid: i32) -> Result<Option<Files>> {
+    let doing = || format!("look at the files of process {pid}");
+    let inode = |pid: &str| namespace(pid, "mnt").doing(doing);
+    let theirs = inode(&pid.to_string())?;
+    if [inode("self")?, namespace("1", "mnt").unwrap_or_default()].contains(&theirs) {
+        return Ok(None);
+    }
+    let open = |path: String, flags| {
+        let flags = flags | OFlag::O_CLOEXEC;
+        openat(AT_FDCWD, &*path, flags, Mode::empty()).doing(doing)
+    };
+    Ok(Some(Files {
+        mounts: open(format!("/proc/{pid}/ns/mnt"), OFlag::O_RDONLY)?,
+        root: open(
+            format!("/proc/{pid}/root"),
+            OFlag::O_PATH | OFlag::O_DIRECTORY,
+        )?,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_of_the_kernel_are_known_by_a_flag() {
+        let ours = std::fs::read_to_string("/proc/self/stat").unwrap();
+        assert!(!is_of_kernel(&ours));
+        let kthreadd = "2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 2 0 0";
+        assert!(is_of_kernel(kthreadd));
+        assert!(is_of_kernel(&kthreadd.replace("kthreadd", "a) S 0 (b")));
+        assert!(!is_of_kernel(&kthreadd.replace("2129984", "4194560")));
+        assert!(is_of_kernel(""));
+    }
+}
