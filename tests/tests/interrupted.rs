@@ -1,16 +1,21 @@
 //! A signal, or a failure, at any system call of the helper: nothing is left.
 
-use lab::{DEADLINE, Lab, Outcome, Snapshot, case, collect, strace};
+use std::process::{Command, Stdio};
+
+use lab::{DEADLINE, Lab, Netns, Outcome, Running, Snapshot, case, collect, strace};
+
+/// What is disturbed.
+struct Work<'a> {
+    command: &'a dyn Fn() -> Command,
+    /// Takes back what is there when it has succeeded, or was killed.
+    undo: &'a dyn Fn(&Outcome),
+}
 
 /// The system calls of a run, in order: name, and the how manieth of that name it is (strace counts like that).
-fn calls(lab: &Lab, options: &[&str]) -> Vec<(String, usize)> {
+fn calls(lab: &Lab, work: &Work) -> Vec<(String, usize)> {
     let path = lab.dir.join("trace");
-    let command = strace::traced(
-        &lab.run_command(options, &["true"]),
-        &[],
-        &path.to_string_lossy(),
-    );
-    collect(command, DEADLINE).exits(0);
+    let command = strace::traced(&(work.command)(), &[], &path.to_string_lossy());
+    (work.undo)(&collect(command, DEADLINE).exits(0));
     let trace = std::fs::read_to_string(&path).expect("the trace");
     let names: Vec<&str> = trace
         .lines()
@@ -40,8 +45,23 @@ fn inject(
     wanted: impl Fn(&str) -> bool,
     judge: impl Fn(&Outcome) -> (bool, bool),
 ) {
-    lab.run(options, &["true"]).ok();
-    let all: Vec<_> = calls(lab, options)
+    let work = Work {
+        command: &|| lab.run_command(options, &["true"]),
+        undo: &|_| {},
+    };
+    inject_into(lab, fault, &work, wanted, judge);
+}
+
+/// The same with any work.
+fn inject_into(
+    lab: &Lab,
+    fault: &str,
+    work: &Work,
+    wanted: impl Fn(&str) -> bool,
+    judge: impl Fn(&Outcome) -> (bool, bool),
+) {
+    (work.undo)(&collect((work.command)(), DEADLINE).exits(0));
+    let all: Vec<_> = calls(lab, work)
         .into_iter()
         .filter(|(name, _)| wanted(name))
         .collect();
@@ -52,7 +72,7 @@ fn inject(
     let (mut effects, mut complaints) = (0, vec![]);
     for (name, count) in &all {
         let inject = format!("inject={name}:{fault}:when={count}");
-        let plain = lab.run_command(options, &["true"]);
+        let plain = (work.command)();
         let command = strace::traced(
             &plain,
             &["-e", &format!("trace={name}"), "-e", &inject],
@@ -60,6 +80,7 @@ fn inject(
         );
         let outcome = collect(command, DEADLINE);
         let _ = std::fs::remove_file(&path);
+        (work.undo)(&outcome);
         let (allowed, effect) = judge(&outcome);
         if !allowed {
             complaints.push(format!("{inject}: {outcome}"));
@@ -117,33 +138,34 @@ fn a_kill_at_any_moment_leaves_nothing_but_a_stale_name() {
     case(|lab| inject(lab, "signal=KILL", FIXED, |_| true, judge));
 }
 
+/// Not those of the C library's start and of the allocator, nor those that cannot fail, nor those that take away.
+const OTHERS: [&str; 22] = [
+    "execve",
+    "flock",
+    "stat",
+    "unlink",
+    "mmap",
+    "munmap",
+    "brk",
+    "close",
+    "exit_group",
+    "arch_prctl",
+    "set_tid_address",
+    "rt_sigaction",
+    "rt_sigprocmask",
+    "sigaltstack",
+    "mprotect",
+    "madvise",
+    "poll",
+    "ppoll",
+    "read",
+    "write",
+    "wait4",
+    "waitid",
+];
+
 #[test]
 fn a_system_call_that_fails_leaves_nothing_and_is_told_in_one_line() {
-    // Not those of the C library's start and of the allocator, nor those that cannot fail, nor those that take away.
-    let others = [
-        "execve",
-        "flock",
-        "stat",
-        "unlink",
-        "mmap",
-        "munmap",
-        "brk",
-        "close",
-        "exit_group",
-        "arch_prctl",
-        "set_tid_address",
-        "rt_sigaction",
-        "rt_sigprocmask",
-        "sigaltstack",
-        "mprotect",
-        "madvise",
-        "poll",
-        "ppoll",
-        "read",
-        "write",
-        "wait4",
-        "waitid",
-    ];
     let judge = |outcome: &Outcome| {
         let told = outcome.code == 125
             && outcome.stderr.starts_with(b"host-helper: ")
@@ -155,8 +177,76 @@ fn a_system_call_that_fails_leaves_nothing_and_is_told_in_one_line() {
             lab,
             "error=ENOSPC",
             FIXED,
-            |name| !others.contains(&name),
+            |name| !OTHERS.contains(&name),
             judge,
         )
     });
+}
+
+/// `attach` of a container with mounts of its own, and everything that it may leave taken back by `detach`.
+fn inject_into_attach(
+    lab: &Lab,
+    fault: &str,
+    wanted: impl Fn(&str) -> bool,
+    judge: impl Fn(&Outcome) -> (bool, bool),
+) {
+    let mut guest = Command::new("unshare");
+    guest
+        .args(["-n", "-m", "sh", "-c", "echo up; exec cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut guest = Running::spawn(guest);
+    guest.until("up");
+    let pid = guest.pid().to_string();
+    let netns = Netns::of(guest.pid());
+    let mounts = || std::fs::read_to_string(format!("/proc/{pid}/mountinfo"));
+    let first = mounts().expect("its mounts");
+    let words = [
+        "attach",
+        &pid,
+        "--name",
+        "web",
+        "--ip",
+        "172.19.0.9",
+        "-p",
+        "8080:80",
+    ];
+    let is_kill = fault.contains("KILL");
+    let work = Work {
+        command: &|| lab.command(&words),
+        undo: &|outcome| {
+            if is_kill || outcome.code == 0 {
+                lab.hawser(&["detach", &pid]).ok();
+            }
+            let links = netns.sh("ip -o link");
+            assert!(!links.contains("eth0"), "{fault}: {outcome}: {links}");
+            let now = mounts().expect("its mounts");
+            assert!(now == first, "{fault}: {outcome}: {now}");
+        },
+    };
+    inject_into(lab, fault, &work, wanted, judge);
+    guest.end().exits(0);
+}
+
+#[test]
+fn an_interrupt_of_attach_leaves_nothing() {
+    let judge = |outcome: &Outcome| ([0, 125, 130, -2].contains(&outcome.code), outcome.code != 0);
+    case(|lab| inject_into_attach(lab, "signal=INT", |_| true, judge));
+}
+
+#[test]
+fn a_kill_of_attach_leaves_nothing_that_detach_does_not_take() {
+    let judge = |outcome: &Outcome| ([0, -9].contains(&outcome.code), outcome.code != 0);
+    case(|lab| inject_into_attach(lab, "signal=KILL", |_| true, judge));
+}
+
+#[test]
+fn a_system_call_of_attach_that_fails_leaves_nothing_and_is_told_in_one_line() {
+    let judge = |outcome: &Outcome| {
+        let told = outcome.code == 125
+            && outcome.stderr.starts_with(b"host-helper: ")
+            && outcome.err().lines().count() == 1;
+        (outcome.code == 0 || told, told)
+    };
+    case(|lab| inject_into_attach(lab, "error=ENOSPC", |name| !OTHERS.contains(&name), judge));
 }

@@ -1,0 +1,803 @@
+//! `attach` and `detach`: containers that other tools made, here by `unshare` and `ip netns`. (By dockerd and podman: see
+//! `attach_runtimes.rs`.)
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use lab::{
+    DEADLINE, Lab, Netns, Running, Seen, Snapshot, case, collect, init_binary, packets, sh, sys,
+    wait_for_end,
+};
+
+/// A process in namespaces of its own (`-n`, `-m`...), which ends with its input.
+fn guest(kinds: &[&str]) -> Running {
+    guest_of(kinds, "exec cat")
+}
+
+fn guest_of(kinds: &[&str], script: &str) -> Running {
+    let mut command = Command::new("unshare");
+    command
+        .args(kinds)
+        .args(["sh", "-c", &format!("echo up; {script}")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit());
+    let mut running = Running::spawn(command);
+    running.until("up");
+    running
+}
+
+fn attach(lab: &Lab, pid: i32, options: &[&str]) -> lab::Outcome {
+    lab.hawser(&[&["attach", &pid.to_string()], options].concat())
+}
+
+/// `attach --stay`, once it is attached.
+fn stay(lab: &Lab, pid: i32, name: &str, options: &[&str]) -> Running {
+    let pid = pid.to_string();
+    let all = [&["attach", &pid, "--stay", "--name", name], options].concat();
+    let mut running = Running::spawn(lab.command(&all));
+    running.until(name);
+    running
+}
+
+fn detach(lab: &Lab, whom: &str) {
+    lab.hawser(&["detach", whom]).ok();
+}
+
+/// A server there that greets so many, and then is gone: it would keep the namespace.
+fn serve(inside: &Netns, port: u16, count: usize) -> JoinHandle<()> {
+    let listener = inside.enter(|| TcpListener::bind(("::", port)).expect("listen"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming().take(count) {
+            let mut stream = stream.expect("a connection");
+            stream.write_all(b"hello\n").expect("greet");
+        }
+    })
+}
+
+fn greeting(address: &str) -> std::io::Result<String> {
+    let address = address.parse().expect("an address");
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn fetch(from: &str) -> String {
+    let mut stream = TcpStream::connect(from).expect("connect");
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("ask");
+    let mut page = String::new();
+    stream.read_to_string(&mut page).expect("read a page");
+    page
+}
+
+fn mounts_of(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("its mounts")
+}
+
+fn inside(pid: i32, path: &str) -> String {
+    fs::read_to_string(format!("/proc/{pid}/root{path}")).expect("a file of the container")
+}
+
+#[test]
+fn a_process_gets_addresses_ports_and_a_way_out() {
+    packets(|lab| {
+        lab.serve();
+        let before = lab.with_network();
+        let guest = guest(&["-n"]);
+        let options = ["--name", "web", "-p", "8080:80"];
+        assert_eq!(attach(lab, guest.pid(), &options).ok(), "web");
+        let netns = Netns::of(guest.pid());
+        let links = netns.sh("ip -o addr show dev eth0; ip route; ip link show lo");
+        for wanted in [
+            "172.19.",
+            "/16",
+            "default via 172.19.0.1",
+            "inet6 f",
+            "LOOPBACK,UP",
+        ] {
+            assert!(links.contains(wanted), "{wanted}: {links}");
+        }
+        let page = netns.enter(|| fetch("198.51.100.10:80"));
+        assert!(page.contains("hello from the internet"), "{page}");
+        let row = lab.listed("web");
+        assert_eq!(
+            (&row["status"], &row["pid"]),
+            (&"attached".into(), &guest.pid().into())
+        );
+        assert_eq!(row["ports"].as_array().map(Vec::len), Some(1), "{row}");
+        let link = row["veth"].as_str().expect("a veth").to_owned();
+        let all = lab.hawser(&["inspect", "web"]).ok();
+        assert!(all.contains(&link) && all.contains("172.19.0.1"), "{all}");
+        assert!(
+            sh("ip link show dev web").contains(&link),
+            "its name is one of the link's"
+        );
+        let server = serve(&netns, 80, 5);
+        for from in ["192.0.2.2:8080", "[2001:db8:1::2]:8080"] {
+            assert_eq!(greeting(from).expect("connect"), "hello\n", "{from}");
+            let from = from.to_owned();
+            lab.internet
+                .enter(|| assert_eq!(greeting(&from).expect("connect"), "hello\n"));
+        }
+        // A neighbour finds it by name, and reaches it.
+        lab.run_sh(&[], "nc -w 2 web 80 </dev/null | grep hello")
+            .ok();
+        server.join().expect("five were greeted");
+        detach(lab, "web");
+        assert_eq!(
+            netns.sh("ip -o link show dev eth0 2>/dev/null || echo none"),
+            "none\n"
+        );
+        detach(lab, "web");
+        detach(lab, &guest.pid().to_string());
+        lab.settle();
+        drop((guest, netns));
+        before.assert_back();
+    });
+}
+
+#[test]
+fn its_end_takes_the_network_back_too() {
+    case(|lab| {
+        for network in ["bridge", "ptp"] {
+            let attached = || {
+                let guest = guest(&["-n"]);
+                let options = ["-p", "8080:80", "--network", network];
+                attach(lab, guest.pid(), &options).exits(0);
+                guest
+            };
+            detach(lab, &attached().pid().to_string());
+            lab.settle();
+            let before = Snapshot::take();
+            let guest = attached();
+            let pid = guest.pid();
+            guest.end().exits(0);
+            lab.settle();
+            // What is about it goes with the next command that has the time.
+            lab.hawser(&["ls"]).ok();
+            detach(lab, &pid.to_string());
+            before.assert_back();
+        }
+    });
+}
+
+#[test]
+fn files_of_its_own_mounts_are_ours_and_the_hosts_are_not_touched() {
+    case(|lab| {
+        let neighbour = lab.start_idle(&["--name", "neighbour"]);
+        let before = Snapshot::take();
+        let guest = guest(&["-n", "-m"]);
+        let files = ["/etc/resolv.conf", "/etc/hosts"].map(|path| (path, fs::read(path).ok()));
+        let mounts = || mounts_of(guest.pid());
+        let first = mounts();
+        let options = [
+            "--name",
+            "web",
+            "--dns",
+            "192.0.2.53",
+            "--dns-search",
+            "example.org",
+        ];
+        attach(lab, guest.pid(), &options).ok();
+        let seen = inside(guest.pid(), "/etc/resolv.conf");
+        assert_eq!(seen, "nameserver 192.0.2.53\nsearch example.org\n");
+        let names = inside(guest.pid(), "/etc/hosts");
+        assert!(
+            names.contains(" neighbour") && names.contains(" web"),
+            "{names}"
+        );
+        for (path, text) in &files {
+            assert_eq!(&fs::read(path).ok(), text, "the host's {path}");
+        }
+        detach(lab, "web");
+        let resolv = inside(guest.pid(), "/etc/resolv.conf");
+        assert_eq!(
+            Some(resolv.into_bytes()),
+            files[0].1,
+            "it sees the old one again"
+        );
+        assert_eq!(mounts(), first);
+        guest.end().exits(0);
+        before.assert_back();
+        neighbour.end().exits(0);
+    });
+}
+
+#[test]
+fn mounts_that_are_shared_with_the_host_are_not_mounted_on() {
+    case(|lab| {
+        sh("mount --make-rshared /");
+        let guest = guest(&["-n", "-m", "--propagation", "unchanged"]);
+        let before = lab.with_network();
+        attach(lab, guest.pid(), &[]).refused(&["/etc/resolv.conf", "shared", "--resolv=off"]);
+        before.assert_back();
+        attach(lab, guest.pid(), &["--resolv=off", "--name", "web"]).ok();
+        detach(lab, "web");
+        guest.end().exits(0);
+        before.assert_back();
+    });
+}
+
+#[test]
+fn what_was_bound_before_a_failure_is_taken_back() {
+    case(|lab| {
+        let script = "mount --bind /etc/hosts /etc/hosts; mount --make-shared /etc/hosts; echo shared; exec cat";
+        let mut guest = guest_of(&["-n", "-m"], script);
+        guest.until("shared");
+        let before = lab.with_network();
+        let mounts = || mounts_of(guest.pid());
+        let first = mounts();
+        attach(lab, guest.pid(), &["-p", "8080:80"]).refused(&["/etc/hosts", "shared"]);
+        assert_eq!(mounts(), first);
+        before.assert_back();
+    });
+}
+
+#[test]
+fn files_that_were_missing_are_missing_again() {
+    case(|lab| {
+        let root = lab.rootfs.display();
+        let script = format!("exec chroot {root} sh -c 'echo there; exec cat'");
+        let mut guest = guest_of(&["-n", "-m"], &script);
+        guest.until("there");
+        attach(lab, guest.pid(), &["--name", "web"]).ok();
+        let names = inside(guest.pid(), "/etc/hosts");
+        assert!(
+            names.contains(" web"),
+            "it is the root of the process that counts: {names}"
+        );
+        detach(lab, "web");
+        for name in ["resolv.conf", "hosts"] {
+            assert!(!lab.rootfs.join("etc").join(name).exists(), "{name}");
+        }
+        fs::write(lab.rootfs.join("etc/resolv.conf"), "").expect("write a file");
+        attach(lab, guest.pid(), &["--name", "web"]).ok();
+        detach(lab, "web");
+        assert!(
+            lab.rootfs.join("etc/resolv.conf").exists(),
+            "this one was there"
+        );
+        guest.end().exits(0);
+    });
+}
+
+#[test]
+fn a_network_whose_ipv6_is_off_gets_ipv4_alone() {
+    case(|lab| {
+        let guest = guest(&["-n"]);
+        let netns = Netns::of(guest.pid());
+        netns.sh("echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6");
+        let before = Snapshot::take();
+        attach(lab, guest.pid(), &["--ip6", "fd00::9"]).refused(&["fd00::9", "disable_ipv6"]);
+        before.assert_back();
+        attach(lab, guest.pid(), &["--name", "web"]).ok();
+        let out = netns.sh("ip -o addr show dev eth0");
+        assert!(out.contains("172.19.") && !out.contains("inet6"), "{out}");
+        detach(lab, "web");
+        // And where it was not wanted, there is not even a link-local address.
+        netns.sh("echo 0 >/proc/sys/net/ipv6/conf/all/disable_ipv6");
+        attach(lab, guest.pid(), &["--name", "web", "--no-ipv6"]).ok();
+        let out = netns.sh("ip -o addr show dev eth0");
+        assert!(out.contains("172.19.") && !out.contains("inet6"), "{out}");
+    });
+}
+
+#[test]
+fn a_namespace_without_a_process() {
+    case(|lab| {
+        sh("ip netns add blue");
+        let before = lab.with_network();
+        let path = "/run/netns/blue";
+        let options = [
+            "attach",
+            "--netns",
+            path,
+            "--name",
+            "web",
+            "--ip",
+            "172.19.0.9",
+        ];
+        assert_eq!(lab.hawser(&options).ok(), "web");
+        let out = sh("ip netns exec blue ip -o -4 addr show dev eth0");
+        assert!(out.contains("172.19.0.9/16"), "{out}");
+        let row = lab.listed("web");
+        assert_eq!(
+            (&row["status"], &row["pid"]),
+            (&"attached".into(), &serde_json::Value::Null)
+        );
+        // Nobody but detach can say that it is over.
+        lab.run(&["--ip", "172.19.0.9"], &["true"])
+            .refused(&["172.19.0.9", "web", "detach"]);
+        lab.run(&["--name", "web"], &["true"])
+            .refused(&["name web"]);
+        lab.hawser(&["down"]).refused(&["web"]);
+        for _ in 0..2 {
+            lab.hawser(&["detach", "--netns", path]).ok();
+        }
+        assert_eq!(sh("ip -n blue -o link | wc -l"), "1\n");
+        before.assert_back();
+        sh("ip netns del blue");
+        lab.hawser(&["detach", "--netns", path]).ok();
+    });
+}
+
+#[test]
+fn down_by_force_detaches() {
+    case(|lab| {
+        let guest = guest(&["-n"]);
+        attach(lab, guest.pid(), &["--name", "web"]).ok();
+        lab.hawser(&["down", "--force"]).ok();
+        assert!(!Path::new("/run/hawser").exists());
+        assert_eq!(Netns::of(guest.pid()).sh("ip -o link | wc -l"), "1\n");
+        // The container was not ended.
+        guest.end().exits(0);
+    });
+}
+
+#[test]
+fn a_name_for_ip_netns() {
+    case(|lab| {
+        // It makes a mount of the directory.
+        sh("ip netns add blue");
+        let before = lab.with_network();
+        let guest_ = guest(&["-n"]);
+        attach(lab, guest_.pid(), &["--name", "web", "--export"]).ok();
+        let out = sh("ip netns exec web ip -o -4 addr show dev eth0");
+        assert!(out.contains("172.19."), "{out}");
+        detach(lab, "web");
+        assert!(!Path::new("/run/netns/web").exists());
+        // Somebody else's name is not taken, and stays.
+        sh("ip netns add web");
+        attach(lab, guest_.pid(), &["--name", "web", "--export"]).refused(&["/run/netns/web"]);
+        assert_eq!(Netns::of(guest_.pid()).sh("ip -o link | wc -l"), "1\n");
+        sh("ip netns del web");
+        // A name holds the namespace: both go with the next command when the container is gone.
+        attach(lab, guest_.pid(), &["--name", "web", "--export"]).ok();
+        guest_.end().exits(0);
+        assert!(sh("ip -o link").contains(": hw"));
+        lab.hawser(&["ls"]).ok();
+        assert!(!Path::new("/run/netns/web").exists());
+        before.assert_back();
+    });
+}
+
+#[test]
+fn who_stays_holds_ports_and_follows_resolvers_until_it_ends() {
+    packets(|lab| {
+        let before = lab.with_network();
+        let guest = guest(&["-n", "-m"]);
+        let ports = ["-p", "8080:80", "-p", "127.0.0.1:8081:80"];
+        let running = stay(lab, guest.pid(), "web", &ports);
+        let netns = Netns::of(guest.pid());
+        let server = serve(&netns, 80, 4);
+        for address in [
+            "127.0.0.1:8080",
+            "[::1]:8080",
+            "127.0.0.1:8081",
+            "192.0.2.2:8080",
+        ] {
+            assert_eq!(greeting(address).expect(address), "hello\n");
+        }
+        server.join().expect("four were greeted");
+        drop(netns);
+        assert_eq!(lab.listed("web")["status"], "attached");
+        let listed = lab.hawser(&["port", "ls", "web"]).ok();
+        assert_eq!(listed.lines().count(), 2, "{listed}");
+        lab.hawser(&["port", "add", "web", "8082:80"]).ok();
+        lab.run(&["-p", "8080:80"], &["true"]).refused(&["8080"]);
+        let resolv = Seen::inside(guest.pid(), "/etc/resolv.conf");
+        let start = Instant::now();
+        lab.set_resolv_conf("nameserver 198.51.100.54\n");
+        resolv.becomes(start, |text| text.contains("198.51.100.54"));
+        drop(resolv);
+        // Rules that somebody flushes are back.
+        sh("nft flush ruleset");
+        assert!(
+            lab::Watch::ruleset().until(|| sh("nft list ruleset").contains("8082")),
+            "its ports are back"
+        );
+        guest.end().exits(0);
+        running.end().exits(0);
+        lab.set_resolv_conf("nameserver 198.51.100.53\n");
+        before.assert_back();
+    });
+}
+
+#[test]
+fn who_stays_lets_go_when_it_is_told_to() {
+    case(|lab| {
+        let before = lab.with_network();
+        let guest = guest(&["-n", "-m"]);
+        let mounts = || mounts_of(guest.pid());
+        let first = mounts();
+        let options = ["--export", "-p", "8080:80"];
+        let ways: [&dyn Fn(&Running); 4] = [
+            &|running| running.signal(libc::SIGTERM),
+            &|running| running.signal(libc::SIGINT),
+            &|_| detach(lab, "web"),
+            &|_| drop(lab.hawser(&["stop", "web"]).ok()),
+        ];
+        for end in ways {
+            let running = stay(lab, guest.pid(), "web", &options);
+            end(&running);
+            running.end().exits(0);
+            assert_eq!(Netns::of(guest.pid()).sh("ip -o link | wc -l"), "1\n");
+            assert_eq!(mounts(), first);
+        }
+        // One that was killed leaves everything as it is, and detach takes it away all the same.
+        let running = stay(lab, guest.pid(), "web", &options);
+        running.signal(libc::SIGKILL);
+        running.end().exits(-libc::SIGKILL);
+        assert_eq!(lab.listed("web")["status"], "attached");
+        detach(lab, "web");
+        assert_eq!(mounts(), first);
+        guest.end().exits(0);
+        lab.settle();
+        let _ = fs::remove_dir("/run/netns");
+        before.assert_back();
+    });
+}
+
+#[test]
+fn rules_are_restored_from_what_is_kept() {
+    case(|lab| {
+        let guests = [guest(&["-n"]), guest(&["-n"]), guest(&["-n"])];
+        let options: [&[&str]; 3] = [
+            &[
+                "--name",
+                "a",
+                "-p",
+                "8080:80",
+                "--egress",
+                "dns,192.0.2.0/24",
+            ],
+            &[
+                "--name",
+                "b",
+                "--network",
+                "ptp",
+                "-p",
+                "192.0.2.2:8081:80/udp",
+            ],
+            &["--name", "c", "--isolate", "--no-ipv6"],
+        ];
+        for (guest, options) in guests.iter().zip(options) {
+            attach(lab, guest.pid(), options).ok();
+        }
+        // Sets are in no order of theirs.
+        let rules = || {
+            let text = sh("nft -a list ruleset");
+            let mut words: Vec<String> = text
+                .replace(['{', '}', ','], " ")
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect();
+            words.sort();
+            words.join(" ")
+        };
+        let before = rules();
+        for word in ["8080", "8081"] {
+            assert!(before.contains(word), "{word}");
+        }
+        sh("nft flush ruleset");
+        lab.hawser(&["restore"]).ok();
+        let strip = |text: &str| {
+            // Without handles, and without the moment of each container, which tells it from another of its address.
+            let is_handle = |word: &str| word.parse::<u32>().is_ok() && word.len() != 4;
+            let is_moment = |word: &str| word.starts_with("0x") && word.len() > 6;
+            text.split(' ')
+                .filter(|word| !is_handle(word) && !is_moment(word))
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(strip(&rules()), strip(&before));
+        for name in ["a", "b", "c"] {
+            detach(lab, name);
+        }
+        let left = sh("nft list ruleset");
+        assert!(!left.contains("8080") && !left.contains("8081"), "{left}");
+    });
+}
+
+#[test]
+fn what_is_kept_is_believed_only_of_its_own_link() {
+    case(|lab| {
+        let guest_ = guest(&["-n"]);
+        attach(
+            lab,
+            guest_.pid(),
+            &["--name", "web", "-p", "8080:80", "--ip", "172.19.0.9"],
+        )
+        .ok();
+        let path = "/run/hawser/attachments/hwac130009";
+        let text = fs::read_to_string(path).expect("what is kept");
+        assert_eq!(
+            sh(&format!("stat -c '%a %u' {path} /run/hawser/attachments")),
+            "600 0\n700 0\n"
+        );
+        for bad in [
+            "".to_owned(),
+            "{".to_owned(),
+            text.replace("\"index\": ", "\"index\": 1"),
+            text.replace("\"netns\": ", "\"netns\": 1"),
+            text.replace("\"web\"", "\"other\""),
+        ] {
+            assert_ne!(bad, text);
+            // One that does not fit is forgotten.
+            fs::create_dir_all("/run/hawser/attachments").expect("make a directory");
+            fs::write(path, bad).expect("spoil it");
+            let row = lab.listed("web");
+            assert_eq!(row["ports"].as_array().map(Vec::len), Some(0), "{row}");
+            assert_eq!(row["status"], "attached");
+        }
+        detach(lab, "web");
+        let left = sh("nft list ruleset");
+        assert!(
+            !left.contains("8080") && !left.contains("172.19.0.9"),
+            "{left}"
+        );
+        assert!(!Path::new("/run/hawser/attachments").exists());
+        guest_.end().exits(0);
+    });
+}
+
+#[test]
+fn whoever_cannot_be_attached_is_refused_and_nothing_is_changed() {
+    case(|lab| {
+        let ended = guest(&["-n"]);
+        let gone = ended.pid();
+        ended.end().exits(0);
+        let plain = guest(&["-m"]);
+        let full = guest(&["-n"]);
+        Netns::of(full.pid()).sh("ip link add eth0 type veth peer name other");
+        let fine = guest(&["-n"]);
+        fs::write("/run/lab/file", "").expect("write a file");
+        let before = Snapshot::take();
+        attach(lab, gone, &[]).refused(&[&gone.to_string(), "no such process"]);
+        for pid in [plain.pid(), std::process::id() as i32] {
+            attach(lab, pid, &[]).refused(&[&pid.to_string(), "the host's own"]);
+        }
+        let netns = |path: &str| lab.hawser(&["attach", "--netns", path]);
+        netns("/proc/self/ns/net").refused(&["the host's own"]);
+        netns("/proc/1/ns/net").refused(&["the host's own"]);
+        netns("/run/lab/file").refused(&["/run/lab/file"]);
+        netns("/no/such/file").refused(&["/no/such/file"]);
+        netns(&format!("/proc/{}/ns/mnt", plain.pid())).refused(&["ns/mnt"]);
+        attach(lab, full.pid(), &[]).refused(&["eth0", &full.pid().to_string()]);
+        let pid = fine.pid();
+        for (options, words) in [
+            (&["--network", "none"][..], &["--network"][..]),
+            (&["--network", "host"], &["--network"]),
+            (&["-p", "127.0.0.1:80:80"], &["127.0.0.1", "--stay"]),
+            (&["--name", "eth7"], &["eth7"]),
+            (&["--export"], &["--name"]),
+            (&["--to", "/run/lab/file"], &["FIFO"]),
+            (&["--to", "/no/such"], &["/no/such"]),
+            (&["--netns", "/run/netns/internet"], &["--netns"]),
+            (&["--connect", "nowhere"], &["nowhere"]),
+            (&["-p", "192.0.2.99:80:80"], &["192.0.2.99"]),
+            (&["--ip", "10.99.0.1", "--network", "ptp"], &["10.99.0.1"]),
+        ] {
+            attach(lab, pid, options).refused(words);
+        }
+        for words in [
+            &["attach"][..],
+            &["attach", "0"],
+            &["attach", "-1"],
+            &["attach", "x"],
+            &["attach", "99999999999"],
+            &["detach"],
+            &["detach", "a/b"],
+        ] {
+            lab.hawser(words).refused(&[]);
+        }
+        lab.hawser(&["detach", "nobody"]).ok();
+        lab.hawser(&["detach", "99999999"]).ok();
+        lab.hawser(&["detach", "--netns", "/no/such"]).ok();
+        before.assert_back();
+        attach(lab, pid, &["--name", "web"]).ok();
+        attach(lab, pid, &["--name", "web2"]).refused(&["eth0", "detach"]);
+    });
+}
+
+#[test]
+fn what_is_taken_is_refused_by_its_holder() {
+    case(|lab| {
+        lab.with_network();
+        let running = lab.start_idle(&["--name", "box", "-p", "8080:80", "--ip", "172.19.0.9"]);
+        let guests = [guest(&["-n"]), guest(&["-n"])];
+        let [first, second] = [guests[0].pid(), guests[1].pid()];
+        let before = Snapshot::take();
+        attach(lab, first, &["--name", "box"]).refused(&["box"]);
+        attach(lab, first, &["--ip", "172.19.0.9"]).refused(&["172.19.0.9", "box"]);
+        attach(lab, first, &["-p", "8080:80"]).refused(&["8080"]);
+        before.assert_back();
+        let options = ["--name", "web", "-p", "8081:80", "--ip", "172.19.0.10"];
+        attach(lab, first, &options).ok();
+        let before = Snapshot::take();
+        attach(lab, second, &["--name", "web"]).refused(&["web"]);
+        attach(lab, second, &["--ip", "172.19.0.10"]).refused(&["172.19.0.10", "web"]);
+        attach(lab, second, &["-p", "8081:80"]).refused(&["8081", "web", "detach"]);
+        lab.run(&["-p", "8081:80"], &["true"])
+            .refused(&["8081", "web"]);
+        lab.run(&["--name", "web"], &["true"]).refused(&["web"]);
+        before.assert_back();
+        running.end().exits(0);
+    });
+}
+
+#[test]
+fn an_init_that_waits_is_served() {
+    case(|lab| {
+        let before = lab.with_network();
+        sh("mkfifo /run/lab/fifo");
+        let guest = guest(&["-n"]);
+        let to = ["--to", "/run/lab/fifo"];
+        attach(lab, guest.pid(), &to).refused(&["/run/lab/fifo", "nobody waits"]);
+        assert_eq!(Netns::of(guest.pid()).sh("ip -o link | wc -l"), "1\n");
+        guest.end().exits(0);
+        let mut command = Command::new("unshare");
+        command
+            .args(["-n", "--"])
+            .arg(init_binary())
+            .args(["--config", "/run/lab/fifo", "--resolv=off", "--"])
+            .args([
+                "sh",
+                "-c",
+                "ip -o -4 addr show dev eth0; ip route; echo up; exec cat",
+            ]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        // With both ends open here nobody waits for the other, and who opens it is heard.
+        let both = fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/run/lab/fifo");
+        let both = both.expect("open a FIFO");
+        let opened = Inotify::init(InitFlags::IN_CLOEXEC).expect("inotify");
+        opened
+            .add_watch("/run/lab/fifo", AddWatchFlags::IN_OPEN)
+            .expect("watch a FIFO");
+        let mut waiting = Running::spawn(command);
+        opened.read_events().expect("init opens it");
+        let options = [&to[..], &["--name", "web", "--ip", "172.19.0.9"]].concat();
+        assert_eq!(attach(lab, waiting.pid(), &options).ok(), "web");
+        drop(both);
+        let seen = waiting.until("up");
+        assert!(
+            seen.contains("172.19.0.9/16") && seen.contains("default via"),
+            "{seen}"
+        );
+        detach(lab, "web");
+        waiting.end().exits(0);
+        sh("rm /run/lab/fifo");
+        lab.settle();
+        before.assert_back();
+    });
+}
+
+#[test]
+fn who_ends_or_goes_elsewhere_meanwhile_is_refused() {
+    case(|lab| {
+        sh("mkfifo /run/lab/fifo");
+        let both = fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/run/lab/fifo");
+        let mut both = both.expect("open a FIFO");
+        let mut message = move || {
+            let mut text = vec![0; 4096];
+            let length = both.read(&mut text).expect("read the message");
+            assert!(text[..length].ends_with(b"end\n"));
+        };
+        let waiting = |pid: i32| {
+            let pid = pid.to_string();
+            Running::spawn(lab.command(&["attach", &pid, "--to", "/run/lab/fifo"]))
+        };
+        let before = lab.with_network();
+        let guest_ = guest(&["-n"]);
+        let attaching = waiting(guest_.pid());
+        message();
+        guest_.end().exits(0);
+        attaching.end().refused(&["ended meanwhile"]);
+        before.assert_back();
+        let mut guest = guest_of(
+            &["-n"],
+            "read x; exec unshare -n sh -c 'echo moved; exec cat'",
+        );
+        let netns = Netns::of(guest.pid());
+        let attaching = waiting(guest.pid());
+        message();
+        guest.say("x\n");
+        guest.until("moved");
+        netns.sh("ip link set eth0 up");
+        attaching.end().refused(&["another network namespace"]);
+        guest.end().exits(0);
+        drop(netns);
+        before.assert_back();
+    });
+}
+
+#[test]
+fn another_network_with_the_same_directory_is_left_alone() {
+    case(|lab| {
+        let guest = guest(&["-n"]);
+        let options = ["--name", "web", "--export", "-p", "8080:80"];
+        attach(lab, guest.pid(), &options).ok();
+        for words in [&["ls"][..], &["detach", "web"], &["restore"]] {
+            let mut command = Command::new("unshare");
+            command.arg("-n").arg(lab::binary()).args(words);
+            collect(command, DEADLINE).exits(0);
+        }
+        assert!(Path::new("/run/netns/web").exists());
+        assert_eq!(lab.listed("web")["ports"].as_array().map(Vec::len), Some(1));
+        detach(lab, "web");
+        assert!(!Path::new("/run/netns/web").exists());
+        guest.end().exits(0);
+    });
+}
+
+#[test]
+fn a_killed_attach_leaves_what_detach_takes() {
+    case(|lab| {
+        let before = lab.with_network();
+        let guest = guest(&["-n", "-m"]);
+        let running = stay(lab, guest.pid(), "web", &[]);
+        let supervisor = running.pid();
+        sys::pidfd_signal(&sys::pidfd(supervisor).expect("pidfd"), libc::SIGKILL).expect("kill");
+        running.end().exits(-libc::SIGKILL);
+        wait_for_end(supervisor);
+        guest.end().exits(0);
+        lab.settle();
+        lab.hawser(&["ls"]).ok();
+        before.assert_back();
+    });
+}
+
+#[test]
+fn nothing_of_the_host_goes_in() {
+    case(|lab| {
+        // It could look at whoever comes into its pid namespace, or leaves descriptors there.
+        let guest = guest_of(
+            &["-n", "-m", "-p", "-f", "--mount-proc", "--kill-child"],
+            "exec cat",
+        );
+        let child = fs::read_to_string(format!("/proc/{0}/task/{0}/children", guest.pid()));
+        let child: i32 = child.expect("children").trim().parse().expect("one child");
+        let mut command = lab.command(&["attach", &child.to_string(), "--name", "web"]);
+        let trace = "/run/lab/trace";
+        let mut traced = Command::new("strace");
+        traced.args([
+            "-f",
+            "-o",
+            trace,
+            "-e",
+            "trace=execve,execveat,setns,chroot",
+        ]);
+        traced.arg(command.get_program()).args(command.get_args());
+        command = traced;
+        collect(command, DEADLINE).exits(0);
+        let text = fs::read_to_string(trace).expect("a trace");
+        let executed: Vec<&str> = text
+            .lines()
+            .filter(|line| line.contains(" execve"))
+            .collect();
+        // Ourselves, init by its descriptor, and the empty name that ends it.
+        assert!(executed[1].contains("AT_EMPTY_PATH"), "{executed:?}");
+        assert!(
+            executed[2..]
+                .iter()
+                .all(|line| line.contains("execve(\"\"")),
+            "{executed:?}"
+        );
+        detach(lab, "web");
+        guest.end().exits(0);
+    });
+}
