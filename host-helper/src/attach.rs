@@ -1,7 +1,9 @@
 //! From a request to a container whose command runs in its network: the one sequence, in the order of
 //! `docs/operation.md`. Each step's function says what must hold before it and what undoes it.
 
+mod ensure;
 pub mod guest;
+mod names;
 
 use std::fs::File;
 use std::net::IpAddr;
@@ -11,19 +13,16 @@ use std::path::PathBuf;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::{Mode, fstat};
 
-use crate::attached::{self, kept};
-use crate::bridge::{self, Network, POINT_TO_POINT_NAME};
+use crate::attached::kept;
+use crate::bridge::{self, Network};
 use crate::config::{self, Privileges};
 use crate::conntrack;
 use crate::control::{self, Lease};
 use crate::error::{Doing, Error, Result};
-use crate::foreign;
-use crate::hosts::{Hosts, Lines, View};
 use crate::mark;
 use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner::{Mark, Owner};
-use crate::ptp;
 use crate::publish::{self, Held, Port};
 use crate::reach::Reach;
 use crate::request::{Command, NetworkChoice, Request, StdioChoice};
@@ -34,9 +33,14 @@ use crate::state;
 use crate::steps::Steps;
 use crate::sysctl;
 use crate::undo::Undo;
-use crate::uplink::{self, WaysOut};
 use crate::veth::{self, Veth, Wish};
-use crate::wanted::{Ipv6, Wanted};
+use crate::wanted::Wanted;
+
+pub use ensure::{ensure_bridge, restore};
+pub use names::Names;
+
+use ensure::{choose_mtu, ensure_network, find_ways_out};
+use names::open_names;
 
 /// A container whose command runs.
 pub struct Container {
@@ -176,75 +180,6 @@ pub fn run(
     })
 }
 
-/// What a container has of the names of its network.
-#[derive(Default)]
-pub struct Names {
-    /// Its hosts file, when it is on one.
-    pub hosts: Option<Hosts>,
-    /// What its own hosts file begins with.
-    pub first: String,
-    lines: Option<Lines>,
-}
-
-impl Names {
-    /// What init writes of the names, where the container has a hosts file of its own.
-    fn look_up(&mut self, request: &Request, attachment: Option<&Attachment>) {
-        if let (Some(hosts), Some(View::Private)) = (&self.hosts, request.view_of_hosts()) {
-            self.first = hosts.first_names(&config::own_hosts(request, attachment));
-        }
-    }
-
-    /// Enters the container, so that those that have been there know it.
-    ///
-    /// Before: its link is there. Undone by [`Names::leave`].
-    fn enter(&mut self, request: &Request, attachment: &Attachment) -> Result<()> {
-        if let Some(hosts) = &self.hosts {
-            let lines = hosts.enter(&request.name, &attachment.veth, request.is_name_made_up)?;
-            self.lines = Some(lines);
-        }
-        Ok(())
-    }
-
-    /// Off the way of the start: those who keep a copy of the names hear of this one, and what others have left goes.
-    pub fn announce(&self) {
-        if let Some(lines) = &self.lines {
-            lines.announce();
-            lines.sweep_others();
-        }
-    }
-
-    /// Off the way of the end.
-    pub fn sweep(&self) {
-        if let Some(lines) = &self.lines {
-            lines.sweep_others();
-        }
-    }
-
-    /// The container has ended.
-    pub fn leave(&self) {
-        if let Some(lines) = &self.lines {
-            lines.remove();
-        }
-    }
-}
-
-/// Opens the hosts file of the network, and gives it to the child, which is waiting for it or about to.
-///
-/// Before: the network is there.
-fn open_names(request: &Request, network: Option<&Network>, child: &Child) -> Result<Names> {
-    let (Some(network), Some(view)) = (network, request.view_of_hosts()) else {
-        return Ok(Names::default());
-    };
-    let hosts = Hosts::open(network)?;
-    if request.writes_resolv && view == View::Shared {
-        child.hand_hosts(&hosts.mount()?)?;
-    }
-    Ok(Names {
-        hosts: Some(hosts),
-        ..Names::default()
-    })
-}
-
 /// Takes the ports. What cannot be had is refused before anything of the host is changed.
 ///
 /// Undone by dropping them.
@@ -264,208 +199,6 @@ fn hold(request: &Request, steps: &mut Steps) -> Result<Vec<Held>> {
 fn lease_name(request: &Request) -> Result<Lease> {
     let leased = Lease::take(&request.name, &state::lock()?)?;
     leased.ok_or_else(|| control::in_use(&request.name))
-}
-
-/// The links that packets to the rest of the world leave by.
-fn find_ways_out(route: &mut Netlink, request: &Request) -> Result<WaysOut> {
-    if request.network.has_link() {
-        uplink::find(route)
-    } else {
-        Ok(WaysOut::default())
-    }
-}
-
-/// The network is there, the host forwards for it and hides its addresses.
-///
-/// Not undone: it is the network, and belongs to all of its containers.
-fn ensure_network(
-    route: &mut Netlink,
-    request: &Request,
-    ways: &WaysOut,
-    steps: &Steps,
-) -> Result<Option<(Network, Netlink)>> {
-    check_connect(route, request)?;
-    let wanted = Wanted::of(request);
-    let network = match &request.network {
-        NetworkChoice::Bridge => bridge::ensure(route, &request.bridge, &wanted)?,
-        NetworkChoice::PointToPoint => ptp::choose(route, &wanted)?,
-        _ => return Ok(None),
-    };
-    if !network.is_ours && request.reach != Reach::default() {
-        return Err(Error::new(format!(
-            "limit what {} reaches: bridge {} is not ours, and its packets pass by no rules of ours; choose another --bridge",
-            request.name, network.name
-        )));
-    }
-    ensure_way_out(route, network, &wanted, ways, steps).map(Some)
-}
-
-/// The networks that it is to reach are there.
-fn check_connect(route: &mut Netlink, request: &Request) -> Result<()> {
-    // Point-to-point networks are there with their containers.
-    let is_link = |name: &&String| *name != POINT_TO_POINT_NAME && !name.contains('/');
-    for name in request.reach.connect.iter().filter(is_link) {
-        let found = route
-            .find_link(name)
-            .doing(|| format!("look for network {name}"))?;
-        if !found.is_some_and(|link| nft::is_ours(link.group) && link.kind == "bridge") {
-            return Err(Error::new(format!(
-                "connect {} to network {name}: there is no bridge of ours of that name; make it with host-helper up --bridge {name}",
-                request.name
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// `up`: a network without a container.
-///
-/// # Errors
-/// As [`run`].
-pub fn ensure_bridge(name: &str, wanted: &Wanted, steps: &mut Steps) -> Result<Network> {
-    let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
-    let network = bridge::ensure(&mut route, name, wanted)?;
-    let ways = uplink::find(&mut route)?;
-    let (network, mut nft) = ensure_way_out(&mut route, network, wanted, &ways, steps)?;
-    if network.is_ours {
-        nft::add_bridge(&mut nft, &network.name)?;
-    }
-    steps.done("ensure");
-    Ok(network)
-}
-
-/// `restore`: the tables, all networks of ours, and by their supervisors all containers.
-///
-/// # Errors
-/// What the kernel refused; what a supervisor says, by its container's name.
-pub fn restore() -> Result<()> {
-    let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
-    let links = route.links().doing(|| "list links".into())?;
-    let mut bridges = links
-        .iter()
-        .filter(|link| link.kind == "bridge" && nft::is_ours(link.group))
-        .peekable();
-    let mut errors = Vec::new();
-    if bridges.peek().is_some() {
-        let mut nft = nft::open()?;
-        nft::ensure(&mut nft)?;
-        for bridge in bridges {
-            errors.extend(nft::add_bridge(&mut nft, &bridge.name).err());
-        }
-    }
-    for path in control::sockets()? {
-        // Nobody listens: the container is gone.
-        let answer = control::ask_at(&path, "restore").unwrap_or_default();
-        if let Some(why) = answer.strip_prefix("error ") {
-            let name = path.file_stem().unwrap_or_default().to_string_lossy();
-            errors.push(Error::new(format!(
-                "restore container {name}: {}",
-                why.trim()
-            )));
-        }
-    }
-    errors.extend(attached::restore(&mut route));
-    let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
-    if text.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::new(text.join("; and ")))
-    }
-}
-
-/// The firewall and forwarding. A bridge that has just been made for it goes again when it cannot be. One that is not
-/// ours has its own way out, but nobody on it speaks for another.
-fn ensure_way_out(
-    route: &mut Netlink,
-    network: Network,
-    wanted: &Wanted,
-    ways: &WaysOut,
-    steps: &Steps,
-) -> Result<(Network, Netlink)> {
-    let mut network = network;
-    if wanted.ipv6 != Ipv6::Wanted {
-        network = network.without_ipv6();
-    } else if !network.has_ipv6() {
-        let why = sysctl::ipv6_is_off(&network.name)?;
-        let why = why.unwrap_or_else(|| format!("network {} has none", network.name));
-        steps.say(&format!("IPv4 alone: {why}"));
-    }
-    let ensured = nft::open().and_then(|mut nft| {
-        let is_first = nft::ensure(&mut nft)?;
-        if network.is_ours {
-            ensure_forwarding(route, &mut network, wanted, ways, steps)?;
-        }
-        Ok((nft, is_first))
-    });
-    if ensured.is_err() && network.is_new {
-        // The first error is the one that matters.
-        let _ = bridge::delete(route, &network.name);
-        let _ = sysctl::restore();
-    }
-    let (mut nft, is_first) = ensured?;
-    // Nothing is made for a point-to-point network but the tables, for the first.
-    if network.is_new || is_first && network.is_ours {
-        foreign::tell(&network, &mut nft);
-    }
-    Ok((network, nft))
-}
-
-/// The host end of a point-to-point container has a switch of its own: see [`attach`].
-fn ensure_forwarding(
-    route: &mut Netlink,
-    network: &mut Network,
-    wanted: &Wanted,
-    ways: &WaysOut,
-    steps: &Steps,
-) -> Result<()> {
-    let mut changes: Vec<String> = sysctl::ensure_forwarding()?.into_iter().collect();
-    if network.has_ipv6() {
-        let bridge = network.bridge.map(|_| network.name.as_str());
-        let uplinks = || uplink::all6(route);
-        match sysctl::ensure_forwarding6(bridge, ways.link6(), uplinks) {
-            Ok(more) => changes.extend(more),
-            Err(error) if wanted.subnet6.is_some() || wanted.address6.is_some() => {
-                return Err(error);
-            }
-            Err(error) => {
-                steps.say(&format!("IPv4 alone: {error}"));
-                *network = network.clone().without_ipv6();
-            }
-        }
-    }
-    for change in changes {
-        steps.say(&format!(
-            "{change}: the host must forward for its containers (down puts it back)"
-        ));
-    }
-    Ok(())
-}
-
-/// The MTU, and the network without IPv6 where that is too small for it.
-fn choose_mtu(
-    route: &mut Netlink,
-    request: &Request,
-    network: Option<Network>,
-    ways: &WaysOut,
-    steps: &Steps,
-) -> Result<(u32, Option<Network>)> {
-    let has_ipv6 = network.as_ref().is_some_and(Network::has_ipv6);
-    let mtu = request.mtu.unwrap_or_else(|| ways.mtu(has_ipv6));
-    if !has_ipv6 || mtu >= uplink::LEAST_MTU6 {
-        return Ok((mtu, network));
-    }
-    let why = format!(
-        "IPv6 needs an MTU of {}, and it is {mtu}",
-        uplink::LEAST_MTU6
-    );
-    if let Some(address) = request.address6 {
-        return Err(Error::new(format!("use address {address}: {why}")));
-    }
-    steps.say(&format!("IPv4 alone: {why}"));
-    if let Some(network) = &network {
-        bridge::keep_ipv6(route, network)?;
-    }
-    Ok((mtu, network.map(Network::without_ipv6)))
 }
 
 fn prepare(request: &Request, command: Command) -> Result<(Spawn, Option<OwnedFd>, Privileges)> {

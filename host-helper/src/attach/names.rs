@@ -1,0 +1,82 @@
+//! What a container has of the names of its network: its entry in the hosts file, and the file itself.
+
+use super::Attachment;
+use crate::bridge::Network;
+use crate::config;
+use crate::error::Result;
+use crate::hosts::{Hosts, Lines, View};
+use crate::request::Request;
+use crate::spawn::Child;
+
+/// What a container has of the names of its network.
+#[derive(Default)]
+pub struct Names {
+    /// Its hosts file, when it is on one.
+    pub hosts: Option<Hosts>,
+    /// What its own hosts file begins with.
+    pub first: String,
+    lines: Option<Lines>,
+}
+
+impl Names {
+    /// What init writes of the names, where the container has a hosts file of its own.
+    pub(super) fn look_up(&mut self, request: &Request, attachment: Option<&Attachment>) {
+        if let (Some(hosts), Some(View::Private)) = (&self.hosts, request.view_of_hosts()) {
+            self.first = hosts.first_names(&config::own_hosts(request, attachment));
+        }
+    }
+
+    /// Enters the container, so that those that have been there know it.
+    ///
+    /// Before: its link is there. Undone by [`Names::leave`].
+    pub(super) fn enter(&mut self, request: &Request, attachment: &Attachment) -> Result<()> {
+        if let Some(hosts) = &self.hosts {
+            let lines = hosts.enter(&request.name, &attachment.veth, request.is_name_made_up)?;
+            self.lines = Some(lines);
+        }
+        Ok(())
+    }
+
+    /// Off the way of the start: those who keep a copy of the names hear of this one, and what others have left goes.
+    pub fn announce(&self) {
+        if let Some(lines) = &self.lines {
+            lines.announce();
+            lines.sweep_others();
+        }
+    }
+
+    /// Off the way of the end.
+    pub fn sweep(&self) {
+        if let Some(lines) = &self.lines {
+            lines.sweep_others();
+        }
+    }
+
+    /// The container has ended.
+    pub fn leave(&self) {
+        if let Some(lines) = &self.lines {
+            lines.remove();
+        }
+    }
+}
+
+/// Opens the hosts file of the network, and gives it to the child, which is waiting for it or about to.
+///
+/// Before: the network is there.
+pub(super) fn open_names(
+    request: &Request,
+    network: Option<&Network>,
+    child: &Child,
+) -> Result<Names> {
+    let (Some(network), Some(view)) = (network, request.view_of_hosts()) else {
+        return Ok(Names::default());
+    };
+    let hosts = Hosts::open(network)?;
+    if request.writes_resolv && view == View::Shared {
+        child.hand_hosts(&hosts.mount()?)?;
+    }
+    Ok(Names {
+        hosts: Some(hosts),
+        ..Names::default()
+    })
+}
