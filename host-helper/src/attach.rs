@@ -289,6 +289,7 @@ fn attach(
     };
     let wish = Wish {
         name: &request.name,
+        inside: &request.interface,
         network,
         address,
         address6: request.address6,

@@ -46,7 +46,7 @@ pub fn attach(options: &cli::Attach, mut steps: Steps) -> Result<u8> {
     run::need_privileges("attach a container")?;
     check_together(options)?;
     let target = find(options)?;
-    let may_have_ipv6 = target.check_empty()?;
+    let may_have_ipv6 = target.check_empty(&options.net.iface)?;
     let signals = Signals::block()?;
     let mut request = options.net.request(options.name.as_deref(), None);
     if !may_have_ipv6 {

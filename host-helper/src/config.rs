@@ -14,7 +14,7 @@ use crate::error::{Doing, Error, Result};
 use crate::hosts::{LOCALHOST, View};
 use crate::request::{NetworkChoice, Request};
 use crate::user::{self, User};
-use crate::veth::{INSIDE, Place};
+use crate::veth::Place;
 
 /// What a command may do, and where it starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,7 +85,7 @@ fn network_lines(
     line: &mut dyn FnMut(std::fmt::Arguments),
 ) {
     if let Some(Attachment { network, veth, .. }) = attachment {
-        line(format_args!("link {INSIDE}"));
+        line(format_args!("link {}", request.interface));
         // Who may not reach all of its neighbours asks the gateway for each, who says no at once.
         let is_on_link = network.bridge.is_some() && !request.reach.is_routed();
         if let Some(link_local) = veth.link_local {

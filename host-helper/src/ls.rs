@@ -63,6 +63,9 @@ pub struct Description {
     /// Whom it resolves names with, now.
     #[serde(default)]
     pub resolvers: Vec<IpAddr>,
+    /// Name of its interface inside.
+    #[serde(default)]
+    pub interface: Option<String>,
     /// The host end of its veth.
     pub veth: Option<String>,
     /// Hardware address inside.
@@ -115,6 +118,7 @@ impl Description {
                 .map(|subnet| subnet.to_string()),
             gateway6: attachment.and_then(|attachment| attachment.network.gateway6),
             resolvers: request.resolvers.servers.clone(),
+            interface: attachment.map(|_| request.interface.clone()),
             veth: attachment.map(|attachment| attachment.veth.name.clone()),
             mac: attachment.map(|attachment| Mac(attachment.veth.mac).to_string()),
             mtu: attachment.map(|attachment| attachment.mtu),

@@ -62,6 +62,8 @@ pub struct Request {
     pub name: String,
     /// Which kind of network.
     pub network: NetworkChoice,
+    /// Name of the interface inside.
+    pub interface: String,
     /// The bridge's name.
     pub bridge: String,
     /// The network's subnet.

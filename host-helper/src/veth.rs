@@ -17,13 +17,15 @@ use crate::nft;
 use crate::owner::lease_name;
 use crate::reclaim::reclaim;
 
-/// Name of the interface inside.
+/// Name of the interface inside, unless another is asked for.
 pub const INSIDE: &str = "eth0";
 
 /// What a veth is to be like.
 pub struct Wish<'a> {
     /// Whose it is to be: the container's name, which is leased.
     pub name: &'a str,
+    /// Name of the interface inside.
+    pub inside: &'a str,
     /// The network it joins.
     pub network: &'a Network,
     /// The container's address, or any: one that the network can give.
@@ -215,7 +217,8 @@ fn try_create(route: &mut Netlink, wish: &Wish, address: Ipv4Addr) -> Result<boo
         }
     }
     Err(Error::new(format!(
-        "create veth {name} on {network}: the namespace has a link {INSIDE} already"
+        "create veth {name} on {network}: the namespace has a link {} already",
+        wish.inside
     )))
 }
 
@@ -273,7 +276,7 @@ fn write_veth(batch: &mut Writer, sequence: u32, wish: &Wish, address: Ipv4Addr)
     let data = batch.open(libc::IFLA_INFO_DATA);
     let peer = batch.open(VETH_INFO_PEER);
     batch.bytes(&ifinfomsg(0, 0, 0));
-    batch.string(libc::IFLA_IFNAME, INSIDE);
+    batch.string(libc::IFLA_IFNAME, wish.inside);
     batch.attribute(
         libc::IFLA_ADDRESS,
         &wish.mac.unwrap_or_else(|| mac_of(address)),

@@ -283,3 +283,22 @@ fn a_host_without_an_uplink_has_networks_too() {
         }
     });
 }
+
+#[test]
+fn the_interface_inside_is_called_as_it_is_asked_to_be() {
+    case(|lab| {
+        let look = "ip -o -4 addr show dev port0; ip route; ls /sys/class/net 2>&1";
+        for network in ["bridge", "ptp"] {
+            let options = ["--iface", "port0", "--no-ipv6", "--network", network];
+            let seen = lab.run_sh(&options, look).ok();
+            assert!(
+                seen.contains("inet 1") && seen.contains("default via") && !seen.contains("eth0"),
+                "{seen}"
+            );
+        }
+        for name in ["lo", "a/b", "sixteen-letters-", "", "eth%d", "all"] {
+            let refused = lab.run(&["--iface", name], &["true"]);
+            refused.refused(&["--iface <NAME>", "1 to 15 characters"]);
+        }
+    });
+}

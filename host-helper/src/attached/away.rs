@@ -199,10 +199,12 @@ fn delete(route: &mut Netlink, index: u32) -> Result<()> {
 pub fn delete_unmarked(target: &Target) {
     let delete_it = || -> Result<()> {
         let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
-        match target.host_end(&mut route)? {
-            Some(end) if end.mark.is_none() => delete(&mut route, end.index),
-            _ => Ok(()),
+        let mut ends = target.host_ends(&mut route)?;
+        ends.retain(|end| end.mark.is_none());
+        for end in ends {
+            delete(&mut route, end.index)?;
         }
+        Ok(())
     };
     // What stays is `unmarked`.
     let _ = delete_it();

@@ -195,7 +195,7 @@ fn enter(
     let ourselves = open_path(Path::new("/proc/self")).doing(|| "open /proc/self".into())?;
     setns(&target.netns, CloneFlags::CLONE_NEWNET).doing(|| "join the network namespace".into())?;
     if request.no_ipv6 {
-        no_link_local();
+        no_link_local(&request.interface);
     }
     let (Some(files), Some(made)) = (files, made) else {
         return Ok(());
@@ -228,9 +228,10 @@ fn identity(file: &OwnedFd) -> Result<(u64, u64)> {
 }
 
 /// With IPv4 alone the kernel is not to make IPv6 addresses by itself either. Without IPv6 there is no such switch.
-fn no_link_local() {
+fn no_link_local(interface: &str) {
     const NONE: &str = "1"; // linux/if_link.h, enum in6_addr_gen_mode
-    let _ = std::fs::write("/proc/sys/net/ipv6/conf/eth0/addr_gen_mode", NONE);
+    let switch = format!("/proc/sys/net/ipv6/conf/{interface}/addr_gen_mode");
+    let _ = std::fs::write(switch, NONE);
 }
 
 /// Files of ours, and mounts of them, that are attached nowhere yet.

@@ -17,7 +17,6 @@ use crate::netlink::Netlink;
 use crate::owner::{Mark, Named, Owner, leased_address, namespace, start_time};
 use crate::request::NetworkChoice;
 use crate::sys;
-use crate::veth::INSIDE;
 
 /// A container that another tool made.
 pub struct Target {
@@ -121,41 +120,43 @@ impl Target {
     ///
     /// # Errors
     /// It has.
-    pub fn check_empty(&self) -> Result<bool> {
+    pub fn check_empty(&self, interface: &str) -> Result<bool> {
         let doing = || format!("look into {}", self.shown);
         let (inside, is_off) = self.look().doing(doing)?;
         let mut inside = inside.doing(doing)?;
-        if inside.find_link(INSIDE).doing(doing)?.is_some() {
+        if inside.find_link(interface).doing(doing)?.is_some() {
             return Err(Error::new(format!(
-                "attach {}: the namespace has a link {INSIDE} already; host-helper detach takes it away if it is ours",
+                "attach {}: the namespace has a link {interface} already; host-helper detach takes it away if it is ours",
                 self.shown
             )));
         }
         Ok(!is_off)
     }
 
-    /// The host's end of its link, when that is one of our kind.
+    /// The host's ends of its links, of those that are of our kind.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn host_end(&self, route: &mut Netlink) -> Result<Option<Link>> {
+    pub fn host_ends(&self, route: &mut Netlink) -> Result<Vec<Link>> {
         let doing = || format!("look into {}", self.shown);
         let (inside, _) = self.look().doing(doing)?;
-        let Some(eth0) = inside.doing(doing)?.find_link(INSIDE).doing(doing)? else {
-            return Ok(None);
-        };
-        let Some(end) = eth0.peer.map(|index| route.link(index)) else {
-            return Ok(None);
-        };
-        // Numbers of links mean something in their own namespace only: it has to point back, into that very one.
-        let netns = route.namespace_id(&self.netns).doing(doing)?;
-        Ok(end.doing(doing)?.filter(|end| {
-            end.kind == "veth"
-                && leased_address(&end.name).is_some()
-                && end.peer == Some(eth0.index)
-                && end.peer_netns.is_some()
-                && end.peer_netns == netns
-        }))
+        let inside = inside.doing(doing)?.links().doing(doing)?;
+        let mut ends = Vec::new();
+        for link in inside.iter().filter(|link| link.kind == "veth") {
+            let Some(index) = link.peer else {
+                continue;
+            };
+            // Numbers of links mean something in their own namespace only: it has to point back, into that very one.
+            let netns = route.namespace_id(&self.netns).doing(doing)?;
+            ends.extend(route.link(index).doing(doing)?.filter(|end| {
+                end.kind == "veth"
+                    && leased_address(&end.name).is_some()
+                    && end.peer == Some(link.index)
+                    && end.peer_netns.is_some()
+                    && end.peer_netns == netns
+            }));
+        }
+        Ok(ends)
     }
 
     /// A socket of the namespace, and whether IPv6 is off there. This process is in it for a moment only.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use clap::Args;
 use ipnet::Ipv6Net;
 
-use super::values::{parse_connect, parse_host, parse_network, parse_word};
+use super::values::{parse_connect, parse_host, parse_interface, parse_network, parse_word};
 use super::{Answer, PORT, Resolv, usage};
 use crate::address::{Subnet, parse_address, parse_address6, parse_mac, parse_subnet6};
 use crate::bridge::DEFAULT_BRIDGE;
@@ -16,6 +16,7 @@ use crate::publish;
 use crate::reach::{Egress, Reach};
 use crate::request::{NetworkChoice, Request};
 use crate::sys;
+use crate::veth::INSIDE;
 
 // No sentence for the documentation: clap would put it in the place of the command's.
 #[derive(Debug, Clone, Args)]
@@ -26,6 +27,9 @@ pub struct Network {
     /// The bridge; one that is not there is made, one that is not ours is used as it is
     #[arg(long, value_name = "NAME", help_heading = "Network")]
     pub bridge: Option<String>,
+    /// Name of the interface inside
+    #[arg(long, value_name = "NAME", default_value = INSIDE, value_parser = parse_interface, help_heading = "Network")]
+    pub iface: String,
     /// Subnet of the network [default: 172.19.0.0/16, ptp: 10.0.0.0/24; auto: one of 172.16.0.0/12 that no route has]
     #[arg(long, value_name = "CIDR", help_heading = "Network")]
     pub subnet: Option<Subnet>,
@@ -108,6 +112,7 @@ impl Network {
     fn option_of_a_network(&self) -> Option<&'static str> {
         [
             ("--bridge", self.bridge.is_some()),
+            ("--iface", self.iface != INSIDE),
             ("--subnet", self.subnet.is_some()),
             ("--ip", self.ip.is_some()),
             ("--subnet6", self.subnet6.is_some()),
@@ -180,6 +185,7 @@ impl Network {
         Request {
             name,
             network: self.network.clone(),
+            interface: self.iface.clone(),
             bridge: self
                 .bridge
                 .clone()

@@ -37,6 +37,17 @@ pub fn parse_connect(text: &str) -> Result<String, String> {
     Err("not a network: write a bridge's name, ptp, or a point-to-point network's subnet".into())
 }
 
+pub fn parse_interface(name: &str) -> Result<String, String> {
+    // What the kernel takes (dev_valid_name in net/core/dev.c), without its pattern %d and the names that directories of
+    // switches have.
+    let is_plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%');
+    let is_name = !name.is_empty() && name.len() < libc::IFNAMSIZ && name.bytes().all(is_plain);
+    if is_name && !matches!(name, "." | ".." | "lo" | "all" | "default") {
+        return Ok(name.to_string());
+    }
+    Err("an interface's name has 1 to 15 characters, none of them a blank, / : or %, and is not lo, all or default".into())
+}
+
 pub fn parse_name(name: &str) -> Result<String, String> {
     check_name(name).map(|()| name.to_string())
 }
