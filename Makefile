@@ -8,6 +8,10 @@ CMD ?=
 # Of `make fuzz`: all targets together. KEEP=keep puts what it has found into the repository.
 SECONDS ?= 60
 KEEP ?=
+# Of `make bench`: parts of it (all), rounds of what is fast, a file for the tables as JSON.
+ONLY ?=
+ROUNDS ?= 200
+JSON ?=
 
 OUT := $(abspath $(or $(CARGO_TARGET_DIR),target))
 # Programs for another machine than this one have a directory of their own.
@@ -20,6 +24,7 @@ DOC := $(DESTDIR)$(PREFIX)/share/doc/hawser
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # nextest where it is: a process per test, all of them in parallel.
 RUNNER = $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test --tests)
+PEER := what is measured beside ours
 # Bytes: init is copied into every image.
 INIT_MAX := $(if $(filter aarch64-%,$(TARGET)),35840,32768)
 
@@ -30,12 +35,13 @@ export HAWSER_INIT := $(OUT)/$(TARGET)/init/init
 .DEFAULT_GOAL := build
 # apt-get and cargo have one lock each.
 .NOTPARALLEL:
-.PHONY: help build programs run test fuzz aarch64 check install uninstall clean
+.PHONY: help build programs run test bench bare fuzz aarch64 check install uninstall clean
 
 help:
 	@echo 'make build      both programs, static, in target/release, and their manual pages'
 	@echo 'make run        a container on the default network that shows it; CMD=/bin/sh gives a shell in one'
 	@echo 'make test       all tests'
+	@echo 'make bench      times, rates and memory beside the peers; ONLY=start,ready takes parts of it, JSON=FILE writes them for programs'
 	@echo 'make fuzz       made-up input for the parsers, SECONDS=$(SECONDS) long; needs a nightly compiler'
 	@echo 'make aarch64    both programs for aarch64, and tests of init under an emulator'
 	@echo 'make check      format, lints; licences, sources and advisories of the dependencies'
@@ -66,10 +72,11 @@ run: build $(ROOTFS)
 test: export HOST_HELPER := $(BIN)/host-helper
 test: export INIT_BIN := $(BIN)/init
 test: export DEBIAN_ROOT := $(OUT)/debian
+test: export BARE := $(OUT)/$(TARGET)/release
 test: export RESOLVED_ROOT := $(OUT)/resolved
 test: export TEST_MACHINE := $(MACHINE)
 test: export MUST_WORK ?= $(if $(filter true,$(CI)),1)
-test: build
+test: build bare
 	@.ci/need /bin/busybox busybox-static "the tests' root filesystem, and the servers of their network"
 	@.ci/need dnsmasq dnsmasq-base "the tests' DNS server"
 	@.ci/need radvd radvd "the tests' IPv6 router"
@@ -90,6 +97,27 @@ test: build
 	@.ci/cargo native test --workspace --locked --doc --quiet
 	@.ci/cargo native $(RUNNER) --no-fail-fast --workspace --locked
 	@! cat $(OUT)/tests-skipped.txt 2>/dev/null || echo 'not all tests ran: see above'
+
+# What runs where there is nothing but a kernel.
+bare:
+	@.ci/cargo static-std build --locked --package bare --release
+
+# Tables of this machine, see docs/performance.md. Nothing of it starts a daemon outside of its own namespaces.
+bench: build bare
+	@.ci/need /bin/busybox busybox-static "the root filesystem of what is measured"
+	@.ci/need dnsmasq dnsmasq-base "the DNS server of what is measured"
+	@.ci/need ip iproute2 "what the network around it is made with"
+	@.ci/need bwrap bubblewrap "$(PEER)"
+	@.ci/need iptables iptables "$(PEER)"
+	@.ci/need crun crun "$(PEER)"
+	@.ci/need runc runc "$(PEER)"
+	@.ci/need tini-static tini "$(PEER)"
+	@.ci/need dumb-init dumb-init "$(PEER)"
+	@.ci/need catatonit catatonit "$(PEER)"
+	@.ci/unpack $(OUT)/peers "$(PEER)" docker.io podman netavark containernetworking-plugins
+	@.ci/cargo native build --locked --package tests --bin bench
+	@$(SUDO) env HOST_HELPER=$(BIN)/host-helper INIT_BIN=$(BIN)/init BARE=$(OUT)/$(TARGET)/release DEBIAN_ROOT=$(OUT)/peers \
+		$(OUT)/debug/bench --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json $(JSON))
 
 fuzz:
 	@.ci/fuzz $(SECONDS) $(OUT) $(KEEP)

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::net::Lab;
-use crate::process::collect;
+use crate::process::{Running, collect};
 use crate::sys::{self, IdMaps};
 
 const INSIDE: &str = "HAWSER_TEST_CASE";
@@ -39,6 +39,21 @@ fn run<F: FnOnce(&mut Lab)>(body: F, bridge_nf: &[&str]) {
     for value in bridge_nf {
         run_inside(&name, value);
     }
+}
+
+/// Runs `body` in a lab of its own, for a program that is no test: it starts itself again inside, with the same arguments.
+/// Gives what `body` gives, as an exit code. Panics when it takes longer than `deadline`.
+pub fn program(deadline: Duration, body: impl FnOnce(&mut Lab) -> u8) -> u8 {
+    if env::var_os(INSIDE).is_some() {
+        // As a stock Debian has it, where it is a module that is not loaded.
+        return body(&mut Lab::new("0"));
+    }
+    let mut command = Command::new(env::current_exe().expect("path of this program"));
+    command.args(env::args_os().skip(1)).env(INSIDE, "program");
+    command.stdin(Stdio::null());
+    sys::isolate(&mut command, None);
+    let outcome = Running::spawn(command).end_within(deadline);
+    u8::try_from(outcome.code).unwrap_or(1)
 }
 
 /// The name of the `#[test]` as libtest knows it, from the type of its closure: `file::test::{{closure}}`.
@@ -152,6 +167,22 @@ pub fn binary() -> PathBuf {
 /// The init under test.
 pub fn init_binary() -> PathBuf {
     find("INIT_BIN", "init")
+}
+
+/// A program that runs where there is nothing but a kernel: `floor` or `probe`.
+pub fn bare(name: &str) -> PathBuf {
+    let built = format!("../target/{}-unknown-linux-musl/release", env::consts::ARCH);
+    let directory = env::var_os("BARE").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join(built),
+        PathBuf::from,
+    );
+    let path = directory.join(name);
+    assert!(
+        path.is_file(),
+        "{} is missing: run `make bench`, or set BARE",
+        path.display()
+    );
+    path
 }
 
 fn find(variable: &str, name: &str) -> PathBuf {

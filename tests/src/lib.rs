@@ -21,7 +21,7 @@ mod supervised;
 pub mod sys;
 pub mod wire;
 
-pub use case::{alone, binary, case, init_binary, is_root, packets, skip};
+pub use case::{alone, bare, binary, case, init_binary, is_root, packets, program, skip};
 pub use changes::{Resolved, Seen};
 pub use debian::Runtime;
 pub use firewalls::Firewalld;

@@ -32,6 +32,13 @@ pub struct Netns(OwnedFd);
 impl Netns {
     /// A new one, reachable as `/run/netns/NAME`, lo up.
     pub fn new(name: &str) -> Self {
+        let netns = Self::bare(name);
+        sh(&format!("ip -n {name} link set lo up"));
+        netns
+    }
+
+    /// The same with lo down: no process is started for it.
+    pub fn bare(name: &str) -> Self {
         let thread = std::thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect("new network namespace");
             fs::File::open("/proc/thread-self/ns/net").expect("descriptor of the namespace")
@@ -40,9 +47,11 @@ impl Netns {
         fs::create_dir_all("/run/netns").expect("make /run/netns");
         let path = format!("/run/netns/{name}");
         fs::write(&path, "").expect("make a mount point");
-        bind_mount(&format!("/proc/self/fd/{}", file.as_raw_fd()), &path);
-        sh(&format!("ip -n {name} link set lo up"));
-        Self(file.into())
+        let file = OwnedFd::from(file);
+        // Of this thread: another one may see other mounts.
+        let from = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
+        bind_mount(&from, &path);
+        Self(file)
     }
 
     /// That of a process.
@@ -155,6 +164,18 @@ impl Lab {
         };
         lab.set_resolv_conf("nameserver 198.51.100.53\n");
         lab
+    }
+
+    /// The same with another directory, for what is set up beside it in other namespaces.
+    pub fn beside(&self, name: &str) -> Self {
+        let dir = self.dir.join(name);
+        fs::create_dir_all(&dir).expect("make a directory");
+        Self {
+            rootfs: self.rootfs.clone(),
+            dir,
+            internet: self.internet.again(),
+            real_root: self.real_root,
+        }
     }
 
     /// Gives the host this /etc/resolv.conf.

@@ -35,6 +35,15 @@ pub fn in_netns(command: &mut Command, netns: &OwnedFd) {
     }
 }
 
+/// Moves this thread, and what it starts, into a new mount namespace and the network namespace behind `netns`.
+pub fn move_apart(netns: &OwnedFd) -> io::Result<()> {
+    // SAFETY: system calls with integers; `netns` is open.
+    unsafe {
+        check(libc::unshare(libc::CLONE_FS | libc::CLONE_NEWNS))?;
+        check(libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET)).map(drop)
+    }
+}
+
 /// Makes `command` keep `fd` open as descriptor `number`.
 pub fn pass_fd(command: &mut Command, fd: &OwnedFd, number: RawFd) {
     let fd = fd.as_raw_fd();

@@ -1,0 +1,121 @@
+//! Measures hawser beside its peers and beside the floor (the bare system calls), in one run, in namespaces of its own:
+//! the machine's network is not touched. `make bench` builds what it needs and starts it.
+//!
+//! Others run on the machine too, and processors differ: believe the ratios, which come first; the times are the
+//! machine's. What is compared runs in turns, in an order that changes, so that noise hits all alike.
+
+mod contest;
+mod oci;
+mod options;
+mod peers;
+mod start;
+mod table;
+mod times;
+mod world;
+
+use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use lab::{Lab, is_root, program};
+use options::Options;
+use table::Table;
+
+/// A part that hangs is not waited for longer.
+const DEADLINE: Duration = Duration::from_secs(3600);
+
+/// What a part gets.
+struct Bench<'a> {
+    /// Where it happens.
+    lab: &'a Lab,
+    /// How much of it.
+    options: &'a Options,
+}
+
+/// A part: its name, what it answers, and what measures it.
+type Part = (&'static str, &'static str, fn(&Bench) -> Vec<Table>);
+
+const PARTS: &[Part] = &[(
+    "start",
+    "how long a container around /bin/true takes, as a whole process",
+    start::measure,
+)];
+
+fn main() -> ExitCode {
+    let names: Vec<&str> = PARTS.iter().map(|(name, ..)| *name).collect();
+    let options = match Options::parse(std::env::args().skip(1), &names) {
+        Ok(options) => options,
+        Err(complaint) => return refuse(&complaint),
+    };
+    if options.help {
+        return usage();
+    }
+    if !is_root() {
+        return refuse("measure: it takes root (devices, control groups); use sudo");
+    }
+    ExitCode::from(program(DEADLINE, |lab| run(lab, &options)))
+}
+
+/// All parts that were asked for, each with its tables as soon as they are there.
+fn run(lab: &Lab, options: &Options) -> u8 {
+    let bench = Bench { lab, options };
+    let machine = peers::machine();
+    let (found, missing) = peers::versions();
+    say(&peers::text(&machine, &found, &missing));
+    let (mut tables, mut failed) = (vec![], vec![]);
+    for (name, title, measure) in PARTS {
+        if !options.wants(name) {
+            continue;
+        }
+        say(&format!("\n## {name}: {title}\n"));
+        // The complaint is printed by then.
+        match catch_unwind(AssertUnwindSafe(|| measure(&bench))) {
+            Ok(made) => {
+                for table in made {
+                    say(&format!("\n{table}"));
+                    tables.push((*name, table));
+                }
+            }
+            Err(_) => failed.push(*name),
+        }
+    }
+    if let Some(file) = &options.json {
+        let json = peers::json(&machine, &found, &missing, &tables);
+        let written = if file == "-" {
+            say(&json);
+            Ok(())
+        } else {
+            std::fs::write(file, json + "\n")
+        };
+        if let Err(error) = written {
+            complain(&format!("write {file}: {error}"));
+            failed.push("json");
+        }
+    }
+    if !failed.is_empty() {
+        complain(&format!("failed: {}", failed.join(", ")));
+    }
+    u8::from(!failed.is_empty())
+}
+
+fn usage() -> ExitCode {
+    say(options::USAGE);
+    for (name, title, _) in PARTS {
+        say(&format!("  {name:8} {title}"));
+    }
+    ExitCode::SUCCESS
+}
+
+fn refuse(complaint: &str) -> ExitCode {
+    complain(complaint);
+    ExitCode::from(125)
+}
+
+fn complain(line: &str) {
+    let _ = std::io::stderr().write_all(format!("bench: {line}\n").as_bytes());
+}
+
+fn say(text: &str) {
+    let _ = std::io::stdout().write_all(format!("{text}\n").as_bytes());
+}

@@ -1,0 +1,62 @@
+//! Where a peer works that needs more than a process: a thread in network and mount namespaces of its own, which measures
+//! when it is asked to. So no peer's rules, links and daemons are in the way of another one's packets, or of ours.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::Scope;
+use std::time::Duration;
+
+use lab::{Netns, sys};
+
+/// How long something took, or why it failed.
+pub type Measured = Result<Duration, String>;
+
+/// Measures one of the peer's ways (the first number) for the n-th time (the second).
+pub type Measure<'env> = Box<dyn FnMut(usize, usize) -> Measured + 'env>;
+
+/// The thread, seen from outside. It ends, with all that it has set up, when this is dropped.
+pub struct World {
+    ask: Sender<(usize, usize)>,
+    answer: Receiver<Measured>,
+}
+
+impl World {
+    /// `set_up` runs there. Its complaint is why the peer is left out.
+    pub fn new<'scope, 'env: 'scope>(
+        scope: &'scope Scope<'scope, 'env>,
+        name: &str,
+        set_up: impl FnOnce() -> Result<Measure<'env>, String> + Send + 'env,
+    ) -> Result<Self, String> {
+        let netns = Netns::new(name);
+        let (ask, asked) = channel();
+        let (answers, answer) = channel();
+        scope.spawn(move || {
+            sys::move_apart(netns.descriptor()).expect("enter new namespaces");
+            let mut measure = match set_up() {
+                Ok(measure) => measure,
+                Err(complaint) => {
+                    let _ = answers.send(Err(complaint));
+                    return;
+                }
+            };
+            let _ = answers.send(Ok(Duration::ZERO));
+            while let Ok((way, round)) = asked.recv() {
+                let _ = answers.send(measure(way, round));
+            }
+        });
+        let world = Self { ask, answer };
+        world.hear()?;
+        Ok(world)
+    }
+
+    /// One measurement.
+    pub fn measure(&self, way: usize, round: usize) -> Measured {
+        // A thread that is gone has said why.
+        let _ = self.ask.send((way, round));
+        self.hear()
+    }
+
+    fn hear(&self) -> Measured {
+        let gone = |_| Err("its thread is gone; see above".into());
+        self.answer.recv().unwrap_or_else(gone)
+    }
+}
