@@ -216,6 +216,7 @@ fn prepare(request: &Request, command: Command) -> Result<(Spawn, Option<OwnedFd
         preserved: command.preserved,
         command: spawn::c_strings(&command.words)?,
         environment: spawn::c_strings(&command.environment)?,
+        filter: command.privileges.filter(),
     };
     Ok((spawn, command.init, command.privileges))
 }

@@ -20,6 +20,7 @@ use crate::bridge::DEFAULT_BRIDGE;
 use crate::error::Error;
 use crate::publish;
 use crate::rootfs::Volume;
+use crate::seccomp::Seccomp;
 use crate::spawn;
 
 /// Ties containers to this host: namespaces, veths, addresses, NAT and clean-up over raw netlink.
@@ -272,6 +273,15 @@ pub struct Run {
     #[arg(long, value_name = "on|off", default_value = "on", default_missing_value = "on", num_args = 0..=1,
           require_equals = true, help_heading = "Process")]
     pub no_new_privileges: Switch,
+    /// The filter of system calls: the one that is built in, or none
+    #[arg(
+        long,
+        value_name = "default|unconfined",
+        default_value = "default",
+        hide_possible_values = true,
+        help_heading = "Process"
+    )]
+    pub seccomp: Seccomp,
     /// Let init stay as PID 1: it forwards signals, reaps what is orphaned, and ends what the command leaves
     #[arg(long, help_heading = "Process")]
     pub init: bool,

@@ -13,6 +13,7 @@ use crate::attach::Attachment;
 use crate::error::{Doing, Error, Result};
 use crate::hosts::{LOCALHOST, View};
 use crate::request::{NetworkChoice, Request};
+use crate::seccomp::{self, Seccomp};
 use crate::user::{self, User};
 use crate::veth::Place;
 
@@ -29,6 +30,19 @@ pub struct Privileges {
     pub ambient: Vec<String>,
     /// It gets none by exec.
     pub no_new_privileges: bool,
+    /// Which system calls it may make. (Not init's business: it begins under the filter.)
+    #[serde(default)]
+    pub seccomp: Seccomp,
+}
+
+impl Privileges {
+    /// The filter of system calls, if there is one.
+    pub fn filter(&self) -> Option<Vec<libc::sock_filter>> {
+        match self.seccomp {
+            Seccomp::Default => Some(seccomp::program(&self.capabilities)),
+            Seccomp::Unconfined => None,
+        }
+    }
 }
 
 /// The config message (`docs/protocol.md`). `names` are those of its network that its own hosts file begins with.
@@ -131,6 +145,7 @@ fn privilege_lines(privileges: &Privileges, line: &mut dyn FnMut(std::fmt::Argum
         capabilities,
         ambient,
         no_new_privileges,
+        seccomp: _,
     } = privileges;
     if let Some(workdir) = workdir {
         line(format_args!("workdir {workdir}"));

@@ -74,6 +74,7 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
             found.environment.clone(),
             &options.env,
         ))?,
+        filter: privileges.filter(),
     };
     let init = spawn::embedded_init()?;
     let signals = Signals::block()?;

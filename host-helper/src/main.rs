@@ -31,6 +31,7 @@ mod reclaim;
 mod request;
 mod rootfs;
 mod run;
+mod seccomp;
 mod signals;
 mod spawn;
 mod splice;

@@ -281,6 +281,7 @@ fn plan(options: &cli::Run) -> Result<(Request, Command)> {
             ambient(options)
         },
         no_new_privileges: options.no_new_privileges == Switch::On,
+        seccomp: options.seccomp,
         user,
     };
     let command = Command {

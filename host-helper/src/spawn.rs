@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use hawser::protocol;
+use libc::sock_filter;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, SealFlag, fcntl, openat};
 use nix::sched::{
@@ -62,6 +63,8 @@ pub struct Spawn {
     pub command: Vec<CString>,
     /// `KEY=VALUE`.
     pub environment: Vec<CString>,
+    /// The system calls that init and the command may make; `None`: all.
+    pub filter: Option<Vec<sock_filter>>,
 }
 
 /// The host's ends of a new child.
@@ -418,6 +421,16 @@ pub fn exec_init(
     }
     arguments.push(c"--".to_owned());
     arguments.extend(spawn.command.iter().cloned());
+    if let Some(filter) = &spawn.filter {
+        // Here, where it takes no no-new-privileges; what follows is in its list.
+        sys::filter_system_calls(filter)
+            .doing(|| "filter system calls".into())
+            .map_err(|error| {
+                let cure =
+                    "the kernel lacks CONFIG_SECCOMP_FILTER: --seccomp=unconfined does without";
+                error.cure(Errno::EINVAL, cure).cure(Errno::ENOSYS, cure)
+            })?;
+    }
     execveat(
         init,
         c"",

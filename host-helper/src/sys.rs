@@ -386,6 +386,25 @@ pub fn as_nobody_else<T>(work: impl FnOnce() -> T) -> T {
     done
 }
 
+/// `seccomp(2)` with `SECCOMP_SET_MODE_FILTER`: this process, and what it becomes, makes system calls as `program` allows,
+/// for good.
+pub fn filter_system_calls(program: &[libc::sock_filter]) -> Result<()> {
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: the kernel copies the program, which outlives the call, and writes nothing there.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0,
+            &raw const filter,
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
 /// `close_range(2)`: closes descriptors that this program has not opened itself.
 pub fn close_range(first: u32, last: u32) -> Result<()> {
     // SAFETY: the caller names descriptors that were there when this program began, or none: nobody here owns them.

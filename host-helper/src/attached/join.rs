@@ -76,6 +76,7 @@ pub fn configure(
         // There is no program of this name: init says that it is ready, and is at its end.
         command: vec![c"".to_owned()],
         environment: Vec::new(),
+        filter: None,
     };
     let files = target.files().filter(|_| request.writes_resolv);
     let was_missing = |path: &str| {
