@@ -195,11 +195,21 @@ pub fn parse_mac(text: &str) -> std::result::Result<Mac, String> {
     Ok(mac)
 }
 
-/// The addresses that a container may get, each once: `start` after the gateway first, then around.
-pub fn candidates(subnet: Ipv4Net, start: u32) -> impl Iterator<Item = Ipv4Addr> {
-    // Without the network's own, the gateway's and the broadcast address.
-    let count = (1u32 << (32 - subnet.prefix_len())) - 3;
-    let first = u32::from(subnet.network()) + 2;
+/// The first and the last address of a subnet that a container may get: without the network's own, the broadcast address
+/// and, where that is the first, the gateway's.
+pub fn usable(subnet: Ipv4Net, gateway: Ipv4Addr) -> (Ipv4Addr, Ipv4Addr) {
+    let first = u32::from(subnet.network()) + 1;
+    let first = first + u32::from(Ipv4Addr::from(first) == gateway);
+    (first.into(), (u32::from(subnet.broadcast()) - 1).into())
+}
+
+/// The addresses of a range, each once: the one at `start` first, then around.
+pub fn candidates(
+    (first, last): (Ipv4Addr, Ipv4Addr),
+    start: u32,
+) -> impl Iterator<Item = Ipv4Addr> {
+    let first = u32::from(first);
+    let count = u32::from(last) - first + 1;
     (0..count).map(move |step| Ipv4Addr::from(first + (start % count + step) % count))
 }
 
@@ -266,19 +276,29 @@ mod tests {
             .collect()
     }
 
+    fn of(subnet: &str, start: u32) -> impl Iterator<Item = Ipv4Addr> {
+        candidates(usable(net(subnet), gateway_of(net(subnet))), start)
+    }
+
     #[test]
     fn every_host_address_is_a_candidate_once() {
         for start in [0, 1, 4, 5, u32::MAX] {
-            let mut all: Vec<_> = candidates(net("192.0.2.8/29"), start).collect();
+            let mut all: Vec<_> = of("192.0.2.8/29", start).collect();
             all.sort();
             let expected: Vec<_> = (10..15).map(|n| Ipv4Addr::new(192, 0, 2, n)).collect();
             assert_eq!(all, expected, "start {start}");
         }
         assert_eq!(
-            candidates(net("10.0.0.0/24"), 0).next(),
+            of("10.0.0.0/24", 0).next(),
             Some(Ipv4Addr::new(10, 0, 0, 2))
         );
-        assert_eq!(candidates(net("192.0.2.0/30"), 7).count(), 1);
+        assert_eq!(of("192.0.2.0/30", 7).count(), 1);
+        let range = usable(net("192.0.2.0/29"), Ipv4Addr::new(192, 0, 2, 6));
+        assert_eq!(
+            range.0,
+            Ipv4Addr::new(192, 0, 2, 1),
+            "another is the gateway's"
+        );
     }
 
     #[test]

@@ -135,7 +135,8 @@ pub fn run(
     let (network, namespace) = (network.as_ref(), namespace.as_ref());
     let attachment = attach(&mut route, request, network, mtu, namespace)?;
     steps.done("veth");
-    splice = splice_to(&mut route, attachment.as_ref(), held)?;
+    let is_hairpin = request.details.is_hairpin;
+    splice = splice_to(&mut route, attachment.as_ref(), held, is_hairpin)?;
     let known = attachment.as_ref().zip(nft);
     let entry = publish(&mut route, request, known, &splice, &mut undo)?;
     steps.done("publish");
@@ -288,9 +289,12 @@ fn attach(
         Some(_) => 0,
         None => state::next_offset(&network.name, &state::lock()?),
     };
+    let details = &request.details;
     let wish = Wish {
         name: &request.name,
         inside: &request.interface,
+        range: details.range,
+        checks_sources: details.checks_sources,
         network,
         address,
         address6: request.address6,
@@ -338,6 +342,7 @@ fn splice_to(
     route: &mut Netlink,
     attachment: Option<&Attachment>,
     held: Vec<Held>,
+    is_hairpin: bool,
 ) -> Result<Splice> {
     let Some(attachment) = attachment else {
         return Ok(Splice::default());
@@ -350,7 +355,11 @@ fn splice_to(
         ipv4: Some(veth.address),
         ipv6: veth.address6,
     });
-    publish::let_back(route, attachment, held.iter().map(|one| &one.port))?;
+    if is_hairpin {
+        veth::let_back(route, veth)?;
+    } else {
+        publish::let_back(route, attachment, held.iter().map(|one| &one.port))?;
+    }
     splice.add(held)?;
     Ok(splice)
 }

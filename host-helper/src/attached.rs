@@ -73,6 +73,7 @@ pub fn attach(options: &cli::Attach, mut steps: Steps) -> Result<u8> {
         stays: options.stay,
         to: options.to.as_deref(),
         exports: options.export,
+        cni: None,
     };
     let guest = guest::attach(&request, &target, &how, &signals, &mut steps)
         .inspect_err(|_| state::remove_directory_if_empty())?;

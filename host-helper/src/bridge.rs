@@ -10,7 +10,7 @@ use crate::address::{gateway_of, host_mac_of, link_local_of, mac_of, same_host};
 use crate::error::{Doing, Error, Result};
 use crate::link::{Link, Mac, family, octets};
 use crate::netlink::{ACK, CREATE, Netlink};
-use crate::nft;
+use crate::nft::{self, Policy};
 use crate::owner::{Gateway6, Gateways, Mark};
 use crate::state;
 use crate::sysctl;
@@ -46,6 +46,8 @@ pub struct Network {
     pub is_ours: bool,
     /// Made a moment ago.
     pub is_new: bool,
+    /// Of one that is ours.
+    pub policy: Policy,
 }
 
 /// What there is to know of a bridge.
@@ -99,6 +101,7 @@ impl Network {
             }),
             is_ours,
             is_new: false,
+            policy: nft::policy_of(link.group).unwrap_or_default(),
         }
     }
 }
@@ -183,7 +186,8 @@ fn complete(route: &mut Netlink, link: &Link, wanted: &Wanted) -> Result<Option<
     let has = |net: IpNet| addresses.contains(&net);
     let has_ipv6 = v6.net().is_some_and(|net| has(net.into()));
     let is_whole = link.is_up
-        && link.group == nft::group_of_name(&link.name)
+        && nft::policy_of(link.group)
+            .is_some_and(|policy| link.group == nft::group(&link.name, policy))
         && link.mac == mac_of(v4.addr())
         && has(v4.into())
         && (has_ipv6 || !may_have_ipv6(link, v6, wanted)?);
@@ -257,14 +261,16 @@ fn repair(route: &mut Netlink, link: &Link, wanted: &Wanted) -> Result<Network> 
         v6 = wanted.choose_gateway6(route, &routes, &link.name, v4)?;
         wanted.check(&link.name, v4, v6)?;
     }
-    configure(route, link, Gateways { v4, v6 })
+    configure(route, link, Gateways { v4, v6 }, wanted)
 }
 
 /// The firewall tells networks apart by their groups, and a group has 24 bits of the name's hash.
 fn check_group(route: &mut Netlink, name: &str) -> Result<()> {
     let group = nft::group_of_name(name);
     let links = route.links().doing(|| "list links".into())?;
-    match links.iter().find(|link| link.group == group) {
+    let is_same =
+        |link: &&Link| nft::is_ours(link.group) && nft::group_of_hash(link.group) == group;
+    match links.iter().find(is_same) {
         Some(other) => Err(Error::new(format!(
             "create bridge {name}: link {} has the same group ({group:#x}), by which the firewall tells networks apart; choose another name",
             other.name
@@ -276,12 +282,13 @@ fn check_group(route: &mut Netlink, name: &str) -> Result<()> {
 fn create(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Network> {
     let routes = route.routes().doing(|| "list routes".to_string())?;
     let subnet = choose_subnet(route, &routes, wanted.subnet)?;
-    let v4 = Ipv4Net::new_assert(gateway_of(subnet), subnet.prefix_len());
+    let gateway = wanted.gateway.unwrap_or_else(|| gateway_of(subnet));
+    let v4 = Ipv4Net::new_assert(gateway, subnet.prefix_len());
     let v6 = wanted.choose_gateway6(route, &routes, name, v4)?;
     wanted.check(name, v4, v6)?;
     check_group(route, name)?;
     route
-        .request(|batch, sequence| write_bridge(batch, sequence, name, v4.addr()))
+        .request(|batch, sequence| write_bridge(batch, sequence, name, v4.addr(), wanted))
         .doing(|| format!("create bridge {name}"))
         .map_err(|e| {
             e.cure(
@@ -292,7 +299,7 @@ fn create(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Network> {
     let made = (|| {
         let link = find(route, name)?
             .ok_or_else(|| Error::new(format!("find bridge {name}: it is gone again")))?;
-        let network = configure(route, &link, Gateways { v4, v6 })?;
+        let network = configure(route, &link, Gateways { v4, v6 }, wanted)?;
         Ok(Network {
             is_new: true,
             ..network
@@ -305,7 +312,7 @@ fn create(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Network> {
     made
 }
 
-fn write_bridge(batch: &mut Writer, sequence: u32, name: &str, gateway: Ipv4Addr) {
+fn write_bridge(batch: &mut Writer, sequence: u32, name: &str, gateway: Ipv4Addr, wanted: &Wanted) {
     // linux/if_link.h; snooping would only cost: a timer per port, and no user of multicast groups to speak of.
     const IFLA_BR_MCAST_SNOOPING: u16 = 23;
     batch.begin(
@@ -315,7 +322,8 @@ fn write_bridge(batch: &mut Writer, sequence: u32, name: &str, gateway: Ipv4Addr
         &ifinfomsg(0, 0, 0),
     );
     batch.string(libc::IFLA_IFNAME, name);
-    batch.number(libc::IFLA_GROUP, nft::group_of_name(name));
+    let policy = wanted.policy.unwrap_or_default();
+    batch.number(libc::IFLA_GROUP, nft::group(name, policy));
     // In the create message: a bridge that follows its ports' addresses, or udev's, breaks its neighbours' caches.
     batch.attribute(libc::IFLA_ADDRESS, &mac_of(gateway));
     let info = batch.open(libc::IFLA_LINKINFO);
@@ -328,9 +336,16 @@ fn write_bridge(batch: &mut Writer, sequence: u32, name: &str, gateway: Ipv4Addr
 }
 
 /// Alias, addresses, up: each is no error when it is so already.
-fn configure(route: &mut Netlink, link: &Link, gateways: Gateways) -> Result<Network> {
+fn configure(
+    route: &mut Netlink,
+    link: &Link,
+    gateways: Gateways,
+    wanted: &Wanted,
+) -> Result<Network> {
     let up = libc::IFF_UP as u32;
     let mac = mac_of(gateways.v4.addr());
+    let policy = nft::policy_of(link.group).or(wanted.policy);
+    let group = nft::group(&link.name, policy.unwrap_or_default());
     route
         .request(|batch, sequence| {
             batch.begin(
@@ -340,7 +355,7 @@ fn configure(route: &mut Netlink, link: &Link, gateways: Gateways) -> Result<Net
                 &ifinfomsg(link.index, up, up),
             );
             batch.string(libc::IFLA_IFALIAS, &Mark::Network(gateways).to_string());
-            batch.number(libc::IFLA_GROUP, nft::group_of_name(&link.name));
+            batch.number(libc::IFLA_GROUP, group);
             if link.mac != mac {
                 batch.attribute(libc::IFLA_ADDRESS, &mac);
             }
@@ -375,6 +390,7 @@ fn configure(route: &mut Netlink, link: &Link, gateways: Gateways) -> Result<Net
     }
     let link = Link {
         mac,
+        group,
         ..link.clone()
     };
     Ok(Network::of_bridge(&link, gateways.v4, v6, true))
@@ -428,6 +444,24 @@ pub fn keep_ipv6(route: &mut Netlink, network: &Network) -> Result<()> {
             batch.end();
         })
         .doing(|| format!("set MTU {LEAST_MTU6} of bridge {}", network.name))
+}
+
+/// The bridge takes in frames to anybody: those between its ports go up to the host too.
+///
+/// # Errors
+/// What the kernel says.
+pub fn take_all_frames(route: &mut Netlink, network: &Network) -> Result<()> {
+    let Some(bridge) = network.bridge else {
+        return Ok(());
+    };
+    let promiscuous = libc::IFF_PROMISC as u32;
+    route
+        .request(|batch, sequence| {
+            let header = ifinfomsg(bridge.index, promiscuous, promiscuous);
+            batch.begin(libc::RTM_NEWLINK, ACK, sequence, &header);
+            batch.end();
+        })
+        .doing(|| format!("make bridge {} promiscuous", network.name))
 }
 
 /// Writes the request for a route that belongs to an IPv6 address of the host: the local one, by which packets to it are taken in,

@@ -54,6 +54,8 @@ pub enum Action {
     Attach(Box<Attach>),
     /// Take away what attach gave
     Detach(Detach),
+    /// Do what a container runtime asks for by CNI's environment, as when called by the name hawser
+    Cni,
     /// List containers
     Ls {
         /// As a JSON array

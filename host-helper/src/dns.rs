@@ -68,6 +68,11 @@ impl Resolvers {
         found
     }
 
+    /// All that a resolv.conf says.
+    pub fn parse_all(text: &str) -> Resolvers {
+        Resolvers::parse(text, Loopback::Ours)
+    }
+
     /// Those of the host; where all of them are loopback ones, those that systemd-resolved itself asks.
     fn of_host(loopback: Loopback) -> io::Result<Resolvers> {
         let found = Resolvers::parse(&read(HOST)?, loopback);

@@ -80,6 +80,14 @@ impl Error {
         Error { code, ..self }
     }
 
+    /// The same as one that this errno is behind.
+    pub fn cause(self, errno: Errno) -> Self {
+        Error {
+            errno: Some(errno),
+            ..self
+        }
+    }
+
     /// Ends with what to do about it, when `errno` is the cause.
     pub fn cure(mut self, errno: Errno, cure: &str) -> Self {
         if self.errno == Some(errno) {

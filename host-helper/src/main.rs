@@ -5,6 +5,7 @@ mod attach;
 mod attached;
 mod bridge;
 mod cli;
+mod cni;
 mod config;
 mod conntrack;
 mod control;
@@ -73,6 +74,9 @@ fn main() -> ExitCode {
 }
 
 fn act() -> Result<u8> {
+    if cni::is_called() {
+        return cni::run(Steps::new(false));
+    }
     let asked = sys::with_scratch(|| cli::parse(std::env::args_os()), Clone::clone);
     let cli = match asked.map_err(Error::new)? {
         Asked::For(cli) => cli,
@@ -80,7 +84,7 @@ fn act() -> Result<u8> {
     };
     let mut steps = Steps::new(cli.verbose);
     // Starts sweep what is in their own way; everything else has the time to look for all of it.
-    if !matches!(cli.action, Action::Run(_) | Action::Exec(_)) {
+    if !matches!(cli.action, Action::Run(_) | Action::Exec(_) | Action::Cni) {
         // Not allowed, or no netlink: whoever is allowed does it.
         let _ = Netlink::route().map(|mut route| nft::sweep_dead(&mut route));
         let _ = attached::sweep();
@@ -89,6 +93,7 @@ fn act() -> Result<u8> {
         Action::Run(options) => run::run(*options, steps),
         Action::Exec(options) => exec::exec(&options),
         Action::Attach(options) => attached::attach(&options, steps),
+        Action::Cni => cni::run(steps),
         Action::Detach(options) => attached::detach(&options).map(|()| 0),
         Action::Up {
             bridge,
@@ -103,6 +108,9 @@ fn act() -> Result<u8> {
                 subnet6,
                 address6: None,
                 ipv6: if no_ipv6 { Ipv6::Never } else { Ipv6::Wanted },
+                gateway: None,
+                policy: None,
+                is_leased_elsewhere: false,
             };
             let network = attach::ensure_bridge(&bridge, &wanted, &mut steps)
                 .inspect_err(|_| state::remove_directory_if_empty())?;

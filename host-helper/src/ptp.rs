@@ -23,8 +23,9 @@ pub const POINT_TO_POINT: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 
 /// A subnet that a route has.
 pub fn choose(route: &mut Netlink, wanted: &Wanted) -> Result<Network> {
     let name = POINT_TO_POINT_NAME.to_string();
-    let subnet = choose_v4(route, wanted.subnet)?;
-    let gateway = Ipv4Net::new_assert(gateway_of(subnet), subnet.prefix_len());
+    let of = |subnet| wanted.gateway.unwrap_or_else(|| gateway_of(subnet));
+    let subnet = choose_v4(route, wanted.subnet, of)?;
+    let gateway = Ipv4Net::new_assert(of(subnet), subnet.prefix_len());
     let v6 = choose_v6(route, wanted, gateway)?;
     wanted.check(&name, gateway, v6.map_or(Gateway6::Undecided, Gateway6::At))?;
     Ok(Network {
@@ -36,10 +37,15 @@ pub fn choose(route: &mut Netlink, wanted: &Wanted) -> Result<Network> {
         bridge: None,
         is_ours: true,
         is_new: false,
+        policy: wanted.policy.unwrap_or_default(),
     })
 }
 
-fn choose_v4(route: &mut Netlink, wanted: Option<Subnet>) -> Result<Ipv4Net> {
+fn choose_v4(
+    route: &mut Netlink,
+    wanted: Option<Subnet>,
+    gateway_of: impl Fn(Ipv4Net) -> Ipv4Addr,
+) -> Result<Ipv4Net> {
     let usual = match wanted {
         None => Some(POINT_TO_POINT),
         Some(Subnet::Fixed(subnet)) => Some(subnet),

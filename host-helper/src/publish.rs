@@ -246,7 +246,11 @@ impl FromStr for Range {
     }
 }
 
-fn parse_protocol(name: &str) -> Result<Protocol, String> {
+/// Reads the name of a protocol.
+///
+/// # Errors
+/// It is none of them.
+pub fn parse_protocol(name: &str) -> Result<Protocol, String> {
     [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
         .into_iter()
         .find(|protocol| protocol.name() == name)
@@ -277,7 +281,11 @@ fn split_host(text: &str) -> Result<(Option<&str>, &str), String> {
     Ok((host, rest))
 }
 
-fn parse_host(text: &str) -> Result<IpAddr, String> {
+/// Reads an address of the host that a port may be published on.
+///
+/// # Errors
+/// It is none.
+pub fn parse_host(text: &str) -> Result<IpAddr, String> {
     let host: IpAddr = text
         .parse()
         .map_err(|_| format!("{text}: not an address of the host"))?;

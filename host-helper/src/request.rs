@@ -5,13 +5,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use ipnet::Ipv6Net;
+use ipnet::{IpNet, Ipv6Net};
 
 use crate::address::Subnet;
 use crate::config::Privileges;
 use crate::dns::{Loopback, Resolvers};
 use crate::hosts::View;
 use crate::link::Mac;
+use crate::nft::Policy;
 use crate::owner;
 use crate::publish::Port;
 use crate::reach::Reach;
@@ -96,13 +97,57 @@ pub struct Request {
     pub hosts: Vec<(IpAddr, String)>,
     /// Host name inside.
     pub hostname: String,
+    /// The rest, which is rarely another than usual.
+    pub details: Details,
+}
+
+/// What most networks and containers have alike.
+#[derive(Debug, Clone)]
+pub struct Details {
+    /// Who may open connections to the network's containers, where that matters.
+    pub policy: Option<Policy>,
+    /// A port of the bridge sends what its container's addresses say alone.
+    pub checks_sources: bool,
+    /// The host's address, instead of the subnet's first.
+    pub gateway: Option<Ipv4Addr>,
+    /// The first and the last address that are given, instead of all of the subnet.
+    pub range: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// Somebody else gives addresses, and sees to it that no two are the same.
+    pub is_leased_elsewhere: bool,
+    /// The gateway leads everywhere.
+    pub has_default_route: bool,
+    /// Further routes; without a router by the gateway.
+    pub routes: Vec<(IpNet, Option<IpAddr>)>,
+    /// It takes part in the names of its network.
+    pub has_names: bool,
+    /// The bridge sends frames back by the port that they came from.
+    pub is_hairpin: bool,
+    /// The bridge takes in frames to anybody.
+    pub is_promiscuous: bool,
+}
+
+impl Default for Details {
+    fn default() -> Self {
+        Details {
+            policy: None,
+            checks_sources: true,
+            gateway: None,
+            range: None,
+            is_leased_elsewhere: false,
+            has_default_route: true,
+            routes: Vec::new(),
+            has_names: true,
+            is_hairpin: false,
+            is_promiscuous: false,
+        }
+    }
 }
 
 impl Request {
     /// How the container comes by the names of its network; `None`: it has no neighbours.
     pub fn view_of_hosts(&self) -> Option<View> {
         let has_neighbours = self.network.has_link() && !self.reach.isolated;
-        has_neighbours.then(|| View::of(self))
+        (has_neighbours && self.details.has_names).then(|| View::of(self))
     }
 }
 

@@ -7,7 +7,9 @@ use hawser::netlink::{Writer, ifinfomsg};
 use ipnet::IpNet;
 use nix::errno::Errno;
 
-use crate::address::{candidates, host_mac_of, link_local_of, mac_of, partner_of, same_host};
+use crate::address::{
+    candidates, host_mac_of, link_local_of, mac_of, partner_of, same_host, usable,
+};
 use crate::bridge::{self, LOCAL, Network, UNICAST};
 use crate::error::{Doing, Error, Result};
 use crate::link::Mac;
@@ -26,6 +28,10 @@ pub struct Wish<'a> {
     pub name: &'a str,
     /// Name of the interface inside.
     pub inside: &'a str,
+    /// The addresses that it may get, instead of all of the network.
+    pub range: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// Its frames are checked.
+    pub checks_sources: bool,
     /// The network it joins.
     pub network: &'a Network,
     /// The container's address, or any: one that the network can give.
@@ -121,7 +127,7 @@ fn finish(route: &mut Netlink, wish: &Wish, veth: &Veth) -> Result<()> {
         set_up_port(route, veth, network)?;
     }
     if let (Some(address6), Some(subnet6)) = (wish.address6, network.subnet6) {
-        if partner_of(address6, subnet6, network.subnet).is_none() {
+        if partner_of(address6, subnet6, network.subnet) != Some(veth.address) {
             lease_too(route, wish, veth, address6)?;
         }
     }
@@ -148,7 +154,10 @@ fn create_link(route: &mut Netlink, wish: &Wish) -> Result<Ipv4Addr> {
             .and_then(|subnet6| same_host(address, network.subnet, subnet6));
         address == network.gateway || six.is_some() && six == network.gateway6
     };
-    let all = || candidates(network.subnet, wish.offset).filter(|address| !is_gateways(*address));
+    let range = wish
+        .range
+        .unwrap_or_else(|| usable(network.subnet, network.gateway));
+    let all = || candidates(range, wish.offset).filter(|address| !is_gateways(*address));
     // In a large subnet half of it is never taken (a bridge has 1,023 ports): nothing to be gained by the rest.
     for address in all() {
         if try_create(route, wish, address)? {
@@ -169,10 +178,15 @@ fn create_link(route: &mut Netlink, wish: &Wish) -> Result<Ipv4Addr> {
             return Ok(address);
         }
     }
+    let all_of = match wish.range {
+        Some((first, last)) => format!("{first} to {last}"),
+        None => network.subnet.to_string(),
+    };
     Err(Error::new(format!(
-        "take an address on {}: all of {} are in use (host-helper ls shows by whom); use another --bridge with a wider --subnet",
-        network.name, network.subnet
-    )))
+        "take an address on {}: all of {all_of} are in use (host-helper ls shows by whom); use another --bridge with a wider --subnet",
+        network.name
+    ))
+    .cause(Errno::EADDRNOTAVAIL))
 }
 
 /// Leases an address by a further name of the link.
@@ -266,7 +280,9 @@ fn write_veth(batch: &mut Writer, sequence: u32, wish: &Wish, address: Ipv4Addr)
     match wish.network.bridge {
         Some(bridge) => {
             batch.number(libc::IFLA_MASTER, bridge.index);
-            batch.number(libc::IFLA_GROUP, nft::PORT_GROUP);
+            if wish.checks_sources {
+                batch.number(libc::IFLA_GROUP, nft::PORT_GROUP);
+            }
         }
         None => batch.number(libc::IFLA_GROUP, nft::group_of(wish.network)),
     }

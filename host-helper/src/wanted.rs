@@ -10,6 +10,7 @@ use crate::address::{
 use crate::error::{Error, Result};
 use crate::link::Route;
 use crate::netlink::Netlink;
+use crate::nft::Policy;
 use crate::owner::Gateway6;
 use crate::request::Request;
 use crate::state;
@@ -31,6 +32,12 @@ pub struct Wanted {
     pub address6: Option<Ipv6Addr>,
     /// Whether it is to have IPv6 at all.
     pub ipv6: Ipv6,
+    /// The host's address, instead of the subnet's first.
+    pub gateway: Option<Ipv4Addr>,
+    /// Who may open connections to its containers, when it is to be made.
+    pub policy: Option<Policy>,
+    /// Somebody else sees to it that no two have the same address.
+    pub is_leased_elsewhere: bool,
 }
 
 /// Whether IPv6 is wanted.
@@ -57,6 +64,9 @@ impl Wanted {
             } else {
                 Ipv6::Wanted
             },
+            gateway: request.details.gateway,
+            policy: request.details.policy,
+            is_leased_elsewhere: request.details.is_leased_elsewhere,
         }
     }
 
@@ -84,6 +94,12 @@ impl Wanted {
                 return refuse(wanted.into(), "no IPv6".into(), "--subnet6");
             }
             _ => {}
+        }
+        if let Some(gateway) = self.gateway.filter(|gateway| *gateway != v4.addr()) {
+            return Err(Error::new(format!(
+                "use gateway {gateway} on bridge {name}: it has {}; use that, or another bridge",
+                v4.addr()
+            )));
         }
         self.fixed_address(v4, v6.net())?;
         match (self.address6, v6) {
@@ -113,6 +129,9 @@ impl Wanted {
             return Ok(self.address);
         };
         check(address6.into(), v6.into())?;
+        if self.is_leased_elsewhere {
+            return Ok(self.address);
+        }
         let Some(partner) = partner_of(address6, v6, v4) else {
             return Ok(self.address);
         };

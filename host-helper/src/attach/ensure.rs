@@ -6,7 +6,7 @@ use crate::control;
 use crate::error::{Doing, Error, Result};
 use crate::foreign;
 use crate::netlink::Netlink;
-use crate::nft;
+use crate::nft::{self, Policy};
 use crate::ptp;
 use crate::reach::Reach;
 use crate::request::{NetworkChoice, Request};
@@ -46,7 +46,34 @@ pub(super) fn ensure_network(
             request.name, network.name
         )));
     }
+    check_policy(&network, request)?;
+    if request.details.is_promiscuous {
+        bridge::take_all_frames(route, &network)?;
+    }
     ensure_way_out(route, network, &wanted, ways, steps).map(Some)
+}
+
+/// What was asked for is what the network's rules do.
+fn check_policy(network: &Network, request: &Request) -> Result<()> {
+    let name = &network.name;
+    if network.is_ours && network.policy != Policy::Guarded && request.reach != Reach::default() {
+        return Err(Error::new(format!(
+            "limit what {} reaches: network {name} is an open one, of the CNI plugin; choose another --bridge",
+            request.name
+        )));
+    }
+    match request.details.policy {
+        None => Ok(()),
+        Some(Policy::OpenMasqueraded) if !network.is_ours => Err(Error::new(format!(
+            "masquerade packets from bridge {name}: it is not ours, and its packets pass by no rules of ours; leave ipMasq out, or choose another bridge"
+        ))),
+        Some(policy) if network.is_ours && policy != network.policy => Err(Error::new(format!(
+            "use bridge {name} with {}: it is there with {}; choose another, or remove it first (host-helper down --bridge {name})",
+            policy.shown(),
+            network.policy.shown()
+        ))),
+        Some(_) => Ok(()),
+    }
 }
 
 /// The networks that it is to reach are there.
@@ -77,7 +104,7 @@ pub fn ensure_bridge(name: &str, wanted: &Wanted, steps: &mut Steps) -> Result<N
     let ways = uplink::find(&mut route)?;
     let (network, mut nft) = ensure_way_out(&mut route, network, wanted, &ways, steps)?;
     if network.is_ours {
-        nft::add_bridge(&mut nft, &network.name)?;
+        nft::add_bridge(&mut nft, &network.name, network.policy)?;
     }
     steps.done("ensure");
     Ok(network)
@@ -99,7 +126,8 @@ pub fn restore() -> Result<()> {
         let mut nft = nft::open()?;
         nft::ensure(&mut nft)?;
         for bridge in bridges {
-            errors.extend(nft::add_bridge(&mut nft, &bridge.name).err());
+            let policy = nft::policy_of(bridge.group).unwrap_or_default();
+            errors.extend(nft::add_bridge(&mut nft, &bridge.name, policy).err());
         }
     }
     for path in control::sockets()? {

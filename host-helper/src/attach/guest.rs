@@ -11,7 +11,7 @@ use super::{
     publish, settle, splice_to,
 };
 use crate::attached::join::{self, Bound};
-use crate::attached::kept::{self, Kept};
+use crate::attached::kept::{self, Cni, Kept};
 use crate::attached::target::Target;
 use crate::attached::{self, waiting};
 use crate::conntrack;
@@ -39,6 +39,8 @@ pub struct How<'a> {
     pub to: Option<&'a Path>,
     /// The name is to be one for `ip netns`.
     pub exports: bool,
+    /// A container runtime knows it by this.
+    pub cni: Option<Cni>,
 }
 
 /// A container of another tool's that is attached.
@@ -90,7 +92,8 @@ pub fn attach(
     undo.push(move || attached::delete_link(index));
     steps.done("veth");
     target.check()?;
-    splice = splice_to(&mut route, Some(&attachment), held)?;
+    let is_hairpin = request.details.is_hairpin;
+    splice = splice_to(&mut route, Some(&attachment), held, is_hairpin)?;
     let known = Some(&attachment).zip(nft);
     let entry = publish(&mut route, request, known, &splice, &mut undo)?;
     let entry = entry.ok_or_else(|| Error::new("attach: it has no rules"))?;
@@ -161,6 +164,7 @@ fn keep(
         netns: target.inode,
         export: how.exports.then(|| request.name.clone()),
         bound: Vec::new(),
+        cni: how.cni.clone(),
         container: describe(request, target, attachment, splice),
     };
     if let Some(name) = &kept.export {

@@ -47,8 +47,22 @@ pub struct Kept {
     pub export: Option<String>,
     /// What lies over the container's files.
     pub bound: Vec<Bound>,
+    /// Which attachment of which network it is, when a container runtime has asked for it.
+    #[serde(default)]
+    pub cni: Option<Cni>,
     /// All that there is to know of it.
     pub container: Description,
+}
+
+/// What container runtimes know an attachment by (CNI).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cni {
+    /// The network's name.
+    pub network: String,
+    /// The container's id.
+    pub container: String,
+    /// What its interface is called.
+    pub interface: String,
 }
 
 fn directory() -> PathBuf {
@@ -151,6 +165,8 @@ impl Kept {
             }),
             is_ours: bridge.as_ref().is_none_or(|it| nft::is_ours(it.group)),
             is_new: false,
+            policy: nft::policy_of(bridge.as_ref().map_or(link.group, |it| it.group))
+                .unwrap_or_default(),
         };
         let mac = parse_mac(known.mac.as_ref()?).ok()?;
         let device = match &bridge {

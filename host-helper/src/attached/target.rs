@@ -160,7 +160,7 @@ impl Target {
     }
 
     /// A socket of the namespace, and whether IPv6 is off there. This process is in it for a moment only.
-    fn look(&self) -> nix::Result<(std::result::Result<Netlink, Refusal>, bool)> {
+    pub fn look(&self) -> nix::Result<(std::result::Result<Netlink, Refusal>, bool)> {
         const SWITCH: &str = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         let host = openat(AT_FDCWD, "/proc/self/ns/net", flags, Mode::empty())?;

@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::link::Mac;
 use crate::publish;
 use crate::reach::{Egress, Reach};
-use crate::request::{NetworkChoice, Request};
+use crate::request::{Details, NetworkChoice, Request};
 use crate::sys;
 use crate::veth::INSIDE;
 
@@ -214,6 +214,7 @@ impl Network {
             is_name_made_up,
             hosts: self.add_host.clone(),
             hostname,
+            details: Details::default(),
         }
     }
 

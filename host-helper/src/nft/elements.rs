@@ -9,7 +9,7 @@ use super::message::{Element, Family};
 use super::tables::{
     HAIRPIN, IPS, ISOLATED_PORTS, Ip, LIMITED_PORTS, NETWORKS, ROUTED_PORTS, TENANTS, V4, V6,
 };
-use super::{group_of, group_of_name};
+use super::{Policy, group, group_of, group_of_name};
 use crate::attach::Attachment;
 use crate::bridge::Network;
 use crate::link::Mac;
@@ -41,14 +41,14 @@ pub fn of_network(network: &Network) -> Vec<Element> {
         return Vec::new();
     }
     match network.bridge {
-        Some(_) => of_bridge(&network.name),
+        Some(_) => of_bridge(&network.name, network.policy),
         None => vec![passes_within(group_of(network))],
     }
 }
 
 /// What is there for a bridge of ours.
-pub fn of_bridge(name: &str) -> Vec<Element> {
-    vec![passes_within(group_of_name(name)), hairpin(name)]
+pub fn of_bridge(name: &str, policy: Policy) -> Vec<Element> {
+    vec![passes_within(group(name, policy)), hairpin(name)]
 }
 
 fn passes_within(group: u32) -> Element {

@@ -374,6 +374,18 @@ fn nat_rules() -> Vec<Rule> {
                 vec![Expression::Masquerade],
             ],
         ),
+        rule(
+            "nat_postrouting",
+            &[
+                vec![
+                    Load(IN_GROUP, 0),
+                    And(OURS_MASK.to_ne_bytes().to_vec()),
+                    Is(OPEN_MASQUERADED.to_ne_bytes().to_vec()),
+                ],
+                is_not_in(&[IN_GROUP, OUT_GROUP], NETWORKS),
+                vec![Expression::Masquerade],
+            ],
+        ),
         // Else the answer would go straight back, and be from nobody whom the client has asked.
         rule(
             "nat_postrouting",

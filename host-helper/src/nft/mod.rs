@@ -32,7 +32,7 @@ pub const PORT_GROUP: u32 = tables::PORT;
 /// Name of both tables.
 const TABLE: &str = "hawser";
 /// The version that is in the tables' comments.
-const COMMENT: &str = "hawser 3";
+const COMMENT: &str = "hawser 4";
 
 /// A chain, and how many rules it has, and how many jump to it.
 type Expected = (Family, &'static str, u32, u32);
@@ -48,7 +48,7 @@ const EXPECTED: [Expected; 22] = [
     (Family::Inet, "output", 2, 0),
     (Family::Inet, "nat_prerouting", 6, 0),
     (Family::Inet, "nat_output", 6, 0),
-    (Family::Inet, "nat_postrouting", 4, 0),
+    (Family::Inet, "nat_postrouting", 5, 0),
     (Family::Bridge, "route", 3, 2),
     (Family::Bridge, "neighbours", 8, 1),
     (Family::Bridge, "solicitation", 7, 1),
@@ -68,16 +68,62 @@ const NEW_TABLE: u16 = kind(libc::NFT_MSG_NEWTABLE);
 const NEW_CHAIN: u16 = kind(libc::NFT_MSG_NEWCHAIN);
 const NEW_ELEMENTS: u16 = kind(libc::NFT_MSG_NEWSETELEM);
 
-/// The group of a network's links.
-pub fn group_of(network: &Network) -> u32 {
-    if network.bridge.is_some() {
-        group_of_name(&network.name)
-    } else {
-        group_of_name(&network.subnet.to_string())
+/// Who may open connections to a network's containers, and what their packets are said to be from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// Their neighbours alone, and who comes by a published port; packets get the host's address on their way out.
+    #[default]
+    Guarded,
+    /// Anybody. Packets get the host's address.
+    OpenMasqueraded,
+    /// Anybody. Packets keep their own.
+    Open,
+}
+
+impl Policy {
+    /// In the words of a CNI configuration.
+    pub fn shown(self) -> &'static str {
+        match self {
+            Policy::Guarded => "host-helper's own rules (it was made by up, run or attach)",
+            Policy::OpenMasqueraded => "ipMasq true",
+            Policy::Open => "ipMasq false",
+        }
     }
 }
 
-/// The group of the network of this name: a bridge's, `ptp`, or a point-to-point network's subnet.
+const POLICIES: [(Policy, u32); 3] = [
+    (Policy::Guarded, tables::OURS),
+    (Policy::OpenMasqueraded, tables::OPEN_MASQUERADED),
+    (Policy::Open, tables::OPEN),
+];
+
+/// The policy of a network of ours, by the group of its link.
+pub fn policy_of(group: u32) -> Option<Policy> {
+    let is_it = |(_, class): &&(Policy, u32)| group & tables::OURS_MASK == *class;
+    POLICIES.iter().find(is_it).map(|(policy, _)| *policy)
+}
+
+/// The group of a network's links.
+pub fn group_of(network: &Network) -> u32 {
+    if network.bridge.is_some() {
+        group(&network.name, network.policy)
+    } else {
+        group(&network.subnet.to_string(), network.policy)
+    }
+}
+
+/// The group of the network of this name and policy: a bridge's, `ptp`, or a point-to-point network's subnet.
+pub fn group(name: &str, policy: Policy) -> u32 {
+    let class = POLICIES.iter().find(|(one, _)| *one == policy);
+    group_of_name(name) & !tables::OURS_MASK | class.map_or(tables::OURS, |(_, class)| *class)
+}
+
+/// The group that a network with this one would have if it were guarded.
+pub fn group_of_hash(group: u32) -> u32 {
+    group & !tables::OURS_MASK | tables::OURS
+}
+
+/// The same of one that is guarded.
 pub fn group_of_name(name: &str) -> u32 {
     let name = if name == POINT_TO_POINT_NAME {
         ptp::POINT_TO_POINT.to_string()
@@ -93,7 +139,7 @@ pub fn group_of_name(name: &str) -> u32 {
 
 /// Whether a link of this group is a bridge of ours, or the host end of a point-to-point container.
 pub fn is_ours(group: u32) -> bool {
-    group & tables::OURS_MASK == tables::OURS
+    policy_of(group).is_some()
 }
 
 /// A socket to nf_tables.
@@ -315,8 +361,8 @@ fn has_rules_of_the_admin(nft: &mut Netlink) -> std::result::Result<bool, Refusa
 ///
 /// # Errors
 /// What the kernel refused.
-pub fn add_bridge(nft: &mut Netlink, name: &str) -> Result<()> {
-    sets::add(nft, None, &elements::of_bridge(name))
+pub fn add_bridge(nft: &mut Netlink, name: &str, policy: Policy) -> Result<()> {
+    sets::add(nft, None, &elements::of_bridge(name, policy))
         .doing(|| format!("add network {name} to nft table {TABLE}"))
 }
 
@@ -325,7 +371,8 @@ pub fn add_bridge(nft: &mut Netlink, name: &str) -> Result<()> {
 /// # Errors
 /// What the kernel refused.
 pub fn remove_bridge(nft: &mut Netlink, name: &str) -> Result<()> {
-    sets::take(nft, None, &elements::of_bridge(name))
+    let elements = POLICIES.map(|(policy, _)| elements::of_bridge(name, policy));
+    sets::take(nft, None, &elements.concat())
         .doing(|| format!("remove network {name} from nft table {TABLE}"))
 }
 
@@ -376,7 +423,7 @@ mod tests {
         let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
             (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
         });
-        assert_eq!((COMMENT, hash), ("hawser 3", 3_855_188_695));
+        assert_eq!((COMMENT, hash), ("hawser 4", 1_629_949_897));
     }
 
     #[test]
@@ -409,6 +456,9 @@ mod tests {
         let groups: BTreeSet<u32> = names.into_iter().map(group_of_name).collect();
         assert_eq!(groups.len(), names.len());
         assert!(groups.iter().all(|group| is_ours(*group)));
+        for (policy, _) in POLICIES {
+            assert_eq!(policy_of(group("blue", policy)), Some(policy));
+        }
         assert!(!is_ours(PORT_GROUP) && !is_ours(0));
         assert_eq!(group_of_name("ptp"), group_of_name("10.0.0.0/24"));
     }

@@ -15,7 +15,12 @@ use super::{frames, inet};
 pub const OURS: u32 = 0x6800_0000;
 /// Which part of a group that is.
 pub const OURS_MASK: u32 = 0xff00_0000;
-/// The group of the host ends that are ports of a bridge, whoever's.
+/// The same byte of networks that are open: anybody may open connections to their containers. Their packets get the host's
+/// address on the way out.
+pub const OPEN_MASQUERADED: u32 = 0x6a00_0000;
+/// And of those whose packets keep their own.
+pub const OPEN: u32 = 0x6b00_0000;
+/// The group of the host ends that are ports of a bridge whose frames are looked at, whoever's.
 pub const PORT: u32 = 0x6900_0000;
 /// What both have in common.
 pub const OURS_OR_PORT_MASK: u32 = 0xfe00_0000;

@@ -1,0 +1,138 @@
+//! The CNI plugin: what a container runtime asks for by its environment and a network configuration on standard input, as
+//! the specification of CNI has it (versions 0.3.1 to 1.1.0). A front end: it makes up the same request as the command
+//! line, and `attach/guest.rs` does the work.
+
+mod add;
+mod call;
+mod check;
+mod configuration;
+mod delegate;
+mod delete;
+mod fault;
+mod ipam;
+mod members;
+mod outcome;
+mod status;
+
+use std::io::Read;
+
+use serde_json::{Value, json};
+
+use crate::error::Result;
+use crate::show;
+use crate::steps::Steps;
+use call::{Call, Command};
+use fault::{Fault, Judge, code};
+
+/// The plugin's type: the name that runtimes call it by.
+pub const TYPE: &str = "hawser";
+/// The versions of the specification that are spoken, the newest last.
+const VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+/// A configuration is longer only by mistake, in bytes. That of GC names every container of the machine.
+const LONGEST: u64 = 16 << 20;
+
+/// What it answers with: a number that grows with the version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(usize);
+
+impl Version {
+    const V0_4: Version = Version(1);
+    const V1_0: Version = Version(2);
+    const V1_1: Version = Version(3);
+
+    fn parse(text: &str) -> Option<Version> {
+        VERSIONS
+            .iter()
+            .position(|known| *known == text)
+            .map(Version)
+    }
+
+    fn text(self) -> &'static str {
+        VERSIONS[self.0]
+    }
+}
+
+/// Whether we are called as a plugin: by its name.
+pub fn is_called() -> bool {
+    let name = std::env::args_os().next();
+    name.is_some_and(|name| std::path::Path::new(&name).file_name() == Some(TYPE.as_ref()))
+}
+
+/// Does what the environment asks for. Gives the exit code; what went wrong is on standard output, as runtimes read it.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub fn run(steps: Steps) -> Result<u8> {
+    let mut version = None;
+    match act(&mut version, steps) {
+        Ok(Value::Null) => Ok(0),
+        Ok(answer) => show(&format!("{answer}\n")),
+        Err(fault) => {
+            let newest = Version(VERSIONS.len() - 1);
+            let version = version.unwrap_or(newest).text();
+            show(&format!("{}\n", fault.to_json(version))).map(|_| 1)
+        }
+    }
+}
+
+fn act(version: &mut Option<Version>, steps: Steps) -> std::result::Result<Value, Fault> {
+    // Drained in any case: who writes to us is not to be ended by SIGPIPE.
+    let input = read_input();
+    let command = Command::of_environment()?;
+    let input = input?;
+    if command == Command::Version && input.iter().all(u8::is_ascii_whitespace) {
+        return Ok(versions(VERSIONS[VERSIONS.len() - 1]));
+    }
+    let configuration: Value = serde_json::from_slice(&input).map_err(|error| {
+        Fault::new(
+            code::DECODE,
+            format!("read the network configuration: {error}"),
+        )
+    })?;
+    let asked = configuration.get("cniVersion").and_then(Value::as_str);
+    if command == Command::Version {
+        return Ok(versions(asked.unwrap_or(VERSIONS[VERSIONS.len() - 1])));
+    }
+    let spoken = asked.and_then(Version::parse);
+    *version = spoken;
+    let Some(spoken) = spoken else {
+        return Err(Fault::new(
+            code::VERSION,
+            format!(
+                "read the network configuration: cniVersion {} is not supported: only {}",
+                asked.unwrap_or("(none)"),
+                VERSIONS.join(", ")
+            ),
+        ));
+    };
+    command.check_version(spoken)?;
+    let call = Call::of_environment(command, spoken, configuration, input)?;
+    crate::run::need_privileges("set a container's network up").judge()?;
+    match command {
+        Command::Add => add::add(&call, steps),
+        Command::Del => delete::delete(&call).map(|()| Value::Null),
+        Command::Check => check::check(&call).map(|()| Value::Null),
+        Command::Gc => delete::collect_garbage(&call).map(|()| Value::Null),
+        Command::Status => status::status(&call).map(|()| Value::Null),
+        Command::Version => Ok(Value::Null),
+    }
+}
+
+fn versions(of: &str) -> Value {
+    json!({ "cniVersion": of, "supportedVersions": VERSIONS })
+}
+
+fn read_input() -> std::result::Result<Vec<u8>, Fault> {
+    let mut input = Vec::new();
+    let mut stdin = std::io::stdin().lock();
+    let read = stdin.by_ref().take(LONGEST + 1).read_to_end(&mut input);
+    let drained = std::io::copy(&mut stdin, &mut std::io::sink());
+    let doing = "read the network configuration";
+    read.and(drained)
+        .map_err(|error| Fault::new(code::IO, format!("{doing}: {error}")))?;
+    if input.len() as u64 > LONGEST {
+        let why = format!("{doing}: it has more than {LONGEST} bytes");
+        return Err(Fault::new(code::DECODE, why));
+    }
+    Ok(input)
+}
