@@ -9,6 +9,7 @@ pub mod waiting;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
@@ -34,7 +35,7 @@ use crate::state;
 use crate::steps::{Steps, warn};
 use crate::supervisor::Supervisor;
 use crate::sys;
-pub use away::{Ours, delete_link, delete_unmarked, detach, sweep, take_over};
+pub use away::{Ours, delete_link, delete_unmarked, detach, release, sweep, take_over};
 use kept::Kept;
 use target::Target;
 
@@ -46,34 +47,14 @@ pub fn attach(options: &cli::Attach, mut steps: Steps) -> Result<u8> {
     run::need_privileges("attach a container")?;
     check_together(options)?;
     let target = find(options)?;
-    let may_have_ipv6 = target.check_empty(&options.net.iface)?;
     let signals = Signals::block()?;
-    let mut request = options.net.request(options.name.as_deref(), None);
-    if !may_have_ipv6 {
-        let fixed = options.net.ip6.map(|address| address.to_string());
-        let asked = fixed.or(options.net.subnet6.map(|subnet| subnet.to_string()));
-        if let Some(asked) = asked {
-            return Err(Error::new(format!(
-                "use {asked}: IPv6 is off in the container's network; turn it on there (sysctl net.ipv6.conf.default.disable_ipv6=0), or leave it out"
-            )));
-        }
-        steps.say("IPv4 alone: IPv6 is off in the container's network");
-        request.no_ipv6 = true;
-    }
-    if target.files().is_none() && options.to.is_none() {
-        // The files that its processes see are the host's.
-        request.writes_resolv = false;
-        steps.say("resolv.conf stays as it is: the container has no mount namespace of its own");
-    } else if request.writes_resolv && request.resolvers == Resolvers::default() {
-        warn(
-            "no resolver for the container: the host has none but on loopback addresses; name one with --dns",
-        );
-    }
+    let to = options.to.as_deref();
+    let request = request(&options.net, options.name.as_deref(), &target, to, &steps)?;
     let how = How {
         stays: options.stay,
-        to: options.to.as_deref(),
+        to,
         exports: options.export,
-        cni: None,
+        ..How::default()
     };
     let guest = guest::attach(&request, &target, &how, &signals, &mut steps)
         .inspect_err(|_| state::remove_directory_if_empty())?;
@@ -82,6 +63,42 @@ pub fn attach(options: &cli::Attach, mut steps: Steps) -> Result<u8> {
         return stay(&request, target, guest, signals);
     }
     Ok(0)
+}
+
+/// What options ask for, as far as that container can have it. `to`: its own init writes its files.
+///
+/// # Errors
+/// It has a link already, or cannot have what was asked for.
+pub fn request(
+    net: &cli::Network,
+    name: Option<&str>,
+    target: &Target,
+    to: Option<&Path>,
+    steps: &Steps,
+) -> Result<Request> {
+    let may_have_ipv6 = target.check_empty(&net.iface)?;
+    let mut request = net.request(name, None);
+    if !may_have_ipv6 {
+        let fixed = net.ip6.map(|address| address.to_string());
+        let asked = fixed.or(net.subnet6.map(|subnet| subnet.to_string()));
+        if let Some(asked) = asked {
+            return Err(Error::new(format!(
+                "use {asked}: IPv6 is off in the container's network; turn it on there (sysctl net.ipv6.conf.default.disable_ipv6=0), or leave it out"
+            )));
+        }
+        steps.say("IPv4 alone: IPv6 is off in the container's network");
+        request.no_ipv6 = true;
+    }
+    if target.files().is_none() && to.is_none() {
+        // The files that its processes see are the host's.
+        request.writes_resolv = false;
+        steps.say("resolv.conf stays as it is: the container has no mount namespace of its own");
+    } else if request.writes_resolv && request.resolvers == Resolvers::default() {
+        warn(
+            "no resolver for the container: the host has none but on loopback addresses; name one with --dns",
+        );
+    }
+    Ok(request)
 }
 
 fn check_together(options: &cli::Attach) -> Result<()> {
@@ -115,6 +132,7 @@ fn stay(request: &Request, target: Target, guest: Guest, signals: Signals) -> Re
     let link = guest.attachment.veth.name.clone();
     let description = Description {
         status: "attached".into(),
+        owner: "attach".into(),
         pid: target.process.as_ref().map_or(0, |process| process.pid),
         ..Description::of(request, Some(&guest.attachment))
     };

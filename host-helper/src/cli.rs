@@ -11,8 +11,8 @@ use ipnet::Ipv6Net;
 
 pub use network::Network;
 use values::{
-    parse_capability, parse_hostname, parse_inside, parse_name, parse_sysctl, parse_variable,
-    parse_volume, parse_workdir,
+    parse_absolute, parse_capability, parse_hostname, parse_inside, parse_name, parse_sysctl,
+    parse_variable, parse_volume, parse_workdir,
 };
 
 use crate::address::{Subnet, parse_subnet6};
@@ -56,6 +56,10 @@ pub enum Action {
     Detach(Detach),
     /// Do what a container runtime asks for by CNI's environment, as when called by the name hawser
     Cni,
+    /// Attach and release containers as a hook of an OCI runtime's, which says on standard input what to do
+    ///
+    /// Every option is an annotation of the container too, hawser.OPTION, but for --ip-file.
+    Hook(Box<Hook>),
     /// List containers
     Ls {
         /// As a JSON array
@@ -214,6 +218,21 @@ pub struct Detach {
     pub netns: Option<PathBuf>,
 }
 
+/// `hook`.
+#[derive(Debug, Clone, Args)]
+pub struct Hook {
+    /// Name of the container [default: its id]
+    #[arg(long, value_parser = parse_name)]
+    pub name: Option<String>,
+    /// Write the container's address into this file, an absolute path, as long as it has it
+    #[arg(long, value_name = "FILE", value_parser = parse_absolute)]
+    pub ip_file: Option<PathBuf>,
+
+    /// Its network.
+    #[command(flatten)]
+    pub net: Network,
+}
+
 /// `run`.
 #[derive(Debug, Clone, Args)]
 pub struct Run {
@@ -363,6 +382,14 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> std::result::Result<A
             _ => Err(one_line(&error.render().to_string())),
         },
     }
+}
+
+/// Whether a command line that may be wrong otherwise is one of `hook`.
+pub fn is_for_hook(words: impl IntoIterator<Item = OsString>) -> bool {
+    let mut words = words.into_iter().skip(1);
+    words
+        .find(|word| word != "--verbose")
+        .is_some_and(|word| word == "hook")
 }
 
 /// clap's paragraphs as one sentence: its first one, and where to read on.

@@ -12,10 +12,11 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::net::if_::if_nametoindex;
 
 use crate::bridge::Network;
+use crate::deadline;
 use crate::error::{Doing, Result};
 use crate::request::Request;
 use crate::state;
@@ -385,7 +386,7 @@ pub fn is_left_over(path: &Path) -> bool {
 }
 
 fn lock(file: &File) -> io::Result<Flock<File>> {
-    Flock::lock(file.try_clone()?, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+    Ok(deadline::lock(file.try_clone()?)?)
 }
 
 /// A line in its slot.

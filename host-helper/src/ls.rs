@@ -15,7 +15,7 @@ use crate::control;
 use crate::error::{Doing, Result};
 use crate::link::Link;
 use crate::netlink::Netlink;
-use crate::owner::{Mark, leased_address};
+use crate::owner::{Mark, leased_address, namespace};
 use crate::publish::Range;
 use crate::reach::Egress;
 use crate::request::{NetworkChoice, Request};
@@ -27,6 +27,9 @@ pub struct Description {
     pub name: String,
     /// "running".
     pub status: String,
+    /// Who has made it: `run`, `attach`, `hook` or `cni`.
+    #[serde(default)]
+    pub owner: String,
     /// Its PID 1, as the host counts.
     pub pid: i32,
     /// The process that supervises it.
@@ -103,6 +106,7 @@ impl Description {
         Description {
             name: request.name.clone(),
             status: "running".into(),
+            owner: "run".into(),
             supervisor: std::process::id(),
             started: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
@@ -145,6 +149,8 @@ pub struct Row {
     network: String,
     veth: Option<String>,
     pid: Option<i32>,
+    netns: Option<u64>,
+    owner: String,
     status: String,
     ports: Vec<Range>,
 }
@@ -160,6 +166,11 @@ impl Row {
             network,
             veth: Some(link.name.clone()),
             pid: mark.owner().map(|owner| owner.pid),
+            netns: mark.container().map(|(_, netns)| netns),
+            // Where that is lost, whoever it was: it can be detached.
+            owner: kept
+                .as_ref()
+                .map_or_else(|| "attach".to_string(), |kept| kept.container.owner.clone()),
             status: "attached".to_string(),
             ports: kept.map_or_else(Vec::new, |kept| kept.container.ports),
         }
@@ -180,13 +191,16 @@ pub fn list() -> Result<Vec<Row>> {
         let Ok(found) = serde_json::from_str::<Description>(&answer) else {
             continue;
         };
+        let pid = Some(found.pid).filter(|pid| *pid != 0);
         rows.push(Row {
             name: found.name,
             address: found.address,
             address6: found.address6,
             network: found.network,
             veth: found.veth,
-            pid: Some(found.pid).filter(|pid| *pid != 0),
+            pid,
+            netns: pid.and_then(|pid| namespace(&pid.to_string(), "net").ok()),
+            owner: found.owner,
             status: found.status,
             ports: found.ports,
         });
@@ -205,15 +219,15 @@ pub fn list() -> Result<Vec<Row>> {
         let network = bridge
             .map_or(POINT_TO_POINT_NAME, |bridge| &bridge.name)
             .to_string();
-        let (name, pid, status) = match &link.mark {
+        let (name, pid, owner, status) = match &link.mark {
             Some(mark) if mark.is_attached() && !mark.is_dead() => {
                 rows.push(Row::of_attachment(link, mark, network));
                 continue;
             }
             // The kernel is about to take it back.
             Some(mark) if mark.is_dead() => continue,
-            Some(Mark::Run(owner)) => (owner.name.clone(), Some(owner.pid), "unsupervised"),
-            _ => (String::new(), None, "unmarked"),
+            Some(Mark::Run(owner)) => (owner.name.clone(), Some(owner.pid), "run", "unsupervised"),
+            _ => (String::new(), None, "", "unmarked"),
         };
         rows.push(Row {
             name,
@@ -222,6 +236,11 @@ pub fn list() -> Result<Vec<Row>> {
             network,
             veth: Some(link.name.clone()),
             pid,
+            netns: link
+                .mark
+                .as_ref()
+                .and_then(|mark| Some(mark.container()?.1)),
+            owner: owner.to_string(),
             status: status.to_string(),
             ports: Vec::new(),
         });
@@ -238,7 +257,8 @@ pub fn write_table(rows: &[Row], out: &mut impl Write) -> std::io::Result<()> {
     let dash = || "-".to_string();
     let mut lines = vec![
         [
-            "NAME", "ADDRESS", "ADDRESS6", "NETWORK", "VETH", "PID", "STATUS", "PORTS",
+            "NAME", "ADDRESS", "ADDRESS6", "NETWORK", "VETH", "PID", "NETNS", "OWNER", "STATUS",
+            "PORTS",
         ]
         .map(String::from),
     ];
@@ -251,6 +271,11 @@ pub fn write_table(rows: &[Row], out: &mut impl Write) -> std::io::Result<()> {
             row.network.clone(),
             row.veth.clone().unwrap_or_else(dash),
             row.pid.map_or_else(dash, |pid| pid.to_string()),
+            row.netns.map_or_else(dash, |netns| netns.to_string()),
+            match &*row.owner {
+                "" => dash(),
+                owner => owner.to_string(),
+            },
             row.status.to_string(),
             match &row.ports[..] {
                 [] => dash(),
@@ -269,7 +294,7 @@ pub fn write_table(rows: &[Row], out: &mut impl Write) -> std::io::Result<()> {
             .max()
             .unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..8).map(width).collect();
+    let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
     for line in &lines {
         let padded: Vec<String> = line
             .iter()

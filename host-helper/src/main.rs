@@ -9,6 +9,7 @@ mod cni;
 mod config;
 mod conntrack;
 mod control;
+mod deadline;
 mod detach;
 mod dev;
 mod dns;
@@ -16,6 +17,7 @@ mod error;
 mod exec;
 mod follower;
 mod foreign;
+mod hook;
 mod hosts;
 mod inside;
 mod link;
@@ -53,6 +55,7 @@ mod xtables;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use cli::{Action, Asked};
 use error::{Doing, Error, Result};
@@ -74,27 +77,39 @@ fn main() -> ExitCode {
 }
 
 fn act() -> Result<u8> {
+    let begin = Instant::now();
     if cni::is_called() {
         return cni::run(Steps::new(false));
     }
     let asked = sys::with_scratch(|| cli::parse(std::env::args_os()), Clone::clone);
-    let cli = match asked.map_err(Error::new)? {
-        Asked::For(cli) => cli,
-        Asked::Text(text) => return show(&text),
+    let cli = match asked.map_err(Error::new) {
+        Ok(Asked::For(cli)) => cli,
+        Ok(Asked::Text(text)) => return show(&text),
+        Err(error) if cli::is_for_hook(std::env::args_os()) => return hook::refuse(error, begin),
+        Err(error) => return Err(error),
     };
-    let mut steps = Steps::new(cli.verbose);
+    let steps = Steps::new(cli.verbose);
     // Starts sweep what is in their own way; everything else has the time to look for all of it.
-    if !matches!(cli.action, Action::Run(_) | Action::Exec(_) | Action::Cni) {
+    let is_start = matches!(
+        cli.action,
+        Action::Run(_) | Action::Exec(_) | Action::Hook(_) | Action::Cni
+    );
+    if !is_start {
         // Not allowed, or no netlink: whoever is allowed does it.
         let _ = Netlink::route().map(|mut route| nft::sweep_dead(&mut route));
         let _ = attached::sweep();
     }
-    match cli.action {
+    perform(cli.action, begin, steps)
+}
+
+fn perform(action: Action, begin: Instant, mut steps: Steps) -> Result<u8> {
+    match action {
         Action::Run(options) => run::run(*options, steps),
         Action::Exec(options) => exec::exec(&options),
         Action::Attach(options) => attached::attach(&options, steps),
         Action::Cni => cni::run(steps),
         Action::Detach(options) => attached::detach(&options).map(|()| 0),
+        Action::Hook(_) => hook::hook(begin, steps),
         Action::Up {
             bridge,
             subnet,

@@ -8,6 +8,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::bridge;
 use crate::control;
+use crate::deadline;
 use crate::error::{Doing, Error, Refusal, Result};
 use crate::link::gone;
 use crate::netlink::Netlink;
@@ -73,14 +74,28 @@ pub fn reclaim(route: &mut Netlink, name: &str, what: &str, ours: &str) -> Resul
     Ok(())
 }
 
+/// Waits until a link is gone whose owner is dead; false when it stays.
+///
+/// # Errors
+/// What the kernel says.
+pub fn is_gone(index: u32) -> Result<bool> {
+    let mut news = Netlink::route().doing(|| "open a netlink socket".to_string())?;
+    news.join(libc::RTNLGRP_LINK)
+        .doing(|| "listen to links".to_string())?;
+    let found = news
+        .link(index)
+        .doing(|| format!("look for link {index}"))?;
+    Ok(found.is_none() || wait_until_gone(&mut news, index)?)
+}
+
 /// Waits for the kernel to say that link `index` is gone; false when it has not in time.
 fn wait_until_gone(news: &mut Netlink, index: u32) -> Result<bool> {
     let doing = || "wait for a link to go".to_string();
     let deadline = Instant::now() + GONE_WITHIN;
     loop {
-        let left = deadline
-            .saturating_duration_since(Instant::now())
-            .as_millis() as u16;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = deadline::left().map_or(left, |ours| left.min(ours));
+        let left = left.as_millis() as u16;
         let mut fds = [PollFd::new(news.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::from(left)) {
             Ok(0) => return Ok(false),

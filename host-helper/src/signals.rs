@@ -3,10 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use crate::deadline;
 use crate::error::{Doing, Error, Result};
 use crate::sys;
 
@@ -62,10 +63,10 @@ impl Signals {
             .map(|found| found.ssi_signo as i32)
     }
 
-    /// Looks whether a signal has asked to end meanwhile.
+    /// Looks whether a signal has asked to end meanwhile, or the time is over.
     ///
     /// # Errors
-    /// It has: exit code 128 + n.
+    /// It has: exit code 128 + n. It is.
     pub fn check(&self) -> Result<()> {
         while let Some(signal) = self.next() {
             if ENDING.contains(&signal) {
@@ -77,20 +78,20 @@ impl Signals {
                 .with_code(code));
             }
         }
-        Ok(())
+        deadline::check()
     }
 
     /// Waits until `fd` can be read.
     ///
     /// # Errors
-    /// A signal that asks to end came first: exit code 128 + n.
+    /// A signal that asks to end came first: exit code 128 + n; or the deadline.
     pub fn interrupt_unless_readable(&self, fd: impl AsFd) -> Result<()> {
         loop {
             let mut fds = [
                 PollFd::new(self.as_fd(), PollFlags::POLLIN),
                 PollFd::new(fd.as_fd(), PollFlags::POLLIN),
             ];
-            match poll(&mut fds, PollTimeout::NONE) {
+            match poll(&mut fds, deadline::poll_timeout()) {
                 Err(Errno::EINTR) => continue,
                 polled => polled.doing(|| "wait for init".into())?,
             };

@@ -6,8 +6,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 
+use crate::deadline;
 use crate::error::{Doing, Error, Result};
 
 /// The directory, 0700 and root's own.
@@ -39,9 +40,10 @@ pub fn lock() -> Result<Lock> {
                 "use {DIRECTORY}: it is not a directory that only uid {me} may write; remove it"
             )));
         }
-        let lock = Flock::lock(directory, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| errno)
-            .doing(|| format!("lock {DIRECTORY}"))?;
+        let locked = deadline::lock(directory);
+        // Too late: what that means to whoever waits says more than what we waited for.
+        deadline::check()?;
+        let lock = locked.doing(|| format!("lock {DIRECTORY}"))?;
         // Whoever had it before us may have removed the directory.
         if fs::metadata(DIRECTORY).is_ok_and(|now| now.ino() == found.ino()) {
             return Ok(Lock(lock));

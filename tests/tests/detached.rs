@@ -214,28 +214,31 @@ fn ls_is_a_table_and_json() {
         assert_eq!(
             lines.next().expect("a head"),
             [
-                "NAME", "ADDRESS", "ADDRESS6", "NETWORK", "VETH", "PID", "STATUS", "PORTS"
+                "NAME", "ADDRESS", "ADDRESS6", "NETWORK", "VETH", "PID", "NETNS", "OWNER",
+                "STATUS", "PORTS"
             ]
         );
         let web = lines
             .find(|line| line[0] == "web")
             .expect("web in the table");
-        assert_eq!(web.len(), 8, "{table}");
+        assert_eq!(web.len(), 10, "{table}");
         assert!(
             web[1].starts_with("172.19.0.9")
                 && web[2].starts_with("fd")
                 && web[3] == "hawser0"
                 && web[4] == "hwac130009"
-                && web[6] == "running",
+                && web[7..9] == ["run", "running"],
             "{table}"
         );
         let row = lab.listed("web");
         for key in [
-            "name", "address", "address6", "network", "veth", "pid", "status",
+            "name", "address", "address6", "network", "veth", "pid", "netns", "owner", "status",
         ] {
             assert!(!row[key].is_null(), "{key} in {row}");
         }
         assert_eq!(row["pid"].to_string(), web[5]);
+        let netns = std::fs::read_link(format!("/proc/{}/ns/net", web[5])).expect("a namespace");
+        assert_eq!(netns.to_string_lossy(), format!("net:[{}]", web[6]));
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", row["pid"])).expect("its status");
         let numbers = status

@@ -32,6 +32,7 @@ use crate::steps::Steps;
 use crate::undo::Undo;
 
 /// What was asked for, beyond the request.
+#[derive(Default)]
 pub struct How<'a> {
     /// A supervisor stays.
     pub stays: bool,
@@ -41,6 +42,22 @@ pub struct How<'a> {
     pub exports: bool,
     /// A container runtime knows it by this.
     pub cni: Option<Cni>,
+    /// A hook does it, of a runtime that calls the container so.
+    pub hook: Option<&'a str>,
+    /// Its address is written there.
+    pub ip_file: Option<&'a Path>,
+}
+
+impl How<'_> {
+    fn owner(&self) -> &'static str {
+        if self.hook.is_some() {
+            "hook"
+        } else if self.cni.is_some() {
+            "cni"
+        } else {
+            "attach"
+        }
+    }
 }
 
 /// A container of another tool's that is attached.
@@ -122,14 +139,13 @@ pub fn attach(
     steps.done("link");
     target.check()?;
     signals.check()?;
+    if how.hook.is_some() {
+        kept.is_whole = true;
+        kept::write(&name, &kept)?;
+    }
     undo.commit();
     if !how.stays {
-        let published: Vec<Port> = splice.ports().collect();
-        // Without it, a client that goes on from an old connection reaches nobody; there is nobody to tell.
-        let places = attachment.veth.places(&attachment.network);
-        let addresses: Vec<_> = places.map(|place| place.address).collect();
-        let _ = conntrack::forget(&published, &addresses);
-        names.announce();
+        tell(&attachment, &splice, &names);
     }
     steps.total("attached");
     Ok(Guest {
@@ -140,6 +156,16 @@ pub fn attach(
         names,
         files,
     })
+}
+
+/// What a supervisor does as soon as it can, where there is none.
+fn tell(attachment: &Attachment, splice: &Splice, names: &Names) {
+    let published: Vec<Port> = splice.ports().collect();
+    // Without it, a client that goes on from an old connection reaches nobody; there is nobody to tell.
+    let places = attachment.veth.places(&attachment.network);
+    let addresses: Vec<_> = places.map(|place| place.address).collect();
+    let _ = conntrack::forget(&published, &addresses);
+    names.announce();
 }
 
 fn index_of(link: &str) -> Result<u32> {
@@ -163,18 +189,27 @@ fn keep(
         index: index_of(&link)?,
         netns: target.inode,
         export: how.exports.then(|| request.name.clone()),
+        ip_file: how.ip_file.map(Path::to_path_buf),
+        id: how.hook.map(str::to_string),
+        is_whole: false,
         bound: Vec::new(),
         cni: how.cni.clone(),
-        container: describe(request, target, attachment, splice),
+        container: describe(request, target, how, attachment, splice),
     };
+    // Before what it speaks of, so that whoever finds it can take that back.
+    let ours = link.clone();
+    undo.push(move || kept::forget(&ours));
+    kept::write(&link, &kept)?;
     if let Some(name) = &kept.export {
         kept::export(name, target)?;
         let (name, netns) = (name.clone(), target.inode);
         undo.push(move || kept::withdraw_export(&name, netns));
     }
-    let ours = link.clone();
-    undo.push(move || kept::forget(&ours));
-    kept::write(&link, &kept)?;
+    if let Some(path) = how.ip_file {
+        let (path, address) = (path.to_path_buf(), attachment.veth.address);
+        kept::write_ip_file(&path, address)?;
+        undo.push(move || kept::withdraw_ip_file(&path, address));
+    }
     Ok(kept)
 }
 
@@ -223,11 +258,13 @@ fn take_files_back(target: &Target, bound: &[Bound]) {
 fn describe(
     request: &Request,
     target: &Target,
+    how: &How,
     attachment: &Attachment,
     splice: &Splice,
 ) -> Description {
     Description {
         status: "attached".into(),
+        owner: how.owner().into(),
         pid: target.process.as_ref().map_or(0, |process| process.pid),
         ports: ports::ranges(splice.ports()),
         ..Description::of(request, Some(attachment))

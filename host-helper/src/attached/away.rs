@@ -20,6 +20,8 @@ use crate::netlink::{ACK, Netlink};
 use crate::nft;
 use crate::owner::{Mark, leased_address, namespace};
 use crate::publish::Range;
+use crate::reclaim;
+use crate::request::check_name;
 use crate::run;
 use crate::state;
 
@@ -96,17 +98,12 @@ pub fn detach(options: &cli::Detach) -> Result<()> {
     if let Some(target) = target {
         delete_unmarked(&target);
     }
-    let errors: Vec<String> = ends
+    let errors: Vec<Error> = ends
         .iter()
         .filter_map(|end| take_over(&mut route, end).err())
-        .map(|error| error.to_string())
         .collect();
     state::remove_directory_if_empty();
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::new(errors.join("; and ")))
-    }
+    joined(&errors)
 }
 
 /// By its supervisor, where it has one, and else, or if that left something, by ourselves.
@@ -141,6 +138,10 @@ fn take_away(route: &mut Netlink, end: &Link) -> Result<()> {
         hosts::sweep(&attachment.network);
     }
     forget(&end.name);
+    joined(&errors)
+}
+
+fn joined(errors: &[Error]) -> Result<()> {
     let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
     if text.is_empty() {
         Ok(())
@@ -170,11 +171,78 @@ fn take_files_back(end: &Link, kept: &Kept) -> Result<()> {
     }
 }
 
+/// A runtime says that the container which it calls so is over: its processes are gone, and its network goes with it, even
+/// where another shares that. None that is there is success; one that lives is another's, of the same name.
+///
+/// # Errors
+/// Everything that could not be taken.
+pub fn release(id: &str) -> Result<()> {
+    let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
+    let of_id = |link: &String| kept::read(link).is_some_and(|kept| kept.is_of(id));
+    let mut links: Vec<String> = kept::links().into_iter().filter(of_id).collect();
+    if links.is_empty() && check_name(id).is_ok() {
+        // What was kept of it is lost: its name, as a rule, is not.
+        let named = route
+            .find_link(id)
+            .doing(|| format!("look for link {id}"))?;
+        links.extend(named.map(|link| link.name));
+    }
+    let mut errors = Vec::new();
+    for link in links {
+        errors.extend(release_link(&mut route, &link).err());
+    }
+    state::remove_directory_if_empty();
+    joined(&errors)
+}
+
+fn release_link(route: &mut Netlink, link: &str) -> Result<()> {
+    let end = route
+        .find_link(link)
+        .doing(|| format!("look for link {link}"))?;
+    let owner = |end: &Link| {
+        end.mark
+            .as_ref()
+            .filter(|it| it.is_attached())?
+            .owner()
+            .cloned()
+    };
+    match end.as_ref().and_then(|end| Some((end, owner(end)?))) {
+        Some((_, owner)) if owner.is_running() => Ok(()),
+        // The kernel takes it back in a moment, sooner than we could.
+        Some((end, owner)) if !owner.is_dead() || !reclaim::is_gone(end.index)? => {
+            take_over(route, end)
+        }
+        Some(_) => tidy(route, link),
+        None => tidy(route, link),
+    }
+}
+
+/// What a link has left that is gone.
+fn tidy(route: &mut Netlink, link: &str) -> Result<()> {
+    let kept = kept::read(link).filter(Kept::is_of_here);
+    let swept = nft::sweep_dead(route);
+    if let Some(kept) = kept {
+        let addresses: Vec<IpAddr> = kept.addresses().collect();
+        if !kept.container.ports.is_empty() {
+            // Connections that are left would be led to whoever has the address next.
+            let _ = conntrack::forget_container(&addresses);
+        }
+        if let Some(network) = kept.network(route) {
+            hosts::sweep(&network);
+        }
+        forget(link);
+    }
+    swept
+}
+
 /// Forgets what is kept of a link, and takes the name back that it had for `ip netns`.
 fn forget(link: &str) {
     if let Some(kept) = kept::read(link) {
         if let Some(name) = &kept.export {
             kept::withdraw_export(name, kept.netns);
+        }
+        if let (Some(path), Some(address)) = (&kept.ip_file, leased_address(link)) {
+            kept::withdraw_ip_file(path, address);
         }
         control::forget_stale(&kept.container.name);
     }
@@ -231,7 +299,7 @@ pub fn sweep() -> Result<()> {
         let end = route.find_link(&name).doing(doing)?;
         match end.filter(|end| Kept::of(end).is_some()) {
             None if kept::read(&name).is_some_and(|kept| !kept.is_of_here()) => {}
-            None => forget(&name),
+            None => tidy(&mut route, &name)?,
             Some(end) if end.mark.as_ref().is_some_and(Mark::is_dead) => {
                 take_away(&mut route, &end)?;
             }

@@ -100,7 +100,7 @@ pub fn configure(
     let mut status = StatusReader::default();
     // It binds nothing before the message comes; so nothing is bound that could not be taken back.
     let made = match files {
-        Some(_) => receive(&mut child.0, &mut status)?,
+        Some(_) => receive(&mut child.0, &mut status, signals)?,
         None => Vec::new(),
     };
     let bound = bound(&made, hosts, missing)?;
@@ -125,7 +125,12 @@ impl Drop for Ended {
 }
 
 /// What the child has made, and is about to bind.
-fn receive(child: &mut Child, status: &mut StatusReader) -> Result<Vec<OwnedFd>> {
+fn receive(
+    child: &mut Child,
+    status: &mut StatusReader,
+    signals: &Signals,
+) -> Result<Vec<OwnedFd>> {
+    signals.interrupt_unless_readable(&child.channel)?;
     let made = terminal::receive_descriptors(&child.channel);
     if made.is_empty() {
         attach::kill(&child.pidfd);
@@ -290,16 +295,9 @@ fn check_private(ourselves: &OwnedFd, root: &OwnedFd, path: &str) -> Result<()> 
         Err(Errno::ENOENT) => open_in_root(root, Path::new("etc"), OFlag::O_PATH).doing(doing)?,
         opened => opened.doing(doing)?,
     };
-    let read = |name: String| -> Result<String> {
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        let file = openat(ourselves, &*name, flags, Mode::empty()).doing(doing)?;
-        std::io::read_to_string(File::from(file)).doing(doing)
-    };
-    let info = read(format!("fdinfo/{}", place.as_raw_fd()))?;
-    let number = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
-    let number = number.unwrap_or_default().trim();
+    let number = mount_of(ourselves, &place).doing(doing)?;
     // proc(5): number, its parent's, device, root, place, options, then what we look for, up to a dash.
-    let mounts = read("mountinfo".into())?;
+    let mounts = read_below(ourselves, "mountinfo").doing(doing)?;
     let line = mounts
         .lines()
         .map(|line| line.split(' ').collect::<Vec<_>>())
@@ -315,6 +313,18 @@ fn check_private(ourselves: &OwnedFd, root: &OwnedFd, path: &str) -> Result<()> 
         )));
     }
     Ok(())
+}
+
+fn read_below(directory: &OwnedFd, name: &str) -> std::io::Result<String> {
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    std::io::read_to_string(File::from(openat(directory, name, flags, Mode::empty())?))
+}
+
+/// The number of the mount that a file was opened on; `ourselves` is `/proc/self`.
+pub fn mount_of(ourselves: &OwnedFd, file: &OwnedFd) -> std::io::Result<String> {
+    let info = read_below(ourselves, &format!("fdinfo/{}", file.as_raw_fd()))?;
+    let number = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    Ok(number.unwrap_or_default().trim().to_string())
 }
 
 /// Takes the files away that lie over the container's; whatever else lies there stays. Gone already is success.

@@ -4,7 +4,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Read};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -45,6 +45,15 @@ pub struct Kept {
     pub netns: u64,
     /// Its name for `ip netns`, when it has one.
     pub export: Option<String>,
+    /// The file that its address was written to.
+    #[serde(default)]
+    pub ip_file: Option<PathBuf>,
+    /// What its runtime calls it, when a hook of that has attached it.
+    #[serde(default)]
+    pub id: Option<String>,
+    /// All of it is done.
+    #[serde(default)]
+    pub is_whole: bool,
     /// What lies over the container's files.
     pub bound: Vec<Bound>,
     /// Which attachment of which network it is, when a container runtime has asked for it.
@@ -143,6 +152,41 @@ impl Kept {
         })
     }
 
+    /// A hook has attached it, of a runtime of ours that calls it so.
+    pub fn is_of(&self, id: &str) -> bool {
+        self.id.as_deref() == Some(id) && self.is_of_here()
+    }
+
+    /// Its network, whose bridge may be there still.
+    pub fn network(&self, route: &mut Netlink) -> Option<Network> {
+        let bridge = match &*self.container.network {
+            POINT_TO_POINT_NAME => None,
+            name => Some(route.find_link(name).ok()??),
+        };
+        let group = bridge.as_ref().map_or(0, |it| it.group);
+        self.network_of(bridge.as_ref(), group)
+    }
+
+    fn network_of(&self, bridge: Option<&Link>, group: u32) -> Option<Network> {
+        let known = &self.container;
+        Some(Network {
+            name: bridge
+                .map_or(POINT_TO_POINT_NAME, |bridge| &bridge.name)
+                .to_string(),
+            subnet: known.subnet.as_ref()?.parse().ok()?,
+            gateway: known.gateway?,
+            subnet6: known.subnet6.as_ref().and_then(|net| net.parse().ok()),
+            gateway6: known.gateway6,
+            bridge: bridge.map(|bridge| Bridge {
+                index: bridge.index,
+                mac: bridge.mac,
+            }),
+            is_ours: bridge.is_none_or(|it| nft::is_ours(it.group)),
+            is_new: false,
+            policy: nft::policy_of(group).unwrap_or_default(),
+        })
+    }
+
     /// The attachment, made up from the link and, as to what that does not say, from the file.
     pub fn attachment(&self, route: &mut Netlink, link: &Link) -> Option<Attachment> {
         let known = &self.container;
@@ -150,24 +194,8 @@ impl Kept {
             Some(index) => Some(route.link(index).ok()??),
             None => None,
         };
-        let network = Network {
-            name: bridge
-                .as_ref()
-                .map_or(POINT_TO_POINT_NAME, |bridge| &bridge.name)
-                .to_string(),
-            subnet: known.subnet.as_ref()?.parse().ok()?,
-            gateway: known.gateway?,
-            subnet6: known.subnet6.as_ref().and_then(|net| net.parse().ok()),
-            gateway6: known.gateway6,
-            bridge: bridge.as_ref().map(|bridge| Bridge {
-                index: bridge.index,
-                mac: bridge.mac,
-            }),
-            is_ours: bridge.as_ref().is_none_or(|it| nft::is_ours(it.group)),
-            is_new: false,
-            policy: nft::policy_of(bridge.as_ref().map_or(link.group, |it| it.group))
-                .unwrap_or_default(),
-        };
+        let group = bridge.as_ref().map_or(link.group, |it| it.group);
+        let network = self.network_of(bridge.as_ref(), group)?;
         let mac = parse_mac(known.mac.as_ref()?).ok()?;
         let device = match &bridge {
             Some(bridge) => network.is_ours.then_some(bridge.index),
@@ -279,6 +307,50 @@ pub fn export(name: &str, target: &Target) -> Result<()> {
     .inspect_err(|_| {
         let _ = fs::remove_file(&path);
     })
+}
+
+/// Writes a container's address for others to read, whole from its first moment.
+///
+/// Undone by [`withdraw_ip_file`].
+///
+/// # Errors
+/// What the file system refuses.
+pub fn write_ip_file(path: &Path, address: Ipv4Addr) -> Result<()> {
+    let new = unfinished(path);
+    let put = || -> std::io::Result<()> {
+        // Of one who was killed.
+        let _ = fs::remove_file(&new);
+        let mut options = File::options();
+        let mut file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&new)?;
+        std::io::Write::write_all(&mut file, format!("{address}\n").as_bytes())?;
+        fs::rename(&new, path)
+    };
+    put()
+        .inspect_err(|_| drop(fs::remove_file(&new)))
+        .doing(|| format!("write the container's address to {}", path.display()))
+}
+
+fn unfinished(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(".hawser-new");
+    name.into()
+}
+
+/// Removes it as long as it says that address.
+pub fn withdraw_ip_file(path: &Path, address: Ipv4Addr) {
+    let read = || -> std::io::Result<String> {
+        let mut text = String::new();
+        File::open(path)?.take(64).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    if read().is_ok_and(|text| text == format!("{address}\n")) {
+        let _ = fs::remove_file(path);
+    }
+    let _ = fs::remove_file(unfinished(path));
 }
 
 /// Takes the name back, when it is one of this namespace; gone already is success.

@@ -10,8 +10,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{Mode, fstat};
 
+use super::join::mount_of;
 use crate::attach;
 use crate::error::{Doing, Error, Refusal, Result};
+use crate::inside::{open_in_root, open_path};
 use crate::link::Link;
 use crate::netlink::Netlink;
 use crate::owner::{Mark, Named, Owner, leased_address, namespace, start_time};
@@ -185,6 +187,49 @@ impl Target {
         owner
             .map(Mark::Attached)
             .ok_or_else(|| Error::new(format!("attach {}: it has ended meanwhile", self.shown)))
+    }
+
+    /// Whether it was named by this process.
+    pub fn is(&self, owner: &Owner) -> bool {
+        self.process
+            .as_ref()
+            .is_some_and(|process| process.is(owner))
+    }
+
+    /// Its files are those below `path`, which its runtime is about to make its root.
+    ///
+    /// # Errors
+    /// Nothing is mounted there, as runtimes do before that: it is another container's.
+    pub fn take_root(&mut self, path: &Path) -> Result<()> {
+        let doing = || format!("find the root {} of {}", path.display(), self.shown);
+        let Some(files) = self
+            .process
+            .as_ref()
+            .and_then(|process| process.files.as_ref())
+        else {
+            return Ok(());
+        };
+        let open = |path: &Path| {
+            open_in_root(&files.root, path, OFlag::O_PATH | OFlag::O_DIRECTORY).doing(doing)
+        };
+        let cure = "is it a process of this container?";
+        let root = open(path).map_err(|error| error.cure(Errno::ENOENT, cure))?;
+        let ourselves = open_path(Path::new("/proc/self")).doing(|| "open /proc/self".into())?;
+        let mount = |file: &OwnedFd| mount_of(&ourselves, file).doing(doing);
+        if mount(&root)? == mount(&open(&path.join(".."))?)? {
+            return Err(Error::new(format!(
+                "{}: nothing is mounted there in its namespace; {cure}",
+                doing()
+            )));
+        }
+        if let Some(files) = self
+            .process
+            .as_mut()
+            .and_then(|process| process.files.as_mut())
+        {
+            files.root = root;
+        }
+        Ok(())
     }
 
     /// Its own files.

@@ -48,6 +48,14 @@ pub fn parse_interface(name: &str) -> Result<String, String> {
     Err("an interface's name has 1 to 15 characters, none of them a blank, / : or %, and is not lo, all or default".into())
 }
 
+pub fn parse_absolute(path: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(path);
+    if path.is_absolute() && path.file_name().is_some() {
+        return Ok(path);
+    }
+    Err("not an absolute path: where a hook is called is its runtime's choice".into())
+}
+
 pub fn parse_name(name: &str) -> Result<String, String> {
     check_name(name).map(|()| name.to_string())
 }

@@ -115,14 +115,12 @@ fn attach(
         request.no_ipv6 = true;
     }
     let how = How {
-        stays: false,
-        to: None,
-        exports: false,
         cni: Some(Cni {
             network: call.network.clone(),
             container: call.attachment.container.clone(),
             interface: call.attachment.interface.clone(),
         }),
+        ..How::default()
     };
     let signals = Signals::block().judge()?;
     let guest = guest::attach(&request, target, &how, &signals, &mut steps)

@@ -1,0 +1,97 @@
+//! The moment by which this process must be done, where somebody would kill it else: an OCI runtime gives its hooks a
+//! timeout. A process has one, so that whoever waits, however deep, can look at it.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+
+use crate::error::{Error, Result};
+use crate::sys::{self, Clone};
+
+/// When, and what is said then.
+static DEADLINE: OnceLock<(Instant, String)> = OnceLock::new();
+
+/// From now on there is one; the first one stays. `sentence` is the error of who misses it.
+pub fn set(at: Instant, sentence: String) {
+    let _ = DEADLINE.set((at, sentence));
+}
+
+/// What is left; `None`: there is no deadline.
+pub fn left() -> Option<Duration> {
+    let (at, _) = DEADLINE.get()?;
+    Some(at.saturating_duration_since(Instant::now()))
+}
+
+/// For poll(2).
+pub fn poll_timeout() -> PollTimeout {
+    // A millisecond more: one that has not quite passed would be waited for again and again.
+    let left = left().map(|left| PollTimeout::try_from(left + Duration::from_millis(1)));
+    left.map_or(PollTimeout::NONE, |left| left.unwrap_or(PollTimeout::MAX))
+}
+
+/// # Errors
+/// It has passed.
+pub fn check() -> Result<()> {
+    match DEADLINE.get() {
+        Some((at, sentence)) if Instant::now() >= *at => Err(Error::new(sentence.clone())),
+        _ => Ok(()),
+    }
+}
+
+/// Waits for a lock on a file (flock(2)), until the deadline at most.
+///
+/// # Errors
+/// What the kernel says; ETIME: it is too late.
+pub fn lock(file: File) -> nix::Result<Flock<File>> {
+    if left().is_none() {
+        return Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno);
+    }
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Err((file, Errno::EWOULDBLOCK)) => {
+            wait_for_lock(&file)?;
+            Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)
+        }
+        locked => locked.map_err(|(_, errno)| errno),
+    }
+}
+
+/// flock(2) knows no timeout, but a lock belongs to the open file, which a child shares: it waits in our place, and is
+/// killed when we have no more time.
+fn wait_for_lock(file: &File) -> nix::Result<()> {
+    match sys::clone_process(0)? {
+        Clone::Child => {
+            let waits = || -> nix::Result<()> {
+                set_pdeathsig(Signal::SIGKILL)?;
+                let file = file.try_clone().map_err(|_| Errno::EMFILE)?;
+                let held = Flock::lock(file, FlockArg::LockExclusive);
+                // Dropping it would unlock it for both.
+                std::mem::forget(held.map_err(|(_, errno)| errno)?);
+                Ok(())
+            };
+            std::process::exit(waits().err().map_or(0, |errno| errno as i32));
+        }
+        Clone::Parent(_, pidfd) => {
+            let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+            let ready = loop {
+                match poll(&mut fds, poll_timeout()) {
+                    Err(Errno::EINTR) => {}
+                    polled => break polled?,
+                }
+            };
+            let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+            let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
+            if ready == 0 {
+                return Err(Errno::ETIME);
+            }
+            Ok(())
+        }
+    }
+}

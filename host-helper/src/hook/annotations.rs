@@ -1,0 +1,153 @@
+//! Annotations `hawser.OPTION` are options of the hook, of one container: they become words of its command line, and are
+//! read as those are.
+
+use std::ffi::OsString;
+
+use super::bundle::Bundle;
+use super::told::Told;
+use crate::cli::{self, Action, Asked};
+use crate::error::{Error, Result};
+
+const PREFIX: &str = "hawser.";
+/// May be given several times: an annotation separates them by commas or blanks.
+const SEVERAL: [&str; 6] = [
+    "add-host",
+    "connect",
+    "dns",
+    "dns-option",
+    "dns-search",
+    "publish",
+];
+/// Are there or not.
+const SWITCHES: [&str; 3] = ["internal", "isolate", "no-ipv6"];
+/// Have one value.
+const SINGLE: [&str; 14] = [
+    "bridge",
+    "dns-follow",
+    "egress",
+    "iface",
+    "ip",
+    "ip6",
+    "mac",
+    "mtu",
+    "name",
+    "network",
+    "resolv",
+    "subnet",
+    "subnet6",
+    // With a reason of its own.
+    "ip-file",
+];
+
+/// The options of the hook for this container: its arguments, and the container's annotations.
+///
+/// # Errors
+/// An annotation that is not one, or says what the arguments say.
+pub fn options(told: &Told, bundle: &Bundle) -> Result<cli::Hook> {
+    let mut words: Vec<OsString> = std::env::args_os().collect();
+    // A runtime that does not pass them on has them in config.json.
+    let all = told.annotations().or(bundle.annotations());
+    for (key, value) in all.into_iter().flatten() {
+        let Some(option) = key.strip_prefix(PREFIX) else {
+            continue;
+        };
+        let value = value.as_str();
+        let more = value.map_or_else(
+            || Err("not a string".into()),
+            |value| words_of(option, value),
+        );
+        let more = more.and_then(|more| {
+            // By themselves, so that what is wrong is said of the annotation.
+            let alone = ["host-helper", "hook"].map(OsString::from);
+            read(alone.into_iter().chain(more.iter().map(OsString::from)))?;
+            Ok(more)
+        });
+        let more = more.map_err(|why| Error::new(format!("read annotation {key}: {why}")))?;
+        words.extend(more.into_iter().map(OsString::from));
+    }
+    read(words).map_err(|why| {
+        Error::new(format!(
+            "read the annotations of container {} beside the hook's arguments: {why}",
+            told.id
+        ))
+    })
+}
+
+fn read(words: impl IntoIterator<Item = OsString>) -> std::result::Result<cli::Hook, String> {
+    match cli::parse(words) {
+        Ok(Asked::For(cli)) => match cli.action {
+            Action::Hook(options) => Ok(*options),
+            _ => Err("no options of a hook".into()),
+        },
+        Ok(Asked::Text(_)) => Err("no options of a hook".into()),
+        Err(why) => Err(why
+            .strip_prefix("read the command line: ")
+            .unwrap_or(&why)
+            .to_string()),
+    }
+}
+
+fn words_of(option: &str, value: &str) -> std::result::Result<Vec<String>, String> {
+    let word = |value: &str| format!("--{option}={value}");
+    if option == "ip-file" {
+        return Err(
+            "a file of the host is the hook's matter: give --ip-file as its argument".into(),
+        );
+    }
+    if SEVERAL.contains(&option) {
+        let values = value.split(|c: char| c == ',' || c.is_whitespace());
+        return Ok(values.filter(|one| !one.is_empty()).map(word).collect());
+    }
+    if SWITCHES.contains(&option) {
+        return match value {
+            "true" | "yes" => Ok(vec![format!("--{option}")]),
+            "false" | "no" => Ok(vec![]),
+            _ => Err(format!("{value:?}: write true or false")),
+        };
+    }
+    if SINGLE.contains(&option) {
+        return Ok(vec![word(value)]);
+    }
+    Err("no such option; see host-helper hook --help".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_become_words() {
+        let words = |option, value| words_of(option, value).unwrap();
+        assert_eq!(
+            words("publish", "8080:80, 53:53/udp\n9:9"),
+            ["--publish=8080:80", "--publish=53:53/udp", "--publish=9:9"]
+        );
+        assert_eq!(
+            words("egress", "dns,192.0.2.0/24"),
+            ["--egress=dns,192.0.2.0/24"]
+        );
+        assert_eq!(words("isolate", "true"), ["--isolate"]);
+        assert!(words("isolate", "false").is_empty() && words("dns", "").is_empty());
+        for (option, value) in [
+            ("isolate", ""),
+            ("ip-file", "/x"),
+            ("verbose", "true"),
+            ("", ""),
+        ] {
+            assert!(words_of(option, value).is_err(), "{option}");
+        }
+    }
+
+    #[test]
+    fn every_option_of_the_hook_has_an_annotation() {
+        use clap::CommandFactory;
+        let cli = cli::Cli::command();
+        let hook = cli.find_subcommand("hook").unwrap();
+        let names = hook.get_arguments().filter_map(clap::Arg::get_long);
+        let mut names: Vec<&str> = names.filter(|name| *name != "help").collect();
+        names.sort_unstable();
+        let mut known = [&SEVERAL[..], &SWITCHES, &SINGLE].concat();
+        known.sort_unstable();
+        assert_eq!(names, known);
+    }
+}
