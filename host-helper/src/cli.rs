@@ -103,6 +103,12 @@ pub enum Action {
     },
     /// Put the firewall rules back that somebody has flushed: of all networks and containers
     Restore,
+    /// Look for what breaks the networks of containers, and name it with its cure; nothing is changed
+    Doctor {
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove a network, and with the last one everything of ours; the host's switches are put back
     Down {
         /// The bridge

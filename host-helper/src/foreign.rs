@@ -3,6 +3,7 @@
 //! made a network is told, in one line, with the command that lets its packets through.
 
 use crate::bridge::Network;
+use crate::error::Refusal;
 use crate::netlink::Netlink;
 use crate::nft;
 use crate::steps::warn;
@@ -33,19 +34,19 @@ pub enum Engine {
 }
 
 /// What a rule calls the links of the network on which packets of its containers arrive.
-struct Links {
+#[derive(Debug, Clone)]
+pub struct Links {
     /// A link's name, or the beginning of several.
     name: String,
     is_prefix: bool,
 }
 
 impl Links {
-    fn of(network: &Network) -> Links {
-        let is_prefix = network.bridge.is_none();
-        let name = if is_prefix { "hw" } else { &network.name };
+    /// Those of the network with this bridge; without one they are the host ends of its containers.
+    pub fn of(bridge: Option<&str>) -> Links {
         Links {
-            name: name.to_string(),
-            is_prefix,
+            name: bridge.unwrap_or("hw").to_string(),
+            is_prefix: bridge.is_none(),
         }
     }
 
@@ -58,13 +59,26 @@ impl Links {
 /// Tells which firewalls may drop what is forwarded for a network that has just been made. That is a hint: what cannot
 /// be looked at is not told about, and a chain may accept the packets before it drops the rest.
 pub fn tell(network: &Network, nft: &mut Netlink) {
-    let links = Links::of(network);
-    let mut found = nft::foreign::tables(nft, &links.name).unwrap_or_default();
-    found.extend(xtables::tables(&links.name));
+    let links = Links::of(network.bridge.map(|_| network.name.as_str()));
+    let mut found = nft_barriers(nft, &links).unwrap_or_default();
+    found.extend(xtables_barriers(&links));
     found.retain(|table| table.family != "ip6" || network.has_ipv6());
     if !found.is_empty() {
         warn(&sentence(&network.name, &links, &found));
     }
+}
+
+/// The tables of nf_tables that may drop what arrives on these links, or leaves by them.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn nft_barriers(nft: &mut Netlink, links: &Links) -> Result<Vec<Table>, Refusal> {
+    nft::foreign::tables(nft, &links.name)
+}
+
+/// Those of iptables-legacy. What cannot be read is left out.
+pub fn xtables_barriers(links: &Links) -> Vec<Table> {
+    xtables::tables(&links.name)
 }
 
 fn sentence(network: &str, links: &Links, found: &[Table]) -> String {
@@ -82,7 +96,8 @@ fn sentence(network: &str, links: &Links, found: &[Table]) -> String {
     )
 }
 
-fn describe(table: &Table) -> String {
+/// What the chain is that is in the way.
+pub fn describe(table: &Table) -> String {
     let Table {
         family,
         name,
@@ -106,7 +121,7 @@ fn iptables(table: &Table) -> &'static str {
 }
 
 /// The commands that let packets of these links pass a table, in the language of whoever has made it.
-fn cure(table: &Table, links: &Links) -> Vec<String> {
+pub fn cure(table: &Table, links: &Links) -> Vec<String> {
     /// Docker's, for rules of the admin; it is evaluated before Docker's own, and never flushed.
     const DOCKER: &str = "DOCKER-USER";
     /// That of `ufw route`.
@@ -151,8 +166,8 @@ fn cure(table: &Table, links: &Links) -> Vec<String> {
 }
 
 /// As one word of a shell.
-fn quote(text: &str) -> String {
-    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.+".contains(&b);
+pub fn quote(text: &str) -> String {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.+=/".contains(&b);
     if text.bytes().all(is_plain) {
         text.to_string()
     } else {

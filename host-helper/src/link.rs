@@ -9,7 +9,7 @@ use hawser::netlink::{Attributes, ifaddrmsg, ifinfomsg, ndmsg, read_u32, rtmsg};
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressProtocol};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop,
 };
@@ -254,6 +254,32 @@ impl Netlink {
             batch.end();
         })?;
         Ok(found.into_iter().filter_map(address).collect())
+    }
+
+    /// The numbers of the links that have an address which a router has advertised.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn advertised(&mut self) -> Result<Vec<u32>, Refusal> {
+        let found = self.ask(|batch, sequence| {
+            let header = ifaddrmsg(libc::AF_INET6 as u8, 0, 0, 0, 0);
+            batch.begin(libc::RTM_GETADDR, DUMP, sequence, &header);
+            batch.end();
+        })?;
+        let is_advertised = |attribute: &AddressAttribute| {
+            let ra = AddressAttribute::Protocol(AddressProtocol::RouterAnnouncement);
+            *attribute == ra
+        };
+        Ok(found
+            .into_iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewAddress(address) => {
+                    let is = address.attributes.iter().any(is_advertised);
+                    is.then_some(address.header.index)
+                }
+                _ => None,
+            })
+            .collect())
     }
 
     /// All permanent neighbours: where leftovers are swept, never on the start path.

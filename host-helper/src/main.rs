@@ -13,6 +13,7 @@ mod deadline;
 mod detach;
 mod dev;
 mod dns;
+mod doctor;
 mod error;
 mod exec;
 mod follower;
@@ -89,12 +90,12 @@ fn act() -> Result<u8> {
         Err(error) => return Err(error),
     };
     let steps = Steps::new(cli.verbose);
-    // Starts sweep what is in their own way; everything else has the time to look for all of it.
-    let is_start = matches!(
+    // Starts sweep what is in their own way; everything else has the time to look for all of it. Doctor tells of it.
+    let leaves_it = matches!(
         cli.action,
-        Action::Run(_) | Action::Exec(_) | Action::Hook(_) | Action::Cni
+        Action::Run(_) | Action::Exec(_) | Action::Hook(_) | Action::Cni | Action::Doctor { .. }
     );
-    if !is_start {
+    if !leaves_it {
         // Not allowed, or no netlink: whoever is allowed does it.
         let _ = Netlink::route().map(|mut route| nft::sweep_dead(&mut route));
         let _ = attached::sweep();
@@ -143,21 +144,12 @@ fn perform(action: Action, begin: Instant, mut steps: Steps) -> Result<u8> {
             )?;
             Ok(0)
         }
+        Action::Doctor { json } => diagnose(json),
         Action::Restore => {
             run::need_privileges("restore the firewall")?;
             attach::restore().map(|()| 0)
         }
-        Action::Ls { json } => {
-            let rows = ls::list()?;
-            let mut text = Vec::new();
-            let written = if json {
-                ls::write_json(&rows, &mut text)
-            } else {
-                ls::write_table(&rows, &mut text)
-            };
-            written.doing(|| "write the list".into())?;
-            show(&String::from_utf8_lossy(&text))
-        }
+        Action::Ls { json } => list(json),
         Action::Inspect(of) => show(&inspect(&of.name)?),
         Action::Port(action) => show(&port::port(&action)?),
         Action::Logs(of) => show_log(&of.name),
@@ -169,6 +161,30 @@ fn perform(action: Action, begin: Instant, mut steps: Steps) -> Result<u8> {
         }
         Action::Rm(of) => run::forget(&of.name).map(|()| 0),
     }
+}
+
+fn list(json: bool) -> Result<u8> {
+    let rows = ls::list()?;
+    let mut text = Vec::new();
+    let written = if json {
+        ls::write_json(&rows, &mut text)
+    } else {
+        ls::write_table(&rows, &mut text)
+    };
+    written.doing(|| "write the list".into())?;
+    show(&String::from_utf8_lossy(&text))
+}
+
+/// 1 when anything is wrong.
+fn diagnose(json: bool) -> Result<u8> {
+    let found = doctor::examine()?;
+    if json {
+        show(&found.to_json())?;
+    } else {
+        show(&found.to_string())?;
+        found.say_unseen();
+    }
+    Ok(found.code())
 }
 
 fn inspect(name: &str) -> Result<String> {

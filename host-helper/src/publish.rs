@@ -16,6 +16,7 @@ use crate::netlink::Netlink;
 use crate::veth;
 
 pub use hold::{Held, hold, raise_limit};
+pub use holder::listener;
 
 /// What a port is a port of.
 #[derive(

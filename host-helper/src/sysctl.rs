@@ -22,7 +22,10 @@ fn path(switch: &str) -> PathBuf {
 }
 
 /// What a switch is at, or `None` when the kernel has no such switch.
-fn value(switch: &str) -> Result<Option<String>> {
+///
+/// # Errors
+/// When it cannot be read.
+pub fn value(switch: &str) -> Result<Option<String>> {
     match fs::read_to_string(path(switch)) {
         Ok(text) => Ok(Some(text.trim().to_string())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -135,7 +138,8 @@ pub fn ensure_forwarding6(
     done.or_else(|_: crate::error::Error| forward_everywhere(&uplinks, &lock))
 }
 
-fn by_link(link: &str) -> String {
+/// The switch that makes a link forward IPv6, from Linux 6.17 on.
+pub fn by_link(link: &str) -> String {
     of_link(link, "force_forwarding")
 }
 

@@ -49,6 +49,19 @@ impl WaysOut {
         mtus.min().unwrap_or(ETHERNET)
     }
 
+    /// The link that IPv4 packets leave by.
+    pub fn link4(&self) -> Option<&str> {
+        self.v4.as_ref().map(|way| way.link.as_str())
+    }
+
+    /// The link that takes least at a time, and how many bytes.
+    pub fn narrowest(&self, has_ipv6: bool) -> Option<(&str, u32)> {
+        let v6 = self.v6.as_ref().filter(|_| has_ipv6);
+        let ways = self.v4.iter().chain(v6);
+        ways.map(|way| (way.link.as_str(), way.mtu))
+            .min_by_key(|(_, mtu)| *mtu)
+    }
+
     /// The link that IPv6 packets leave by.
     pub fn link6(&self) -> Option<&str> {
         self.v6.as_ref().map(|way| way.link.as_str())
@@ -118,6 +131,7 @@ pub fn all6(route: &mut Netlink) -> Result<Vec<Uplink>> {
     Ok(all)
 }
 
-fn is_ours(link: &Link) -> bool {
+/// Whether we have made it.
+pub fn is_ours(link: &Link) -> bool {
     link.mark.is_some() || leased_address(&link.name).is_some()
 }

@@ -28,7 +28,8 @@ impl Snapshot {
         Self {
             links: links(),
             routes: sh("ip route show; ip rule show").replace(" linkdown", ""),
-            ruleset: sh("nft list ruleset"),
+            // Without what counters have counted.
+            ruleset: sh("nft -s list ruleset"),
             mounts: fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo"),
             files,
             forwarding: fs::read_to_string("/proc/sys/net/ipv4/ip_forward")

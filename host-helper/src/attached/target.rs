@@ -164,13 +164,10 @@ impl Target {
     /// A socket of the namespace, and whether IPv6 is off there. This process is in it for a moment only.
     pub fn look(&self) -> nix::Result<(std::result::Result<Netlink, Refusal>, bool)> {
         const SWITCH: &str = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        let host = openat(AT_FDCWD, "/proc/self/ns/net", flags, Mode::empty())?;
-        setns(&self.netns, CloneFlags::CLONE_NEWNET)?;
-        let socket = Netlink::route();
-        let is_off = std::fs::read_to_string(SWITCH).is_ok_and(|value| value.trim() != "0");
-        setns(host, CloneFlags::CLONE_NEWNET)?;
-        Ok((socket, is_off))
+        look_inside(&self.netns, || {
+            let is_off = std::fs::read_to_string(SWITCH).is_ok_and(|value| value.trim() != "0");
+            (Netlink::route(), is_off)
+        })
     }
 
     /// What the link says of it.
@@ -276,6 +273,19 @@ impl Process {
         self.start == owner.start
             && Owner::of(&owner.name, self.pid, owner.netns).as_ref() == Some(owner)
     }
+}
+
+/// What is to be seen in another network namespace. This process is in it for a moment only.
+///
+/// # Errors
+/// It may not be entered.
+pub fn look_inside<T>(netns: &OwnedFd, look: impl FnOnce() -> T) -> nix::Result<T> {
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let host = openat(AT_FDCWD, "/proc/self/ns/net", flags, Mode::empty())?;
+    setns(netns, CloneFlags::CLONE_NEWNET)?;
+    let seen = look();
+    setns(host, CloneFlags::CLONE_NEWNET)?;
+    Ok(seen)
 }
 
 fn open_namespace(path: &Path) -> Result<OwnedFd> {

@@ -92,7 +92,11 @@ pub fn tables(nft: &mut Netlink, link: &str) -> Result<Vec<Table>, Refusal> {
 }
 
 /// All objects of every family and table.
-fn dump(nft: &mut Netlink, what: i32, each: impl FnMut(&Message)) -> Result<(), Refusal> {
+pub(super) fn dump(
+    nft: &mut Netlink,
+    what: i32,
+    each: impl FnMut(&Message),
+) -> Result<(), Refusal> {
     nft.exchange(
         |writer: &mut Writer, sequence| {
             // struct nfgenmsg: any family (linux/netfilter/nfnetlink.h).
@@ -171,7 +175,7 @@ pub fn mentions(rule: &[u8], link: &str) -> bool {
 }
 
 /// Those that packets of containers pass.
-fn family(message: &Message) -> Option<&'static str> {
+pub(super) fn family(message: &Message) -> Option<&'static str> {
     match i32::from(*message.payload.first()?) {
         libc::NFPROTO_INET => Some("inet"),
         libc::NFPROTO_IPV4 => Some("ip"),
@@ -181,17 +185,17 @@ fn family(message: &Message) -> Option<&'static str> {
     }
 }
 
-fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(super) fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     let mut all = Attributes::new(attributes);
     all.find(|(kind, _)| *kind == wanted)
         .map(|(_, value)| value)
 }
 
-fn text(value: &[u8]) -> String {
+pub(super) fn text(value: &[u8]) -> String {
     let value = value.strip_suffix(b"\0").unwrap_or(value);
     String::from_utf8_lossy(value).into_owned()
 }
 
-fn number(value: &[u8]) -> Option<u32> {
+pub(super) fn number(value: &[u8]) -> Option<u32> {
     read_u32(value, 0).map(u32::from_be)
 }

@@ -197,6 +197,13 @@ impl<'w, 'b> Batch<'w, 'b> {
         last
     }
 
+    /// Ends what is not to happen: the kernel judges a transaction without an end, and forgets it. Gives the number of the last
+    /// message, whose acknowledgement ends the exchange.
+    pub fn abandon(&mut self) -> u32 {
+        self.writer.ask_acknowledgement();
+        self.last()
+    }
+
     fn mark(&mut self, kind: u16) {
         // struct nfgenmsg: the subsystem that the batch is for, in network byte order (linux/netfilter/nfnetlink.h).
         let [high, low] = (libc::NFNL_SUBSYS_NFTABLES as u16).to_be_bytes();

@@ -5,6 +5,7 @@
 
 mod elements;
 mod entry;
+pub mod examine;
 mod expression;
 pub mod foreign;
 mod frames;
@@ -12,6 +13,7 @@ mod inet;
 mod message;
 mod sets;
 mod tables;
+pub mod translations;
 mod words;
 
 pub use entry::Entry;
@@ -176,7 +178,8 @@ pub fn ensure(nft: &mut Netlink) -> Result<bool> {
 
 /// What there is of our tables.
 #[derive(Debug, PartialEq, Eq)]
-enum State {
+pub enum State {
+    /// All that is ours.
     Whole,
     /// Something is, or everything.
     Missing,
@@ -185,7 +188,10 @@ enum State {
 }
 
 /// Compares the tables in the kernel with ours by what they count: objects, rules of the chains, version.
-fn look(nft: &mut Netlink) -> std::result::Result<State, Refusal> {
+///
+/// # Errors
+/// What the kernel refused.
+pub fn look(nft: &mut Netlink) -> std::result::Result<State, Refusal> {
     const NFTA_TABLE_USE: u16 = 3;
     const NFTA_TABLE_USERDATA: u16 = 6;
     const NFTA_CHAIN_NAME: u16 = 3;
@@ -273,30 +279,32 @@ fn replace(nft: &mut Netlink, version: &str) -> Result<()> {
 
 /// Makes the tables what they are to be, in one transaction. The admin's chain and all elements stay.
 fn install(nft: &mut Netlink) -> std::result::Result<(), Refusal> {
-    transaction(nft, |batch| {
-        let mut id = 0;
-        for table in &tables::tables() {
-            let family = table.family;
-            batch.add_table(family, COMMENT);
-            for chain in &table.chains {
-                batch.add_chain(family, chain);
-            }
-            for set in &table.sets {
-                id += 1;
-                batch.add_set(family, set, id);
-            }
-            for chain in table
-                .chains
-                .iter()
-                .filter(|chain| chain.name != tables::USER)
-            {
-                batch.delete_rules(family, chain.name);
-            }
-            for rule in &table.rules {
-                batch.add_rule(family, rule);
-            }
+    transaction(nft, write_tables)
+}
+
+fn write_tables(batch: &mut Batch) {
+    let mut id = 0;
+    for table in &tables::tables() {
+        let family = table.family;
+        batch.add_table(family, COMMENT);
+        for chain in &table.chains {
+            batch.add_chain(family, chain);
         }
-    })
+        for set in &table.sets {
+            id += 1;
+            batch.add_set(family, set, id);
+        }
+        for chain in table
+            .chains
+            .iter()
+            .filter(|chain| chain.name != tables::USER)
+        {
+            batch.delete_rules(family, chain.name);
+        }
+        for rule in &table.rules {
+            batch.add_rule(family, rule);
+        }
+    }
 }
 
 /// Deletes the tables; what the admin has put into their chain stays, and the chain. Gone already is success.

@@ -231,7 +231,7 @@ fn all_elements(nft: &mut Netlink) -> std::result::Result<Vec<Element>, Refusal>
 }
 
 /// The elements of one set; none when it is not there.
-fn elements_of(
+pub fn elements_of(
     nft: &mut Netlink,
     family: Family,
     set: &'static str,

@@ -33,6 +33,13 @@ pub fn in_use(port: &Port) -> Error {
     ))
 }
 
+/// Who listens on a port of the host, or has it without a peer; it may be a supervisor of ours.
+pub fn listener(port: &Port) -> Option<String> {
+    let listening = sockets(port).into_iter().filter(|socket| socket.listens);
+    let inodes: Vec<u64> = listening.map(|socket| socket.inode).collect();
+    owner_of(&inodes).map(name)
+}
+
 enum Found {
     Process(i32),
     Ending,

@@ -1,0 +1,142 @@
+//! What there is on this host: links, routes, networks of ours and the containers on them.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::bridge::POINT_TO_POINT_NAME;
+use crate::error::{Doing, Result};
+use crate::link::{Link, Route};
+use crate::netlink::Netlink;
+use crate::nft;
+use crate::owner::{Gateways, Mark, leased_address};
+use crate::uplink::{self, WaysOut};
+
+/// All of it, at one moment.
+pub struct Host {
+    /// Every link.
+    pub links: Vec<Link>,
+    /// Every route.
+    pub routes: Vec<Route>,
+    /// The ways out.
+    pub ways: WaysOut,
+    /// Networks of ours.
+    pub networks: Vec<Network>,
+    /// Host ends of living containers, on networks of ours and on others' bridges.
+    pub ends: Vec<Link>,
+}
+
+/// A network of ours.
+pub struct Network {
+    /// Its name.
+    pub name: String,
+    /// Its bridge, and the host's addresses there; none: point-to-point.
+    pub bridge: Option<(Link, Gateways)>,
+    /// The names of the links that packets of containers come in by.
+    pub links: Vec<String>,
+    /// It has IPv6.
+    pub has_ipv6: bool,
+}
+
+impl Host {
+    /// Takes a look.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn look(route: &mut Netlink) -> Result<Host> {
+        let links = route.links().doing(|| "list links".to_string())?;
+        let routes = route.routes().doing(|| "list routes".to_string())?;
+        let ways = uplink::find(route)?;
+        let is_end = |link: &&Link| {
+            let mark = link.mark.as_ref();
+            leased_address(&link.name).is_some()
+                && mark.is_some_and(|mark| mark.container().is_some() && !mark.is_dead())
+        };
+        let ends: Vec<Link> = links.iter().filter(is_end).cloned().collect();
+        let mut networks: Vec<Network> = links.iter().filter_map(of_bridge).collect();
+        networks.extend(point_to_point(&ends, &routes));
+        Ok(Host {
+            links,
+            routes,
+            ways,
+            networks,
+            ends,
+        })
+    }
+
+    /// The link of this number.
+    pub fn link(&self, index: u32) -> Option<&Link> {
+        self.links.iter().find(|link| link.index == index)
+    }
+
+    /// The network of ours that a host end is on.
+    pub fn network_of(&self, end: &Link) -> Option<&Network> {
+        self.networks.iter().find(|network| match &network.bridge {
+            Some((bridge, _)) => end.controller == Some(bridge.index),
+            None => network.links.contains(&end.name),
+        })
+    }
+}
+
+impl Network {
+    /// As a finding names it.
+    pub fn place(&self) -> String {
+        format!("network {}", self.name)
+    }
+
+    /// Its subnets; of point-to-point ones nothing says them.
+    pub fn subnets(&self) -> Vec<IpNet> {
+        let Some((_, Gateways { v4, v6 })) = self.bridge else {
+            return Vec::new();
+        };
+        let v4 = IpNet::V4(v4.trunc());
+        let v6 = v6.net().filter(|_| self.has_ipv6);
+        [Some(v4), v6.map(|net| IpNet::V6(net.trunc()))]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+}
+
+fn of_bridge(link: &Link) -> Option<Network> {
+    let Some(Mark::Network(gateways)) = link.mark else {
+        return None;
+    };
+    Some(Network {
+        name: link.name.clone(),
+        bridge: Some((link.clone(), gateways)),
+        links: vec![link.name.clone()],
+        has_ipv6: gateways.v6.net().is_some(),
+    })
+}
+
+/// All point-to-point containers together.
+fn point_to_point(ends: &[Link], routes: &[Route]) -> Option<Network> {
+    let ours: Vec<&Link> = ends
+        .iter()
+        .filter(|end| end.controller.is_none() && nft::is_ours(end.group))
+        .collect();
+    let leads_to_one = |route: &Route| {
+        let is_to = |end: &&Link| route.link == Some(end.index);
+        matches!(route.destination, IpNet::V6(net) if net.prefix_len() == 128)
+            && !route.is_local
+            && ours.iter().any(is_to)
+    };
+    (!ours.is_empty()).then(|| Network {
+        name: POINT_TO_POINT_NAME.to_string(),
+        bridge: None,
+        links: ours.iter().map(|end| end.name.clone()).collect(),
+        has_ipv6: routes.iter().any(leads_to_one),
+    })
+}
+
+/// The name of the container behind a host end, or the link's.
+pub fn name_of(end: &Link) -> &str {
+    let container = end.mark.as_ref().and_then(Mark::container);
+    container.map_or(&end.name, |(name, _)| name)
+}
+
+/// The address that a host end leases.
+pub fn address_of(end: &Link) -> Option<IpAddr> {
+    leased_address(&end.name).map(IpAddr::from)
+}

@@ -1,0 +1,194 @@
+//! Links, addresses and routes: bridges that are down, `lo`, MTUs, routes that take our addresses.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use ipnet::IpNet;
+
+use super::host::{Host, Network, address_of, name_of};
+use super::{Fault, Report, with_cure};
+use crate::attached::target::look_inside;
+use crate::error::Refusal;
+use crate::link::Link;
+use crate::netlink::Netlink;
+use crate::nft;
+use crate::owner::{Owner, namespace};
+use crate::sysctl;
+
+const LO: &str = "lo";
+
+pub fn examine(host: &Host, route: &mut Netlink, report: &mut Report) {
+    if host.links.iter().any(|link| link.name == LO && !link.is_up) {
+        report.find(
+            Fault::LoDown,
+            "host",
+            "link lo is down: ports that are published on 127.0.0.1, and the host's own resolver there, answer nobody",
+            "ip link set lo up",
+        );
+    }
+    for network in &host.networks {
+        examine_bridge(network, route, report);
+        examine_routes(host, network, report);
+    }
+    for end in &host.ends {
+        examine_end(host, end, report);
+        examine_inside(end, report);
+    }
+}
+
+/// A bridge of ours is as it was made.
+fn examine_bridge(network: &Network, route: &mut Netlink, report: &mut Report) {
+    let Some((bridge, gateways)) = &network.bridge else {
+        return;
+    };
+    let name = &network.name;
+    let cure = format!("host-helper up --bridge {name}");
+    if !bridge.is_up {
+        let cause = format!("bridge {name} is down");
+        report.find(Fault::BridgeDown, network.place(), cause, cure);
+        return;
+    }
+    match route.addresses(bridge.index) {
+        Ok(addresses) => {
+            // The kernel takes IPv6 off a link by a switch, too.
+            let has_ipv6 = sysctl::ipv6_is_off(name).is_ok_and(|why| why.is_none());
+            let v6 = gateways.v6.net().filter(|_| has_ipv6).map(IpNet::V6);
+            let own = [Some(IpNet::V4(gateways.v4)), v6];
+            let lost = own
+                .into_iter()
+                .flatten()
+                .find(|net| !addresses.contains(net));
+            if let Some(lost) = lost {
+                let cause = format!("bridge {name} has lost its address {lost}");
+                report.find(Fault::BridgeDown, network.place(), cause, cure);
+            }
+        }
+        Err(refusal) => report.could_not(format!("addresses of {name}"), refusal),
+    }
+}
+
+/// No link but the network's own has a route to its addresses.
+fn examine_routes(host: &Host, network: &Network, report: &mut Report) {
+    let own = network.bridge.as_ref().map(|(bridge, _)| bridge.index);
+    for subnet in network.subnets() {
+        for route in &host.routes {
+            let to = route.destination;
+            let overlaps = to.prefix_len() > 0
+                && (to.contains(&subnet.network()) || subnet.contains(&to.network()));
+            let Some(link) = route.link.filter(|_| overlaps && route.link != own) else {
+                continue;
+            };
+            let link = host
+                .link(link)
+                .map_or_else(|| link.to_string(), |link| link.name.clone());
+            let name = &network.name;
+            let cure = if network.has_containers(host) {
+                format!(
+                    "host-helper down --force --bridge {name} && host-helper up --bridge {name} --subnet auto"
+                )
+            } else {
+                format!(
+                    "host-helper down --bridge {name} && host-helper up --bridge {name} --subnet auto"
+                )
+            };
+            let cause =
+                format!("its subnet {subnet} overlaps with {to}, which leads to link {link}");
+            report.find(Fault::SubnetOverlap, network.place(), cause, cure);
+            // One is enough: a link has a route to its subnet and one to each of its addresses.
+            break;
+        }
+    }
+}
+
+impl Network {
+    fn has_containers(&self, host: &Host) -> bool {
+        let on_it = |end: &Link| host.network_of(end).is_some_and(|it| it.name == self.name);
+        host.ends.iter().any(on_it)
+    }
+}
+
+/// The host's end of a container's link.
+fn examine_end(host: &Host, end: &Link, report: &mut Report) {
+    let (name, link) = (name_of(end), &end.name);
+    if !end.is_up {
+        report.find(
+            Fault::BridgeDown,
+            format!("container {name}"),
+            format!("link {link}, the host's end of its eth0, is down"),
+            format!("ip link set {link} up"),
+        );
+    }
+    let Some(network) = host.network_of(end) else {
+        examine_stray(host, end, report);
+        return;
+    };
+    let Some((way, mtu)) = host.ways.narrowest(network.has_ipv6) else {
+        return;
+    };
+    if end.mtu > mtu {
+        let inside = end.mark.as_ref().and_then(|mark| mark.owner());
+        let inside = inside.map_or_else(String::new, |owner| {
+            format!(" && nsenter -t {} -n ip link set eth0 mtu {mtu}", owner.pid)
+        });
+        report.find(
+            Fault::MtuTooLarge,
+            format!("container {name}"),
+            format!(
+                "its eth0 takes packets of {} bytes, and link {way}, by which they leave, takes {mtu}",
+                end.mtu
+            ),
+            format!("ip link set {link} mtu {mtu}{inside}"),
+        );
+    }
+}
+
+/// One that was made as a port of a bridge is none.
+fn examine_stray(host: &Host, end: &Link, report: &mut Report) {
+    if end.controller.is_some() || end.group != nft::PORT_GROUP {
+        return;
+    }
+    let is_its = |network: &&Network| {
+        let address = address_of(end);
+        address.is_some_and(|it| network.subnets().iter().any(|net| net.contains(&it)))
+    };
+    if let Some(network) = host.networks.iter().find(is_its) {
+        let (name, link, bridge) = (name_of(end), &end.name, &network.name);
+        report.find(
+            Fault::BridgeDown,
+            format!("container {name}"),
+            format!("link {link}, the host's end of its eth0, is no port of {bridge} any more"),
+            format!("ip link set {link} master {bridge}"),
+        );
+    }
+}
+
+/// `lo` of a container.
+fn examine_inside(end: &Link, report: &mut Report) {
+    let Some(owner) = end.mark.as_ref().and_then(|mark| mark.owner()) else {
+        return;
+    };
+    match lo_inside(owner) {
+        Ok(Some(lo)) if !lo.is_up => report.find(
+            Fault::LoDown,
+            format!("container {}", owner.name),
+            "its link lo is down: what listens on 127.0.0.1 there answers nobody",
+            format!("nsenter -t {} -n ip link set lo up", owner.pid),
+        ),
+        Ok(_) => {}
+        Err(refusal) => report.could_not("the inside of containers", with_cure(&refusal)),
+    }
+}
+
+/// `None`: it ends at this moment, or cannot be told from another.
+fn lo_inside(owner: &Owner) -> Result<Option<Link>, Refusal> {
+    let pid = owner.pid.to_string();
+    if !owner.is_running() || namespace("self", "pid").ok() != Some(owner.pidns) {
+        return Ok(None);
+    }
+    if namespace(&pid, "net")? != owner.netns {
+        return Ok(None);
+    }
+    let netns: OwnedFd = File::open(format!("/proc/{pid}/ns/net"))?.into();
+    let mut inside = look_inside(&netns, Netlink::route)??;
+    inside.find_link(LO)
+}

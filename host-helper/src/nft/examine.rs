@@ -1,0 +1,60 @@
+//! What [`doctor`](crate::doctor) asks of nf_tables. Nothing is changed.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::message::{Batch, Family};
+use super::sets::elements_of;
+use super::tables::{IPS, TENANTS};
+use super::{TABLE, elements, write_tables};
+use crate::error::Refusal;
+use crate::link::Link;
+use crate::netlink::Netlink;
+
+/// Whether the kernel would take our tables: a transaction that is never committed, as `nft --check` does it. The kernel
+/// loads what modules of its own it needs for that.
+///
+/// # Errors
+/// What it would refuse.
+pub fn would_take(nft: &mut Netlink) -> Result<(), Refusal> {
+    nft.exchange(
+        |writer, sequence| {
+            let mut batch = Batch::new(writer, sequence, TABLE);
+            batch.begin();
+            write_tables(&mut batch);
+            batch.abandon()
+        },
+        |_| {},
+    )
+}
+
+/// The containers that our tables know and whose host end is none of `links`: its name, and the addresses.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn left_over(nft: &mut Netlink, links: &[Link]) -> Result<Vec<(String, Vec<IpAddr>)>, Refusal> {
+    let tenants = elements_of(nft, Family::Inet, TENANTS)?;
+    let known = tenants.iter().filter_map(elements::known);
+    Ok(known
+        .filter(|(name, _)| !links.iter().any(|link| link.name == *name))
+        .collect())
+}
+
+/// The ports of the host that lead to containers by our tables: number of the protocol, port.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn published(nft: &mut Netlink) -> Result<BTreeSet<(u8, u16)>, Refusal> {
+    let mut all = BTreeSet::new();
+    for ip in IPS {
+        for set in [ip.ports, ip.address_ports] {
+            for element in elements_of(nft, Family::Inet, set)? {
+                // The last two fields of either key, of four bytes each.
+                if let Some([protocol, _, _, _, high, low, _, _]) = element.key.last_chunk() {
+                    all.insert((*protocol, u16::from_be_bytes([*high, *low])));
+                }
+            }
+        }
+    }
+    Ok(all)
+}

@@ -1,0 +1,692 @@
+//! `doctor`: each of the faults that break the networks of containers, seeded one at a time, is found, and nothing else is; the
+//! command that it names cures it, as it is written. On a healthy host it finds nothing, and it changes nothing anywhere.
+
+use std::process::{Command, Stdio};
+
+use lab::{
+    DEADLINE, Lab, Netns, Outcome, Running, Snapshot, Watch, binary, case, collect, packets, sh,
+    skip, strace,
+};
+use serde_json::Value;
+
+/// Runs a command as a user would, who has host-helper in the PATH.
+#[track_caller]
+fn paste(command: &str) {
+    let path = binary();
+    let directory = path.parent().expect("a directory").display();
+    sh(&format!("PATH={directory}:$PATH; {command}"));
+}
+
+/// Every switch of the network, but for the connections that are counted.
+fn switches() -> String {
+    sh("cd /proc/sys/net && grep -rs . ipv4 ipv6 bridge netfilter | grep -v nf_conntrack_count")
+}
+
+/// What `doctor --json` finds; the lines that it prints otherwise say the same, and nothing is changed by either.
+#[track_caller]
+fn findings(lab: &Lab) -> Vec<Value> {
+    let before = (Snapshot::take(), switches());
+    let text = lab.hawser(&["doctor"]);
+    let json = lab.hawser(&["doctor", "--json"]);
+    let changes = before.0.changes();
+    assert!(changes.is_empty(), "{}", changes.join("\n"));
+    assert_eq!(before.1, switches());
+    let report: Value = serde_json::from_str(&json.out()).expect("JSON");
+    assert_eq!(report["version"], 1);
+    let found = report["findings"].as_array().expect("an array").clone();
+    assert_eq!(report["unseen"], Value::Array(vec![]), "{json}");
+    let code = i32::from(!found.is_empty());
+    assert_eq!((text.code, json.code), (code, code), "{text}");
+    assert_eq!((text.err(), json.err()), (String::new(), String::new()));
+    let lines: String = found
+        .iter()
+        .map(|one| {
+            let [fault, place, cause, cure] =
+                ["fault", "where", "cause", "cure"].map(|key| one[key].as_str().expect("a word"));
+            format!("{fault} {place}: {cause}; cure: {cure}\n")
+        })
+        .collect();
+    assert_eq!(text.out(), lines);
+    found
+}
+
+#[track_caller]
+fn healthy(lab: &Lab) {
+    assert_eq!(findings(lab), Vec::<Value>::new());
+}
+
+/// These faults are found, and nothing else; gives what cures them.
+#[track_caller]
+fn finds(lab: &Lab, wanted: &[(&str, &str)]) -> Vec<String> {
+    let found = findings(lab);
+    let named: Vec<(&str, &str)> = found
+        .iter()
+        .map(|one| {
+            (
+                one["fault"].as_str().expect("a word"),
+                one["where"].as_str().expect("a word"),
+            )
+        })
+        .collect();
+    assert_eq!(named, wanted, "{found:#?}");
+    found
+        .iter()
+        .map(|one| one["cure"].as_str().expect("a command").to_owned())
+        .collect()
+}
+
+/// One fault, which its cure ends.
+#[track_caller]
+fn finds_and_cures(lab: &Lab, fault: &str, place: &str) {
+    let cures = finds(lab, &[(fault, place)]);
+    paste(&cures[0]);
+    healthy(lab);
+}
+
+fn idle(lab: &Lab, name: &str, options: &[&str]) -> Running {
+    lab.start_idle(&[&["--name", name], options].concat())
+}
+
+#[test]
+fn healthy_hosts() {
+    packets(|lab| {
+        lab.serve();
+        healthy(lab);
+        lab.hawser(&["up"]).exits(0);
+        healthy(lab);
+        let containers = [
+            idle(lab, "web", &["-p", "8080:80", "-p", "127.0.0.1:8081:80"]),
+            idle(lab, "alone", &["--isolate", "--egress", "dns"]),
+            idle(lab, "direct", &["--network", "ptp", "-p", "8082:80/udp"]),
+            idle(
+                lab,
+                "other",
+                &["--bridge", "lan0", "--subnet", "auto", "--no-ipv6"],
+            ),
+        ];
+        healthy(lab);
+        // Rules of others that drop nothing of ours, and a port that is none of ours.
+        sh("iptables-nft -P FORWARD ACCEPT; iptables-nft -N DOCKER-USER; iptables-nft -A FORWARD -j DOCKER-USER
+            iptables-nft -A FORWARD -i docker0 -o docker1 -j DROP; iptables-nft -A INPUT -p tcp --dport 25 -j DROP
+            iptables-nft -t nat -A PREROUTING -p tcp --dport 8088 -j DNAT --to-destination 203.0.113.9:80
+            iptables-nft -t nat -A PREROUTING -p tcp --dport 8082 -j DNAT --to-destination 203.0.113.9:80
+            iptables-nft -t nat -N IDLE; iptables-nft -t nat -A IDLE -p tcp --dport 8080 -j DNAT --to-destination 203.0.113.9:80");
+        sysctl("net.ipv4.conf.uplink.rp_filter=1");
+        healthy(lab);
+        for container in containers {
+            container.end().exits(0);
+        }
+        lab.settle();
+        healthy(lab);
+        lab.hawser(&["down", "--bridge", "lan0"]).exits(0);
+        lab.hawser(&["down"]).exits(0);
+        healthy(lab);
+    });
+}
+
+#[test]
+fn a_healthy_host_without_ipv6() {
+    case(|lab| {
+        lab.serve();
+        sysctl("net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
+        healthy(lab);
+        let containers = [
+            idle(lab, "web", &[]),
+            idle(lab, "direct", &["--network", "ptp"]),
+        ];
+        healthy(lab);
+        drop(containers);
+    });
+}
+
+/// With Debian's files over `/` the lab's resolvers are still the host's. Frames on bridges are not looked at.
+fn beside_debian(lab: &Lab) {
+    let resolv_conf = lab.dir.join("host-resolv.conf");
+    sh(&format!(
+        "mount --bind {} $(realpath -m /etc/resolv.conf)",
+        resolv_conf.display()
+    ));
+    sysctl("net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0");
+}
+
+#[test]
+fn a_healthy_host_with_firewalld() {
+    case(|lab| {
+        lab.serve();
+        let Some(firewalld) = lab.firewalld("nftables") else {
+            return;
+        };
+        beside_debian(lab);
+        let _web = idle(lab, "web", &[]);
+        let cures = finds(lab, &[("forward-dropped", "network hawser0")]);
+        paste(&cures[0]);
+        healthy(lab);
+        drop(firewalld);
+    });
+}
+
+#[test]
+fn a_healthy_host_with_attached_containers() {
+    case(|lab| {
+        lab.serve();
+        let guest = unshared();
+        lab.hawser(&[
+            "attach",
+            "--name",
+            "guest",
+            "-p",
+            "8090:80",
+            &guest.pid().to_string(),
+        ])
+        .exits(0);
+        healthy(lab);
+    });
+}
+
+/// A process in a network namespace of its own, which waits for its end.
+fn unshared() -> Running {
+    let mut command = Command::new("unshare");
+    command.args(["-n", "sh", "-c", "echo up; read x"]);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut running = Running::spawn(command);
+    running.until("up");
+    running
+}
+
+fn sysctl(switches: &str) {
+    sh(&format!("sysctl -qw {switches}"));
+}
+
+#[test]
+fn a_policy_that_drops_what_is_forwarded() {
+    packets(|lab| {
+        lab.serve();
+        let _web = idle(lab, "web", &[]);
+        sh("iptables-nft -P FORWARD DROP; iptables-nft -A FORWARD -o docker0 -j ACCEPT");
+        let is_bridged = sh("cat /proc/sys/net/bridge/bridge-nf-call-iptables") == "1\n";
+        let both = [
+            ("forward-dropped", "network hawser0"),
+            ("bridge-netfilter", "network hawser0"),
+        ];
+        let cures = finds(lab, &both[..if is_bridged { 2 } else { 1 }]);
+        if is_bridged {
+            paste(&cures[1]);
+            finds(lab, &both[..1]);
+        }
+        paste(&cures[0]);
+        healthy(lab);
+    });
+}
+
+#[test]
+fn ufw_drops_what_is_forwarded() {
+    case(|lab| {
+        lab.serve();
+        if !lab.ufw() {
+            return;
+        }
+        beside_debian(lab);
+        let _web = idle(lab, "web", &[]);
+        let dropped = ("forward-dropped", "network hawser0");
+        for cure in finds(lab, &[dropped, dropped]) {
+            paste(&cure);
+        }
+        healthy(lab);
+    });
+}
+
+#[test]
+fn strict_reverse_path_filtering_with_two_ways_out() {
+    case(|lab| {
+        lab.serve();
+        lab.hawser(&["up"]).exits(0);
+        sh("ip link add wan2 type veth peer name eth1 netns internet
+            echo 0 >/proc/sys/net/ipv6/conf/wan2/accept_ra
+            ip addr add 203.0.113.2/24 dev wan2; ip link set wan2 up
+            ip -n internet addr add 203.0.113.1/24 dev eth1; ip -n internet link set eth1 up
+            ip route add default via 203.0.113.1 metric 100");
+        sysctl("net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.wan2.rp_filter=2");
+        healthy(lab);
+        sysctl("net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.wan2.rp_filter=0");
+        finds_and_cures(lab, "reverse-path", "link wan2");
+    });
+}
+
+#[test]
+fn a_kernel_without_nat() {
+    case(|lab| {
+        lab.serve();
+        // The kernel gets another word than the one that was written, so that it is the kernel that refuses.
+        let trace = lab.dir.join("trace").to_string_lossy().into_owned();
+        let options = ["-e", "trace=sendto", "-e", "write=3,4,5,6,7,8"];
+        let doctor = |options: &[&str]| -> Outcome {
+            collect(
+                strace::traced(&lab.command(&["doctor"]), options, &trace),
+                DEADLINE,
+            )
+        };
+        doctor(&options).exits(0);
+        let sent = strace::dumps(
+            &std::fs::read_to_string(&trace).expect("the trace"),
+            "sendto(",
+        );
+        let at = |bytes: &[u8]| bytes.windows(4).position(|window| window == b"nat\0");
+        let index = sent
+            .iter()
+            .position(|bytes| at(bytes).is_some())
+            .expect("a chain of nat");
+        let start = at(&sent[index]).expect("the word");
+        let mut bytes = sent[index][..start + 4].to_vec();
+        bytes[start + 2] = b'x';
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let poke = format!("inject=sendto:poke_enter=@arg2={hex}:when={}", index + 1);
+        let before = Snapshot::take();
+        let outcome = doctor(&["-e", "trace=sendto", "-e", &poke]).exits(1);
+        assert!(before == Snapshot::take(), "something was changed");
+        let text = outcome.out();
+        assert!(
+            text.starts_with("nat-missing host: ") && text.lines().count() == 1,
+            "{text}"
+        );
+        for word in ["NFT_NAT", "ENOENT", "cure: modprobe -a "] {
+            assert!(text.contains(word), "{text}");
+        }
+    });
+}
+
+#[test]
+fn an_uplink_that_takes_less() {
+    case(|lab| {
+        lab.serve();
+        let _web = idle(lab, "web", &[]);
+        let _direct = idle(lab, "direct", &["--network", "ptp"]);
+        sh("ip link set uplink mtu 1420");
+        let cures = finds(
+            lab,
+            &[
+                ("mtu-too-large", "container web"),
+                ("mtu-too-large", "container direct"),
+            ],
+        );
+        cures.iter().for_each(|cure| paste(cure));
+        healthy(lab);
+        for name in ["web", "direct"] {
+            let eth0 = Netns::of(lab.pid_of(name)).sh("ip link show eth0");
+            assert!(eth0.contains("mtu 1420"), "{eth0}");
+        }
+    });
+}
+
+#[test]
+fn a_route_that_takes_addresses_of_a_network() {
+    case(|lab| {
+        lab.serve();
+        lab.run(&[], &["true"]).exits(0);
+        lab.settle();
+        sh(
+            "ip link add vpn0 type veth peer name vpn1; ip link set vpn0 up; ip addr add 172.19.128.1/20 dev vpn0",
+        );
+        finds_and_cures(lab, "subnet-overlap", "network hawser0");
+        lab.run(&[], &["wget", "-q", "-O", "-", "http://198.51.100.10/"])
+            .exits(0);
+        lab.settle();
+        sh("ip -6 route add fd00::/8 dev vpn0");
+        finds(lab, &[("subnet-overlap", "network hawser0")]);
+    });
+}
+
+#[test]
+fn a_killed_container_that_the_rules_still_know() {
+    case(|lab| {
+        lab.serve();
+        let web = idle(lab, "web", &["-p", "8080:80", "--ip", "172.19.0.9"]);
+        let pid = lab.pid_of("web");
+        healthy(lab);
+        web.signal(libc::SIGKILL);
+        web.end().exits(-libc::SIGKILL);
+        lab::wait_for_end(pid);
+        lab.settle();
+        finds_and_cures(lab, "rule-stale", "link hwac130009");
+    });
+}
+
+#[test]
+fn a_rule_of_others_that_leads_to_nobody() {
+    case(|lab| {
+        lab.serve();
+        let _web = idle(lab, "web", &["--ip", "172.19.0.9"]);
+        let rule = |to: &str| {
+            [
+                format!(
+                    "iptables-nft -t nat -A PREROUTING -p tcp --dport 8080 -j DNAT --to-destination {to}:80"
+                ),
+                format!(
+                    "nft 'add table ip old; add chain ip old pre {{ type nat hook prerouting priority -100; }}; add rule ip old pre tcp dport 8080 dnat to {to}:80'"
+                ),
+                format!(
+                    "nft 'add table inet old; add chain inet old pre {{ type nat hook prerouting priority -100; }}; add chain inet old hop; add rule inet old pre jump hop; add rule inet old hop meta l4proto tcp dnat ip to {to}'"
+                ),
+            ]
+        };
+        for rule in rule("172.19.0.77") {
+            sh(&rule);
+            finds_and_cures(lab, "rule-stale", "network hawser0");
+        }
+        for rule in rule("172.19.0.9") {
+            sh(&rule);
+            healthy(lab);
+        }
+    });
+}
+
+#[test]
+fn a_resolver_that_does_not_answer() {
+    case(|lab| {
+        let resolv_conf = lab.own_etc().join("resolv.conf");
+        let write = |text: &str| std::fs::write(&resolv_conf, text).expect("write resolv.conf");
+        // Nobody listens there.
+        write("nameserver 198.51.100.53\n");
+        let outcome = lab.hawser(&["doctor"]).exits(1);
+        assert!(outcome.out().contains("ECONNREFUSED"), "{outcome}");
+        let cures = finds(lab, &[("resolver-dead", "resolver 198.51.100.53")]);
+        assert_eq!(cures, ["echo nameserver ADDRESS >/etc/resolv.conf"]);
+        lab.serve();
+        healthy(lab);
+        // What is sent there is lost.
+        lab.internet.sh("ip route add blackhole 198.51.100.99");
+        write("nameserver 198.51.100.53\nnameserver 198.51.100.99\n");
+        finds_and_cures(lab, "resolver-dead", "resolver 198.51.100.99");
+        write("nameserver 127.0.0.53\n");
+        finds(lab, &[("resolver-dead", "host")]);
+        std::fs::remove_file(&resolv_conf).expect("remove resolv.conf");
+        finds(lab, &[("resolver-dead", "host")]);
+    });
+}
+
+#[test]
+fn a_host_that_forwards_nothing() {
+    case(|lab| {
+        lab.serve();
+        lab.hawser(&["up"]).exits(0);
+        sysctl("net.ipv4.ip_forward=0");
+        finds_and_cures(lab, "forwarding-off", "network hawser0");
+        sysctl("net.ipv4.conf.uplink.forwarding=0");
+        finds_and_cures(lab, "forwarding-off", "network hawser0");
+        let by_link = std::path::Path::new("/proc/sys/net/ipv6/conf/all/force_forwarding").exists();
+        sysctl(if by_link {
+            "net.ipv6.conf.hawser0.force_forwarding=0"
+        } else {
+            "net.ipv6.conf.all.forwarding=0"
+        });
+        let cures = finds(lab, &[("forwarding-off", "network hawser0")]);
+        paste(&cures[0]);
+        healthy(lab);
+        lab.hawser(&["down"]).exits(0);
+        let _direct = idle(lab, "direct", &["--network", "ptp"]);
+        sysctl("net.ipv4.ip_forward=0");
+        finds_and_cures(lab, "forwarding-off", "network ptp");
+    });
+}
+
+#[test]
+fn loopback_that_is_open_to_a_link() {
+    case(|lab| {
+        lab.serve();
+        lab.hawser(&["up"]).exits(0);
+        sysctl("net.ipv4.conf.hawser0.route_localnet=1");
+        finds_and_cures(lab, "localnet-open", "link hawser0");
+        sysctl("net.ipv4.conf.all.route_localnet=1");
+        finds_and_cures(lab, "localnet-open", "host");
+        // sysctl(8) has dots for slashes.
+        sh("ip link add name vpn.7 type veth peer name vpn1");
+        sysctl("net.ipv4.conf.vpn/7.route_localnet=1");
+        finds_and_cures(lab, "localnet-open", "link vpn.7");
+    });
+}
+
+#[test]
+fn a_port_that_somebody_else_takes() {
+    case(|lab| {
+        lab.serve();
+        let _web = idle(
+            lab,
+            "web",
+            &["-p", "8080:80", "-p", "192.0.2.2:8081:81/udp"],
+        );
+        for (rule, place) in [
+            (
+                "iptables-nft -t nat -A PREROUTING -p tcp --dport 8080 -j DNAT --to-destination 203.0.113.9:80",
+                "port 8080/tcp",
+            ),
+            (
+                "iptables-nft -t nat -A PREROUTING -p tcp -m multiport --dports 25,8080 -j REDIRECT --to-ports 3128",
+                "port 8080/tcp",
+            ),
+            (
+                "iptables-nft -t nat -A PREROUTING -p udp --dport 8000:8100 -j DNAT --to-destination 203.0.113.9",
+                "port 8081/udp",
+            ),
+            (
+                "nft 'add table ip old; add chain ip old pre { type nat hook prerouting priority -100; }; add rule ip old pre udp dport 8000-8100 dnat to 203.0.113.9'",
+                "port 8081/udp",
+            ),
+            (
+                "nft 'add table ip old; add chain ip old pre { type nat hook prerouting priority -100; }; add rule ip old pre tcp dport 8080 redirect to 3128'",
+                "port 8080/tcp",
+            ),
+        ] {
+            sh(rule);
+            finds_and_cures(lab, "port-shadowed", place);
+        }
+    });
+}
+
+#[test]
+fn a_port_of_an_attachment_that_a_daemon_has_taken() {
+    case(|lab| {
+        lab.serve();
+        let guest = unshared();
+        lab.hawser(&[
+            "attach",
+            "--name",
+            "guest",
+            "-p",
+            "8090:80",
+            &guest.pid().to_string(),
+        ])
+        .exits(0);
+        healthy(lab);
+        let daemon = std::net::TcpListener::bind("0.0.0.0:8090").expect("nobody holds it");
+        finds(lab, &[("port-shadowed", "port 8090/tcp")]);
+        drop(daemon);
+        healthy(lab);
+    });
+}
+
+#[test]
+fn a_bridge_that_is_down() {
+    case(|lab| {
+        lab.serve();
+        let _web = idle(lab, "web", &["--ip", "172.19.0.9"]);
+        for (seed, place) in [
+            ("ip link set hawser0 down", "network hawser0"),
+            ("ip addr del 172.19.0.1/16 dev hawser0", "network hawser0"),
+            (
+                "ip -6 addr flush dev hawser0 scope global",
+                "network hawser0",
+            ),
+            ("ip link set hwac130009 down", "container web"),
+            ("ip link set hwac130009 nomaster", "container web"),
+        ] {
+            sh(seed);
+            finds_and_cures(lab, "bridge-down", place);
+        }
+    });
+}
+
+#[test]
+fn a_loopback_link_that_is_down() {
+    case(|lab| {
+        lab.serve();
+        sh("ip link set lo down");
+        finds_and_cures(lab, "lo-down", "host");
+        let _web = idle(lab, "web", &[]);
+        Netns::of(lab.pid_of("web")).sh("ip link set lo down");
+        finds_and_cures(lab, "lo-down", "container web");
+    });
+}
+
+#[test]
+fn a_full_table_of_connections() {
+    case(|lab| {
+        lab.serve();
+        lab.run(&[], &["wget", "-q", "-O", "-", "http://198.51.100.10/"])
+            .exits(0);
+        lab.settle();
+        healthy(lab);
+        // The limit is the machine's: another is only shown.
+        let max = lab.dir.join("max");
+        std::fs::write(&max, "1\n").expect("write a limit");
+        let switch = "/proc/sys/net/netfilter/nf_conntrack_max";
+        sh(&format!("mount --bind {} {switch}", max.display()));
+        // Each look makes one more, since resolvers are asked.
+        let outcome = lab.hawser(&["doctor"]).exits(1);
+        let text = outcome.out();
+        assert!(
+            text.starts_with("conntrack-full host: ") && text.lines().count() == 1,
+            "{text}"
+        );
+        let (_, cure) = text.split_once("; cure: ").expect("a cure");
+        assert!(
+            cure.starts_with("sysctl -w net.netfilter.nf_conntrack_max="),
+            "{cure}"
+        );
+        paste(&cure.replace("nf_conntrack_max=", "nf_conntrack_max=1000"));
+        healthy(lab);
+    });
+}
+
+#[test]
+fn a_router_that_is_not_heeded() {
+    case(|lab| {
+        lab.serve();
+        lab.hawser(&["up"]).exits(0);
+        // A host that forwards, and whose addresses are its administrator's, misses nothing.
+        sysctl("net.ipv6.conf.all.forwarding=1 net.ipv6.conf.uplink.accept_ra=1");
+        healthy(lab);
+        sh("ip -6 route replace default via 2001:db8:1::1 dev uplink proto ra expires 600");
+        finds_and_cures(lab, "router-lost", "link uplink");
+        // A real one: the kernel forgets it when the host begins to forward.
+        sysctl("net.ipv6.conf.all.forwarding=0 net.ipv6.conf.uplink.accept_ra=1");
+        lab.hawser(&["up"]).exits(0);
+        sh("ip -6 route flush default");
+        let watch = Watch::routes();
+        let router = router(lab);
+        let is_there = || !sh("ip -6 route show default proto ra").is_empty();
+        assert!(watch.until(is_there), "a router");
+        healthy(lab);
+        sysctl("net.ipv6.conf.all.forwarding=1");
+        assert!(!is_there());
+        let cures = finds(lab, &[("router-lost", "link uplink")]);
+        paste(&cures[0]);
+        assert!(watch.until(is_there), "the router is heeded again");
+        drop(router);
+        healthy(lab);
+    });
+}
+
+/// The internet's, which advertises itself.
+fn router(lab: &Lab) -> Running {
+    let config = lab.dir.join("radvd.conf");
+    let text = "interface eth0 { AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; prefix 2001:db8:5::/64 { }; };\n";
+    std::fs::write(&config, text).expect("write a file");
+    lab.internet
+        .sh("echo 1 >/proc/sys/net/ipv6/conf/all/forwarding");
+    let mut radvd = lab.internet.command("radvd");
+    radvd.args([
+        "-n",
+        "-m",
+        "stderr",
+        "-u",
+        "root",
+        "-p",
+        "/run/lab/radvd.pid",
+        "-C",
+    ]);
+    radvd.arg(config).stdin(Stdio::null()).stderr(Stdio::null());
+    Running::spawn(radvd)
+}
+
+#[test]
+fn rules_that_were_flushed() {
+    case(|lab| {
+        lab.serve();
+        lab.hawser(&["up"]).exits(0);
+        for seed in [
+            "nft flush ruleset",
+            "nft flush chain inet hawser forward",
+            "nft delete table bridge hawser",
+        ] {
+            sh(seed);
+            finds_and_cures(lab, "rules-missing", "network hawser0");
+        }
+    });
+}
+
+#[test]
+fn without_root_it_says_what_it_could_not_see() {
+    case(|lab| {
+        if !lab.real_root {
+            skip("another user than root needs the real root");
+            return;
+        }
+        lab.serve();
+        let _web = idle(lab, "web", &["-p", "8080:80"]);
+        // A copy where anybody may execute it.
+        std::fs::copy(binary(), "/run/host-helper").expect("copy host-helper");
+        let as_nobody = |arguments: &[&str]| {
+            let mut command = Command::new("setpriv");
+            command.args([
+                "--reuid",
+                "65534",
+                "--regid",
+                "65534",
+                "--clear-groups",
+                "/run/host-helper",
+            ]);
+            command.args(arguments).stdin(Stdio::null());
+            collect(command, DEADLINE)
+        };
+        let outcome = as_nobody(&["doctor"]).exits(0);
+        assert_eq!(outcome.out(), "");
+        let said = outcome.err();
+        for what in ["the rules of nf_tables: ", "the inside of containers: "] {
+            let line = said.lines().find(|line| line.contains(what));
+            let line = line.unwrap_or_else(|| panic!("{what}: {said}"));
+            assert!(
+                line.starts_with("host-helper: look at ") && line.ends_with("; run as root (sudo)"),
+                "{line}"
+            );
+        }
+        sysctl("net.ipv4.ip_forward=0");
+        let outcome = as_nobody(&["doctor", "--json"]).exits(1);
+        assert_eq!(outcome.err(), "");
+        let report: Value = serde_json::from_str(&outcome.out()).expect("JSON");
+        assert_eq!(report["findings"][0]["fault"], "forwarding-off");
+        assert!(
+            report["unseen"].as_array().expect("an array").len() >= 2,
+            "{report}"
+        );
+    });
+}
+
+#[test]
+fn usage_errors_are_usage_errors() {
+    case(|lab| {
+        lab.hawser(&["doctor", "--fix"]).refused(&["--fix"]);
+        lab.hawser(&["doctor", "web"]).refused(&["web"]);
+    });
+}
