@@ -89,7 +89,7 @@ test: build bare
 	@.ci/need dumb-init dumb-init "what init stands in for, side by side with it"
 	@.ci/need catatonit catatonit "what init stands in for, side by side with it"
 	@.ci/need iptables-legacy iptables "other firewalls, which the tests have to get on with"
-	@.ci/unpack $(OUT)/debian "what the tests drop init into, and firewalls to get on with" docker.io podman crun firewalld dbus-daemon ufw
+	@.ci/unpack $(OUT)/debian "what the tests drop init into, clients and neighbours of the CNI plugin, and firewalls to get on with" docker.io podman containerd runc crun containernetworking-plugins firewalld dbus-daemon ufw
 	@.ci/unpack $(OUT)/resolved "the tests' host whose resolvers change" systemd-resolved
 	@.ci/need musl-gcc musl-tools "a program of musl's that looks names up"
 	@.ci/machine $(MACHINE)

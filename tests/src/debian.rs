@@ -14,18 +14,18 @@ use crate::{Lab, init_binary, rootfs, sh, skip, sys};
 
 /// The client of one runtime, with all that it takes to reach it.
 pub struct Runtime {
-    program: &'static str,
-    globals: Vec<String>,
+    pub(crate) program: &'static str,
+    pub(crate) globals: Vec<String>,
     /// Of `run`, in front of all others.
     pub options: Vec<&'static str>,
-    variables: Vec<(&'static str, String)>,
-    daemon: Option<Daemon>,
+    pub(crate) variables: Vec<(&'static str, String)>,
+    pub(crate) daemon: Option<Daemon>,
 }
 
-/// dockerd, and the control groups of its containers. Dropping it ends it, waits for that, and takes them back.
-struct Daemon {
-    running: Option<Running>,
-    group: String,
+/// dockerd or containerd, and the control groups of its containers. Dropping it ends it, waits for that, and takes them back.
+pub(crate) struct Daemon {
+    pub(crate) running: Option<Running>,
+    pub(crate) group: String,
 }
 
 impl Lab {
@@ -97,20 +97,8 @@ impl Lab {
     }
 
     fn dockerd(&self, options: &[OsString]) -> Option<Runtime> {
-        if !self.real_root {
-            skip("dockerd needs the real root");
-            return None;
-        }
-        // Control groups are the machine's. A new PID namespace has a number that no other has now.
-        let number = fs::metadata("/proc/self/ns/pid")
-            .expect("look at the PID namespace")
-            .ino();
-        let group = format!("hawser-test-{number}");
+        let group = self.daemon_group("dockerd")?;
         let parent = format!("/{group}");
-        if !make_group(&group) {
-            skip("dockerd needs control groups that can be written to");
-            return None;
-        }
         self.lay_debian("/usr/sbin/dockerd");
         let home = self.dir.join("docker");
         let socket = format!("unix://{}/socket", home.display());
@@ -151,8 +139,33 @@ impl Lab {
         })
     }
 
+    /// A control group in each hierarchy for the containers of a daemon. None: this machine cannot run one, which was said.
+    pub(crate) fn daemon_group(&self, daemon: &str) -> Option<String> {
+        if !self.real_root {
+            skip(&format!("{daemon} needs the real root"));
+            return None;
+        }
+        // Control groups are the machine's. A new PID namespace has a number that no other has now.
+        let number = fs::metadata("/proc/self/ns/pid")
+            .expect("look at the PID namespace")
+            .ino();
+        let group = format!("hawser-test-{number}");
+        if !make_group(&group) {
+            skip(&format!(
+                "{daemon} needs control groups that can be written to"
+            ));
+            return None;
+        }
+        Some(group)
+    }
+
     /// podman, which finds its pause program as a link to init. None: see [`Lab::docker`].
     pub fn podman(&self) -> Option<Runtime> {
+        self.podman_with("netns = \"none\"", "")
+    }
+
+    /// The same with these lines in the sections `containers` and, with its head, `network`.
+    pub(crate) fn podman_with(&self, containers: &str, network: &str) -> Option<Runtime> {
         if !self.real_root {
             skip("laying podman over / needs the real root");
             return None;
@@ -165,10 +178,10 @@ impl Lab {
         let helpers = self.link("catatonit");
         let helpers = helpers.parent().expect("the directory of links").display();
         let config = format!(
-            "[containers]\ncgroups = \"disabled\"\nnetns = \"none\"\nlog_driver = \"k8s-file\"\n\
+            "[containers]\ncgroups = \"disabled\"\n{containers}\nlog_driver = \"k8s-file\"\n\
             default_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
             [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nruntime = \"crun\"\n\
-            helper_binaries_dir = [\"{helpers}\"]\n"
+            helper_binaries_dir = [\"{helpers}\"]\n{network}\n"
         );
         let file = home.join("containers.conf");
         fs::write(&file, config).expect("write containers.conf");

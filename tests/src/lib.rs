@@ -7,6 +7,7 @@
 
 mod case;
 mod changes;
+mod clients;
 mod debian;
 mod firewalls;
 mod machine;
@@ -23,6 +24,7 @@ pub mod wire;
 
 pub use case::{alone, bare, binary, case, init_binary, is_root, packets, program, skip};
 pub use changes::{Resolved, Seen};
+pub use clients::PLUGINS;
 pub use debian::Runtime;
 pub use firewalls::Firewalld;
 pub use machine::{CARD, Machine, PATIENCE, write_script};

@@ -1,0 +1,217 @@
+//! Real clients of CNI and real neighbours in a list of plugins: containerd's `ctr run --cni`, podman with its CNI backend, and Debian's
+//! reference plugins before and after ours.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::Stdio;
+
+use lab::{DEADLINE, Lab, Netns, Outcome, Running, Runtime, Snapshot, case, collect};
+use serde_json::{Value, json};
+
+const IMAGE: &str = "docker.io/library/box:latest";
+
+/// One way to start containers.
+enum Client {
+    Ctr(Runtime),
+    Podman(Runtime),
+}
+
+/// A container that serves its name at port 80.
+struct Container {
+    name: &'static str,
+    running: Running,
+    netns: Netns,
+    address: String,
+}
+
+impl Client {
+    fn ctr(lab: &Lab) -> Option<Self> {
+        let ctr = lab.containerd()?;
+        ctr.call(&["image", "import", "--snapshotter", "native", &lab.image()])
+            .exits(0);
+        Some(Self::Ctr(ctr))
+    }
+
+    fn podman(lab: &Lab) -> Option<Self> {
+        let podman = lab.podman_cni()?;
+        let archive = lab.archive("box", &[]).to_string_lossy().into_owned();
+        podman.call(&["import", &archive, "box"]).exits(0);
+        Some(Self::Podman(podman))
+    }
+
+    /// `run`, not started yet: a container of the network `lab`. podman gets the ports as an option, `ctr` by the network's file.
+    fn command(&self, name: &str, options: &[&str], words: &[&str]) -> std::process::Command {
+        match self {
+            Self::Ctr(ctr) => {
+                let group = ctr.group(name);
+                let front = ["--cgroup", &group, IMAGE, name];
+                ctr.run_command(&[&front[..], words].concat())
+            }
+            Self::Podman(podman) => {
+                let front = ["--rm", "--name", name, "--network", "lab"];
+                podman.run_command(&[&front[..], options, &["box"], words].concat())
+            }
+        }
+    }
+
+    fn run(&self, name: &str, words: &[&str]) -> Outcome {
+        collect(self.command(name, &[], words), DEADLINE)
+    }
+
+    fn start(&self, name: &'static str, options: &[&str]) -> Container {
+        let script = format!(
+            "trap 'exit 0' TERM; echo 'this is {name}' >/index.html; httpd -p 80 -h /; echo up; sleep 1000 & wait"
+        );
+        let mut command = self.command(name, options, &["sh", "-c", &script]);
+        command.stdin(Stdio::null());
+        let mut running = Running::spawn(command);
+        running.until("up");
+        let pid = match self {
+            Self::Ctr(ctr) => {
+                let tasks = ctr.call(&["task", "ls"]).ok();
+                let line = tasks.lines().find(|line| line.starts_with(name));
+                line.and_then(|line| line.split_whitespace().nth(1))
+                    .expect("the task of a container")
+                    .to_owned()
+            }
+            Self::Podman(podman) => podman
+                .call(&["inspect", "--format", "{{.State.Pid}}", name])
+                .ok(),
+        };
+        let netns = Netns::of(pid.parse().expect("a process id"));
+        let links: Value =
+            serde_json::from_str(&netns.sh("ip -j -4 addr show dev eth0")).expect("ip -j");
+        let address = links[0]["addr_info"][0]["local"]
+            .as_str()
+            .expect("an address")
+            .to_owned();
+        Container {
+            name,
+            running,
+            netns,
+            address,
+        }
+    }
+
+    fn stop(&self, container: Container) {
+        match self {
+            Self::Ctr(ctr) => ctr.call(&["task", "kill", container.name]).exits(0),
+            Self::Podman(podman) => podman.call(&["stop", container.name]).exits(0),
+        };
+        container.running.end().exits(0);
+    }
+
+    fn end(self) {
+        match self {
+            Self::Ctr(runtime) | Self::Podman(runtime) => runtime.end(),
+        }
+    }
+}
+
+impl Container {
+    fn get(&self, url: &str) -> String {
+        let mut wget = self.netns.command("/bin/busybox");
+        wget.args(["wget", "-q", "-O", "-", url]);
+        collect(wget, DEADLINE).ok()
+    }
+}
+
+/// What a web server says at ADDRESS:PORT.
+fn page(address: &str) -> String {
+    let mut stream =
+        TcpStream::connect(address).unwrap_or_else(|error| panic!("connect to {address}: {error}"));
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("ask");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("read");
+    text
+}
+
+/// The mapping of port 8080 to 80, as a runtime gives it to a plugin.
+fn mappings() -> Value {
+    json!({ "portMappings": [{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }] })
+}
+
+/// Two containers on a network reach each other, the outside, and are reached by a published port; nothing of them is left. `plugins` are
+/// those of the network, and get what `ctr` cannot tell them.
+fn serves(
+    lab: &Lab,
+    client: &Client,
+    plugins: &dyn Fn(Option<Value>) -> Vec<Value>,
+    leave: &[&str],
+) {
+    lab.write_network("lab", &plugins(None));
+    client.run("first", &["true"]).ok();
+    let before = Snapshot::take();
+    let one = client.start("one", &[]);
+    if let Client::Ctr(_) = client {
+        lab.write_network("lab", &plugins(Some(mappings())));
+    }
+    let two = client.start("two", &["-p", "8080:80"]);
+    assert_ne!(one.address, two.address);
+    assert_eq!(one.get(&format!("http://{}/", two.address)), "this is two");
+    assert_eq!(two.get(&format!("http://{}/", one.address)), "this is one");
+    for container in [&one, &two] {
+        assert_eq!(
+            container.get("http://198.51.100.10/"),
+            "hello from the internet"
+        );
+        let whoami = container.get("http://198.51.100.10/cgi-bin/whoami");
+        assert!(whoami.ends_with("192.0.2.2"), "{whoami}");
+    }
+    assert!(
+        lab.internet
+            .enter(|| page("192.0.2.2:8080"))
+            .ends_with("this is two\n")
+    );
+    assert!(page("192.0.2.2:8080").ends_with("this is two\n"));
+    assert_eq!(one.get("http://192.0.2.2:8080/"), "this is two");
+    assert_eq!(two.get("http://192.0.2.2:8080/"), "this is two");
+    client.stop(two);
+    client.stop(one);
+    let mut changes = before.changes();
+    // The runtime's own, and which address is the next.
+    changes.retain(|change| {
+        ![
+            "/run/lab/containerd/",
+            "/run/lab/podman/",
+            "/run/lab/links",
+            "last_reserved_ip",
+        ]
+        .iter()
+        .chain(leave)
+        .any(|theirs| change.contains(theirs))
+    });
+    assert!(changes.is_empty(), "{}", changes.join("\n"));
+}
+
+/// With these the tests themselves were tried.
+fn reference(ports: Option<Value>) -> Vec<Value> {
+    let bridge = json!({ "type": "bridge", "bridge": "cni0", "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true,
+        "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.88.0.0/16" }]] } });
+    let portmap = json!({ "type": "portmap", "capabilities": { "portMappings": true }, "runtimeConfig": ports });
+    vec![bridge, portmap]
+}
+
+#[test]
+fn containerd_and_the_reference_plugins() {
+    case(|lab| {
+        let Some(client) = Client::ctr(lab) else {
+            return;
+        };
+        lab.serve();
+        serves(lab, &client, &reference, &["rules were:"]);
+        client.end();
+    });
+}
+
+#[test]
+fn podman_and_the_reference_plugins() {
+    case(|lab| {
+        let Some(client) = Client::podman(lab) else {
+            return;
+        };
+        lab.serve();
+        serves(lab, &client, &reference, &["rules were:"]);
+        client.end();
+    });
+}
