@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::debian::{Daemon, Runtime};
 use crate::process::Running;
-use crate::{Lab, binary, sh};
+use crate::{Lab, binary, sh, skip};
 
 /// Where clients look for plugins and networks, as they come.
 pub const PLUGINS: &str = "/opt/cni/bin";
@@ -70,8 +70,19 @@ impl Lab {
         Some(podman)
     }
 
+    /// Debian's plugins and ours, and no client. False: this machine cannot, which was said.
+    pub fn plugins(&self) -> bool {
+        if !self.real_root {
+            skip("laying plugins over / needs the real root");
+            return false;
+        }
+        self.lay_debian("/usr/lib/cni/bridge");
+        self.lay_plugins();
+        true
+    }
+
     /// Links to Debian's plugins, and to ours; no network.
-    pub fn lay_plugins(&self) {
+    fn lay_plugins(&self) {
         let none = MsFlags::empty();
         mount(Some("opt"), "/opt", Some("tmpfs"), none, Some("mode=0755")).expect("tmpfs on /opt");
         fs::create_dir_all(PLUGINS).expect("make a directory");

@@ -1,0 +1,350 @@
+//! Two hosts of a cluster whose containers reach each other by flannel's VXLAN: flannel's subnet file, its device, its entries and its
+//! rules, as flanneld writes them, and its meta plugin's way to delegate the wiring of a container to another plugin.
+
+use std::process::{Command, Stdio};
+
+use lab::{DEADLINE, Lab, Netns, Outcome, PLUGINS, Running, case, collect};
+use serde_json::{Map, Value, json};
+
+/// Flannel's networks, and the MTU that is left with its device for each.
+const NETWORK: &str = "10.244.0.0/16";
+const NETWORK6: &str = "fd00:10:244::/56";
+const MTU: u32 = 1450;
+const MTU6: u32 = 1430;
+
+/// A host of the cluster: namespaces of its own for network and mounts, with a /run and a /var/lib/cni of its own.
+struct Node {
+    number: u8,
+    holder: Running,
+}
+
+/// A container without a process: a namespace at `/run/netns/NAME` of its host, with a web server once it is served.
+struct Pod<'a> {
+    node: &'a Node,
+    name: &'static str,
+    addresses: Vec<String>,
+}
+
+impl Node {
+    /// Its address on the wire between the hosts is 203.0.113.NUMBER, and its containers' subnet 10.244.NUMBER.0/24.
+    fn new(number: u8) -> Self {
+        let name = format!("node{number}");
+        let netns = Netns::new(&name);
+        netns.sh("echo 0 >/proc/sys/net/ipv4/ip_forward");
+        let mut holder = netns.command("unshare");
+        holder.args(["--mount", "sh", "-c"]).arg(
+            "mount -t tmpfs run /run && mkdir -p /run/netns /run/flannel /run/www/cgi-bin /var/lib/cni && mount -t tmpfs cni /var/lib/cni
+            echo up; read x",
+        );
+        holder
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut holder = Running::spawn(holder);
+        holder.until("up");
+        Self { number, holder }
+    }
+
+    /// A command that will run there.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        let pid = self.holder.pid().to_string();
+        command.args(["--target", &pid, "--net", "--mount", "--", program]);
+        command
+    }
+
+    #[track_caller]
+    fn sh(&self, script: &str) -> String {
+        let mut shell = self.command("/bin/sh");
+        shell.args(["-c", script]);
+        let outcome = collect(shell, DEADLINE);
+        assert_eq!(outcome.code, 0, "witness {script:?} failed: {outcome}");
+        outcome.out()
+    }
+
+    fn mac(&self) -> String {
+        format!("02:f1:00:00:00:0{}", self.number)
+    }
+
+    /// What flanneld leaves on a host with `--ip-masq`, when the other host has joined: its file, its device (VNI 1, port 8472, nothing
+    /// learned), neighbour, forwarding entry and route for each other host, and its rules.
+    fn run_flannel(&self, other: &Node) {
+        let (own, theirs, mac, their_mac) = (self.number, other.number, self.mac(), other.mac());
+        self.sh(&format!(
+            "ip link add flannel.1 mtu {MTU} address {mac} type vxlan id 1 dev eth0 local 203.0.113.{own} dstport 8472 nolearning
+            ip addr add 10.244.{own}.0/32 dev flannel.1
+            ip link set flannel.1 up
+            ip neigh replace 10.244.{theirs}.0 lladdr {their_mac} dev flannel.1 nud permanent
+            bridge fdb replace {their_mac} dev flannel.1 dst 203.0.113.{theirs} self permanent
+            ip route replace 10.244.{theirs}.0/24 via 10.244.{theirs}.0 dev flannel.1 onlink
+            echo 1 >/proc/sys/net/ipv4/ip_forward
+            cat >/run/flannel/subnet.env <<END
+FLANNEL_NETWORK={NETWORK}
+FLANNEL_SUBNET=10.244.{own}.1/24
+FLANNEL_MTU={MTU}
+FLANNEL_IPMASQ=true
+END"
+        ));
+        self.masquerade(
+            "iptables",
+            NETWORK,
+            &format!("10.244.{own}.0/24"),
+            "224.0.0.0/4",
+        );
+    }
+
+    /// The same for IPv6 beside it: a second device, and the smaller MTU for both.
+    fn run_flannel6(&self, other: &Node) {
+        let (own, theirs, mac, their_mac) = (self.number, other.number, self.mac(), other.mac());
+        self.sh(&format!(
+            "ip link add flannel-v6.1 mtu {MTU6} address {mac} type vxlan id 1 dev eth0 local 2001:db8:3::{own} dstport 8472 nolearning
+            ip addr add fd00:10:244:{own}::/128 dev flannel-v6.1 nodad
+            ip link set flannel-v6.1 up
+            ip -6 neigh replace fd00:10:244:{theirs}:: lladdr {their_mac} dev flannel-v6.1 nud permanent
+            bridge fdb replace {their_mac} dev flannel-v6.1 dst 2001:db8:3::{theirs} self permanent
+            ip -6 route replace fd00:10:244:{theirs}::/64 via fd00:10:244:{theirs}:: dev flannel-v6.1 onlink
+            echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
+            sed -i 's/^FLANNEL_MTU=.*/FLANNEL_MTU={MTU6}/' /run/flannel/subnet.env
+            cat >>/run/flannel/subnet.env <<END
+FLANNEL_IPV6_NETWORK={NETWORK6}
+FLANNEL_IPV6_SUBNET=fd00:10:244:{own}::1/64
+END"
+        ));
+        self.masquerade(
+            "ip6tables",
+            NETWORK6,
+            &format!("fd00:10:244:{own}::/64"),
+            "ff00::/8",
+        );
+    }
+
+    /// Flannel's rules: between containers addresses stay as they are, what leaves the network gets the host's.
+    fn masquerade(&self, tables: &str, network: &str, own: &str, multicast: &str) {
+        self.sh(&format!(
+            "nat() {{ {tables} -t nat \"$@\"; }}
+            nat -N FLANNEL-POSTRTG
+            nat -A POSTROUTING -j FLANNEL-POSTRTG
+            nat -A FLANNEL-POSTRTG -s {own} -d {network} -j RETURN
+            nat -A FLANNEL-POSTRTG -s {network} -d {own} -j RETURN
+            nat -A FLANNEL-POSTRTG ! -s {network} -d {own} -j RETURN
+            nat -A FLANNEL-POSTRTG -s {network} ! -d {multicast} -j MASQUERADE --random-fully
+            nat -A FLANNEL-POSTRTG ! -s {network} -d {network} -j MASQUERADE --random-fully
+            {tables} -N FLANNEL-FWD
+            {tables} -A FORWARD -j FLANNEL-FWD
+            {tables} -A FLANNEL-FWD -s {network} -j ACCEPT
+            {tables} -A FLANNEL-FWD -d {network} -j ACCEPT"
+        ));
+    }
+
+    /// The plugin that a configuration names, as a runtime calls it.
+    fn call(&self, verb: &str, pod: &str, config: &Value) -> Outcome {
+        let kind = config["type"].as_str().expect("the type of a plugin");
+        let mut plugin = self.command("env");
+        plugin.args([
+            "-C/".into(),
+            format!("CNI_COMMAND={verb}"),
+            format!("CNI_CONTAINERID={pod}"),
+            format!("CNI_NETNS=/run/netns/{pod}"),
+            "CNI_IFNAME=eth0".into(),
+            format!("CNI_PATH={PLUGINS}"),
+            format!("{PLUGINS}/{kind}"),
+        ]);
+        plugin.stdin(Stdio::piped());
+        let mut running = {
+            plugin.stdout(Stdio::piped()).stderr(Stdio::piped());
+            Running::spawn(plugin)
+        };
+        running.say(&config.to_string());
+        running.end()
+    }
+
+    /// Adds a container by flannel's meta plugin, and serves its name from there. `config` is flannel's part of a list of plugins.
+    fn add(&self, pod: &'static str, config: &Value) -> Pod<'_> {
+        self.sh(&format!("ip netns add {pod}"));
+        let delegate = delegate(config, &self.sh("cat /run/flannel/subnet.env"));
+        // The meta plugin keeps what it has sent, for DEL.
+        self.sh(&format!(
+            "mkdir -p /var/lib/cni/flannel && cat >/var/lib/cni/flannel/{pod} <<'END'\n{delegate}\nEND"
+        ));
+        let result = self.call("ADD", pod, &delegate).exits(0).out();
+        let result: Value = serde_json::from_str(&result).expect("a result");
+        let ips = result["ips"].as_array().expect("addresses");
+        let addresses = ips.iter().map(|ip| {
+            let address = ip["address"].as_str().expect("an address");
+            address.split_once('/').expect("a prefix").0.to_owned()
+        });
+        let addresses = addresses.collect();
+        self.sh(&format!(
+            "mkdir -p /run/www/{pod}/cgi-bin
+            echo 'this is {pod}' >/run/www/{pod}/index.html
+            dd if=/dev/zero of=/run/www/{pod}/large bs=1000 count=300 2>/dev/null
+            printf '#!/bin/sh\\necho Content-type: text/plain; echo; echo $REMOTE_ADDR | sed s/.::ffff:// | tr -d []\\n' >/run/www/{pod}/cgi-bin/whoami
+            chmod 755 /run/www/{pod}/cgi-bin/whoami
+            ip netns exec {pod} busybox httpd -p 80 -h /run/www/{pod}"
+        ));
+        Pod {
+            node: self,
+            name: pod,
+            addresses,
+        }
+    }
+
+    /// Deletes it as the meta plugin does: by what it has kept, once.
+    fn delete(&self, pod: &str) {
+        let kept = self.sh(&format!("cat /var/lib/cni/flannel/{pod}"));
+        let kept = serde_json::from_str(&kept).expect("what the meta plugin has kept");
+        self.call("DEL", pod, &kept).ok();
+        self.sh(&format!(
+            "rm /var/lib/cni/flannel/{pod}; ip netns del {pod}"
+        ));
+    }
+}
+
+impl Pod<'_> {
+    #[track_caller]
+    fn get(&self, url: &str) -> String {
+        let text = self.node.sh(&format!(
+            "ip netns exec {} busybox wget -q -O - {url}",
+            self.name
+        ));
+        text.trim_end().into()
+    }
+}
+
+/// The configuration that flannel's meta plugin makes of its own and of flanneld's file: the network's name and version; what `delegate`
+/// says, `ipMasq` where flanneld does not masquerade, the MTU; for a bridge `isGateway`; and as addresses the host's subnet, with a route to
+/// the whole network (flannel-io/cni-plugin, flannel_linux.go).
+fn delegate(config: &Value, file: &str) -> Value {
+    let find = |name: &str| {
+        let line = file.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|line| line.strip_prefix('='))
+    };
+    let said = |name: &str| find(name).unwrap_or_else(|| panic!("{name} in subnet.env"));
+    let mut made: Map<String, Value> = config["delegate"].as_object().cloned().unwrap_or_default();
+    made.insert("name".into(), config["name"].clone());
+    made.insert("cniVersion".into(), config["cniVersion"].clone());
+    made.entry("type").or_insert(json!("bridge"));
+    made.entry("ipMasq")
+        .or_insert(json!(said("FLANNEL_IPMASQ") != "true"));
+    let mtu: u32 = said("FLANNEL_MTU").parse().expect("an MTU");
+    made.entry("mtu").or_insert(json!(mtu));
+    if made["type"] == "bridge" {
+        made.entry("isGateway").or_insert(json!(true));
+    }
+    let mut ipam: Map<String, Value> = config["ipam"].as_object().cloned().unwrap_or_default();
+    ipam.entry("type").or_insert(json!("host-local"));
+    // The address in the file is the bridge's; the subnet is what it is in.
+    let mut ranges = vec![json!([{ "subnet": said("FLANNEL_SUBNET").replace(".1/24", ".0/24") }])];
+    let mut routes = ipam
+        .get("routes")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    routes.push(json!({ "dst": said("FLANNEL_NETWORK") }));
+    if let Some(subnet) = find("FLANNEL_IPV6_SUBNET") {
+        ranges.push(json!([{ "subnet": subnet.replace("::1/64", "::/64") }]));
+        routes.push(json!({ "dst": said("FLANNEL_IPV6_NETWORK") }));
+    }
+    ipam.insert("ranges".into(), json!(ranges));
+    ipam.insert("routes".into(), json!(routes));
+    made.insert("ipam".into(), Value::Object(ipam));
+    Value::Object(made)
+}
+
+/// Two hosts on a wire, which the internet is on as well, at 203.0.113.254 and 2001:db8:3::fe.
+fn cluster(lab: &Lab) -> [Node; 2] {
+    let nodes = [1, 2].map(Node::new);
+    lab.internet.sh("ip link add wire type bridge
+        ip addr add 203.0.113.254/24 dev wire
+        ip addr add 2001:db8:3::fe/64 dev wire nodad
+        ip link set wire up
+        echo 1 >/proc/sys/net/ipv6/conf/all/forwarding");
+    for node in &nodes {
+        let number = node.number;
+        lab.internet.sh(&format!(
+            "ip link add wire{number} master wire type veth peer name eth0 netns /proc/{}/ns/net
+            ip link set wire{number} up",
+            node.holder.pid()
+        ));
+        node.sh(&format!(
+            "ip addr add 203.0.113.{number}/24 dev eth0
+            ip addr add 2001:db8:3::{number}/64 dev eth0 nodad
+            ip link set eth0 up
+            ip route add default via 203.0.113.254
+            ip -6 route add default via 2001:db8:3::fe"
+        ));
+    }
+    let [one, two] = &nodes;
+    one.run_flannel(two);
+    two.run_flannel(one);
+    nodes
+}
+
+/// How an address is written in a URL.
+fn host(address: &str) -> String {
+    match address.contains(':') {
+        true => format!("[{address}]"),
+        false => address.into(),
+    }
+}
+
+/// Containers of two hosts reach each other by their own addresses, in both directions, and the outside by their hosts'.
+fn talk([one, two]: &[Node; 2], config: &Value, families: usize) {
+    let (a, b, c) = (
+        one.add("a", config),
+        two.add("b", config),
+        one.add("c", config),
+    );
+    let outside = [
+        ("198.51.100.10", "203.0.113."),
+        ("2001:db8:2::10", "2001:db8:3::"),
+    ];
+    for (family, (far, host_address)) in outside.into_iter().enumerate().take(families) {
+        for (from, to) in [(&a, &b), (&b, &a), (&a, &c), (&c, &a), (&c, &b)] {
+            let (source, destination) = (&from.addresses[family], &to.addresses[family]);
+            let at = |page: &str| from.get(&format!("http://{}/{page}", host(destination)));
+            assert_eq!(at(""), format!("this is {}", to.name));
+            let seen = at("cgi-bin/whoami");
+            assert_eq!(seen, *source, "{} sees {}", to.name, from.name);
+            assert_eq!(at("large").len(), 300_000);
+        }
+        for pod in [&a, &b] {
+            let seen = pod.get(&format!("http://{}/cgi-bin/whoami", host(far)));
+            assert_eq!(seen, host(&format!("{host_address}{}", pod.node.number)));
+            for node in [&one, &two] {
+                let here = host(&pod.addresses[family]);
+                let page = node.sh(&format!("busybox wget -q -O - http://{here}/"));
+                assert_eq!(page, format!("this is {}\n", pod.name));
+            }
+        }
+    }
+    for (node, pod) in [(one, "a"), (two, "b"), (one, "c")] {
+        node.delete(pod);
+    }
+}
+
+/// As in flannel's own manifest, for this plugin.
+fn flannel(delegate: &str) -> Value {
+    json!({ "cniVersion": "0.3.1", "name": "cbr0", "type": "flannel",
+        "delegate": { "type": delegate, "hairpinMode": true, "isDefaultGateway": true } })
+}
+
+#[test]
+fn flannel_and_the_reference_bridge() {
+    case(|lab| {
+        if !lab.plugins() {
+            return;
+        }
+        lab.serve();
+        let nodes = cluster(lab);
+        talk(&nodes, &flannel("bridge"), 1);
+        nodes[0].run_flannel6(&nodes[1]);
+        nodes[1].run_flannel6(&nodes[0]);
+        lab.web("[2001:db8:2::10]:80");
+        // It has the other MTU, and no address of IPv6.
+        for node in &nodes {
+            node.sh("ip link del cni0");
+        }
+        talk(&nodes, &flannel("bridge"), 2);
+    });
+}
