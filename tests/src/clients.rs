@@ -102,6 +102,21 @@ impl Lab {
         self.write_conflist(name, &list);
     }
 
+    /// The list of plugins that docs/cluster.md has for a file of that name.
+    pub fn documented(file: &str) -> Vec<Value> {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cluster.md");
+        let text = fs::read_to_string(page).expect("read docs/cluster.md");
+        let (_, rest) = text
+            .split_once(&format!("{file}`"))
+            .unwrap_or_else(|| panic!("{file} in docs/cluster.md"));
+        let block = rest.split("```").nth(1).expect("a block of code");
+        let block = block
+            .strip_prefix("json\n")
+            .expect("the first block is JSON");
+        let list: Value = serde_json::from_str(block).expect("it is JSON");
+        list["plugins"].as_array().expect("plugins").clone()
+    }
+
     /// The same as it is.
     pub fn write_conflist(&self, file: &str, list: &Value) {
         let place = format!("{NETWORKS}/{file}.conflist");

@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Stdio;
 
-use lab::{DEADLINE, Lab, Netns, Outcome, Running, Runtime, Snapshot, case, collect};
+use lab::{DEADLINE, Lab, Netns, Outcome, Running, Runtime, Snapshot, case, collect, sh};
 use serde_json::{Value, json};
 
 const IMAGE: &str = "docker.io/library/box:latest";
@@ -126,27 +126,27 @@ fn page(address: &str) -> String {
     text
 }
 
-/// The mapping of port 8080 to 80, as a runtime gives it to a plugin.
-fn mappings() -> Value {
-    json!({ "portMappings": [{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }] })
+/// The same plugins, whose ports are told by the network's file, as `ctr` cannot: port 8080 leads to 80.
+fn with_port(mut plugins: Vec<Value>) -> Vec<Value> {
+    for plugin in &mut plugins {
+        if plugin["capabilities"]["portMappings"] == true {
+            plugin["runtimeConfig"] = json!({ "portMappings": [{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }] });
+        }
+    }
+    plugins
 }
 
-/// Two containers on a network reach each other, the outside, and are reached by a published port; nothing of them is left. `plugins` are
-/// those of the network, and get what `ctr` cannot tell them.
-fn serves(
-    lab: &Lab,
-    client: &Client,
-    plugins: &dyn Fn(Option<Value>) -> Vec<Value>,
-    leave: &[&str],
-) {
-    lab.write_network("lab", &plugins(None));
+/// Two containers on a network of these plugins reach each other, the outside, and are reached by a published port; nothing of them is
+/// left, but for what the words are in.
+fn serves(lab: &Lab, client: &Client, plugins: &[Value], leave: &[&str]) {
+    lab.write_network("lab", plugins);
     client.run("first", &["true"]).ok();
-    let before = Snapshot::take();
+    let before = (Snapshot::take(), ours());
     let one = client.start("one", &[]);
     if let Client::Ctr(_) = client {
-        lab.write_network("lab", &plugins(Some(mappings())));
+        lab.write_network("lab", &with_port(plugins.to_vec()));
     }
-    let two = client.start("two", &["-p", "8080:80"]);
+    let two = client.start("two", &["-p", "8080:80", "-p", "8080:80/udp"]);
     assert_ne!(one.address, two.address);
     assert_eq!(one.get(&format!("http://{}/", two.address)), "this is two");
     assert_eq!(two.get(&format!("http://{}/", one.address)), "this is one");
@@ -168,7 +168,7 @@ fn serves(
     assert_eq!(two.get("http://192.0.2.2:8080/"), "this is two");
     client.stop(two);
     client.stop(one);
-    let mut changes = before.changes();
+    let mut changes = before.0.changes();
     // The runtime's own, and which address is the next.
     changes.retain(|change| {
         ![
@@ -182,36 +182,66 @@ fn serves(
         .any(|theirs| change.contains(theirs))
     });
     assert!(changes.is_empty(), "{}", changes.join("\n"));
+    assert_eq!(ours(), before.1);
+}
+
+/// Our tables, where there are any.
+fn ours() -> String {
+    sh("nft list table inet hawser 2>/dev/null; nft list table bridge hawser 2>/dev/null; :")
+}
+
+/// The reference plugins that stand around a bridge, or around ours: with `loopback` Nomad begins its list, the others follow.
+fn among_others(wiring: Value) -> Vec<Value> {
+    let own = |kind: &str| json!({ "type": kind });
+    let tuning = json!({ "type": "tuning", "sysctl": { "net.ipv4.conf.IFNAME.arp_filter": "1" }, "capabilities": { "mac": true } });
+    let bandwidth =
+        json!({ "type": "bandwidth", "ingressRate": 800_000_000, "ingressBurst": 80_000_000 });
+    let portmap = json!({ "type": "portmap", "capabilities": { "portMappings": true } });
+    vec![
+        own("loopback"),
+        wiring,
+        tuning,
+        bandwidth,
+        own("firewall"),
+        portmap,
+    ]
+}
+
+/// What the reference plugins keep: chains of theirs.
+const KEPT: [&str; 1] = ["rules were:"];
+
+/// A network of the type `bridge` or of ours, with keys that both have.
+fn wiring(kind: &str, ipam: Value) -> Value {
+    json!({ "type": kind, "bridge": "cni0", "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true, "ipam": ipam })
+}
+
+fn host_local() -> Value {
+    json!({ "type": "host-local", "ranges": [[{ "subnet": "10.88.0.0/16" }]] })
+}
+
+/// A case with one client and this list of plugins.
+fn try_with(lab: &Lab, client: Option<Client>, plugins: &[Value], leave: &[&str]) {
+    let Some(client) = client else {
+        return;
+    };
+    lab.serve();
+    serves(lab, &client, plugins, leave);
+    client.end();
 }
 
 /// With these the tests themselves were tried.
-fn reference(ports: Option<Value>) -> Vec<Value> {
-    let bridge = json!({ "type": "bridge", "bridge": "cni0", "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true,
-        "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.88.0.0/16" }]] } });
-    let portmap = json!({ "type": "portmap", "capabilities": { "portMappings": true }, "runtimeConfig": ports });
-    vec![bridge, portmap]
-}
-
 #[test]
 fn containerd_and_the_reference_plugins() {
     case(|lab| {
-        let Some(client) = Client::ctr(lab) else {
-            return;
-        };
-        lab.serve();
-        serves(lab, &client, &reference, &["rules were:"]);
-        client.end();
+        let plugins = among_others(wiring("bridge", host_local()));
+        try_with(lab, Client::ctr(lab), &plugins, &KEPT);
     });
 }
 
 #[test]
 fn podman_and_the_reference_plugins() {
     case(|lab| {
-        let Some(client) = Client::podman(lab) else {
-            return;
-        };
-        lab.serve();
-        serves(lab, &client, &reference, &["rules were:"]);
-        client.end();
+        let plugins = among_others(wiring("bridge", host_local()));
+        try_with(lab, Client::podman(lab), &plugins, &KEPT);
     });
 }
