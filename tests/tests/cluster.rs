@@ -23,6 +23,9 @@ struct Pod<'a> {
     node: &'a Node,
     name: &'static str,
     addresses: Vec<String>,
+    plugins: Vec<Value>,
+    ports: Value,
+    result: Value,
 }
 
 impl Node {
@@ -136,6 +139,13 @@ END"
         ));
     }
 
+    /// What could be left of a container: links, files, and the elements of our sets and maps.
+    fn look(&self) -> String {
+        self.sh("ip -br link | cut -d' ' -f1 | sort
+            find /run/hawser /var/lib/cni -type f ! -name 'last_reserved*' ! -name '*.lock' 2>/dev/null | sort
+            nft list table inet hawser 2>/dev/null; nft list table bridge hawser 2>/dev/null; :")
+    }
+
     /// The plugin that a configuration names, as a runtime calls it.
     fn call(&self, verb: &str, pod: &str, config: &Value) -> Outcome {
         let kind = config["type"].as_str().expect("the type of a plugin");
@@ -158,16 +168,25 @@ END"
         running.end()
     }
 
-    /// Adds a container by flannel's meta plugin, and serves its name from there. `config` is flannel's part of a list of plugins.
-    fn add(&self, pod: &'static str, config: &Value) -> Pod<'_> {
+    /// Adds a container by a list of plugins, and serves its name from there: as libcni does it, each one gets the result of the one before.
+    /// `ports` are what the runtime wants published.
+    fn add(&self, pod: &'static str, plugins: &[Value], ports: &Value) -> Pod<'_> {
         self.sh(&format!("ip netns add {pod}"));
-        let delegate = delegate(config, &self.sh("cat /run/flannel/subnet.env"));
-        // The meta plugin keeps what it has sent, for DEL.
-        self.sh(&format!(
-            "mkdir -p /var/lib/cni/flannel && cat >/var/lib/cni/flannel/{pod} <<'END'\n{delegate}\nEND"
-        ));
-        let result = self.call("ADD", pod, &delegate).exits(0).out();
-        let result: Value = serde_json::from_str(&result).expect("a result");
+        let mut result = Value::Null;
+        for plugin in plugins {
+            let config = configure(plugin, &result, ports);
+            let outcome = if plugin["type"] == "flannel" {
+                let delegate = delegate(&config, &self.sh("cat /run/flannel/subnet.env"));
+                // The meta plugin keeps what it has sent, for DEL.
+                self.sh(&format!(
+                    "mkdir -p /var/lib/cni/flannel && cat >/var/lib/cni/flannel/{pod} <<'END'\n{delegate}\nEND"
+                ));
+                self.call("ADD", pod, &delegate)
+            } else {
+                self.call("ADD", pod, &config)
+            };
+            result = serde_json::from_str(&outcome.exits(0).out()).expect("a result");
+        }
         let ips = result["ips"].as_array().expect("addresses");
         let addresses = ips.iter().map(|ip| {
             let address = ip["address"].as_str().expect("an address");
@@ -186,18 +205,43 @@ END"
             node: self,
             name: pod,
             addresses,
+            plugins: plugins.to_vec(),
+            ports: ports.clone(),
+            result,
         }
     }
 
-    /// Deletes it as the meta plugin does: by what it has kept, once.
-    fn delete(&self, pod: &str) {
-        let kept = self.sh(&format!("cat /var/lib/cni/flannel/{pod}"));
-        let kept = serde_json::from_str(&kept).expect("what the meta plugin has kept");
-        self.call("DEL", pod, &kept).ok();
-        self.sh(&format!(
-            "rm /var/lib/cni/flannel/{pod}; ip netns del {pod}"
-        ));
+    /// Deletes it: by the plugins from behind, the meta plugin by what it has kept.
+    fn delete(&self, pod: &Pod) {
+        let name = pod.name;
+        for plugin in pod.plugins.iter().rev() {
+            if plugin["type"] == "flannel" {
+                let kept = self.sh(&format!(
+                    "cat /var/lib/cni/flannel/{name}; rm /var/lib/cni/flannel/{name}"
+                ));
+                let kept = serde_json::from_str(&kept).expect("what the meta plugin has kept");
+                self.call("DEL", name, &kept).ok();
+            } else {
+                self.call("DEL", name, &configure(plugin, &pod.result, &pod.ports))
+                    .ok();
+            }
+        }
+        self.sh(&format!("ip netns del {name}"));
     }
+}
+
+/// What a plugin of the list gets: the list's name and version, the result so far, and what the runtime says, if it is for it.
+fn configure(plugin: &Value, result: &Value, ports: &Value) -> Value {
+    let mut config = plugin.clone();
+    config["cniVersion"] = json!("1.0.0");
+    config["name"] = json!("cbr0");
+    if !result.is_null() {
+        config["prevResult"] = result.clone();
+    }
+    if plugin["capabilities"]["portMappings"] == true && !ports.is_null() {
+        config["runtimeConfig"] = json!({ "portMappings": ports });
+    }
+    config
 }
 
 impl Pod<'_> {
@@ -212,7 +256,7 @@ impl Pod<'_> {
 }
 
 /// The configuration that flannel's meta plugin makes of its own and of flanneld's file: the network's name and version; what `delegate`
-/// says, `ipMasq` where flanneld does not masquerade, the MTU; for a bridge `isGateway`; and as addresses the host's subnet, with a route to
+/// says and what the runtime does, `ipMasq` where flanneld does not masquerade, the MTU; for a bridge `isGateway`; and as addresses the host's subnet, with a route to
 /// the whole network (flannel-io/cni-plugin, flannel_linux.go).
 fn delegate(config: &Value, file: &str) -> Value {
     let find = |name: &str| {
@@ -248,6 +292,9 @@ fn delegate(config: &Value, file: &str) -> Value {
     ipam.insert("ranges".into(), json!(ranges));
     ipam.insert("routes".into(), json!(routes));
     made.insert("ipam".into(), Value::Object(ipam));
+    if !config["runtimeConfig"].is_null() {
+        made.insert("runtimeConfig".into(), config["runtimeConfig"].clone());
+    }
     Value::Object(made)
 }
 
@@ -288,13 +335,19 @@ fn host(address: &str) -> String {
     }
 }
 
-/// Containers of two hosts reach each other by their own addresses, in both directions, and the outside by their hosts'.
-fn talk([one, two]: &[Node; 2], config: &Value, families: usize) {
-    let (a, b, c) = (
-        one.add("a", config),
-        two.add("b", config),
-        one.add("c", config),
-    );
+/// Containers of two hosts reach each other by their own addresses, in both directions, and the outside by their hosts'; a published port is
+/// reached from the other host's; nothing is left of them.
+fn talk(lab: &Lab, [one, two]: &[Node; 2], plugins: &[Value], families: usize) {
+    let port = json!([{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }]);
+    // The first one makes the bridge.
+    for node in [one, two] {
+        let first = node.add("first", plugins, &Value::Null);
+        node.delete(&first);
+    }
+    let before = [one, two].map(Node::look);
+    let a = one.add("a", plugins, &port);
+    let b = two.add("b", plugins, &Value::Null);
+    let c = one.add("c", plugins, &Value::Null);
     let outside = [
         ("198.51.100.10", "203.0.113."),
         ("2001:db8:2::10", "2001:db8:3::"),
@@ -311,40 +364,61 @@ fn talk([one, two]: &[Node; 2], config: &Value, families: usize) {
         for pod in [&a, &b] {
             let seen = pod.get(&format!("http://{}/cgi-bin/whoami", host(far)));
             assert_eq!(seen, host(&format!("{host_address}{}", pod.node.number)));
-            for node in [&one, &two] {
+            for node in [one, two] {
                 let here = host(&pod.addresses[family]);
                 let page = node.sh(&format!("busybox wget -q -O - http://{here}/"));
                 assert_eq!(page, format!("this is {}\n", pod.name));
             }
         }
+        let published = format!("http://{}:8080/", host(&format!("{host_address}1")));
+        assert_eq!(b.get(&published), "this is a");
+        let page = lab
+            .internet
+            .sh(&format!("busybox wget -q -O - {published}"));
+        assert_eq!(page, "this is a\n");
     }
-    for (node, pod) in [(one, "a"), (two, "b"), (one, "c")] {
-        node.delete(pod);
+    for pod in [&a, &b, &c] {
+        pod.node.delete(pod);
     }
+    assert_eq!([one, two].map(Node::look), before);
 }
 
-/// As in flannel's own manifest, for this plugin.
-fn flannel(delegate: &str) -> Value {
-    json!({ "cniVersion": "0.3.1", "name": "cbr0", "type": "flannel",
-        "delegate": { "type": delegate, "hairpinMode": true, "isDefaultGateway": true } })
+/// The list of plugins of flannel's own manifest.
+fn manifest() -> [Value; 2] {
+    [
+        json!({ "type": "flannel", "delegate": { "hairpinMode": true, "isDefaultGateway": true } }),
+        json!({ "type": "portmap", "capabilities": { "portMappings": true } }),
+    ]
+}
+
+/// By IPv4 alone, and then with both.
+fn by_flannel(lab: &Lab, plugins: &[Value], forget: &str) {
+    if !lab.plugins() {
+        return;
+    }
+    lab.serve();
+    lab.web("[2001:db8:2::10]:80");
+    let nodes = cluster(lab);
+    talk(lab, &nodes, plugins, 1);
+    nodes[0].run_flannel6(&nodes[1]);
+    nodes[1].run_flannel6(&nodes[0]);
+    // The bridge has the other MTU, and no address of IPv6.
+    for node in &nodes {
+        node.sh(forget);
+    }
+    talk(lab, &nodes, plugins, 2);
+}
+
+/// With these the test itself was tried.
+#[test]
+fn flannel_and_the_reference_bridge() {
+    case(|lab| by_flannel(lab, &manifest(), "ip link del cni0"));
 }
 
 #[test]
-fn flannel_and_the_reference_bridge() {
+fn flannel_and_ours() {
     case(|lab| {
-        if !lab.plugins() {
-            return;
-        }
-        lab.serve();
-        let nodes = cluster(lab);
-        talk(&nodes, &flannel("bridge"), 1);
-        nodes[0].run_flannel6(&nodes[1]);
-        nodes[1].run_flannel6(&nodes[0]);
-        lab.web("[2001:db8:2::10]:80");
-        // It has the other MTU, and no address of IPv6.
-        for node in &nodes {
-            node.sh("ip link del cni0");
-        }
-        talk(&nodes, &flannel("bridge"), 2);
+        let list = Lab::documented("/etc/cni/net.d/10-flannel.conflist");
+        by_flannel(lab, &list, "ip link del cni0");
     });
 }

@@ -245,3 +245,120 @@ fn podman_and_the_reference_plugins() {
         try_with(lab, Client::podman(lab), &plugins, &KEPT);
     });
 }
+
+#[test]
+fn containerd_with_the_documented_list() {
+    case(|lab| {
+        let plugins = Lab::documented("/etc/cni/net.d/10-hawser.conflist");
+        try_with(lab, Client::ctr(lab), &plugins, &[]);
+    });
+}
+
+#[test]
+fn podman_with_the_documented_list() {
+    case(|lab| {
+        let plugins = Lab::documented("/etc/cni/net.d/10-hawser.conflist");
+        try_with(lab, Client::podman(lab), &plugins, &[]);
+    });
+}
+
+/// Nomad calls as containerd does, by the same library, and publishes each port by TCP and by UDP, as podman can be told to.
+#[test]
+fn podman_with_the_list_for_nomad() {
+    case(|lab| {
+        let plugins = Lab::documented("/opt/cni/config/hawser.conflist");
+        try_with(lab, Client::podman(lab), &plugins, &[]);
+    });
+}
+
+#[test]
+fn ours_between_reference_plugins() {
+    case(|lab| {
+        let ipam = json!({ "ranges": [[{ "subnet": "10.88.0.0/16" }]] });
+        let plugins = among_others(wiring("hawser", ipam));
+        try_with(lab, Client::ctr(lab), &plugins, &KEPT);
+    });
+}
+
+#[test]
+fn ours_between_reference_plugins_by_podman() {
+    case(|lab| {
+        let ipam = json!({ "ranges": [[{ "subnet": "10.88.0.0/16" }]] });
+        let plugins = among_others(wiring("hawser", ipam));
+        try_with(lab, Client::podman(lab), &plugins, &KEPT);
+    });
+}
+
+/// With addresses that another plugin leases, which hears of the end as well: a lease of host-local is a file.
+#[test]
+fn ours_with_host_local() {
+    case(|lab| {
+        let mut plugin = wiring("hawser", host_local());
+        plugin["capabilities"] = json!({ "portMappings": true });
+        try_with(lab, Client::ctr(lab), &[plugin], &[]);
+    });
+}
+
+/// Addresses that the network's file names, by the plugin `static`.
+#[test]
+fn ours_with_static_addresses() {
+    case(|lab| {
+        let Some(client) = Client::podman(lab) else {
+            return;
+        };
+        lab.serve();
+        let ipam = json!({ "type": "static", "routes": [{ "dst": "0.0.0.0/0" }],
+            "addresses": [{ "address": "10.43.0.5/24", "gateway": "10.43.0.1" }] });
+        lab.write_network("lab", &[wiring("hawser", ipam)]);
+        let one = client.start("one", &[]);
+        assert_eq!(one.address, "10.43.0.5");
+        assert_eq!(one.get("http://198.51.100.10/"), "hello from the internet");
+        // `static` gives it to anybody. It is taken, and who has it is said.
+        let taken = client.run("two", &["true"]);
+        assert_ne!(taken.code, 0, "{taken}");
+        assert!(taken.err().contains("10.43.0.5"), "{taken}");
+        assert_eq!(one.get("http://198.51.100.10/"), "hello from the internet");
+        client.stop(one);
+        client.run("two", &["true"]).ok();
+        client.end();
+    });
+}
+
+/// `ctr run -d --cni` never asks for the removal of a container. Its address and its port are in nobody's way.
+#[test]
+fn what_nobody_deletes_is_in_nobodys_way() {
+    case(|lab| {
+        let Some(client) = Client::ctr(lab) else {
+            return;
+        };
+        let Client::Ctr(ctr) = &client else { return };
+        lab.serve();
+        // One address for all of them.
+        let ipam = json!({ "ranges": [[{ "subnet": "10.88.0.0/16", "rangeStart": "10.88.0.9", "rangeEnd": "10.88.0.9" }]] });
+        let mut plugin = wiring("hawser", ipam);
+        plugin["capabilities"] = json!({ "portMappings": true });
+        lab.write_network("lab", &with_port(vec![plugin]));
+        let group = ctr.group("forgotten");
+        let words = [
+            "run",
+            "-d",
+            "--cni",
+            "--snapshotter",
+            "native",
+            "--cgroup",
+            &group,
+        ];
+        ctr.call(&[&words[..], &[IMAGE, "forgotten", "sleep", "1000"]].concat())
+            .ok();
+        ctr.call(&["task", "kill", "-s", "KILL", "forgotten"]).ok();
+        lab.settle();
+        let one = client.start("one", &[]);
+        assert_eq!(one.address, "10.88.0.9");
+        let seen = lab.internet.enter(|| page("192.0.2.2:8080"));
+        assert!(seen.ends_with("this is one\n"), "{seen}");
+        client.stop(one);
+        ctr.call(&["task", "rm", "forgotten"]);
+        ctr.call(&["container", "rm", "forgotten"]).exits(0);
+        client.end();
+    });
+}
