@@ -232,12 +232,15 @@ pub fn check_fixed(address: IpAddr, subnet: IpNet, gateway: IpAddr) -> Result<()
     Err(Error::new(format!("use address {address}: {why}")))
 }
 
-/// The route of the host that shares addresses with `subnet`, unless it is a default route.
+/// The route of the host that shares addresses with `subnet`, unless it is a default route, or one to the subnet's own
+/// address alone: no container gets that, and flannel gives it to its device.
 pub fn colliding_route(routes: &[Route], subnet: impl Into<IpNet>) -> Option<&Route> {
     let subnet = subnet.into();
+    let own = IpNet::from(subnet.network());
     routes.iter().find(|route| {
         let other = route.destination;
         other.prefix_len() > 0
+            && other != own
             && (other.contains(&subnet.network()) || subnet.contains(&other.network()))
     })
 }
@@ -330,6 +333,8 @@ mod tests {
             (&["172.19.4.0/24"], true),
             (&["172.19.0.0/16"], true),
             (&["0.0.0.0/0"], false),
+            (&["172.19.0.0/32"], false),
+            (&["172.19.0.1/32"], true),
             (&["172.18.0.0/16"], false),
         ] {
             assert_eq!(

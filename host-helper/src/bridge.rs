@@ -281,6 +281,7 @@ fn check_group(route: &mut Netlink, name: &str) -> Result<()> {
 
 fn create(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Network> {
     let routes = route.routes().doing(|| "list routes".to_string())?;
+    let routes = wanted.in_the_way(routes);
     let subnet = choose_subnet(route, &routes, wanted.subnet)?;
     let gateway = wanted.gateway.unwrap_or_else(|| gateway_of(subnet));
     let v4 = Ipv4Net::new_assert(gateway, subnet.prefix_len());

@@ -126,6 +126,7 @@ fn perform(action: Action, begin: Instant, mut steps: Steps) -> Result<u8> {
                 ipv6: if no_ipv6 { Ipv6::Never } else { Ipv6::Wanted },
                 gateway: None,
                 policy: None,
+                is_cut_out: false,
                 is_leased_elsewhere: false,
             };
             let network = attach::ensure_bridge(&bridge, &wanted, &mut steps)

@@ -24,7 +24,7 @@ pub const POINT_TO_POINT: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 
 pub fn choose(route: &mut Netlink, wanted: &Wanted) -> Result<Network> {
     let name = POINT_TO_POINT_NAME.to_string();
     let of = |subnet| wanted.gateway.unwrap_or_else(|| gateway_of(subnet));
-    let subnet = choose_v4(route, wanted.subnet, of)?;
+    let subnet = choose_v4(route, wanted, of)?;
     let gateway = Ipv4Net::new_assert(of(subnet), subnet.prefix_len());
     let v6 = choose_v6(route, wanted, gateway)?;
     wanted.check(&name, gateway, v6.map_or(Gateway6::Undecided, Gateway6::At))?;
@@ -43,10 +43,10 @@ pub fn choose(route: &mut Netlink, wanted: &Wanted) -> Result<Network> {
 
 fn choose_v4(
     route: &mut Netlink,
-    wanted: Option<Subnet>,
+    wanted: &Wanted,
     gateway_of: impl Fn(Ipv4Net) -> Ipv4Addr,
 ) -> Result<Ipv4Net> {
-    let usual = match wanted {
+    let usual = match wanted.subnet {
         None => Some(POINT_TO_POINT),
         Some(Subnet::Fixed(subnet)) => Some(subnet),
         Some(Subnet::Auto) => None,
@@ -57,8 +57,8 @@ fn choose_v4(
         }
         _ => {}
     }
-    let routes = foreign_routes(route)?;
-    match wanted {
+    let routes = wanted.in_the_way(foreign_routes(route)?);
+    match wanted.subnet {
         Some(Subnet::Fixed(subnet)) => refuse_taken(route, &routes, subnet.into()).map(|()| subnet),
         _ => free_subnet(&routes, POINT_TO_POINT.prefix_len()),
     }
@@ -78,7 +78,7 @@ fn choose_v6(route: &mut Netlink, wanted: &Wanted, v4: Ipv4Net) -> Result<Option
     let subnet = if is_free(route, usual.into(), gateway(usual).into())? {
         usual
     } else {
-        let routes = foreign_routes(route)?;
+        let routes = wanted.in_the_way(foreign_routes(route)?);
         match wanted.subnet6 {
             Some(subnet) => {
                 refuse_taken(route, &routes, subnet.into())?;

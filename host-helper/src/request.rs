@@ -112,6 +112,8 @@ pub struct Details {
     pub gateway: Option<Ipv4Addr>,
     /// The first and the last address that are given, instead of all of the subnet.
     pub range: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// The subnet is cut out of a cluster's: a wider route of the host's is not in its way.
+    pub is_cut_out: bool,
     /// Somebody else gives addresses, and sees to it that no two are the same.
     pub is_leased_elsewhere: bool,
     /// The gateway leads everywhere.
@@ -133,6 +135,7 @@ impl Default for Details {
             checks_sources: true,
             gateway: None,
             range: None,
+            is_cut_out: false,
             is_leased_elsewhere: false,
             has_default_route: true,
             routes: Vec::new(),

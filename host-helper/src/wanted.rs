@@ -36,6 +36,8 @@ pub struct Wanted {
     pub gateway: Option<Ipv4Addr>,
     /// Who may open connections to its containers, when it is to be made.
     pub policy: Option<Policy>,
+    /// Its subnets are cut out of wider ones, which the host may have routes to.
+    pub is_cut_out: bool,
     /// Somebody else sees to it that no two have the same address.
     pub is_leased_elsewhere: bool,
 }
@@ -66,6 +68,7 @@ impl Wanted {
             },
             gateway: request.details.gateway,
             policy: request.details.policy,
+            is_cut_out: request.details.is_cut_out,
             is_leased_elsewhere: request.details.is_leased_elsewhere,
         }
     }
@@ -162,6 +165,21 @@ impl Wanted {
         Err(Error::new(format!(
             "use {asked}: {why}; turn IPv6 on, or leave --subnet6 and --ip6 out"
         )))
+    }
+
+    /// Those of the host's routes that may be in the way of a new network.
+    pub fn in_the_way(&self, mut routes: Vec<Route>) -> Vec<Route> {
+        let four = match self.subnet {
+            Some(Subnet::Fixed(subnet)) => Some(IpNet::V4(subnet)),
+            _ => None,
+        };
+        let cut_out = [four, self.subnet6.map(IpNet::V6)];
+        let cut_out = cut_out.into_iter().flatten().filter(|_| self.is_cut_out);
+        for subnet in cut_out {
+            let is_wider = |to: IpNet| to.contains(&subnet) && to != subnet;
+            routes.retain(|route| !is_wider(route.destination));
+        }
+        routes
     }
 
     /// The gateway of a new network of this name, between those routes.

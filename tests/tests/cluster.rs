@@ -415,10 +415,58 @@ fn flannel_and_the_reference_bridge() {
     case(|lab| by_flannel(lab, &manifest(), "ip link del cni0"));
 }
 
+/// The bridge is completed where IPv6 comes later.
 #[test]
 fn flannel_and_ours() {
     case(|lab| {
         let list = Lab::documented("/etc/cni/net.d/10-flannel.conflist");
-        by_flannel(lab, &list, "ip link del cni0");
+        by_flannel(lab, &list, ":");
+    });
+}
+
+/// Without portmap: what the runtime wants published is handed on by the meta plugin.
+#[test]
+fn flannel_and_ports_of_ours() {
+    case(|lab| {
+        let mut list = Lab::documented("/etc/cni/net.d/10-flannel.conflist");
+        list.truncate(1);
+        list[0]["capabilities"] = json!({ "portMappings": true });
+        by_flannel(lab, &list, ":");
+    });
+}
+
+/// Flannel's WireGuard backend has a route to the whole network, which the host's part is cut out of. A route to a part of that part is in
+/// the way all the same.
+#[test]
+fn a_wider_route_is_not_in_the_way() {
+    case(|lab| {
+        if !lab.plugins() {
+            return;
+        }
+        let [one, _two] = cluster(lab);
+        one.sh(&format!("ip route add {NETWORK} dev flannel.1"));
+        let mut plugin = json!({ "type": "hawser", "isDefaultGateway": true, "ipam": { "ranges": [[{ "subnet": "10.244.1.0/24" }]] } });
+        for mode in ["bridge", "ptp"] {
+            plugin["mode"] = json!(mode);
+            let pod = one.add(mode, std::slice::from_ref(&plugin), &Value::Null);
+            let page = one.sh(&format!(
+                "busybox wget -q -O - http://{}/",
+                pod.addresses[0]
+            ));
+            assert_eq!(page, format!("this is {mode}\n"));
+            one.delete(&pod);
+            one.sh("ip link del cni0 2>/dev/null; :");
+        }
+        one.sh("ip netns add late; ip route add 10.244.1.128/25 dev flannel.1");
+        for mode in ["bridge", "ptp"] {
+            plugin["mode"] = json!(mode);
+            let config = configure(&plugin, &Value::Null, &Value::Null);
+            let outcome = one.call("ADD", "late", &config);
+            assert_ne!(outcome.code, 0, "{outcome}");
+            assert!(
+                outcome.out().contains("10.244.1.128/25 dev flannel.1"),
+                "{outcome}"
+            );
+        }
     });
 }

@@ -183,6 +183,8 @@ fn request(
             checks_sources: configuration.checks_sources,
             gateway: pool.gateway,
             range: pool.range,
+            // Whoever gives this host a part of a network has routes to the rest, or to all of it.
+            is_cut_out: true,
             is_leased_elsewhere,
             has_default_route,
             routes,
