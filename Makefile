@@ -140,7 +140,7 @@ install: $(BIN)/host-helper $(BIN)/init
 	install -D $(BIN)/host-helper $(DESTDIR)$(PREFIX)/bin/host-helper
 	install -D $(BIN)/init $(DESTDIR)$(PREFIX)/libexec/hawser/init
 	install -D -m 644 -t $(DOC) LICENSE-APACHE LICENSE-MIT README.md docs/operation.md docs/protocol.md \
-		docs/reachability.md docs/security.md
+		docs/reachability.md docs/security.md docs/cluster.md
 	$(if $(wildcard $(MANUALS)),,@echo 'no manual pages: make build makes them')
 	$(if $(wildcard $(MANUALS)),install -D -m 644 -t $(MAN) $(MANUALS))
 
