@@ -135,8 +135,7 @@ pub fn run(
     let (network, namespace) = (network.as_ref(), namespace.as_ref());
     let attachment = attach(&mut route, request, network, mtu, namespace)?;
     steps.done("veth");
-    let is_hairpin = request.details.is_hairpin;
-    splice = splice_to(&mut route, attachment.as_ref(), held, is_hairpin)?;
+    splice = splice_to(&mut route, request, attachment.as_ref(), held)?;
     let known = attachment.as_ref().zip(nft);
     let entry = publish(&mut route, request, known, &splice, &mut undo)?;
     steps.done("publish");
@@ -340,9 +339,9 @@ fn set_up_host_end(route: &mut Netlink, veth: &Veth, network: &Network) -> Resul
 /// A port of an IPv6 address for a container that has none.
 fn splice_to(
     route: &mut Netlink,
+    request: &Request,
     attachment: Option<&Attachment>,
     held: Vec<Held>,
-    is_hairpin: bool,
 ) -> Result<Splice> {
     let Some(attachment) = attachment else {
         return Ok(Splice::default());
@@ -355,7 +354,7 @@ fn splice_to(
         ipv4: Some(veth.address),
         ipv6: veth.address6,
     });
-    if is_hairpin {
+    if request.details.is_hairpin {
         veth::let_back(route, veth)?;
     } else {
         publish::let_back(route, attachment, held.iter().map(|one| &one.port))?;

@@ -41,6 +41,11 @@ impl NetworkChoice {
         matches!(self, NetworkChoice::Bridge | NetworkChoice::PointToPoint)
     }
 
+    /// It has a bridge.
+    pub fn has_bridge(&self) -> bool {
+        *self == NetworkChoice::Bridge
+    }
+
     /// Whether resolvers of the host on loopback addresses are within reach.
     pub fn loopback(&self) -> Loopback {
         if *self == NetworkChoice::Host {

@@ -85,6 +85,14 @@ fn change(switch: &str, new: &str, lock: &Lock) -> Result<Option<String>> {
     Ok(Some(format!("net.{name} was {old} and is {new} now")))
 }
 
+/// Whether the host passes IPv4 packets between its links.
+///
+/// # Errors
+/// What the kernel says.
+pub fn is_forwarding() -> Result<bool> {
+    is_on(IP_FORWARD)
+}
+
 /// The host must pass IPv4 packets between its links. Gives the sentence about what was changed for it.
 ///
 /// # Errors

@@ -109,8 +109,7 @@ pub fn attach(
     undo.push(move || attached::delete_link(index));
     steps.done("veth");
     target.check()?;
-    let is_hairpin = request.details.is_hairpin;
-    splice = splice_to(&mut route, Some(&attachment), held, is_hairpin)?;
+    splice = splice_to(&mut route, request, Some(&attachment), held)?;
     let known = Some(&attachment).zip(nft);
     let entry = publish(&mut route, request, known, &splice, &mut undo)?;
     let entry = entry.ok_or_else(|| Error::new("attach: it has no rules"))?;

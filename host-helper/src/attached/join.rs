@@ -104,9 +104,17 @@ pub fn configure(
         None => Vec::new(),
     };
     let bound = bound(&made, hosts, missing)?;
-    keep(bound.clone())?;
+    if !bound.is_empty() {
+        keep(bound.clone())?;
+    }
     let message = config::write_attached(request, attachment, names, config::Of::Ours);
-    let done = talk(&mut child.0, &mut status, &message, signals);
+    let done = talk(
+        &mut child.0,
+        &mut status,
+        &message,
+        signals,
+        files.is_some(),
+    );
     drop(child);
     if let (Err(_), Some(files)) = (&done, files) {
         // The first error is the one that matters.
@@ -140,16 +148,20 @@ fn receive(
     Ok(made)
 }
 
-/// Until init is ready: all is done then.
+/// Until init is ready: all is done then. Where it has no files to write, it is when the network is up.
 fn talk(
     child: &mut Child,
     status: &mut StatusReader,
     message: &str,
     signals: &Signals,
+    has_files: bool,
 ) -> Result<()> {
     config::send(&child.config, message)?;
     signals.interrupt_unless_readable(&child.status)?;
     attach::expect(&Said::Up, status, child, false)?;
+    if !has_files {
+        return Ok(());
+    }
     child.tell_to_go()?;
     attach::expect(&Said::Ready, status, child, false)
 }

@@ -252,31 +252,53 @@ pub fn check_ports(ports: &[Port]) -> Result<()> {
     if ports.is_empty() || !directory().exists() {
         return Ok(());
     }
-    let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
-    for link in links() {
-        let found = route
-            .find_link(&link)
-            .doing(|| format!("look for link {link}"))?;
-        let Some(link) = found.filter(|link| !link.mark.as_ref().is_some_and(Mark::is_dead)) else {
-            continue;
+    let doing = || "look whose ports these are".to_string();
+    let mut route = Netlink::route().doing(doing)?;
+    let mut nft = nft::open()?;
+    for port in ports.iter().filter(|port| !port.is_loopback()) {
+        let Some(led_to) = nft::led_to(&mut nft, port).doing(doing)? else {
+            // Somebody has flushed the rules; what they have said is still kept.
+            return check_all_kept(&mut route, ports);
         };
-        let Some(kept) = Kept::of(&link) else {
-            continue;
-        };
-        if control::is_supervised(&kept.container.name) {
-            // They are held.
-            continue;
-        }
-        for theirs in kept.ports() {
-            if let Some(port) = ports.iter().find(|port| port.is_same_as(&theirs)) {
-                return Err(Error::new(format!(
-                    "publish {port}: it is in use by {}, which is attached (host-helper detach {0}); choose another",
-                    kept.container.name
-                )));
+        for address in led_to {
+            if let Some(link) = nft::tenant_at(&mut nft, address).doing(doing)? {
+                if let Some(kept) = unheld(&mut route, &link)? {
+                    return Err(in_use(port, &kept));
+                }
             }
         }
     }
     Ok(())
+}
+
+fn check_all_kept(route: &mut Netlink, ports: &[Port]) -> Result<()> {
+    for link in links() {
+        let Some(kept) = unheld(route, &link)? else {
+            continue;
+        };
+        for theirs in kept.ports() {
+            if let Some(port) = ports.iter().find(|port| port.is_same_as(&theirs)) {
+                return Err(in_use(port, &kept));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An attachment that lives and whose ports nobody holds.
+fn unheld(route: &mut Netlink, link: &str) -> Result<Option<Kept>> {
+    let doing = || format!("look for link {link}");
+    let found = route.find_link(link).doing(doing)?;
+    let living = found.filter(|link| !link.mark.as_ref().is_some_and(Mark::is_dead));
+    let kept = living.and_then(|link| Kept::of(&link));
+    Ok(kept.filter(|kept| !control::is_supervised(&kept.container.name)))
+}
+
+fn in_use(port: &Port, by: &Kept) -> Error {
+    Error::new(format!(
+        "publish {port}: it is in use by {}, which is attached (host-helper detach {0}); choose another",
+        by.container.name
+    ))
 }
 
 /// Gives the namespace a name for `ip netns`.

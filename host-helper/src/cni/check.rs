@@ -1,5 +1,232 @@
-use super::call::Call;
-use super::fault::Fault;
-pub fn check(_: &Call) -> Result<(), Fault> {
+//! CHECK: what ADD has made is compared with what is there.
+
+use std::net::IpAddr;
+
+use hawser::address::Mac;
+use ipnet::IpNet;
+use serde_json::Value;
+
+use super::call::{Call, is_marked};
+use super::configuration::Configuration;
+use super::fault::{Fault, Judge, code};
+use super::ipam::Addressing;
+use super::members::configuration;
+use super::{add, delegate};
+use crate::attached::kept::Kept;
+use crate::attached::target::Target;
+use crate::error::{Doing, Error, Result as OurResult};
+use crate::link::Link;
+use crate::netlink::Netlink;
+use crate::nft;
+use crate::sysctl;
+
+/// Compares. Other plugins may have added to what we have made; nothing of ours may be missing.
+///
+/// # Errors
+/// The first difference.
+pub fn check(call: &Call) -> Result<(), Fault> {
+    let asked = Configuration::read(call)?;
+    let Some(previous) = &asked.previous else {
+        return Err(configuration(
+            "prevResult is missing: CHECK compares with it",
+        ));
+    };
+    let target = add::target(call)?;
+    let mut route = Netlink::route()
+        .doing(|| "open a netlink socket".into())
+        .judge()?;
+    let has_bridge = asked.network.has_bridge();
+    let end = check_host_end(call, &mut route, &target, previous, has_bridge)?;
+    check_inside(call, &target, previous)?;
+    if let Some(kept) = Kept::of(&end) {
+        check_rules(call, &mut route, &kept, &end)?;
+    }
+    match &asked.addressing {
+        Addressing::Ours(_) => Ok(()),
+        Addressing::Delegated(kind) => delegate::ask(kind, "CHECK", call).map(drop),
+    }
+}
+
+fn differs(call: &Call, why: &str) -> Fault {
+    let (container, network) = (&call.attachment.container, &call.network);
+    let text = format!("check container {container} on network {network}: {why}");
+    Fault::new(code::DIFFERS, text)
+}
+
+/// Which of the interfaces of a result is ours: it has this name, and is in a sandbox or not.
+fn listed<'a>(result: &'a Value, name: &str, is_inside: bool) -> Option<(usize, &'a Value)> {
+    let all = result.get("interfaces")?.as_array()?;
+    all.iter().enumerate().find(|(_, one)| {
+        let text = |key: &str| one.get(key).and_then(Value::as_str).unwrap_or_default();
+        text("name") == name && text("sandbox").is_empty() != is_inside
+    })
+}
+
+fn check_mac(call: &Call, listed: &Value, link: &Link) -> Result<(), Fault> {
+    let wanted = listed
+        .get("mac")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let has = Mac(link.mac).to_string();
+    if wanted.is_empty() || wanted.eq_ignore_ascii_case(&has) {
+        return Ok(());
+    }
+    let why = format!(
+        "{} has the hardware address {has}, and had {wanted}",
+        link.name
+    );
+    Err(differs(call, &why))
+}
+
+fn check_host_end(
+    call: &Call,
+    route: &mut Netlink,
+    target: &Target,
+    previous: &Value,
+    has_bridge: bool,
+) -> Result<Link, Fault> {
+    let name = call.name();
+    let doing = || "look for the host's end".to_string();
+    let found = route.find_link(&name).doing(doing).judge()?;
+    let Some(end) = found else {
+        return Err(differs(call, "the host's end of its link is not there"));
+    };
+    let mark = end.mark.as_ref().filter(|mark| is_marked(mark, &name));
+    let netns = mark
+        .and_then(|mark| mark.container())
+        .map(|(_, netns)| netns);
+    if netns != Some(target.inode) {
+        let why = format!("{} leads to another network namespace", end.name);
+        return Err(differs(call, &why));
+    }
+    if !end.is_up {
+        return Err(differs(call, &format!("{} is down", end.name)));
+    }
+    if let Some((_, listed)) = listed(previous, &end.name, false) {
+        check_mac(call, listed, &end)?;
+    }
+    let bridge = match end.controller {
+        Some(index) => route.link(index).doing(doing).judge()?,
+        None => None,
+    };
+    let is_listed = |bridge: &Link| listed(previous, &bridge.name, false).is_some();
+    match bridge {
+        None if has_bridge => {
+            let why = format!("{} is no port of a bridge any more", end.name);
+            Err(differs(call, &why))
+        }
+        Some(bridge) if !is_listed(&bridge) => {
+            let why = format!(
+                "{} is a port of {}, which prevResult does not name",
+                end.name, bridge.name
+            );
+            Err(differs(call, &why))
+        }
+        Some(bridge) if !bridge.is_up => {
+            Err(differs(call, &format!("bridge {} is down", bridge.name)))
+        }
+        _ => Ok(end),
+    }
+}
+
+/// The interface inside, with the addresses and routes that are said to be its own.
+fn check_inside(call: &Call, target: &Target, previous: &Value) -> Result<(), Fault> {
+    let name = &call.attachment.interface;
+    let doing = || "look into the container's network".to_string();
+    let (inside, _) = target.look().doing(doing).judge()?;
+    let mut inside = inside.doing(doing).judge()?;
+    let Some(link) = inside.find_link(name).doing(doing).judge()? else {
+        return Err(differs(call, &format!("it has no interface {name}")));
+    };
+    if !link.is_up {
+        return Err(differs(call, &format!("its interface {name} is down")));
+    }
+    let Some((index, listed)) = listed(previous, name, true) else {
+        let why = format!("prevResult does not name its interface {name}");
+        return Err(differs(call, &why));
+    };
+    check_mac(call, listed, &link)?;
+    let addresses = inside.addresses(link.index).doing(doing).judge()?;
+    let mut subnets = Vec::new();
+    for ip in list(previous, "ips") {
+        let of = ip.get("interface").and_then(Value::as_u64);
+        let address = ip
+            .get("address")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let Ok(address) = address.parse::<IpNet>() else {
+            return Err(configuration(&format!(
+                "prevResult.ips {address:?} is no address"
+            )));
+        };
+        let has = |net: &IpNet| net.addr() == address.addr();
+        if of.is_some_and(|of| of != index as u64) {
+            continue;
+        }
+        if !addresses.iter().any(has) {
+            return Err(differs(call, &format!("{name} has no address {address}")));
+        }
+        subnets.push(address);
+    }
+    let routes = inside.routes().doing(doing).judge()?;
+    for one in list(previous, "routes") {
+        let text = |key: &str| one.get(key).and_then(Value::as_str).unwrap_or_default();
+        let (to, by) = (
+            text("dst").parse::<IpNet>(),
+            text("gw").parse::<IpAddr>().ok(),
+        );
+        let Ok(to) = to else {
+            return Err(configuration(&format!(
+                "prevResult.routes {one} is no route"
+            )));
+        };
+        // All of ours have a router, on one of our subnets.
+        if !by.is_some_and(|by| subnets.iter().any(|subnet| subnet.contains(&by))) {
+            continue;
+        }
+        let is_there = routes
+            .iter()
+            .any(|route| route.destination == to.trunc() && route.gateway == by);
+        if !is_there {
+            let why = format!("it has no route to {to} by {}", text("gw"));
+            return Err(differs(call, &why));
+        }
+    }
     Ok(())
+}
+
+fn list<'a>(result: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+    let list = result.get(key).and_then(Value::as_array);
+    list.into_iter().flatten()
+}
+
+/// The firewall knows it, and leads its ports to it; and the host forwards.
+fn check_rules(call: &Call, route: &mut Netlink, kept: &Kept, end: &Link) -> Result<(), Fault> {
+    let mut found = || -> OurResult<Option<String>> {
+        let attachment = kept.attachment(route, end);
+        let attachment = attachment.ok_or_else(|| Error::new("read what is kept of it"))?;
+        let mut nft = nft::open()?;
+        if !nft::is_whole(&mut nft)? {
+            return Ok(Some(
+                "the firewall's rules are not there (host-helper restore)".into(),
+            ));
+        }
+        let missing = nft::missing(&mut nft, &attachment, &kept.ports())?;
+        if missing {
+            return Ok(Some(
+                "the firewall does not know it, or not all of its ports (host-helper restore)"
+                    .into(),
+            ));
+        }
+        if attachment.network.is_ours && !sysctl::is_forwarding()? {
+            return Ok(Some(
+                "the host does not forward (net.ipv4.ip_forward is 0)".into(),
+            ));
+        }
+        Ok(None)
+    };
+    match found().judge()? {
+        Some(why) => Err(differs(call, &why)),
+        None => Ok(()),
+    }
 }

@@ -234,6 +234,54 @@ pub fn of_ports(attachment: &Attachment, ports: &[Port]) -> Vec<Element> {
     elements
 }
 
+/// Without their values, the elements that lead a port of the host to somebody, as far as they can be named: one that is to be
+/// reached by every address of the host is in the way of those of one address each, too (see [`is_of_port`]).
+pub fn of_port(port: &Port) -> Vec<Element> {
+    let protocol = padded(&[port.protocol.number()]);
+    let host_port = padded(&port.host_port.to_be_bytes());
+    let mut all = Vec::new();
+    for (ip, is_reached) in [(&V4, port.has_ipv4()), (&V6, port.has_ipv6())] {
+        if is_reached {
+            let key = [protocol.clone(), host_port.clone()].concat();
+            all.push(set(Family::Inet, ip.ports, key));
+        }
+    }
+    if let Some(host) = port.address() {
+        let key = [bytes(host), protocol, host_port].concat();
+        all.push(set(Family::Inet, names_of(host).address_ports, key));
+    }
+    all
+}
+
+/// The sets of ports of one address each that such a port may be in the way of.
+pub fn sets_of_addresses(port: &Port) -> impl Iterator<Item = &'static str> {
+    let reached = [(&V4, port.has_ipv4()), (&V6, port.has_ipv6())];
+    let is_every = port.address().is_none();
+    let sets = reached
+        .into_iter()
+        .filter(move |(_, is_reached)| is_every && *is_reached);
+    sets.map(|(ip, _)| ip.address_ports)
+}
+
+/// Whether an element of these is of the same port.
+pub fn is_of_port(element: &Element, port: &Port) -> bool {
+    let protocol = padded(&[port.protocol.number()]);
+    let host_port = padded(&port.host_port.to_be_bytes());
+    element.key.ends_with(&[protocol, host_port].concat())
+}
+
+/// The container's address that a port leads to.
+pub fn target_of(element: &Element) -> Option<IpAddr> {
+    match element.value.len() {
+        8 => <[u8; 4]>::try_from(element.value.get(..4)?)
+            .ok()
+            .map(IpAddr::from),
+        _ => <[u8; 16]>::try_from(element.value.get(..16)?)
+            .ok()
+            .map(IpAddr::from),
+    }
+}
+
 /// Whether an element is there because of a container with one of these addresses, or of this link.
 pub fn is_of(element: &Element, addresses: &[IpAddr], link: &str) -> bool {
     let is_port = IPS

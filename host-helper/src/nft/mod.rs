@@ -17,16 +17,19 @@ pub mod translations;
 mod words;
 
 pub use entry::Entry;
-pub use sets::{forget, forget_link, sweep_dead};
+pub use sets::{forget, forget_link, led_to, sweep_dead, tenant_at};
 
 use hawser::netlink::{Attributes, read_u32};
 use message::{Batch, Family, kind};
 use nix::errno::Errno;
 
+use crate::attach::Attachment;
 use crate::bridge::{Network, POINT_TO_POINT_NAME};
 use crate::error::{Doing, Error, Refusal, Result};
 use crate::netlink::Netlink;
 use crate::ptp;
+use crate::publish::Port;
+use crate::reach::Reach;
 use crate::state;
 
 /// The group of the host ends that are ports of a bridge.
@@ -174,6 +177,28 @@ pub fn ensure(nft: &mut Netlink) -> Result<bool> {
         .doing(|| format!("install nft tables inet and bridge {TABLE}"))
         .map_err(name_missing_options)?;
     Ok(true)
+}
+
+/// Whether the tables are there, and whole.
+///
+/// # Errors
+/// What the kernel says.
+pub fn is_whole(nft: &mut Netlink) -> Result<bool> {
+    let doing = || format!("look at nft table {TABLE}");
+    let found = look(nft).doing(doing).map_err(name_missing_options)?;
+    Ok(found == State::Whole)
+}
+
+/// Whether something is missing of what they should know of a container that is guarded by nothing but where it is.
+///
+/// # Errors
+/// What the kernel says.
+pub fn missing(nft: &mut Netlink, attachment: &Attachment, ports: &[Port]) -> Result<bool> {
+    let reach = Reach::default();
+    let mut wanted = elements::of(attachment, 0, &reach, ports, &[]);
+    // Its number is known to whoever added it alone.
+    wanted.retain(|element| element.set != tables::TENANTS);
+    sets::is_missing(nft, &wanted).doing(|| format!("look at nft table {TABLE}"))
 }
 
 /// What there is of our tables.

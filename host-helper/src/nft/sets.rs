@@ -12,6 +12,8 @@ use crate::attach::Attachment;
 use crate::error::{Doing, Refusal, Result};
 use crate::mark;
 use crate::netlink::Netlink;
+use crate::owner::lease_name;
+use crate::publish::Port;
 
 /// Takes back whatever the tables know of a container.
 pub fn forget(attachment: &Attachment) {
@@ -217,6 +219,71 @@ pub fn ask(
         },
         |message| read_elements(message, &mut each),
     )
+}
+
+/// Whether one of these is not there, or leads elsewhere.
+pub fn is_missing(nft: &mut Netlink, elements: &[Element]) -> std::result::Result<bool, Refusal> {
+    for element in elements {
+        let mut is_there = false;
+        let found = ask(nft, std::slice::from_ref(element), |found, _| {
+            is_there = found.value == element.value;
+        });
+        ignore_missing(found)?;
+        if !is_there {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The container's addresses that a port of the host leads to by now; `None`: there is no table that could say so.
+///
+/// # Errors
+/// What the kernel says.
+pub fn led_to(nft: &mut Netlink, port: &Port) -> std::result::Result<Option<Vec<IpAddr>>, Refusal> {
+    let table = nft.exchange(
+        |writer, sequence| {
+            let mut batch = Batch::new(writer, sequence, TABLE);
+            batch.ask_table(Family::Inet);
+            batch.last()
+        },
+        |_| {},
+    );
+    match table {
+        Err(refusal) if refusal.errno == Errno::ENOENT => return Ok(None),
+        table => table?,
+    }
+    let mut all = Vec::new();
+    for element in elements::of_port(port) {
+        let asked = ask(nft, &[element], |found, _| {
+            all.extend(elements::target_of(&found));
+        });
+        ignore_missing(asked)?;
+    }
+    for set in elements::sets_of_addresses(port) {
+        let mut found = elements_of(nft, Family::Inet, set)?;
+        found.retain(|element| elements::is_of_port(element, port));
+        all.extend(found.iter().filter_map(elements::target_of));
+    }
+    Ok(Some(all))
+}
+
+/// The host end of the container with this address, as the tables know it.
+///
+/// # Errors
+/// What the kernel says.
+pub fn tenant_at(
+    nft: &mut Netlink,
+    address: IpAddr,
+) -> std::result::Result<Option<String>, Refusal> {
+    if let IpAddr::V4(address) = address {
+        return Ok(Some(lease_name(address)));
+    }
+    let all = elements_of(nft, Family::Inet, tables::TENANTS)?;
+    let mut known = all.iter().filter_map(elements::known);
+    Ok(known
+        .find(|(_, has)| has.contains(&address))
+        .map(|(name, _)| name))
 }
 
 /// Every element of our sets. For sweeps: it takes as long as there are many.

@@ -1,0 +1,1206 @@
+//! The CNI plugin, held against the specification of CNI 1.1.0 (SPEC.md): each case says which part of that it is from.
+//! (With real runtimes: see `cluster.rs`. Killed at any moment: `interrupted.rs`.)
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use lab::{Lab, Netns, Plugin, Snapshot, Whose, case, packets, sh};
+
+const VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+
+/// A network with addresses of ours.
+fn blue() -> Value {
+    json!({
+        "cniVersion": "1.1.0", "name": "blue", "type": "hawser", "bridge": "cni0",
+        "isGateway": true, "ipMasq": true,
+        "ipam": { "ranges": [[{ "subnet": "10.22.0.0/24" }]], "routes": [{ "dst": "0.0.0.0/0" }] },
+    })
+}
+
+/// The same with some keys changed, or added.
+fn with(mut config: Value, keys: Value) -> Value {
+    for (key, value) in keys.as_object().expect("an object") {
+        config[key] = value.clone();
+    }
+    config
+}
+
+fn whose<'a>(container: &'a str, netns: &'a str) -> Whose<'a> {
+    Whose {
+        container,
+        interface: "eth0",
+        netns,
+    }
+}
+
+const A: &str = "/run/netns/a";
+
+/// The network is there, and nothing else: what a failed ADD must leave.
+fn made(plugin: &Plugin, config: &Value) -> Snapshot {
+    let netns = Netns::new("first");
+    let first = whose("first", "/run/netns/first");
+    plugin.call("ADD", first, config).ok();
+    plugin.call("DEL", first, config).ok();
+    drop(netns);
+    sh("umount /run/netns/first; rm /run/netns/first");
+    Snapshot::take()
+}
+
+/// A server there that greets so many.
+fn serve(inside: &Netns, count: usize) -> JoinHandle<()> {
+    let listener = inside.enter(|| TcpListener::bind(("::", 80)).expect("listen"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming().take(count) {
+            let mut stream = stream.expect("a connection");
+            stream.write_all(b"hello\n").expect("greet");
+        }
+    })
+}
+
+fn greeting(from: &Netns, to: &str) -> std::io::Result<String> {
+    let address = to.parse().expect("an address");
+    from.enter(|| {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    })
+}
+
+fn addresses(netns: &Netns, interface: &str) -> String {
+    netns.sh(&format!("ip -o addr show dev {interface}"))
+}
+
+fn address_of(result: &Value) -> String {
+    let text = result["ips"][0]["address"].as_str().expect("an address");
+    text.split('/').next().expect("an address").to_owned()
+}
+
+/// Section 2, ADD: the plugin makes the interface of the name in CNI_IFNAME inside CNI_NETNS, and answers with a result.
+/// Section 5, ADD success: what a result holds, by version.
+#[test]
+fn add_makes_the_interface_and_says_what_it_made() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let before = made(&plugin, &blue());
+        for version in VERSIONS {
+            let netns = Netns::new("a");
+            let one = Whose {
+                interface: "net1",
+                ..whose("c1", A)
+            };
+            let config = with(blue(), json!({ "cniVersion": version }));
+            let result = plugin.call("ADD", one, &config).ok();
+            assert_eq!(result["cniVersion"], version);
+            let [bridge, end, inside] = &result["interfaces"].as_array().expect("a list")[..]
+            else {
+                panic!("three interfaces: {result}");
+            };
+            assert_eq!(bridge["name"], "cni0");
+            assert_eq!(
+                (&inside["name"], &inside["sandbox"]),
+                (&json!("net1"), &json!(A))
+            );
+            assert!(bridge.get("sandbox").is_none() && end.get("sandbox").is_none());
+            let link = netns.sh("ip -o link show dev net1");
+            assert!(
+                link.contains(inside["mac"].as_str().expect("a MAC")),
+                "{link}"
+            );
+            let name = end["name"].as_str().expect("a name");
+            let host = sh(&format!("ip -o link show dev {name}"));
+            assert!(host.contains(end["mac"].as_str().expect("a MAC")), "{host}");
+            assert_eq!(inside["mtu"] == 1500, version == "1.1.0", "{result}");
+            let ip = &result["ips"][0];
+            assert_eq!(
+                (&ip["gateway"], &ip["interface"]),
+                (&json!("10.22.0.1"), &json!(2))
+            );
+            assert_eq!(ip["version"] == "4", version < "1.0.0", "{result}");
+            let own = ip["address"].as_str().expect("an address");
+            assert!(addresses(&netns, "net1").contains(own));
+            assert_eq!(
+                result["routes"],
+                json!([{ "dst": "0.0.0.0/0", "gw": "10.22.0.1" }])
+            );
+            assert!(
+                netns
+                    .sh("ip route")
+                    .contains("default via 10.22.0.1 dev net1")
+            );
+            assert_eq!(result["dns"], json!({}));
+            plugin.call("DEL", one, &config).ok();
+            drop(netns);
+            sh("umount /run/netns/a; rm /run/netns/a");
+            before.assert_back();
+        }
+    });
+}
+
+/// Section 2, ADD: an interface of that name that is there already is an error. Section 3, lifecycle: no second ADD for the
+/// same container, network and interface. A failed ADD leaves nothing.
+#[test]
+fn a_second_add_is_refused() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        made(&plugin, &blue());
+        let netns = Netns::new("a");
+        let _other = Netns::new("b");
+        let one = whose("c1", A);
+        plugin.call("ADD", one, &blue()).ok();
+        let there = Snapshot::take();
+        plugin
+            .call("ADD", one, &blue())
+            .fault(100, &["c1", "eth0", "DEL"]);
+        // Nor in another namespace: the key is the container's id and the interface.
+        plugin
+            .call("ADD", whose("c1", "/run/netns/b"), &blue())
+            .fault(100, &["eth0"]);
+        // Somebody else's interface.
+        plugin
+            .call("ADD", whose("c2", A), &blue())
+            .fault(100, &["eth0", "already"]);
+        there.assert_back();
+        // The same container on the same network with another interface, and with the same name on another network elsewhere.
+        let second = Whose {
+            interface: "net1",
+            ..one
+        };
+        let result = plugin.call("ADD", second, &blue()).ok();
+        assert!(addresses(&netns, "net1").contains(&address_of(&result)));
+        let red = with(
+            blue(),
+            json!({
+                "name": "red", "bridge": "cni1", "ipam": { "ranges": [[{ "subnet": "10.23.0.0/24" }]] }
+            }),
+        );
+        let third = Whose {
+            interface: "net2",
+            ..one
+        };
+        plugin.call("ADD", third, &red).ok();
+        // Without routes there is none but to its own subnet.
+        assert_eq!(netns.sh("ip route show dev net2 | wc -l"), "1\n");
+        // Each goes by itself.
+        plugin.call("DEL", second, &blue()).ok();
+        let left = netns.sh("ip -br link");
+        assert!(
+            left.contains("eth0") && left.contains("net2") && !left.contains("net1"),
+            "{left}"
+        );
+        plugin.call("DEL", third, &red).ok();
+        plugin.call("DEL", one, &blue()).ok();
+    });
+}
+
+/// Section 2, DEL: it succeeds when the interface, the namespace or the container is gone, and again and again; without
+/// CNI_NETNS and prevResult it cleans up what it can.
+#[test]
+fn del_succeeds_whatever_is_missing() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let ports = json!({ "portMappings": [{ "hostPort": 8080, "containerPort": 80 }] });
+        let config = with(blue(), json!({ "runtimeConfig": ports }));
+        let before = made(&plugin, &config);
+        let one = whose("c1", A);
+        let gone = || sh("umount /run/netns/a; rm /run/netns/a");
+        type Disturb<'a> = (&'a str, &'a dyn Fn(&Netns));
+        let deletes: [Disturb; 4] = [
+            (A, &|_| ()),
+            ("", &|_| ()),
+            (A, &|netns| drop(netns.sh("ip link del eth0"))),
+            ("", &|_| {
+                // What is kept in files is a convenience.
+                fs::remove_dir_all("/run/hawser/attachments").expect("remove what is kept");
+            }),
+        ];
+        for (path, disturb) in deletes {
+            let netns = Netns::new("a");
+            plugin.call("ADD", one, &config).ok();
+            assert!(sh("nft list map inet hawser ports4").contains("8080"));
+            disturb(&netns);
+            for _ in 0..3 {
+                assert_eq!(
+                    plugin.call("DEL", whose("c1", path), &config).ok(),
+                    Value::Null
+                );
+            }
+            drop(netns);
+            gone();
+            before.assert_back();
+        }
+        // The namespace has gone before.
+        let netns = Netns::new("a");
+        plugin.call("ADD", one, &config).ok();
+        drop(netns);
+        gone();
+        lab.settle();
+        for path in [A, "", A] {
+            plugin.call("DEL", whose("c1", path), &config).ok();
+        }
+        before.assert_back();
+        // One that was never added; and one whose configuration ADD would refuse.
+        plugin.call("DEL", whose("never", ""), &config).ok();
+        plugin
+            .call(
+                "DEL",
+                whose("never", ""),
+                &with(blue(), json!({ "vlan": 5 })),
+            )
+            .ok();
+        before.assert_back();
+    });
+}
+
+/// Section 2, CHECK: it needs prevResult, answers with nothing, and finds what is missing of what prevResult lists, and what
+/// is wrong with what it does not list.
+#[test]
+fn check_compares() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let one = whose("c1", A);
+        let ports = json!({ "portMappings": [{ "hostPort": 8080, "containerPort": 80 }] });
+        let config = with(blue(), json!({ "runtimeConfig": ports }));
+        plugin.call("CHECK", one, &config).fault(7, &["prevResult"]);
+        let broken: [(&str, &str); 9] = [
+            ("ip -n a addr flush dev eth0", "no address"),
+            ("ip -n a link set eth0 down", "is down"),
+            ("ip -n a route del default", "no route to 0.0.0.0/0"),
+            (
+                "ip -n a link set eth0 down; ip -n a link set eth0 address 02:00:00:00:00:99; ip -n a link set eth0 up",
+                "02:00:00:00:00:99",
+            ),
+            ("ip -n a link del eth0", "is not there"),
+            (
+                "ip link set dev $(ip -br link | grep -o 'hw0a[0-9a-f]*') nomaster",
+                "no port of a bridge",
+            ),
+            (
+                "nft flush map inet hawser ports4",
+                "does not know it, or not all of its ports",
+            ),
+            ("nft flush ruleset", "rules are not there"),
+            ("echo 0 >/proc/sys/net/ipv4/ip_forward", "does not forward"),
+        ];
+        for (disturb, why) in broken {
+            let netns = Netns::new("a");
+            let result = plugin.call("ADD", one, &config).ok();
+            let check = with(config.clone(), json!({ "prevResult": result }));
+            assert_eq!(plugin.call("CHECK", one, &check).ok(), Value::Null);
+            // What others have added is no concern of ours.
+            netns.sh("ip addr add 203.0.113.7/32 dev eth0; ip route add 203.0.113.0/24 dev eth0");
+            plugin.call("CHECK", one, &check).ok();
+            sh(disturb);
+            plugin.call("CHECK", one, &check).fault(101, &["c1", why]);
+            plugin.call("DEL", one, &check).ok();
+            drop(netns);
+            sh("umount /run/netns/a; rm /run/netns/a");
+        }
+        // One that is not there at all.
+        let _netns = Netns::new("a");
+        let result = json!({ "cniVersion": "1.1.0", "interfaces": [], "ips": [] });
+        let check = with(config, json!({ "prevResult": result }));
+        plugin.call("CHECK", one, &check).fault(101, &["not there"]);
+        plugin
+            .call("CHECK", whose("c1", "/run/netns/none"), &check)
+            .fault(3, &["/run/netns/none"]);
+    });
+}
+
+/// Section 2, GC: what belongs to attachments of this network that are not listed goes; what is listed, and what is of other
+/// networks, stays. Both names of the key.
+#[test]
+fn gc_removes_what_the_runtime_does_not_know() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let config = blue();
+        let red = with(blue(), json!({ "name": "red" }));
+        let port = |number: u16| {
+            let ports = json!({ "portMappings": [{ "hostPort": number, "containerPort": 80 }] });
+            json!({ "runtimeConfig": ports })
+        };
+        for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
+            for forgets in [false, true] {
+                let names = ["a", "b", "c", "d"];
+                let all = names.map(Netns::new);
+                let paths = names.map(|name| format!("/run/netns/{name}"));
+                for (at, path) in paths.iter().enumerate() {
+                    let network = if at == 3 { &red } else { &config };
+                    let config = with(network.clone(), port(8080 + at as u16));
+                    plugin.call("ADD", whose(names[at], path), &config).ok();
+                }
+                if forgets {
+                    // Names of links say it too.
+                    fs::remove_dir_all("/run/hawser/attachments").expect("remove what is kept");
+                }
+                // The namespace of one is gone, of one not.
+                drop(all);
+                sh("umount /run/netns/b; rm /run/netns/b");
+                let known = json!({ key: [
+                    { "containerID": "a", "ifname": "eth0" },
+                    { "containerID": "b", "ifname": "eth1" },
+                    { "containerID": "c", "ifname": "eth1" },
+                ] });
+                plugin.of_network("GC", &with(config.clone(), known)).ok();
+                let ports = sh("nft list map inet hawser ports4");
+                for (at, stays) in [true, false, false, true].into_iter().enumerate() {
+                    let has = ports.contains(&(8080 + at).to_string());
+                    assert_eq!(has, stays, "{key} {forgets} {at}: {ports}");
+                }
+                let ends = sh("ip -br link");
+                assert_eq!(ends.matches("hw0a16").count(), 2, "{ends}");
+                for network in [&config, &red] {
+                    plugin
+                        .of_network("GC", &with(network.clone(), json!({ key: [] })))
+                        .ok();
+                }
+                assert!(!sh("ip -br link").contains("hw0a16"));
+                for name in ["a", "c", "d"] {
+                    sh(&format!("umount /run/netns/{name}; rm /run/netns/{name}"));
+                }
+            }
+        }
+        // Nothing said is not the same as none.
+        plugin
+            .of_network("GC", &config)
+            .fault(7, &["cni.dev/valid-attachments"]);
+        let wrong = json!({ "cni.dev/valid-attachments": [{ "containerID": "a" }] });
+        plugin
+            .of_network("GC", &with(config, wrong))
+            .fault(7, &["ifname"]);
+    });
+}
+
+/// Section 2, STATUS: an error when ADD could not be served: 50; and 51 when containers that are there lack something.
+#[test]
+fn status_says_whether_add_would_work() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let narrow = with(
+            blue(),
+            json!({ "ipam": { "ranges": [[{ "subnet": "10.22.0.0/29" }]] } }),
+        );
+        let nothing = Snapshot::take();
+        assert_eq!(plugin.of_network("STATUS", &narrow).ok(), Value::Null);
+        nothing.assert_back();
+        // The pool: five addresses.
+        let names = ["a", "b", "c", "d", "e"];
+        let _all = names.map(Netns::new);
+        let paths = names.map(|name| format!("/run/netns/{name}"));
+        let calls = || names.into_iter().zip(&paths);
+        for (at, (name, path)) in calls().enumerate() {
+            plugin.of_network("STATUS", &narrow).ok();
+            let result = plugin.call("ADD", whose(name, path), &narrow).ok();
+            assert_eq!(address_of(&result), format!("10.22.0.{}", 2 + at));
+        }
+        let full = ["10.22.0.2 to 10.22.0.6", "in use"];
+        plugin.of_network("STATUS", &narrow).fault(50, &full);
+        let more = Netns::new("more");
+        let there = Snapshot::take();
+        plugin
+            .call("ADD", whose("more", "/run/netns/more"), &narrow)
+            .fault(11, &["in use"]);
+        there.assert_back();
+        plugin.call("DEL", whose("c", ""), &narrow).ok();
+        plugin.of_network("STATUS", &narrow).ok();
+        let result = plugin
+            .call("ADD", whose("more", "/run/netns/more"), &narrow)
+            .ok();
+        assert_eq!(address_of(&result), "10.22.0.4");
+        drop(more);
+        plugin.call("DEL", whose("more", ""), &narrow).ok();
+        // What containers that are there need.
+        for (disturb, why) in [
+            ("nft flush ruleset", "rules"),
+            ("echo 0 >/proc/sys/net/ipv4/ip_forward", "ip_forward is 0"),
+            ("ip link set cni0 down", "is down"),
+        ] {
+            sh(disturb);
+            plugin.of_network("STATUS", &narrow).fault(51, &[why]);
+            lab.hawser(&["restore"]).ok();
+            sh("echo 1 >/proc/sys/net/ipv4/ip_forward; ip link set cni0 up");
+            plugin.of_network("STATUS", &narrow).ok();
+        }
+        let other = with(
+            blue(),
+            json!({ "ipam": { "ranges": [[{ "subnet": "10.99.0.0/24" }]] } }),
+        );
+        plugin
+            .of_network("STATUS", &other)
+            .fault(50, &["10.99.0.0/24", "10.22.0.1/29"]);
+        for (name, path) in calls() {
+            plugin.call("DEL", whose(name, path), &narrow).ok();
+        }
+    });
+}
+
+/// Section 2, VERSION: the versions that are spoken; section 2, errors: 1 for one that is not.
+#[test]
+fn versions() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        for version in VERSIONS {
+            let answer = plugin
+                .of_network("VERSION", &json!({ "cniVersion": version }))
+                .ok();
+            let expected = json!({ "cniVersion": version, "supportedVersions": VERSIONS });
+            assert_eq!(answer, expected);
+        }
+        let answer = plugin.raw(b"", &[("CNI_COMMAND", "VERSION")]).ok();
+        assert_eq!(answer["cniVersion"], "1.1.0");
+        let _netns = Netns::new("a");
+        for version in [
+            json!("0.2.0"),
+            json!("2.0.0"),
+            json!("1.1"),
+            json!(1),
+            Value::Null,
+        ] {
+            let config = with(blue(), json!({ "cniVersion": version }));
+            for operation in ["ADD", "DEL", "CHECK"] {
+                plugin
+                    .call(operation, whose("c1", A), &config)
+                    .fault(1, &["cniVersion"]);
+            }
+        }
+        // CHECK came with 0.4.0, GC and STATUS with 1.1.0.
+        let config = |version| with(blue(), json!({ "cniVersion": version }));
+        plugin
+            .call("CHECK", whose("c1", A), &config("0.3.1"))
+            .fault(1, &["0.4.0"]);
+        for operation in ["GC", "STATUS"] {
+            plugin
+                .of_network(operation, &config("1.0.0"))
+                .fault(1, &["1.1.0"]);
+        }
+    });
+}
+
+/// Section 2, parameters and errors: what the environment must hold, and 4 when it does not.
+#[test]
+fn the_environment() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let _netns = Netns::new("a");
+        let before = Snapshot::take();
+        let input = blue().to_string();
+        let all = [
+            ("CNI_COMMAND", "ADD"),
+            ("CNI_CONTAINERID", "c1"),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_NETNS", A),
+        ];
+        for missing in 0..all.len() {
+            let mut some = all.to_vec();
+            let (name, _) = some.remove(missing);
+            plugin.raw(input.as_bytes(), &some).fault(4, &[name]);
+            some.push((name, ""));
+            plugin.raw(input.as_bytes(), &some).fault(4, &[name]);
+        }
+        let bad = [
+            ("CNI_COMMAND", "add"),
+            ("CNI_COMMAND", "FROB"),
+            ("CNI_CONTAINERID", "-c1"),
+            ("CNI_CONTAINERID", "c/1"),
+            ("CNI_CONTAINERID", "c 1"),
+            ("CNI_IFNAME", "sixteen-letters-"),
+            ("CNI_IFNAME", "a/b"),
+            ("CNI_IFNAME", "a:b"),
+            ("CNI_IFNAME", "a b"),
+            ("CNI_IFNAME", "eth%d"),
+            ("CNI_IFNAME", "."),
+            ("CNI_IFNAME", ".."),
+            ("CNI_ARGS", "nonsense"),
+            ("CNI_ARGS", "K8S_POD_NAME=web"),
+        ];
+        for (name, value) in bad {
+            let some: Vec<_> = all.into_iter().filter(|(key, _)| *key != name).collect();
+            let some = [&some[..], &[(name, value)]].concat();
+            plugin.raw(input.as_bytes(), &some).fault(4, &[name]);
+        }
+        // The network namespace: what is not there (3), what is none, the host's own.
+        for (path, code) in [
+            ("/run/netns/none", 3),
+            ("/etc/passwd", 4),
+            ("/proc/self/ns/net", 4),
+        ] {
+            let fault = plugin
+                .call("ADD", whose("c1", path), &blue())
+                .fault(code, &[]);
+            assert!(
+                fault["msg"]
+                    .as_str()
+                    .is_some_and(|text| text.contains(path)),
+                "{fault}"
+            );
+        }
+        // `lo` is there already.
+        let lo = Whose {
+            interface: "lo",
+            ..whose("c1", A)
+        };
+        plugin.call("ADD", lo, &blue()).fault(100, &["lo"]);
+        before.assert_back();
+        // Not by the environment alone, which is inherited.
+        let mut command = lab.command(&["ls"]);
+        command.envs(all);
+        lab::collect(command, lab::DEADLINE).ok();
+        // By its name, or as `host-helper cni`.
+        let mut command = lab.command(&["cni"]);
+        command.envs([("CNI_COMMAND", "VERSION")]);
+        let answer = lab::collect(command, lab::DEADLINE).ok();
+        assert!(answer.contains("supportedVersions"), "{answer}");
+        let ignoring = [("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAME=web")];
+        plugin
+            .raw(input.as_bytes(), &[&all[..], &ignoring].concat())
+            .ok();
+        plugin.call("DEL", whose("c1", A), &blue()).ok();
+    });
+}
+
+fn ranges(ranges: Value) -> Value {
+    json!({ "ipam": { "ranges": ranges } })
+}
+
+fn ports(port: Value) -> Value {
+    json!({ "runtimeConfig": { "portMappings": [port] } })
+}
+
+/// Keys with values that make no sense.
+fn senseless() -> Vec<Value> {
+    vec![
+        json!({ "name": null }),
+        json!({ "name": "a b" }),
+        json!({ "name": "-" }),
+        json!({ "bridge": 5 }),
+        json!({ "ipMasq": "yes" }),
+        json!({ "mtu": 67 }),
+        json!({ "mtu": -1 }),
+        json!({ "mode": "macvlan" }),
+        json!({ "ipam": [] }),
+        json!({ "ipam": { "subnet": "10.22.0.1/24" } }),
+        json!({ "ipam": { "gateway": "10.22.0.1" } }),
+        json!({ "ipam": { "subnet": "10.22.0.0/24", "routes": [{ "gw": "10.22.0.1" }] } }),
+        json!({ "ipam": { "subnet": "10.22.0.0/24", "routes": [{ "dst": "::/0", "gw": "10.22.0.1" }] } }),
+        json!({ "ipam": { "subnet": "10.22.0.0/24", "resolvConf": "/no/such/file" } }),
+        ranges(json!([{ "subnet": "10.22.0.0/24" }])),
+        ranges(json!([[{ "rangeStart": "10.22.0.5" }]])),
+        ranges(json!([[{ "subnet": "10.22.0.0/24", "rangeStart": "10.23.0.5" }]])),
+        ranges(
+            json!([[{ "subnet": "10.22.0.0/24", "rangeStart": "10.22.0.9", "rangeEnd": "10.22.0.5" }]]),
+        ),
+        ranges(json!([[{ "subnet": "10.22.0.0/24", "gateway": "10.23.0.1" }]])),
+    ]
+}
+
+/// The same, of what a runtime adds.
+fn senseless_calls() -> Vec<Value> {
+    vec![
+        json!({ "dns": { "nameservers": ["resolver"] } }),
+        json!({ "prevResult": [] }),
+        json!({ "runtimeConfig": { "mac": "03:00:00:00:00:01" } }),
+        json!({ "args": { "cni": { "mac": "nonsense" } } }),
+        json!({ "runtimeConfig": { "ips": ["nonsense"] } }),
+        json!({ "hairpinMode": true, "promiscMode": true }),
+        ports(json!({ "hostPort": 0, "containerPort": 80 })),
+        ports(json!({ "hostPort": 8080 })),
+        ports(json!({ "hostPort": 8080, "containerPort": 65536 })),
+        ports(json!({ "hostPort": 8080, "containerPort": 80, "protocol": "icmp" })),
+        ports(json!({ "hostPort": 8080, "containerPort": 80, "hostIP": "nonsense" })),
+        json!({ "runtimeConfig": { "portMappings": [
+                { "hostPort": 8080, "containerPort": 80 }, { "hostPort": 8080, "containerPort": 81 }
+            ] } }),
+    ]
+}
+
+/// Keys of what cannot be had, with what the error must show.
+fn unsupported() -> Vec<(Value, &'static str)> {
+    vec![
+        (json!({ "vlan": 5 }), "vlan 5"),
+        (
+            json!({ "vlanTrunk": [{ "id": 5 }] }),
+            "vlanTrunk [{\"id\":5}]",
+        ),
+        (json!({ "isGateway": false }), "isGateway false"),
+        (
+            json!({ "ipMasqBackend": "iptables" }),
+            "ipMasqBackend \"iptables\"",
+        ),
+        (json!({ "backend": "firewalld" }), "backend \"firewalld\""),
+        (json!({ "enabledad": true }), "enabledad true"),
+        (
+            json!({ "disableContainerInterface": true }),
+            "disableContainerInterface true",
+        ),
+        (json!({ "portIsolation": true }), "portIsolation true"),
+        (json!({ "snat": false }), "snat false"),
+        (
+            json!({ "conditionsV4": ["-s", "192.0.2.0/24"] }),
+            "conditionsV4",
+        ),
+        (
+            json!({ "ingressPolicy": "isolated" }),
+            "ingressPolicy \"isolated\"",
+        ),
+        (json!({ "mode": "ptp" }), "bridge \"cni0\""),
+        (
+            json!({ "mode": "ptp", "bridge": null, "macspoofchk": true }),
+            "macspoofchk true",
+        ),
+        (json!({ "nonsense": 1 }), "nonsense 1"),
+        (
+            json!({ "ipam": { "subnet": "10.22.0.0/24", "dataDir": "/x" } }),
+            "ipam.dataDir \"/x\"",
+        ),
+        (
+            json!({ "ipam": { "subnet": "10.22.0.0/24", "more": true } }),
+            "ipam.more true",
+        ),
+        (
+            json!({ "ipam": { "subnet": "10.22.0.0/24", "routes": [{ "dst": "0.0.0.0/0", "mtu": 1400 }] } }),
+            "mtu 1400",
+        ),
+        (
+            ranges(json!([[{ "subnet": "2001:db8::/64" }]])),
+            "2001:db8::/64",
+        ),
+        (
+            ranges(json!([[{ "subnet": "10.22.0.0/24" }, { "subnet": "10.23.0.0/24" }]])),
+            "10.23.0.0/24",
+        ),
+        (
+            ranges(json!([[{ "subnet": "10.22.0.0/24" }], [{ "subnet": "10.23.0.0/24" }]])),
+            "10.23.0.0/24",
+        ),
+        (
+            json!({ "runtimeConfig": { "bandwidth": { "ingressRate": 5 } } }),
+            "bandwidth",
+        ),
+        (
+            json!({ "runtimeConfig": { "aliases": ["web"] } }),
+            "aliases",
+        ),
+        (
+            ports(json!({ "hostPort": 8080, "containerPort": 80, "hostIP": "127.0.0.1" })),
+            "127.0.0.1",
+        ),
+    ]
+}
+
+/// Section 2, errors: 6 for what is no JSON, 7 for what makes no sense, 2 for what is not supported, with key and value.
+#[test]
+fn bad_configurations() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let _netns = Netns::new("a");
+        let before = Snapshot::take();
+        let variables = [
+            ("CNI_COMMAND", "ADD"),
+            ("CNI_CONTAINERID", "c1"),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_NETNS", A),
+        ];
+        let long = format!("\"{}\"", "x".repeat(17 << 20));
+        for bad in ["", "{", "null{", "\u{0}", &long, &"[".repeat(100_000)] {
+            plugin
+                .raw(bad.as_bytes(), &variables)
+                .fault(6, &["read the network configuration"]);
+        }
+        plugin.raw(b"\xff\xfe", &variables).fault(6, &[]);
+        for bad in ["[]", "1", "null", "{}"] {
+            plugin
+                .raw(bad.as_bytes(), &variables)
+                .fault(1, &["cniVersion"]);
+        }
+        for bad in [senseless(), senseless_calls()].concat() {
+            plugin
+                .call("ADD", whose("c1", A), &with(blue(), bad))
+                .fault(7, &[]);
+        }
+        for (bad, shown) in unsupported() {
+            plugin
+                .call("ADD", whose("c1", A), &with(blue(), bad))
+                .fault(2, &[shown]);
+        }
+        // A plugin that is not there, or is no name.
+        for kind in ["no-such-plugin", "../hawser"] {
+            let config = with(blue(), json!({ "ipam": { "type": kind } }));
+            plugin
+                .call("ADD", whose("c1", A), &config)
+                .fault(102, &[kind]);
+        }
+        before.assert_back();
+    });
+}
+
+/// Table of keys: each has the meaning that the reference plugins give it.
+#[test]
+fn addresses_are_given_as_asked_for() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let netns = Netns::new("a");
+        let one = whose("c1", A);
+        let pool = json!({ "ipam": {
+            "type": "hawser",
+            "ranges": [
+                [{ "subnet": "10.22.0.0/24", "rangeStart": "10.22.0.100", "rangeEnd": "10.22.0.102", "gateway": "10.22.0.254" }],
+                [{ "subnet": "2001:db8:22::/64" }],
+            ],
+            "routes": [{ "dst": "198.51.100.0/24" }, { "dst": "203.0.113.0/24", "gw": "10.22.0.9" }, { "dst": "::/0" }],
+        } });
+        let config = with(blue(), pool);
+        let add = |config: &Value, variables: &[(&str, &str)]| {
+            let all = [
+                ("CNI_COMMAND", "ADD"),
+                ("CNI_CONTAINERID", "c1"),
+                ("CNI_IFNAME", "eth0"),
+                ("CNI_NETNS", A),
+            ];
+            plugin.raw(
+                config.to_string().as_bytes(),
+                &[&all[..], variables].concat(),
+            )
+        };
+        let del = || drop(plugin.call("DEL", one, &config).ok());
+        let result = add(&config, &[]).ok();
+        assert_eq!(result["ips"][0]["address"], "10.22.0.100/24");
+        assert_eq!(result["ips"][0]["gateway"], "10.22.0.254");
+        assert_eq!(result["ips"][1]["address"], "2001:db8:22::64/64");
+        let routes = netns.sh("ip route; ip -6 route");
+        for wanted in [
+            "198.51.100.0/24 via 10.22.0.254",
+            "203.0.113.0/24 via 10.22.0.9",
+            "default via 2001:db8:22::fe",
+        ] {
+            assert!(routes.contains(wanted), "{wanted}: {routes}");
+        }
+        assert!(!routes.contains("default via 10"), "{routes}");
+        assert!(sh("ip -o addr show dev cni0").contains("10.22.0.254/24"));
+        del();
+        // One address, in each of the ways that it can be asked for.
+        let asked = json!("10.22.0.102");
+        let run_time = json!({ "runtimeConfig": { "ips": ["10.22.0.102/24"] } });
+        let arguments =
+            json!({ "args": { "cni": { "ips": [asked], "labels": [{ "key": "a" }] }, "more": 1 } });
+        for (config, variables) in [
+            (with(config.clone(), run_time), &[][..]),
+            (with(config.clone(), arguments), &[]),
+            (config.clone(), &[("CNI_ARGS", "IP=10.22.0.102")]),
+        ] {
+            assert_eq!(address_of(&add(&config, variables).ok()), "10.22.0.102");
+            del();
+        }
+        add(&config, &[("CNI_ARGS", "IP=10.22.0.50")]).fault(7, &["10.22.0.50", "10.22.0.100"]);
+        // One hardware address; what is said last counts.
+        let mac = |mac: &str| json!({ "mac": mac });
+        let first = with(
+            config.clone(),
+            json!({ "args": { "cni": mac("02:00:00:00:00:02") } }),
+        );
+        let second = with(
+            first.clone(),
+            json!({ "runtimeConfig": mac("02:00:00:00:00:03") }),
+        );
+        let variables = [("CNI_ARGS", "MAC=02:00:00:00:00:01")];
+        for (config, wanted) in [(&config, "01"), (&first, "02"), (&second, "03")] {
+            let result = add(config, &variables).ok();
+            let wanted = format!("02:00:00:00:00:{wanted}");
+            assert_eq!(result["interfaces"][2]["mac"], wanted);
+            assert!(netns.sh("ip link show dev eth0").contains(&wanted));
+            del();
+        }
+    });
+}
+
+/// The same: ranges of the runtime, a range without a list, no range at all, no bridge.
+#[test]
+fn kinds_of_networks() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let netns = Netns::new("a");
+        let one = whose("c1", A);
+        let config = blue();
+        let add = |config: &Value| plugin.call("ADD", one, config).ok();
+        let del = |config: &Value| drop(plugin.call("DEL", one, config).ok());
+        // Ranges of the runtime; those of before, without a list; all of a subnet that the host chooses.
+        let by_run_time = json!({
+            "ipam": {}, "isDefaultGateway": true,
+            "runtimeConfig": { "ipRanges": [[{ "subnet": "10.22.0.0/24", "gateway": "10.22.0.254", "rangeStart": "10.22.0.7" }]] },
+        });
+        let result = add(&with(config.clone(), by_run_time));
+        assert!(address_of(&result).starts_with("10.22.0."), "{result}");
+        assert!(netns.sh("ip route").contains("default via 10.22.0.254"));
+        del(&config);
+        let red = json!({ "name": "red", "bridge": "cni1", "ipam": { "subnet": "10.23.0.0/24" } });
+        let red = with(config.clone(), red);
+        assert_eq!(address_of(&add(&red)), "10.23.0.2");
+        del(&red);
+        let any = with(
+            config.clone(),
+            json!({ "name": "any", "bridge": "cni2", "ipam": null }),
+        );
+        let result = add(&any);
+        assert_eq!(address_of(&result), "172.19.0.2");
+        assert!(netns.sh("ip route").contains("default via 172.19.0.1"));
+        del(&any);
+        // A route for each container, without a bridge.
+        let ptp = json!({
+            "name": "ptp", "mode": "ptp", "bridge": null, "mtu": 1400,
+            "ipam": { "subnet": "10.24.0.0/24", "routes": [{ "dst": "0.0.0.0/0" }] },
+        });
+        let ptp = with(config.clone(), ptp);
+        let result = add(&ptp);
+        assert_eq!(
+            result["interfaces"].as_array().map(Vec::len),
+            Some(2),
+            "{result}"
+        );
+        assert_eq!(result["interfaces"][1]["mtu"], 1400);
+        assert!(
+            netns
+                .sh("ip route; ip link show dev eth0")
+                .contains("mtu 1400")
+        );
+        let check = with(ptp.clone(), json!({ "prevResult": result }));
+        plugin.call("CHECK", one, &check).ok();
+        del(&ptp);
+    });
+}
+
+/// Keys of the bridge plugin that change what the bridge or its port does.
+#[test]
+fn the_bridge_and_its_ports() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let _netns = Netns::new("a");
+        let one = whose("c1", A);
+        for (keys, port, bridge) in [
+            (json!({}), "hairpin off", "promiscuity 0"),
+            (
+                json!({ "hairpinMode": true }),
+                "hairpin on",
+                "promiscuity 0",
+            ),
+            (
+                json!({ "promiscMode": true }),
+                "hairpin off",
+                "promiscuity 1",
+            ),
+        ] {
+            let config = with(blue(), keys);
+            plugin.call("ADD", one, &config).ok();
+            let shown = sh("ip -d link show master cni0");
+            assert!(shown.contains(port), "{shown}");
+            let shown = sh("ip -d link show dev cni0");
+            assert!(shown.contains(bridge), "{shown}");
+            plugin.call("DEL", one, &config).ok();
+        }
+        // Another gateway than the bridge's, masquerading that another network of the bridge does not want.
+        let other = json!({ "ipam": { "ranges": [[{ "subnet": "10.22.0.0/24", "gateway": "10.22.0.9" }]] } });
+        plugin
+            .call("ADD", one, &with(blue(), other))
+            .fault(100, &["10.22.0.9", "10.22.0.1"]);
+        plugin
+            .call("ADD", one, &with(blue(), json!({ "ipMasq": false })))
+            .fault(100, &["ipMasq"]);
+        // A bridge of somebody else's is used as it is; what it cannot do is refused.
+        sh("ip link add br7 type bridge; ip addr add 10.27.0.1/24 dev br7; ip link set br7 up");
+        let theirs =
+            json!({ "bridge": "br7", "ipam": { "subnet": "10.27.0.0/24" }, "ipMasq": false });
+        let theirs = with(blue(), theirs);
+        let result = plugin.call("ADD", one, &theirs).ok();
+        assert_eq!(address_of(&result), "10.27.0.2");
+        plugin.call("DEL", one, &theirs).ok();
+        let masquerading = with(theirs, json!({ "ipMasq": true }));
+        plugin
+            .call("ADD", one, &masquerading)
+            .fault(100, &["ipMasq", "not ours"]);
+    });
+}
+
+/// Section 3, chaining: prevResult is passed on, with what we have made behind it. `dns` is passed to the result; resolv.conf
+/// is not ours.
+#[test]
+fn what_others_have_made_is_passed_on() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let _netns = Netns::new("a");
+        let one = Whose {
+            interface: "net1",
+            ..whose("c1", A)
+        };
+        let previous = json!({
+            "cniVersion": "1.1.0",
+            "interfaces": [{ "name": "eth0", "sandbox": A, "mac": "02:00:00:00:00:77" }],
+            "ips": [{ "address": "203.0.113.7/24", "interface": 0 }],
+            "routes": [{ "dst": "203.0.113.0/24" }],
+            "dns": { "nameservers": ["203.0.113.53"] },
+            "whatever": 5,
+        });
+        let config = with(blue(), json!({ "prevResult": previous }));
+        let result = plugin.call("ADD", one, &config).ok();
+        assert_eq!(
+            result["interfaces"].as_array().map(Vec::len),
+            Some(4),
+            "{result}"
+        );
+        assert_eq!(result["interfaces"][0], previous["interfaces"][0]);
+        assert_eq!(result["ips"][0], previous["ips"][0]);
+        assert_eq!(result["ips"][1]["interface"], 3);
+        assert_eq!(
+            (&result["dns"], &result["whatever"]),
+            (&previous["dns"], &json!(5))
+        );
+        let check = with(blue(), json!({ "prevResult": result }));
+        plugin.call("CHECK", one, &check).ok();
+        plugin.call("DEL", one, &check).ok();
+        let file = lab.dir.join("resolv");
+        fs::write(
+            &file,
+            "nameserver 192.0.2.53\nsearch example.org\noptions ndots:2\n",
+        )
+        .expect("write");
+        let dns = json!({ "nameservers": ["192.0.2.1"], "domain": "example.net", "search": ["a.example"], "options": ["ndots:3"] });
+        let of_call = json!({ "servers": ["192.0.2.2"], "searches": ["b.example"] });
+        let of_file = json!({ "subnet": "10.22.0.0/24", "resolvConf": file.to_string_lossy() });
+        for (keys, wanted) in [
+            (json!({ "dns": dns }), dns.clone()),
+            (
+                json!({ "dns": dns, "runtimeConfig": { "dns": of_call } }),
+                json!({ "nameservers": ["192.0.2.2"], "search": ["b.example"] }),
+            ),
+            (
+                json!({ "ipam": of_file }),
+                json!({ "nameservers": ["192.0.2.53"], "search": ["example.org"], "options": ["ndots:2"] }),
+            ),
+        ] {
+            let config = with(config.clone(), keys);
+            assert_eq!(plugin.call("ADD", one, &config).ok()["dns"], wanted);
+            plugin.call("DEL", one, &config).ok();
+        }
+    });
+}
+
+/// A plugin that writes down what it is asked, and gives what it is told to.
+struct Fake {
+    log: PathBuf,
+}
+
+impl Fake {
+    fn new(lab: &Lab, plugin: &Plugin) -> Self {
+        let log = lab.dir.join("log");
+        let shown = log.display();
+        let script = format!(
+            "#!/bin/sh
+            cat >{shown}.input
+            echo $CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME $CNI_NETNS >>{shown}
+            [ ! -e {shown}.fault ] || {{ cat {shown}.fault; exit 1; }}
+            [ $CNI_COMMAND != ADD ] || cat {shown}.answer\n"
+        );
+        let file = plugin.path.join("fake");
+        fs::write(&file, script).expect("write a plugin");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("make it a program");
+        Self { log }
+    }
+
+    fn beside(&self, end: &str) -> PathBuf {
+        self.log.with_extension(end)
+    }
+
+    fn answer(&self, text: &str) {
+        fs::write(self.beside("answer"), text).expect("write an answer");
+    }
+
+    /// What it was asked since the last time.
+    fn asked(&self) -> String {
+        let said = fs::read_to_string(&self.log).unwrap_or_default();
+        fs::write(&self.log, "").expect("empty its log");
+        said.lines()
+            .map(|line| line.trim().to_owned() + "\n")
+            .collect()
+    }
+}
+
+fn of_fake() -> Value {
+    let ipam = json!({ "type": "fake", "whatever": 5 });
+    let run_time = json!({ "ips": ["10.22.0.77"] });
+    with(blue(), json!({ "ipam": ipam, "runtimeConfig": run_time }))
+}
+
+fn given() -> Value {
+    json!({
+        "cniVersion": "1.1.0",
+        "ips": [{ "address": "10.22.0.77/24", "gateway": "10.22.0.1" }, { "address": "2001:db8:22::5/64" }],
+        "routes": [{ "dst": "0.0.0.0/0" }],
+        "dns": { "nameservers": ["192.0.2.9"] },
+    })
+}
+
+/// Section 4, delegation: the plugin of `ipam.type` is looked for in CNI_PATH, and gets the same environment and input; what it
+/// answers is used. DEL, CHECK, GC and STATUS are passed on, too.
+#[test]
+fn addresses_of_another_plugin() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let fake = Fake::new(lab, &plugin);
+        fake.answer(&given().to_string());
+        let netns = Netns::new("a");
+        let one = whose("c1", A);
+        let config = of_fake();
+        let result = plugin.call("ADD", one, &config).ok();
+        for (at, own) in ["10.22.0.77/24", "2001:db8:22::5/64"]
+            .into_iter()
+            .enumerate()
+        {
+            assert_eq!(result["ips"][at]["address"], own);
+            assert_eq!(result["ips"][at]["interface"], 2);
+            assert!(addresses(&netns, "eth0").contains(own));
+        }
+        assert_eq!(result["dns"]["nameservers"][0], "192.0.2.9");
+        assert!(netns.sh("ip route").contains("default via 10.22.0.1"));
+        let input = fs::read_to_string(fake.beside("input")).expect("its input");
+        assert_eq!(serde_json::from_str::<Value>(&input).expect("JSON"), config);
+        let check = with(config.clone(), json!({ "prevResult": result }));
+        plugin.call("CHECK", one, &check).ok();
+        plugin.of_network("STATUS", &config).ok();
+        let known = json!([{ "containerID": "c1", "ifname": "eth0" }]);
+        let known = json!({ "cni.dev/valid-attachments": known });
+        plugin.of_network("GC", &with(config.clone(), known)).ok();
+        plugin.call("DEL", one, &config).ok();
+        let calls = format!("c1 eth0 {A}");
+        let wanted = format!("ADD {calls}\nCHECK {calls}\nSTATUS\nGC\nDEL {calls}\n");
+        assert_eq!(fake.asked(), wanted);
+    });
+}
+
+/// Section 4, delegation: what the other plugin gave is given back when ADD fails, and what it says went wrong is passed on.
+#[test]
+fn another_plugin_that_fails() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let fake = Fake::new(lab, &plugin);
+        let netns = Netns::new("a");
+        made(&plugin, &blue());
+        let (one, config) = (whose("c1", A), of_fake());
+        let before = Snapshot::take();
+        fake.answer(&given().to_string());
+        netns.sh("ip link add eth0 type bridge");
+        plugin.call("ADD", one, &config).fault(100, &["eth0"]);
+        netns.sh("ip link del eth0");
+        assert_eq!(fake.asked(), "", "not before it is known to be needed");
+        let narrow = json!({ "ips": [{ "address": "10.99.0.5/24" }] });
+        fake.answer(&narrow.to_string());
+        plugin
+            .call("ADD", one, &config)
+            .fault(100, &["10.99.0.0/24"]);
+        let calls = format!("ADD c1 eth0 {A}\nDEL c1 eth0 {A}\n");
+        assert_eq!(fake.asked(), calls);
+        let only6 = r#"{"ips":[{"address":"2001:db8::5/64"}]}"#;
+        for bad in ["", "{}", "nonsense", only6] {
+            fake.answer(bad);
+            plugin.call("ADD", one, &config).fault(102, &[]);
+        }
+        let fault = json!({ "code": 11, "msg": "no address is free", "details": "ask again" });
+        fs::write(fake.beside("fault"), fault.to_string()).expect("write a fault");
+        let said = plugin
+            .call("ADD", one, &config)
+            .fault(11, &["no address is free"]);
+        assert_eq!(said["details"], "ask again");
+        plugin
+            .of_network("STATUS", &config)
+            .fault(11, &["no address is free"]);
+        plugin
+            .call("DEL", one, &config)
+            .fault(11, &["no address is free"]);
+        for end in ["fault", "answer", "input"] {
+            fs::remove_file(fake.beside(end)).expect("remove a file");
+        }
+        plugin.call("DEL", one, &config).ok();
+        fs::remove_file(fake.beside("input")).expect("remove a file");
+        fs::remove_file(&fake.log).expect("remove a file");
+        before.assert_back();
+    });
+}
+
+/// As the reference plugins have it: ingress between pods is open, and sources are not checked unless macspoofchk.
+#[test]
+fn pods_are_open_and_sources_unchecked() {
+    packets(|lab| {
+        lab.serve();
+        let plugin = lab.plugin();
+        let names = ["a", "b"];
+        let [a, b] = names.map(Netns::new);
+        let red = json!({ "name": "red", "bridge": "cni1", "ipam": {
+            "ranges": [[{ "subnet": "10.23.0.0/24" }]], "routes": [{ "dst": "0.0.0.0/0" }]
+        } });
+        for masquerades in [true, false] {
+            let blue = with(blue(), json!({ "ipMasq": masquerades }));
+            let red = with(blue.clone(), red.clone());
+            let ports = json!({ "runtimeConfig": { "portMappings": [
+                { "hostPort": 8080, "containerPort": 80, "protocol": "TCP" },
+            ] } });
+            let of_a = plugin
+                .call(
+                    "ADD",
+                    whose("a", "/run/netns/a"),
+                    &with(blue.clone(), ports),
+                )
+                .ok();
+            let of_b = plugin.call("ADD", whose("b", "/run/netns/b"), &red).ok();
+            let (of_a, of_b) = (address_of(&of_a), address_of(&of_b));
+            let servers = [serve(&a, 5), serve(&b, 1)];
+            // Between networks, from the outside straight to the pod, and by the published port.
+            lab.internet
+                .sh("ip route replace 10.22.0.0/15 via 192.0.2.2");
+            let [direct_a, direct_b] = [of_a.clone(), of_b].map(|address| format!("{address}:80"));
+            for (from, to) in [
+                (&b, &*direct_a),
+                (&a, &*direct_b),
+                (&lab.internet, &*direct_a),
+                (&lab.internet, "192.0.2.2:8080"),
+                // To itself by the host's address, and from the neighbour.
+                (&a, "192.0.2.2:8080"),
+                (&b, "192.0.2.2:8080"),
+            ] {
+                assert_eq!(greeting(from, to).expect(to), "hello\n", "{to}");
+            }
+            // The way out, with the host's address or its own.
+            let seen = a.sh("busybox wget -q -O - http://198.51.100.10/cgi-bin/whoami");
+            let wanted = if masquerades { "192.0.2.2" } else { &of_a };
+            assert_eq!(seen.trim(), wanted);
+            // A pod may have further addresses, and send from them.
+            a.sh("ip addr add 10.22.0.200/24 dev eth0");
+            let seen = a.sh("busybox ping -c 1 -W 2 -I 10.22.0.200 10.22.0.1");
+            assert!(seen.contains("1 packets received"), "{seen}");
+            for server in servers {
+                server.join().expect("all were greeted");
+            }
+            for name in names {
+                plugin
+                    .call(
+                        "DEL",
+                        whose(name, ""),
+                        if name == "a" { &blue } else { &red },
+                    )
+                    .ok();
+            }
+            lab.hawser(&["down", "--bridge", "cni0"]).ok();
+            lab.hawser(&["down", "--bridge", "cni1"]).ok();
+        }
+        let checked = with(self::blue(), json!({ "macspoofchk": true }));
+        plugin
+            .call("ADD", whose("a", "/run/netns/a"), &checked)
+            .ok();
+        a.sh("ip addr add 10.22.0.200/24 dev eth0");
+        let seen = a.sh("busybox ping -c 1 -W 1 -I 10.22.0.200 10.22.0.1 || true");
+        assert!(seen.contains("0 packets received"), "{seen}");
+        plugin.call("DEL", whose("a", ""), &checked).ok();
+    });
+}
