@@ -191,6 +191,7 @@ fn try_all() -> OurResult<()> {
         gateway: None,
         policy: None,
         is_leased_elsewhere: false,
+        is_cut_out: false,
     };
     let made = || -> OurResult<()> {
         let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
