@@ -121,9 +121,9 @@ pub fn count_links() -> usize {
 
 /// Waits until the kernel has taken back the links of what has ended: there are as many as before.
 pub fn settle(links: usize) {
-    let watch = Watch::new();
     assert!(
-        watch.until(|| count_links() <= links),
-        "a link of something that has ended stays"
+        Watch::new().until(|| count_links() <= links),
+        "a link of something that has ended stays: {}",
+        lab::sh("ip -brief link")
     );
 }

@@ -4,11 +4,19 @@
 //! Others run on the machine too, and processors differ: believe the ratios, which come first; the times are the
 //! machine's. What is compared runs in turns, in an order that changes, so that noise hits all alike.
 
+mod burst;
+mod cni;
 mod contest;
 mod oci;
 mod options;
 mod peers;
+mod pid1;
+mod ready;
+mod scale;
+mod servers;
 mod start;
+mod steps;
+mod stop;
 mod table;
 mod times;
 mod world;
@@ -36,11 +44,27 @@ struct Bench<'a> {
 /// A part: its name, what it answers, and what measures it.
 type Part = (&'static str, &'static str, fn(&Bench) -> Vec<Table>);
 
-const PARTS: &[Part] = &[(
-    "start",
-    "how long a container around /bin/true takes, as a whole process",
-    start::measure,
-)];
+const PARTS: &[Part] = &[
+    (
+        "start",
+        "a container around /bin/true, as a whole process",
+        start::measure,
+    ),
+    (
+        "ready",
+        "until the command's first connection",
+        ready::measure,
+    ),
+    ("steps", "where the time goes", steps::measure),
+    ("burst", "many started by many at once", burst::measure),
+    ("scale", "a start where many live already", scale::measure),
+    (
+        "stop",
+        "the end, and the memory that is held until then",
+        stop::measure,
+    ),
+    ("init", "what a PID 1 costs", pid1::measure),
+];
 
 fn main() -> ExitCode {
     let names: Vec<&str> = PARTS.iter().map(|(name, ..)| *name).collect();

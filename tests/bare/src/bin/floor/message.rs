@@ -1,4 +1,4 @@
-//! The four rtnetlink messages that it takes (rtnetlink(7)), one after the other in a buffer; the last one asks for an answer.
+//! The rtnetlink messages that it takes (rtnetlink(7)), one after the other in a buffer; the last one asks for an answer.
 
 /// `IFLA_INFO_KIND` and so on are libc's; this one is linux/veth.h's.
 const VETH_INFO_PEER: u16 = 1;
@@ -50,9 +50,9 @@ fn info(index: i32, flags: i32) -> [u8; 16] {
     header
 }
 
-/// Both ends: this one up and on the bridge, the other one born as eth0 where `child` is. One queue each: the kernel would
+/// Both ends: this one up and on the bridge, the other one born as eth0 where the process `inside` is. One queue each: the kernel would
 /// make one for each processor, and shrink them again.
-pub fn link(batch: &mut Batch, number: u32, bridge: i32, child: i32) {
+pub fn link(batch: &mut Batch, number: u32, bridge: i32, inside: i32) {
     let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL | libc::NLM_F_ACK;
     let queues = |batch: &mut Batch| {
         batch.put(IFLA_NUM_TX_QUEUES, &1_u32.to_ne_bytes());
@@ -68,7 +68,7 @@ pub fn link(batch: &mut Batch, number: u32, bridge: i32, child: i32) {
                 batch.nest(VETH_INFO_PEER, |batch| {
                     batch.0.extend(info(super::ETH0, 0));
                     batch.put(libc::IFLA_IFNAME, b"eth0\0");
-                    batch.put(libc::IFLA_NET_NS_PID, &child.to_ne_bytes());
+                    batch.put(libc::IFLA_NET_NS_PID, &inside.to_ne_bytes());
                     queues(batch);
                 });
             });
@@ -103,5 +103,12 @@ pub fn route(batch: &mut Batch, gateway: u32) {
     header[7] = libc::RTN_UNICAST;
     batch.message(libc::RTM_NEWROUTE, flags, &header, |batch| {
         batch.put(libc::RTA_GATEWAY, &gateway.to_be_bytes());
+    });
+}
+
+/// A look at the host end: it makes the kernel finish what eth0's coming up has begun, and the bridge's port forwards.
+pub fn look(batch: &mut Batch, number: u32) {
+    batch.message(libc::RTM_GETLINK, 0, &info(0, 0), |batch| {
+        batch.put(libc::IFLA_IFNAME, format!("fl{number:08x}\0").as_bytes());
     });
 }

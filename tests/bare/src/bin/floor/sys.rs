@@ -62,11 +62,8 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd), Fail> {
 
 /// A child in new namespaces: its pid, or None for the child itself.
 pub fn clone() -> Result<Option<i32>, Fail> {
-    let namespaces = libc::CLONE_NEWNET
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWNS
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS;
+    let namespaces =
+        libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     // SAFETY: all of its fields are integers, for which zero is a value; the kernel reads as many bytes as it is told. The
     // child has a copy of the one thread's memory and goes on like after fork.
     let pid = unsafe {
@@ -81,6 +78,35 @@ pub fn clone() -> Result<Option<i32>, Fail> {
     };
     let pid = check("clone", pid)?;
     Ok((pid > 0).then_some(pid))
+}
+
+/// A descriptor of this process.
+pub fn this_process() -> Result<OwnedFd, Fail> {
+    // SAFETY: two integers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid(), 0) };
+    owned("open this process", fd)
+}
+
+/// The number of this process.
+pub fn pid() -> i32 {
+    // SAFETY: no arguments, and it cannot fail.
+    unsafe { libc::getpid() }
+}
+
+/// This process goes into a new network namespace. Its sockets stay where they are.
+pub fn new_network() -> Result<(), Fail> {
+    // SAFETY: an integer.
+    check("make a network namespace", unsafe {
+        libc::unshare(libc::CLONE_NEWNET).into()
+    })
+    .map(drop)
+}
+
+/// Into the network namespace of a process.
+pub fn join_network(of: &OwnedFd) -> Result<(), Fail> {
+    // SAFETY: a descriptor and an integer.
+    let done = unsafe { libc::setns(of.as_raw_fd(), libc::CLONE_NEWNET) };
+    check("join a network namespace", done.into()).map(drop)
 }
 
 /// mount(2), without data.
@@ -196,7 +222,7 @@ impl Socket {
         owned("open rtnetlink", fd.into()).map(Self)
     }
 
-    /// Sends a batch and takes the answer: an error, or that of the last message.
+    /// Sends a batch and takes the answer: an error, or what the last message asks for.
     pub fn request(&self, batch: &Batch) -> Result<(), Fail> {
         let mut answer = [0_u8; 8192];
         let fd = self.0.as_raw_fd();
@@ -207,9 +233,10 @@ impl Socket {
             libc::recv(fd, answer.as_mut_ptr().cast(), answer.len(), 0)
         };
         check("hear from rtnetlink", length as i64)?;
-        // struct nlmsghdr, then the error of struct nlmsgerr: an error is not followed by another answer of this batch.
+        // struct nlmsghdr: its type; then the error of struct nlmsgerr. An error is not followed by another answer of this batch.
+        let kind = u16::from_ne_bytes([answer[4], answer[5]]);
         let error = i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]);
-        if error != 0 {
+        if i32::from(kind) == libc::NLMSG_ERROR && error != 0 {
             return Err(Fail("configure a link", -error));
         }
         Ok(())

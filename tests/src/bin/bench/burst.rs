@@ -1,0 +1,124 @@
+//! Burst: many containers started by many at once.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::contest::{self, timed};
+use crate::start;
+use crate::table::{Cell, Table};
+use crate::times::Times;
+use crate::{Bench, complain};
+
+/// Containers of one burst.
+const COUNT: usize = 200;
+/// How many start them.
+const WORKERS: [usize; 4] = [1, 8, 32, 64];
+/// Bursts of each kind, in turns.
+const TURNS: usize = 3;
+
+/// Several bursts of one kind.
+#[derive(Default)]
+struct Bursts {
+    rates: Vec<f64>,
+    times: Times,
+    failures: u64,
+}
+
+impl Bursts {
+    /// That of the median burst.
+    fn rate(&self) -> f64 {
+        let mut rates = self.rates.clone();
+        rates.sort_by(f64::total_cmp);
+        rates.get(rates.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+}
+
+/// The table.
+pub fn measure(bench: &Bench) -> Vec<Table> {
+    let lab = bench.lab;
+    lab.with_network();
+    let (count, turns) = match bench.options.quick {
+        true => (8, 1),
+        false => (COUNT, TURNS),
+    };
+    let title = format!("Burst: {count} containers around /bin/true, started by so many at once");
+    let mut table = Table::new(
+        &title,
+        &[
+            "time / floor's",
+            "p50 / floor's",
+            "a second",
+            "floors a second",
+            "p50, ms",
+            "p99, ms",
+            "failures",
+        ],
+    );
+    for workers in WORKERS {
+        let [mut ours, mut floors] = [Bursts::default(), Bursts::default()];
+        for _ in 0..turns {
+            one(&mut ours, workers, count, |_| {
+                lab.run_command(&[], &["/bin/true"])
+            });
+            one(&mut floors, workers, count, |at| {
+                start::floor(lab, at, &["/bin/true"])
+            });
+        }
+        table.row(
+            format!("by {workers}"),
+            vec![
+                Cell::Ratio(floors.rate() / ours.rate()),
+                Cell::Ratio(ours.times.median() / floors.times.median()),
+                Cell::Ratio(ours.rate()),
+                Cell::Ratio(floors.rate()),
+                Cell::Ms(ours.times.median()),
+                Cell::Ms(ours.times.quantile(0.99)),
+                Cell::Count(ours.failures),
+            ],
+        );
+        if floors.failures > 0 {
+            complain(&format!(
+                "burst by {workers}: {} floors failed",
+                floors.failures
+            ));
+        }
+    }
+    vec![table]
+}
+
+fn one(
+    bursts: &mut Bursts,
+    workers: usize,
+    count: usize,
+    command: impl Fn(usize) -> Command + Sync,
+) {
+    let links = contest::count_links();
+    let next = AtomicUsize::new(0);
+    let start = Instant::now();
+    let done: Vec<Vec<Result<Duration, String>>> = std::thread::scope(|scope| {
+        let worker = || {
+            let numbers = std::iter::from_fn(|| Some(next.fetch_add(1, Ordering::Relaxed)));
+            let mine = numbers.take_while(|number| *number < count);
+            mine.map(|number| timed(command(number))).collect()
+        };
+        let threads: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
+        let ends = threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a worker"));
+        ends.collect()
+    });
+    bursts
+        .rates
+        .push(count as f64 / start.elapsed().as_secs_f64());
+    for result in done.into_iter().flatten() {
+        match result {
+            Ok(time) => bursts.times.push(time),
+            Err(error) => {
+                complain(&format!("a start in a burst by {workers}: {error}"));
+                bursts.failures += 1;
+            }
+        }
+    }
+    contest::settle(links);
+}

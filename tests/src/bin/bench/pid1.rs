@@ -1,0 +1,167 @@
+//! What a PID 1 costs: bytes, memory, wake-ups while nothing happens, and what it adds to a start.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use lab::{Running, init_binary, sys};
+
+use crate::Bench;
+use crate::contest::{self, Contender};
+use crate::peers::find;
+use crate::table::{Cell, Table};
+
+const ROUNDS: usize = 200;
+/// How long they are watched, in seconds.
+const WATCHED: u32 = 3;
+
+/// A program, and what comes before the command. tini's -s is what the others do without being told.
+struct Program {
+    name: &'static str,
+    path: PathBuf,
+    words: &'static [&'static str],
+}
+
+impl Program {
+    fn command(&self, command: &[&str]) -> Command {
+        let mut whole = Command::new(&self.path);
+        whole.args(self.words).args(command);
+        whole
+    }
+}
+
+/// The table.
+pub fn measure(bench: &Bench) -> Vec<Table> {
+    let programs = programs();
+    let mut all = vec![Contender::process("none", 1, |_| {
+        let mut alone = Command::new("/bin/busybox");
+        alone.arg("true");
+        alone
+    })];
+    for program in &programs {
+        let command = |_| program.command(&["/bin/busybox", "true"]);
+        all.push(Contender::process(program.name, 1, command));
+    }
+    contest::run(&mut all, bench.options.rounds(ROUNDS));
+    let seconds = if bench.options.quick { 0 } else { WATCHED };
+    let idle = watch(&programs, seconds);
+    let added = |at: usize| all[at].times.median() - all[0].times.median();
+    let mut table = Table::new(
+        "PID 1: init -s and others, around a command",
+        &[
+            "added start / ours",
+            "resident / ours",
+            "file, bytes",
+            "all files, bytes",
+            "resident, kB",
+            "own, kB",
+            "wake-ups a second",
+            "added start, ms",
+        ],
+    );
+    for (at, (program, watched)) in (1..).zip(programs.iter().zip(&idle)) {
+        let file = fs::metadata(&program.path).map_or(0, |file| file.len());
+        table.row(
+            program.name,
+            vec![
+                Cell::Ratio(added(at) / added(1)),
+                Cell::Ratio(watched.resident as f64 / idle[0].resident as f64),
+                Cell::Count(file),
+                Cell::Count(watched.files),
+                Cell::Count(watched.resident),
+                Cell::Count(watched.own),
+                Cell::Ratio(watched.turns as f64 / f64::from(seconds.max(1))),
+                Cell::Ms(added(at)),
+            ],
+        );
+    }
+    vec![table]
+}
+
+fn programs() -> Vec<Program> {
+    let mut all = vec![Program {
+        name: "init",
+        path: init_binary(),
+        words: &["-s", "--"],
+    }];
+    let others: [(&str, &[&str]); 3] = [
+        ("tini-static", &["-s", "--"]),
+        ("catatonit", &["--"]),
+        ("dumb-init", &["--"]),
+    ];
+    for (name, words) in others {
+        all.extend(find(name).map(|path| Program { name, path, words }));
+    }
+    all
+}
+
+/// A program that supervises, seen from outside.
+struct Watched {
+    /// kB of memory, and of those what it has written to.
+    resident: u64,
+    own: u64,
+    /// Bytes that have to be on the disk for it.
+    files: u64,
+    /// How often it was given a processor.
+    turns: u64,
+}
+
+/// All of them at the same time, each around a command that does nothing for so many seconds.
+fn watch(programs: &[Program], seconds: u32) -> Vec<Watched> {
+    let script = format!("echo up; sleep {seconds}; echo done; read line");
+    let start = |program: &Program| {
+        let mut command = program.command(&["/bin/busybox", "sh", "-c", &script]);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        sys::without_terminal(&mut command);
+        let mut running = Running::spawn(command);
+        running.until("up");
+        running
+    };
+    let mut all: Vec<Running> = programs.iter().map(start).collect();
+    let before: Vec<u64> = all.iter().map(|one| turns(one.pid())).collect();
+    let look = |(running, before): (&mut Running, u64)| {
+        running.until("done");
+        let pid = running.pid();
+        let rollup = read(pid, "smaps_rollup");
+        Watched {
+            resident: number(&rollup, "Rss"),
+            own: number(&rollup, "Private_Dirty"),
+            files: bytes_of_files(pid),
+            turns: turns(pid) - before,
+        }
+    };
+    all.iter_mut().zip(before).map(look).collect()
+}
+
+fn read(pid: i32, file: &str) -> String {
+    let path = format!("/proc/{pid}/{file}");
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {path}: {error}"))
+}
+
+/// The number behind a word of /proc/PID/status or smaps_rollup.
+pub fn number(text: &str, key: &str) -> u64 {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok())
+        .unwrap_or_else(|| panic!("{key} in {text}"))
+}
+
+fn turns(pid: i32) -> u64 {
+    let status = read(pid, "status");
+    number(&status, "voluntary_ctxt_switches") + number(&status, "nonvoluntary_ctxt_switches")
+}
+
+fn bytes_of_files(pid: i32) -> u64 {
+    let maps = read(pid, "maps");
+    let files: BTreeSet<&str> = maps
+        .lines()
+        .filter_map(|line| Some(&line[line.find('/')?..]))
+        .collect();
+    let length = |file: &&str| fs::metadata(file).map_or(0, |file| file.len());
+    files.iter().map(length).sum()
+}

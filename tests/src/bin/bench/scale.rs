@@ -1,0 +1,104 @@
+//! Scale: what a start costs where so many containers live already.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use lab::{Lab, collect};
+
+use crate::Bench;
+use crate::cni;
+use crate::contest::{self, Contender, timed};
+use crate::start;
+use crate::table::{Cell, Table};
+
+/// How many live. A bridge has 1,023 ports.
+const LIVING: [usize; 4] = [1, 100, 500, 1000];
+/// Measurements of each, on each level.
+const ROUNDS: usize = 60;
+/// Who starts those that live.
+const WORKERS: usize = 4;
+/// For the end of all of them.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// The table.
+pub fn measure(bench: &Bench) -> Vec<Table> {
+    let lab = bench.lab;
+    lab.with_network();
+    let levels = if bench.options.quick {
+        [1, 2, 3, 4]
+    } else {
+        LIVING
+    };
+    let mut table = Table::new(
+        "Scale: a start, where so many containers live on the same bridge",
+        &[
+            "/ floor",
+            "p10 / floor's p10",
+            "ours / at 1",
+            "-p on top, ms",
+            "run, ms",
+            "floor, ms",
+            "CNI ADD with a port, ms",
+        ],
+    );
+    let mut living = 0;
+    let mut alone = f64::NAN;
+    for level in levels {
+        populate(lab, level - living);
+        living = level;
+        let mut all = vec![
+            Contender::process("run", 1, |_| lab.run_command(&[], &["/bin/true"])),
+            Contender::process("run -p", 1, |_| {
+                lab.run_command(&["-p", "8080:80"], &["/bin/true"])
+            }),
+            Contender::process("floor", 1, |round| start::floor(lab, round, &["/bin/true"])),
+        ];
+        all.extend(cni::ours(lab));
+        contest::run(&mut all, bench.options.rounds(ROUNDS));
+        let of = |name: &str| {
+            all.iter()
+                .find(|one| one.name == name)
+                .map(|one| &one.times)
+        };
+        let median = |name: &str| of(name).map_or(f64::NAN, |times| times.median());
+        let p10 = |name: &str| of(name).map_or(f64::NAN, |times| times.p10());
+        if alone.is_nan() {
+            alone = median("run");
+        }
+        table.row(
+            level.to_string(),
+            vec![
+                Cell::Ratio(median("run") / median("floor")),
+                Cell::Ratio(p10("run") / p10("floor")),
+                Cell::Ratio(median("run") / alone),
+                Cell::Ms(median("run -p") - median("run")),
+                Cell::Ms(median("run")),
+                Cell::Ms(median("floor")),
+                Cell::Ms(median(cni::OURS)),
+            ],
+        );
+    }
+    let start = Instant::now();
+    collect(lab.command(&["down", "--force"]), DEADLINE).exits(0);
+    let end = start.elapsed().as_secs_f64();
+    table.note(format!("`down --force` with {living} living: {end:.1} s."));
+    lab.settle();
+    vec![table]
+}
+
+/// So many more, that sleep.
+pub fn populate(lab: &Lab, count: usize) {
+    let started = AtomicUsize::new(0);
+    let sleeper = || -> Command { lab.run_command(&["-d"], &["/bin/busybox", "sleep", "1000000"]) };
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                while started.fetch_add(1, Ordering::Relaxed) < count {
+                    timed(sleeper())
+                        .unwrap_or_else(|error| panic!("start one that stays: {error}"));
+                }
+            });
+        }
+    });
+}
