@@ -1,11 +1,12 @@
 //! Real clients of CNI and real neighbours in a list of plugins: containerd's `ctr run --cni`, podman with its CNI backend, and Debian's
 //! reference plugins before and after ours.
 
+use std::collections::HashSet;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
-use lab::{DEADLINE, Lab, Netns, Outcome, Running, Runtime, Snapshot, case, collect, sh};
+use lab::{DEADLINE, Lab, Netns, Outcome, PLUGINS, Running, Runtime, Snapshot, case, collect, sh};
 use serde_json::{Value, json};
 
 const IMAGE: &str = "docker.io/library/box:latest";
@@ -40,7 +41,7 @@ impl Client {
     }
 
     /// `run`, not started yet: a container of the network `lab`. podman gets the ports as an option, `ctr` by the network's file.
-    fn command(&self, name: &str, options: &[&str], words: &[&str]) -> std::process::Command {
+    fn command(&self, name: &str, options: &[&str], words: &[&str]) -> Command {
         match self {
             Self::Ctr(ctr) => {
                 let group = ctr.group(name);
@@ -360,5 +361,123 @@ fn what_nobody_deletes_is_in_nobodys_way() {
         ctr.call(&["task", "rm", "forgotten"]);
         ctr.call(&["container", "rm", "forgotten"]).exits(0);
         client.end();
+    });
+}
+
+/// What a network says of names reaches the container by the result: podman writes its resolv.conf.
+#[test]
+fn podman_hears_of_names() {
+    case(|lab| {
+        let Some(client) = Client::podman(lab) else {
+            return;
+        };
+        lab.serve();
+        let mut plugin = wiring(
+            "hawser",
+            json!({ "ranges": [[{ "subnet": "10.88.0.0/16" }]] }),
+        );
+        plugin["dns"] = json!({ "nameservers": ["198.51.100.53"], "search": ["one.test"] });
+        lab.write_network("lab", &[plugin]);
+        lab.set_resolv_conf("nameserver 192.0.2.99\n");
+        let found = client.run("one", &["cat", "/etc/resolv.conf"]).ok();
+        assert!(
+            found.contains("nameserver 198.51.100.53") && found.contains("search one.test"),
+            "{found}"
+        );
+        let page = client.run("one", &["wget", "-q", "-O", "-", "http://alpha/"]);
+        assert_eq!(page.ok(), "hello from the internet");
+        client.end();
+    });
+}
+
+/// A kubelet starts many pods at once, on a host that has no network yet; the runtime deletes them at once as well.
+#[test]
+fn many_pods_at_once() {
+    const PODS: u16 = 24;
+    case(|lab| {
+        if !lab.plugins() {
+            return;
+        }
+        let mut plugin = Lab::documented("/etc/cni/net.d/10-hawser.conflist").remove(0);
+        plugin["cniVersion"] = json!("1.0.0");
+        plugin["name"] = json!("pods");
+        let start = |verb: &str, pod: u16| {
+            let mut config = plugin.clone();
+            config["runtimeConfig"] = json!({ "portMappings": [{ "hostPort": 9000 + pod, "containerPort": 80, "protocol": "tcp" }] });
+            let mut command = Command::new(format!("{PLUGINS}/hawser"));
+            command
+                .env("CNI_COMMAND", verb)
+                .env("CNI_CONTAINERID", format!("pod{pod}"));
+            command
+                .env("CNI_NETNS", format!("/run/netns/pod{pod}"))
+                .env("CNI_IFNAME", "eth0");
+            command
+                .env("CNI_PATH", PLUGINS)
+                .env("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAME=web");
+            command
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
+            let mut running = Running::spawn(command);
+            running.say(&config.to_string());
+            running.stdin = None;
+            running
+        };
+        let namespaces: Vec<Netns> = (0..PODS)
+            .map(|pod| Netns::new(&format!("pod{pod}")))
+            .collect();
+        let mut addresses = HashSet::new();
+        let mut before = None;
+        for round in 0..2 {
+            let all: Vec<Running> = (0..PODS).map(|pod| start("ADD", pod)).collect();
+            for running in all {
+                let result: Value = serde_json::from_str(&running.end().ok()).expect("a result");
+                let ips = result["ips"].as_array().expect("addresses");
+                assert_eq!(ips.len(), 2, "{result}");
+                for ip in ips {
+                    assert!(
+                        addresses.insert(ip["address"].to_string()),
+                        "twice in round {round}: {ip}"
+                    );
+                }
+            }
+            let neighbour = sh("ip -o -4 addr show dev cni0").contains("10.42.0.1/24");
+            assert!(neighbour);
+            for (pod, netns) in namespaces.iter().enumerate() {
+                let route = netns.sh("ip -4 route show default; ip -6 route show default");
+                assert!(
+                    route.contains("via 10.42.0.1") && route.contains("via fd00:10:42::1"),
+                    "pod{pod}: {route}"
+                );
+            }
+            let all: Vec<Running> = (0..PODS).map(|pod| start("DEL", pod)).collect();
+            for running in all {
+                running.end().ok();
+            }
+            addresses.clear();
+            let now = ours();
+            assert_eq!(*before.get_or_insert(now.clone()), now);
+            assert!(!sh("ip -o link").contains(": hw"));
+        }
+    });
+}
+
+/// Nomad looks for versions by running each plugin without a word.
+#[test]
+fn a_version_for_nomad() {
+    case(|lab| {
+        if !lab.plugins() {
+            return;
+        }
+        for plugin in ["bridge", "hawser"] {
+            let mut command = Command::new(format!("{PLUGINS}/{plugin}"));
+            command.stdin(Stdio::null());
+            let outcome = collect(command, DEADLINE).exits(0);
+            let said = outcome.out() + &outcome.err();
+            assert!(
+                said.starts_with(&format!("CNI {plugin} plugin v")),
+                "{said}"
+            );
+        }
     });
 }
