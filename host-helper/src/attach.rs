@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::{Mode, fstat};
 
-use crate::attached::kept;
+use crate::attached::{self, kept};
 use crate::bridge::{self, Network};
 use crate::config::{self, Privileges};
 use crate::conntrack;
@@ -240,9 +240,14 @@ pub fn open_log(name: &str) -> Result<File> {
 pub fn namespace(choice: &NetworkChoice) -> Result<Option<OwnedFd>> {
     let path = match choice {
         NetworkChoice::Host => return Ok(None),
-        NetworkChoice::Container(name) => {
-            PathBuf::from(format!("/proc/{}/ns/net", control::join(name)?))
-        }
+        NetworkChoice::Container(name) => match control::join(name) {
+            Ok(pid) => PathBuf::from(format!("/proc/{pid}/ns/net")),
+            // An attachment without a supervisor.
+            Err(error) => {
+                let found = attached::namespace_of(name)?;
+                return found.map(Some).ok_or(error);
+            }
+        },
         NetworkChoice::Path(path) => path.clone(),
         _ => return spawn::make_network_namespace().map(Some),
     };

@@ -8,8 +8,9 @@ pub mod target;
 pub mod waiting;
 
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
@@ -27,6 +28,7 @@ use crate::link::Link;
 use crate::ls::Description;
 use crate::netlink::Netlink;
 use crate::nft;
+use crate::owner::{Mark, process_in};
 use crate::request::Request;
 use crate::run;
 use crate::signals::Signals;
@@ -99,6 +101,48 @@ pub fn request(
         );
     }
     Ok(request)
+}
+
+/// The network namespace of an attachment; none of that name is `None`. Whether its first process lives is no matter: the link lives
+/// as long as the namespace.
+///
+/// # Errors
+/// Nothing leads to the namespace any more.
+pub fn namespace_of(name: &str) -> Result<Option<OwnedFd>> {
+    let doing = || format!("look for container {name}");
+    let mut route = Netlink::route().doing(doing)?;
+    let link = route.find_link(name).doing(doing)?;
+    let mark = link.and_then(|link| link.mark);
+    let Some((_, netns)) = mark
+        .as_ref()
+        .filter(|mark| mark.is_attached())
+        .and_then(Mark::container)
+        .filter(|(its, _)| *its == name)
+    else {
+        return Ok(None);
+    };
+    let process = process_in(netns).doing(doing)?;
+    let of_process = process.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")));
+    let names = std::fs::read_dir(kept::NAMES)
+        .into_iter()
+        .flatten()
+        .flatten();
+    let is_its = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|found| found.ino() == netns);
+    let mut paths = of_process
+        .into_iter()
+        .chain(names.map(|entry| entry.path()));
+    let found = paths
+        .find(is_its)
+        .and_then(|path| std::fs::File::open(path).ok());
+    // A process may have ended since, and its number be another's.
+    let is_still = |file: &std::fs::File| file.metadata().is_ok_and(|now| now.ino() == netns);
+    if let Some(file) = found.filter(is_still) {
+        return Ok(Some(file.into()));
+    }
+    Err(Error::new(format!(
+        "join the network of {name}: no process is in it, and it has no name in {}; give its path: --network ns:PATH",
+        kept::NAMES
+    )))
 }
 
 fn check_together(options: &cli::Attach) -> Result<()> {

@@ -9,6 +9,7 @@ use crate::link::Link;
 use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner::{Mark, leased_address};
+use crate::reclaim;
 use crate::state;
 use crate::sysctl;
 
@@ -72,7 +73,7 @@ fn find(route: &mut Netlink, name: &str) -> Result<Option<Link>> {
 
 /// No container lives on the bridge, or none does any more.
 fn empty(route: &mut Netlink, bridge: &Link, living: Living) -> Result<()> {
-    let ends = living_on(route, bridge)?;
+    let ends = settled(living_on(route, bridge)?)?;
     if ends.is_empty() {
         return Ok(());
     }
@@ -107,6 +108,29 @@ fn empty(route: &mut Netlink, bridge: &Link, living: Living) -> Result<()> {
     )))
 }
 
+/// Those that stay. Where a start has failed a moment ago, or a supervisor was killed, the kernel is about to take the link: that is
+/// waited for, a second at most for all of them.
+fn settled(ends: Vec<Link>) -> Result<Vec<Link>> {
+    let mut stay = Vec::new();
+    let mut is_patient = true;
+    for end in ends {
+        let may_be_ending = match &end.mark {
+            Some(Mark::Run(owner)) => !control::is_supervised(&owner.name),
+            Some(_) => false,
+            // Its maker was killed before it could say whose it is, or is about to.
+            None => true,
+        };
+        if is_patient && may_be_ending {
+            is_patient = reclaim::is_gone(end.index)?;
+            if is_patient {
+                continue;
+            }
+        }
+        stay.push(end);
+    }
+    Ok(stay)
+}
+
 /// A container's name, or its link's.
 fn name_of(end: &Link) -> &str {
     let container = end.mark.as_ref().and_then(Mark::container);
@@ -127,11 +151,12 @@ fn living_on(route: &mut Netlink, bridge: &Link) -> Result<Vec<Link>> {
 /// Whether nothing of ours uses the table any more.
 fn is_last(route: &mut Netlink) -> Result<bool> {
     let links = route.links().doing(|| "list links".into())?;
-    Ok(!links.iter().any(|link| match &link.mark {
-        Some(Mark::Network(_)) => true,
-        Some(mark) => !mark.is_dead(),
-        None => false,
-    }))
+    let is_network = |link: &Link| matches!(link.mark, Some(Mark::Network(_)));
+    if links.iter().any(is_network) {
+        return Ok(false);
+    }
+    let lives = |link: &Link| link.mark.as_ref().is_some_and(|mark| !mark.is_dead());
+    Ok(settled(links.into_iter().filter(lives).collect())?.is_empty())
 }
 
 /// The names of all containers that live on a link of ours.

@@ -246,14 +246,19 @@ pub fn start_time(pid: i32) -> Option<u64> {
 
 /// Whether a process is left in this network namespace. It takes a look at each process.
 pub fn any_process_in(netns: u64) -> bool {
-    let Ok(processes) = fs::read_dir("/proc") else {
-        return true;
-    };
-    processes
+    process_in(netns).map_or(true, |found| found.is_some())
+}
+
+/// A process that is in this network namespace: its number.
+///
+/// # Errors
+/// There is no `/proc`.
+pub fn process_in(netns: u64) -> std::io::Result<Option<String>> {
+    Ok(fs::read_dir("/proc")?
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
         .filter(|name| name.starts_with(|first: char| first.is_ascii_digit()))
-        .any(|pid| namespace(&pid, "net").is_ok_and(|inode| inode == netns))
+        .find(|pid| namespace(pid, "net").is_ok_and(|inode| inode == netns)))
 }
 
 /// The name that leases `address`: `hw` and its 8 or 32 hexadecimal digits. A host end has it as its name, for an IPv6

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::link::is_link_local;
 use crate::publish::Protocol;
 
 /// Whom a container may reach, beyond what its network says.
@@ -105,6 +106,11 @@ fn parse_entry(text: &str) -> Result<Vec<Allowed>, String> {
         return Err(format!(
             "{text} has host bits set: its network is {}",
             net.trunc()
+        ));
+    }
+    if is_link_local(net.addr()) {
+        return Err(format!(
+            "{text} is link-local: the host passes nothing on to such addresses, and what is on the link is reached by its other one"
         ));
     }
     Ok(vec![match port {

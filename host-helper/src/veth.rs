@@ -102,6 +102,9 @@ impl Veth {
 /// # Errors
 /// A taken fixed address names its holder; an exhausted subnet, a full bridge say what to do.
 pub fn create(route: &mut Netlink, wish: &Wish) -> Result<Veth> {
+    if let Some(mac) = wish.mac {
+        check_mac(mac, wish.network)?;
+    }
     let address = create_link(route, wish)?;
     let network = wish.network;
     let mac = wish.mac.unwrap_or_else(|| mac_of(address));
@@ -119,6 +122,24 @@ pub fn create(route: &mut Netlink, wish: &Wish) -> Result<Veth> {
     // A namespace that is not ours does not end with us, and take it back.
     finish(route, wish, &veth).inspect_err(|_| drop(bridge::delete(route, &veth.name)))?;
     Ok(veth)
+}
+
+/// A container that had the hardware address of the host would get nothing: frames for it are the host's.
+fn check_mac(mac: Mac, network: &Network) -> Result<()> {
+    let holder = match (network.bridge, mac) {
+        (Some(bridge), _) if bridge.mac == mac => format!("bridge {}, the gateway", network.name),
+        (_, [a, b, rest @ ..]) => {
+            let address = Ipv4Addr::from(rest);
+            if host_mac_of(address)[..2] != [a, b] || !network.subnet.contains(&address) {
+                return Ok(());
+            }
+            format!("{}, the host's end of {address}", lease_name(address))
+        }
+    };
+    Err(Error::new(format!(
+        "use hardware address {}: it is that of {holder}; choose another --mac",
+        hawser::address::Mac(mac)
+    )))
 }
 
 fn finish(route: &mut Netlink, wish: &Wish, veth: &Veth) -> Result<()> {

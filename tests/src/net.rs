@@ -56,8 +56,12 @@ impl Netns {
 
     /// That of a process.
     pub fn of(pid: i32) -> Self {
-        let path = format!("/proc/{pid}/ns/net");
-        let file = fs::File::open(&path).unwrap_or_else(|error| panic!("open {path}: {error}"));
+        Self::at(&format!("/proc/{pid}/ns/net"))
+    }
+
+    /// That of a file.
+    pub fn at(path: &str) -> Self {
+        let file = fs::File::open(path).unwrap_or_else(|error| panic!("open {path}: {error}"));
         Self(file.into())
     }
 

@@ -330,6 +330,37 @@ fn a_namespace_without_a_process() {
 }
 
 #[test]
+fn containers_join_the_network_of_an_attachment() {
+    case(|lab| {
+        sh("ip netns add blue");
+        let guest = guest(&["-n"]);
+        attach(lab, guest.pid(), &["--name", "web", "--ip", "172.19.0.9"]).ok();
+        let lonely = ["attach", "--netns", "/run/netns/blue", "--name", "lonely"];
+        lab.hawser(&[&lonely[..], &["--ip", "172.19.0.10"]].concat())
+            .ok();
+        for (name, address) in [("web", "172.19.0.9"), ("lonely", "172.19.0.10")] {
+            let network = format!("container:{name}");
+            let out = lab
+                .run(&["--network", &network], &["ip", "-o", "-4", "addr"])
+                .ok();
+            assert!(out.contains(&format!("{address}/16")), "{out}");
+        }
+        // Nothing leads there any more, but the namespace lives: a descriptor holds it.
+        let blue = Netns::at("/run/netns/blue");
+        sh("ip netns del blue");
+        lab.run(&["--network", "container:lonely"], &["true"])
+            .refused(&["lonely", "ns:PATH"]);
+        drop(blue);
+        lab.run(&["--network", "container:nobody"], &["true"])
+            .refused(&["nobody", "none of that name runs"]);
+        // An altname that somebody else has given is no container.
+        sh("ip link property add dev uplink altname impostor");
+        lab.run(&["--network", "container:impostor"], &["true"])
+            .refused(&["impostor", "none of that name runs"]);
+    });
+}
+
+#[test]
 fn down_by_force_detaches() {
     case(|lab| {
         let guest = guest(&["-n"]);

@@ -1,6 +1,6 @@
 //! `up`, `down`, sysctls of the host.
 
-use lab::{Snapshot, case, sh};
+use lab::{Snapshot, case, sh, wait_for_end};
 
 fn forwarding() -> String {
     std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward")
@@ -169,5 +169,39 @@ fn verbose_names_the_sysctl_and_each_step_with_its_duration() {
             .count();
         assert!(steps >= 5, "each step with its duration: {text}");
         assert!(outcome.stdout.is_empty(), "{outcome}");
+    });
+}
+
+#[test]
+fn what_the_kernel_is_about_to_end_is_no_living_container() {
+    case(|lab| {
+        let before = Snapshot::take();
+        for network in ["bridge", "ptp"] {
+            for _ in 0..15 {
+                let running = lab.start_idle(&["--network", network]);
+                running.signal(libc::SIGKILL);
+                // Its container is another matter.
+                wait_for_end(running.pid());
+                lab.hawser(&["down"]).ok();
+                running.end();
+                assert_eq!(sh("nft list ruleset"), "", "it was the last one");
+            }
+        }
+        lab.settle();
+        std::fs::remove_file(lab.rootfs.join("etc/resolv.conf")).expect("made by the runs");
+        std::fs::remove_file(lab.rootfs.join("etc/hosts")).expect("made by the runs");
+        before.assert_back();
+    });
+}
+
+#[test]
+fn the_counter_of_a_bridge_of_others_goes_with_the_last_network() {
+    case(|lab| {
+        sh("ip link add lan type bridge; ip addr add 172.30.0.1/24 dev lan; ip link set lan up");
+        lab.run(&["--bridge", "lan"], &["true"]).ok();
+        assert!(std::path::Path::new("/run/hawser/lan.next").exists());
+        lab.settle();
+        lab.hawser(&["down"]).ok();
+        assert!(!std::path::Path::new("/run/hawser").exists());
     });
 }

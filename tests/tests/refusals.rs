@@ -312,3 +312,40 @@ fn options_that_do_not_go_together() {
         }
     });
 }
+
+#[test]
+fn egress_to_where_nothing_is_passed_on() {
+    case(|lab| {
+        for entry in ["fe80::1/128", "[fe80::/64]:53/udp", "dns,fe80::/10"] {
+            lab.run(&["--egress", entry], &["true"])
+                .refused(&["link-local", "fe80::"]);
+        }
+    });
+}
+
+#[test]
+fn a_hardware_address_of_the_host() {
+    case(|lab| {
+        for (options, holder) in [
+            (&["--mac", "02:00:ac:13:00:01"][..], "bridge hawser0"),
+            (&["--mac", "02:01:ac:13:00:07"], "hwac130007"),
+            (
+                &["--network", "ptp", "--mac", "02:01:0a:00:00:02"],
+                "hw0a000002",
+            ),
+        ] {
+            lab.run(options, &["true"])
+                .refused(&[options[options.len() - 1], holder, "--mac"]);
+        }
+        sh(
+            "ip link add lan address 02:00:5e:10:00:01 type bridge; ip addr add 172.30.0.1/24 dev lan; ip link set lan up",
+        );
+        lab.run(
+            &["--bridge", "lan", "--mac", "02:00:5e:10:00:01"],
+            &["true"],
+        )
+        .refused(&["bridge lan"]);
+        let mac = ["--mac", "02:00:5e:10:00:01"];
+        lab.run(&mac, &["true"]).ok();
+    });
+}

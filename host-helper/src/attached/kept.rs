@@ -30,7 +30,7 @@ use crate::state;
 use crate::veth::Veth;
 
 /// Where names of network namespaces are (ip-netns(8)).
-const NAMES: &str = "/run/netns";
+pub const NAMES: &str = "/run/netns";
 /// A file is longer only by mistake: a description has 65535 ports in one range.
 const LONGEST: u64 = 1 << 20;
 
