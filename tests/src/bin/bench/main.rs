@@ -7,6 +7,8 @@
 mod burst;
 mod cni;
 mod contest;
+mod data;
+mod data_table;
 mod oci;
 mod options;
 mod peers;
@@ -63,6 +65,7 @@ const PARTS: &[Part] = &[
         "the end, and the memory that is held until then",
         stop::measure,
     ),
+    ("data", "what packets pay for rules", data::measure),
     ("init", "what a PID 1 costs", pid1::measure),
 ];
 
