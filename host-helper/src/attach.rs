@@ -103,7 +103,7 @@ pub fn run(
         None
     };
     let environment = command.environment.clone();
-    let (spawn, init, privileges) = prepare(request, command)?;
+    let (spawn, privileges) = prepare(request, command)?;
     steps.done("plan");
     let mut child = spawn::spawn(&spawn)?;
     let elsewhere = spawn::begin_elsewhere(child.pid);
@@ -118,9 +118,11 @@ pub fn run(
     undo.push(move || kill(&pidfd));
     steps.done("clone");
     // Beside the child's mounts, as all that follows.
-    let init = init.map_or_else(spawn::embedded_init, Ok)?;
     let namespace = namespace(&request.network)?;
-    child.hand_over(&init, namespace.as_ref())?;
+    match &namespace {
+        Some(namespace) => child.hand_over(namespace)?,
+        None => child.hand_over(&spawn::own_network_namespace()?)?,
+    }
     steps.done("namespace");
     let held = hold(request, steps)?;
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
@@ -201,7 +203,7 @@ fn lease_name(request: &Request) -> Result<Lease> {
     leased.ok_or_else(|| control::in_use(&request.name))
 }
 
-fn prepare(request: &Request, command: Command) -> Result<(Spawn, Option<OwnedFd>, Privileges)> {
+fn prepare(request: &Request, command: Command) -> Result<(Spawn, Privileges)> {
     let stdio = match command.stdio {
         StdioChoice::Inherit => Stdio::Inherit,
         StdioChoice::Terminal => Stdio::Terminal,
@@ -214,11 +216,12 @@ fn prepare(request: &Request, command: Command) -> Result<(Spawn, Option<OwnedFd
         is_first: true,
         supervised: command.supervised,
         preserved: command.preserved,
+        init: command.init,
         command: spawn::c_strings(&command.words)?,
         environment: spawn::c_strings(&command.environment)?,
         filter: command.privileges.filter(),
     };
-    Ok((spawn, command.init, command.privileges))
+    Ok((spawn, command.privileges))
 }
 
 /// The file that the output of a container that runs by itself goes to.

@@ -34,10 +34,10 @@ use crate::spawn;
     propagate_version = true,
     max_term_width = 100
 )]
-pub struct Cli {
+pub struct Cli<A: Subcommand = Action> {
     /// What to do.
     #[command(subcommand)]
-    pub action: Action,
+    pub action: A,
     /// Tell each step with its duration on standard error
     #[arg(long, global = true)]
     pub verbose: bool,
@@ -118,6 +118,14 @@ pub enum Action {
         #[arg(long)]
         force: bool,
     },
+}
+
+/// The commands, where it is known that the first word is `run`: to describe all others takes clap longer than the kernel
+/// takes for a network namespace's first link.
+#[derive(Debug, Clone, Subcommand)]
+enum OnlyRun {
+    /// Run a command in a container with a network
+    Run(Box<Run>),
 }
 
 /// `port`.
@@ -376,7 +384,19 @@ pub fn usage(why: &str) -> Error {
 /// A usage error: one line, without a period.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> std::result::Result<Asked, String> {
     use clap::error::ErrorKind;
-    match Cli::try_parse_from(words) {
+    let words: Vec<OsString> = words.into_iter().collect();
+    let parsed = if words.get(1).is_some_and(|word| word == "run") {
+        Cli::try_parse_from(words).map(|Cli { action, verbose }| {
+            let OnlyRun::Run(run) = action;
+            Cli {
+                action: Action::Run(run),
+                verbose,
+            }
+        })
+    } else {
+        Cli::try_parse_from(words)
+    };
+    match parsed {
         Ok(cli) => Ok(Asked::For(cli)),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
@@ -484,7 +504,8 @@ mod tests {
 
     #[test]
     fn the_definition_is_consistent() {
-        Cli::command().debug_assert();
+        Cli::<Action>::command().debug_assert();
+        Cli::<OnlyRun>::command().debug_assert();
     }
 
     #[test]

@@ -69,6 +69,7 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
         is_first: false,
         supervised: None,
         preserved: 0,
+        init: Some(spawn::embedded_init()?),
         command: spawn::c_strings(&options.command)?,
         environment: spawn::c_strings(&run::with_variables(
             found.environment.clone(),
@@ -76,19 +77,18 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
         ))?,
         filter: privileges.filter(),
     };
-    let init = spawn::embedded_init()?;
     let signals = Signals::block()?;
     // Before anything of ours is in there.
     sys::set_not_dumpable().doing(|| "hide from the container".into())?;
     setns(&pidfd, CloneFlags::CLONE_NEWPID).doing(|| format!("join the processes of {name}"))?;
     let child = spawn::clone(CloneFlags::empty(), |ends| {
-        enter(&spawn, &pidfd, &init, ends)
+        enter(&spawn, &pidfd, ends)
     })?;
     supervise(&spawn, child, &privileges, signals, found)
 }
 
 /// In the child: into the container, and to its privileges. Only returns when something fails.
-fn enter(spawn: &Spawn, pidfd: &OwnedFd, init: &OwnedFd, ends: &ChildEnds) -> Result<Infallible> {
+fn enter(spawn: &Spawn, pidfd: &OwnedFd, ends: &ChildEnds) -> Result<Infallible> {
     set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
     setsid().doing(|| "start a session".into())?;
     let _ = sys::join_session_keyring();
@@ -97,7 +97,7 @@ fn enter(spawn: &Spawn, pidfd: &OwnedFd, init: &OwnedFd, ends: &ChildEnds) -> Re
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let dev =
         openat(AT_FDCWD, Path::new("/dev"), flags, Mode::empty()).doing(|| "open /dev".into())?;
-    spawn::exec_init(spawn, init, &dev, ends)
+    spawn::exec_init(spawn, &dev, ends)
 }
 
 fn supervise(

@@ -59,6 +59,8 @@ pub struct Spawn {
     pub supervised: Option<u64>,
     /// How many descriptors from 3 on the command inherits.
     pub preserved: u32,
+    /// init's file; the embedded one when there is none.
+    pub init: Option<OwnedFd>,
     /// The command and its arguments.
     pub command: Vec<CString>,
     /// `KEY=VALUE`.
@@ -253,17 +255,13 @@ impl Child {
         }
     }
 
-    /// Gives the child what it could not inherit: init, and the network namespace to join (none: the host's).
+    /// Gives the child what it could not inherit: the network namespace to join.
     ///
     /// # Errors
     /// What sendmsg(2) says; a child that has ended is no error here, its last words say why.
-    pub fn hand_over(&self, init: &OwnedFd, network: Option<&OwnedFd>) -> Result<()> {
-        let fds: Vec<RawFd> = [Some(init), network]
-            .into_iter()
-            .flatten()
-            .map(AsRawFd::as_raw_fd)
-            .collect();
-        self.send(&fds).doing(|| "hand init to the child".into())
+    pub fn hand_over(&self, network: &OwnedFd) -> Result<()> {
+        self.send(&[network.as_raw_fd()])
+            .doing(|| "hand the network namespace to the child".into())
     }
 
     /// Gives the child its `/etc/hosts`, a mount.
@@ -283,22 +281,27 @@ impl Child {
     }
 }
 
+/// The network namespace that this process is in.
+///
+/// # Errors
+/// `/proc` is not there.
+pub fn own_network_namespace() -> Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    openat(AT_FDCWD, "/proc/self/ns/net", flags, Mode::empty())
+        .doing(|| "open /proc/self/ns/net".into())
+}
+
 /// A new network namespace. Making it takes as long as half of the child's mounts, and so it is made here, beside
 /// them, and not by clone3; this process is in it for a moment only.
 ///
 /// # Errors
 /// None left; not allowed.
 pub fn make_network_namespace() -> Result<OwnedFd> {
-    let open = || {
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        openat(AT_FDCWD, "/proc/self/ns/net", flags, Mode::empty())
-            .doing(|| "open /proc/self/ns/net".into())
-    };
-    let host = open()?;
+    let host = own_network_namespace()?;
     unshare(CloneFlags::CLONE_NEWNET)
         .doing(|| "make a network namespace".into())
         .map_err(explain_namespace)?;
-    let made = open();
+    let made = own_network_namespace();
     setns(host, CloneFlags::CLONE_NEWNET)
         .doing(|| "go back to the host's network namespace".into())?;
     made
@@ -330,19 +333,13 @@ fn become_init(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
     // The host's keys stay the host's; a kernel without keyrings has none.
     let _ = sys::join_session_keyring();
     umask(Mode::empty());
-    let mut init = None;
     let join_network = || {
         let mut arrived = terminal::receive_descriptors(&ends.channel).into_iter();
-        init = arrived.next();
-        if init.is_none() {
-            // Nothing may be changed any more: this may still be the host's network.
-            return Err(Error::new("wait for init: host-helper has given up"));
-        }
-        match arrived.next() {
-            Some(network) => setns(network, CloneFlags::CLONE_NEWNET)
-                .doing(|| "join the network namespace".into()),
-            None => Ok(()),
-        }
+        // Without it nothing may be changed any more: this is still the host's network.
+        let network = arrived.next().ok_or_else(|| {
+            Error::new("wait for the network namespace: host-helper has given up")
+        })?;
+        setns(network, CloneFlags::CLONE_NEWNET).doing(|| "join the network namespace".into())
     };
     let receive_hosts = || {
         let mut arrived = terminal::receive_descriptors(&ends.channel).into_iter();
@@ -361,9 +358,8 @@ fn become_init(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
         terminal::send_descriptors(&ends.channel, &fds)
             .doing(|| "hand resolv.conf to the supervisor".into())?;
     }
-    let init = init.ok_or_else(|| Error::new("wait for init: host-helper has given up"))?;
     umask(Mode::from_bits_truncate(0o022));
-    exec_init(spawn, &init, &view.dev, ends)
+    exec_init(spawn, &view.dev, ends)
 }
 
 /// Connects the standard descriptors, lets go of all others, and becomes init. `dev` is the container's `/dev`.
@@ -372,7 +368,6 @@ fn become_init(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
 /// The step that failed.
 pub fn exec_init(
     spawn: &Spawn,
-    init: &OwnedFd,
     dev: &OwnedFd,
     ends: &ChildEnds,
 ) -> Result<Infallible> {
@@ -393,6 +388,14 @@ pub fn exec_init(
         }
         Stdio::Inherit => {}
     }
+    let embedded;
+    let init = match &spawn.init {
+        Some(init) => init,
+        None => {
+            embedded = embedded_init()?;
+            &embedded
+        }
+    };
     let doing = || "execute init".to_string();
     let first_free = 3 + spawn.preserved as RawFd;
     sys::close_on_exec_from(3).doing(doing)?;

@@ -449,6 +449,10 @@ impl Supervisor {
         }
         self.container.names.sweep();
         self.forget_container();
+        if self.description.is_detached {
+            // Nobody waits for us any more.
+            sys::wait_for_rcu();
+        }
         code
     }
 

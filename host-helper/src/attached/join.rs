@@ -73,6 +73,7 @@ pub fn configure(
         is_first: false,
         supervised: None,
         preserved: 0,
+        init: Some(spawn::embedded_init()?),
         // There is no program of this name: init says that it is ready, and is at its end.
         command: vec![c"".to_owned()],
         environment: Vec::new(),
@@ -87,14 +88,13 @@ pub fn configure(
         files.is_some_and(is_missing)
     };
     let missing = [RESOLV, HOSTS].map(was_missing);
-    let init = spawn::embedded_init()?;
     let nothing = open_nothing()?;
     // Before anything of ours is in there.
     sys::set_not_dumpable().doing(|| "hide from the container".into())?;
     let child = spawn::clone(CloneFlags::empty(), |ends| {
         enter(request, target, files, hosts, ends)?;
         redirect(&nothing)?;
-        spawn::exec_init(&spawn, &init, &nothing, ends)
+        spawn::exec_init(&spawn, &nothing, ends)
     })?;
     let mut child = Ended(child);
     let mut status = StatusReader::default();
