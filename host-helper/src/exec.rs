@@ -81,9 +81,7 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
     // Before anything of ours is in there.
     sys::set_not_dumpable().doing(|| "hide from the container".into())?;
     setns(&pidfd, CloneFlags::CLONE_NEWPID).doing(|| format!("join the processes of {name}"))?;
-    let child = spawn::clone(CloneFlags::empty(), |ends| {
-        enter(&spawn, &pidfd, ends)
-    })?;
+    let child = spawn::clone(CloneFlags::empty(), |ends| enter(&spawn, &pidfd, ends))?;
     supervise(&spawn, child, &privileges, signals, found)
 }
 

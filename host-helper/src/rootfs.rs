@@ -122,11 +122,11 @@ pub fn enter(
     set_switches(&proc, rootfs, permission)?;
     mount_volumes(&root, rootfs, permission)?;
     let mut files = Vec::new();
+    let mut place_of_hosts = None;
     if rootfs.binds_resolv {
         files.push(bind_file(&root, &scratch, RESOLV, permission)?);
         if rootfs.shares_hosts {
-            let hosts = receive_hosts()?;
-            attach_file(&root, HOSTS, permission, || Ok(hosts))?;
+            place_of_hosts = Some(open_place(&root, HOSTS, permission)?);
         } else {
             files.push(bind_file(&root, &scratch, HOSTS, permission)?);
         }
@@ -139,6 +139,11 @@ pub fn enter(
         .doing(|| "pivot_root".into())
         .map_err(|error| error.cure(Errno::EINVAL, ON_INITRAMFS))?;
     umount2(".", MntFlags::MNT_DETACH).doing(|| "unmount the host's root".into())?;
+    if let Some(place) = place_of_hosts {
+        // Now, because it comes late: the network is there by then.
+        let hosts = receive_hosts()?;
+        attach_tree(&hosts, &place).doing(|| format!("bind a file of our own on /{HOSTS}"))?;
+    }
     Ok(View { dev, files })
 }
 
@@ -385,28 +390,34 @@ pub fn attach_file(
     tree: impl FnOnce() -> nix::Result<OwnedFd>,
 ) -> Result<()> {
     let doing = || format!("bind a file of our own on /{path}");
+    let place = open_place(root, path, permission)?;
+    attach_tree(tree().doing(doing)?, &place).doing(doing)
+}
+
+/// The place of a file that is to be mounted over, which is made where it is missing.
+fn open_place(root: &OwnedFd, path: &'static str, permission: &Permission) -> Result<OwnedFd> {
     let place = open_or_make(
         root,
         Path::new(path),
         Kind::File,
         Parents::MustExist,
         permission,
-    )
-    .doing(doing)
-    .map_err(|error| {
-        let cure = "make an empty file there in the root file system, or use --resolv=off";
-        [
-            Errno::EROFS,
-            Errno::ENOENT,
-            Errno::ENOTDIR,
-            Errno::EACCES,
-            Errno::EISDIR,
-            Errno::ELOOP,
-        ]
-        .into_iter()
-        .fold(error, |error, errno| error.cure(errno, cure))
-    })?;
-    attach_tree(tree().doing(doing)?, &place).doing(doing)
+    );
+    place
+        .doing(|| format!("bind a file of our own on /{path}"))
+        .map_err(|error| {
+            let cure = "make an empty file there in the root file system, or use --resolv=off";
+            [
+                Errno::EROFS,
+                Errno::ENOENT,
+                Errno::ENOTDIR,
+                Errno::EACCES,
+                Errno::EISDIR,
+                Errno::ELOOP,
+            ]
+            .into_iter()
+            .fold(error, |error, errno| error.cure(errno, cure))
+        })
 }
 
 /// A new file system on `path` under `root`.

@@ -366,11 +366,7 @@ fn become_init(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
 ///
 /// # Errors
 /// The step that failed.
-pub fn exec_init(
-    spawn: &Spawn,
-    dev: &OwnedFd,
-    ends: &ChildEnds,
-) -> Result<Infallible> {
+pub fn exec_init(spawn: &Spawn, dev: &OwnedFd, ends: &ChildEnds) -> Result<Infallible> {
     match &spawn.stdio {
         Stdio::Terminal => {
             let number = terminal::take(dev, spawn.user, &ends.channel)?;

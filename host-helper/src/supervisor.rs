@@ -158,6 +158,9 @@ impl Supervisor {
             let _ = caller.write_all(name.as_bytes());
         }
         self.container.names.announce();
+        if !self.description.is_detached {
+            self.let_caller_go_first();
+        }
         loop {
             self.forget_connections();
             let ready = self.poll();
@@ -224,6 +227,19 @@ impl Supervisor {
             if self.is_leaving {
                 return self.end(0);
             }
+        }
+    }
+
+    /// When the container has ended, our caller need not wait until the kernel has let go of what was deleted (7 ms) or
+    /// watched (16 ms): another process does. It is made while the container runs, since nobody waits for that. If it
+    /// cannot be, they wait.
+    fn let_caller_go_first(&self) {
+        let entry = self.container.entry.as_ref().map(AsFd::as_fd);
+        let news = self.news.as_ref().map(AsFd::as_fd);
+        let watch = self.follower.as_ref().and_then(Follower::descriptor);
+        let slow: Vec<BorrowedFd> = [entry, news, watch].into_iter().flatten().collect();
+        if !slow.is_empty() {
+            let _ = sys::keep_open_beyond_our_end(&slow);
         }
     }
 
@@ -423,23 +439,13 @@ impl Supervisor {
         let netns = self.container.attachment.as_ref().map(|one| one.netns);
         let lives_on =
             self.ours.is_none() && self.is_shared && netns.is_some_and(owner::any_process_in);
-        let mut slow: Vec<BorrowedFd> = Vec::new();
         if let Some(entry) = self.container.entry.as_mut().filter(|_| !lives_on) {
             entry.withdraw();
-            let entry: &nft::Entry = entry;
-            slow.extend(self.news.as_ref().map(AsFd::as_fd));
-            slow.push(entry.as_fd());
             // Only now: what is in the tables is about whoever holds the port.
             self.container.splice.let_go();
         }
         if let Some(ours) = &self.ours {
             ours.take_away();
-        }
-        slow.extend(self.follower.as_ref().and_then(Follower::descriptor));
-        if !self.description.is_detached && !slow.is_empty() {
-            // Our caller need not wait until the kernel has let go of what was deleted (7 ms) or watched (16 ms). If
-            // that process cannot be, they do.
-            let _ = sys::keep_open_beyond_our_end(&slow);
         }
         // Whoever hears of the end finds the name and the ports free.
         drop(self.container.lease.take());

@@ -23,7 +23,7 @@ impl Scratch {
     /// Bytes of address space; what is not touched costs nothing.
     const SIZE: usize = 1024 * 1024;
     /// What the definition of the command line takes, at one go: a fault for each page would be dearer.
-    const USUAL: usize = 160 * 1024;
+    const USUAL: usize = 120 * 1024;
 
     fn open(&mut self) {
         // SAFETY: a new private mapping, at a place of the kernel's choice.
