@@ -435,6 +435,93 @@ fn flannel_and_ports_of_ours() {
     });
 }
 
+/// kube-proxy's rules for services of one pod each, at 10.96.0.1 and on, and at ports 30081 and on of each host.
+fn serve_services(node: &Node, pods: &[&Pod]) {
+    node.sh(&format!(
+        "nat() {{ iptables -t nat \"$@\"; }}
+        for chain in KUBE-MARK-MASQ KUBE-SERVICES KUBE-NODEPORTS KUBE-POSTROUTING; do nat -N $chain; done
+        nat -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000
+        nat -I PREROUTING -j KUBE-SERVICES
+        nat -I OUTPUT -j KUBE-SERVICES
+        nat -I POSTROUTING -j KUBE-POSTROUTING
+        nat -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
+        nat -A KUBE-POSTROUTING -j MARK --xor-mark 0x4000
+        nat -A KUBE-POSTROUTING -j MASQUERADE --random-fully
+        iptables -N KUBE-FORWARD
+        iptables -I FORWARD -j KUBE-FORWARD
+        iptables -A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP
+        iptables -A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT
+        number=0
+        for pod in {}; do
+            number=$((number + 1))
+            nat -N KUBE-SVC-$number
+            nat -N KUBE-SEP-$number
+            nat -A KUBE-SERVICES -d 10.96.0.$number/32 -p tcp --dport 80 -j KUBE-SVC-$number
+            nat -A KUBE-NODEPORTS -p tcp --dport 3008$number -j KUBE-MARK-MASQ
+            nat -A KUBE-NODEPORTS -p tcp --dport 3008$number -j KUBE-SVC-$number
+            nat -A KUBE-SVC-$number ! -s {NETWORK} -d 10.96.0.$number/32 -p tcp --dport 80 -j KUBE-MARK-MASQ
+            nat -A KUBE-SVC-$number -j KUBE-SEP-$number
+            nat -A KUBE-SEP-$number -s $pod/32 -j KUBE-MARK-MASQ
+            nat -A KUBE-SEP-$number -p tcp -j DNAT --to-destination $pod:80
+        done
+        nat -A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS",
+        pods.iter().map(|pod| &*pod.addresses[0]).collect::<Vec<_>>().join(" ")
+    ));
+}
+
+/// By services, which are kube-proxy's, pods reach pods of their own host, of the other and themselves; hosts and the outside reach them.
+#[test]
+fn services_of_kube_proxy() {
+    case(|lab| {
+        if !lab.plugins() {
+            return;
+        }
+        lab.serve();
+        let list = Lab::documented("/etc/cni/net.d/10-flannel.conflist");
+        let [one, two] = cluster(lab);
+        let a = one.add("a", &list, &Value::Null);
+        let b = two.add("b", &list, &Value::Null);
+        let c = one.add("c", &list, &Value::Null);
+        let pods = [&a, &b, &c];
+        for node in [&one, &two] {
+            serve_services(node, &pods);
+        }
+        for (number, to) in (1..).zip(pods) {
+            let page = format!("this is {}", to.name);
+            let service = format!("http://10.96.0.{number}/");
+            for from in pods {
+                assert_eq!(from.get(&service), page, "{} by its service", from.name);
+                let seen = from.get(&format!("{service}cgi-bin/whoami"));
+                // Who asks for itself is seen as its gateway.
+                let is_itself = from.name == to.name;
+                assert_eq!(
+                    seen == from.addresses[0],
+                    !is_itself,
+                    "{} sees {seen}",
+                    to.name
+                );
+            }
+            for node in [&one, &two] {
+                assert_eq!(
+                    node.sh(&format!("busybox wget -q -O - {service}"))
+                        .trim_end(),
+                    page
+                );
+                let port = format!("http://203.0.113.{}:3008{number}/", node.number);
+                assert_eq!(
+                    lab.internet
+                        .sh(&format!("busybox wget -q -O - {port}"))
+                        .trim_end(),
+                    page
+                );
+            }
+        }
+        for pod in pods {
+            pod.node.delete(pod);
+        }
+    });
+}
+
 /// Flannel's WireGuard backend has a route to the whole network, which the host's part is cut out of. A route to a part of that part is in
 /// the way all the same.
 #[test]
