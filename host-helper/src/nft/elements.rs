@@ -213,8 +213,9 @@ pub fn of_ports(attachment: &Attachment, ports: &[Port]) -> Vec<Element> {
                 value: target,
                 ..set(Family::Inet, name, key)
             });
-            // By way of one address of the host is not by every way.
-            if port.address().is_none() {
+            // By way of one address of the host is not by every way; to an open network every way is open, and this says
+            // that it is we who lead there.
+            if port.address().is_none() || attachment.network.policy != Policy::Guarded {
                 let key = [bytes(address), protocol.clone(), inner_port.clone()].concat();
                 elements.push(set(Family::Inet, ip.open, key));
             }

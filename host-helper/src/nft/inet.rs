@@ -365,7 +365,13 @@ fn nat_rules() -> Vec<Rule> {
             }
         }
     }
-    rules.extend([
+    rules.extend(source_rules());
+    rules
+}
+
+/// Who is seen, by those outside and by those whom a published port leads to.
+fn source_rules() -> Vec<Rule> {
+    let mut rules = vec![
         rule(
             "nat_postrouting",
             &[
@@ -386,6 +392,22 @@ fn nat_rules() -> Vec<Rule> {
                 vec![Expression::Masquerade],
             ],
         ),
+    ];
+    // Where a cluster's services are balanced (kube-proxy), what leads to a container of an open network is not ours alone:
+    // the others' keeps its source.
+    for ip in IPS {
+        let to_open = vec![
+            Load(OUT_GROUP, 0),
+            And(OPEN_MASK.to_ne_bytes().to_vec()),
+            Is(OPEN_MASQUERADED.to_ne_bytes().to_vec()),
+        ];
+        let is_not_ours = is_not_in(&[ip.destination, PROTOCOL, DESTINATION_PORT], ip.open);
+        rules.push(rule(
+            "nat_postrouting",
+            &[ip_is(ip), to_open, is_not_ours, then(Accept)],
+        ));
+    }
+    rules.extend([
         // Else the answer would go straight back, and be from nobody whom the client has asked.
         rule(
             "nat_postrouting",

@@ -20,6 +20,8 @@ pub const OURS_MASK: u32 = 0xff00_0000;
 pub const OPEN_MASQUERADED: u32 = 0x6a00_0000;
 /// And of those whose packets keep their own.
 pub const OPEN: u32 = 0x6b00_0000;
+/// What both have in common.
+pub const OPEN_MASK: u32 = 0xfe00_0000;
 /// The group of the host ends that are ports of a bridge whose frames are looked at, whoever's.
 pub const PORT: u32 = 0x6900_0000;
 /// What both have in common.
