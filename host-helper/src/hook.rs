@@ -35,10 +35,10 @@ const FOR_UNDO: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// What went wrong, and nothing of it is left then; but the end of a container never fails.
-pub fn hook(begin: Instant, steps: Steps) -> Result<u8> {
+pub fn hook(options: cli::Hook, begin: Instant, steps: Steps) -> Result<u8> {
     let told = Told::read()?;
     match told.stage()? {
-        Stage::Begins => attach(&told, begin, steps).map(|()| 0),
+        Stage::Begins => attach(&told, options, begin, steps).map(|()| 0),
         Stage::Ends => Ok(release(&told, begin)),
     }
 }
@@ -81,11 +81,11 @@ fn release(told: &Told, begin: Instant) -> u8 {
     0
 }
 
-fn attach(told: &Told, begin: Instant, mut steps: Steps) -> Result<()> {
+fn attach(told: &Told, options: cli::Hook, begin: Instant, mut steps: Steps) -> Result<()> {
     run::need_privileges("attach a container")?;
     let bundle = Bundle::read(told)?;
     set_deadline(&told.id, &bundle, Stage::Begins, begin);
-    let options = annotations::options(told, &bundle)?;
+    let options = annotations::add(options, told, &bundle)?;
     check_together(&options)?;
     if !needs_link(told, &bundle, &options, &steps)? {
         return Ok(());
@@ -135,7 +135,7 @@ fn set_deadline(id: &str, bundle: &Bundle, stage: Stage, begin: Instant) {
         None => "see who holds it up",
     };
     let sentence = format!(
-        "{verb} container {id}: not done within {:.1} s of the {} that its hook has; {cure}",
+        "{verb} container {id}: not done within {:.1} s of the {} s that its hook has; {cure}",
         within.as_secs_f64(),
         whole.as_secs()
     );
@@ -143,15 +143,15 @@ fn set_deadline(id: &str, bundle: &Bundle, stage: Stage, begin: Instant) {
 }
 
 fn check_together(options: &cli::Hook) -> Result<()> {
-    options.net.check()?;
-    match &options.net.network {
-        NetworkChoice::Container(_) | NetworkChoice::Path(_) => {
-            return Err(cli::usage(
-                "whose network a container shares is its runtime's matter: linux.namespaces in config.json",
-            ));
-        }
-        _ => {}
+    if matches!(
+        options.net.network,
+        NetworkChoice::Container(_) | NetworkChoice::Path(_)
+    ) {
+        return Err(cli::usage(
+            "whose network a container shares is its runtime's matter: linux.namespaces in config.json",
+        ));
     }
+    options.net.check()?;
     let mut ports = options.net.publish.iter().flat_map(|range| range.ports());
     match ports.find(|port| port.is_loopback()) {
         Some(port) => Err(cli::usage(&format!(

@@ -110,7 +110,7 @@ fn perform(action: Action, begin: Instant, mut steps: Steps) -> Result<u8> {
         Action::Attach(options) => attached::attach(&options, steps),
         Action::Cni => cni::run(steps),
         Action::Detach(options) => attached::detach(&options).map(|()| 0),
-        Action::Hook(_) => hook::hook(begin, steps),
+        Action::Hook(options) => hook::hook(*options, begin, steps),
         Action::Up {
             bridge,
             subnet,

@@ -6,11 +6,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::deadline;
 use crate::sys;
 
 /// First word and version of every alias of ours.
@@ -205,6 +207,28 @@ impl Owner {
         match namespace("self", "pid") {
             Ok(ours) if ours == self.pidns => start_time(self.pid) == Some(self.start),
             _ => true,
+        }
+    }
+
+    /// Whether the process is gone, or goes in that time.
+    pub fn ends_within(&self, time: Duration) -> bool {
+        let Ok(pidfd) = sys::pidfd_open(self.pid) else {
+            return !self.is_running();
+        };
+        if !self.is_running() {
+            return true;
+        }
+        let end = Instant::now() + deadline::left().map_or(time, |left| left.min(time));
+        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match poll(
+                &mut fds,
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO),
+            ) {
+                Err(Errno::EINTR) => {}
+                polled => return polled.is_ok_and(|ready| ready > 0),
+            }
         }
     }
 

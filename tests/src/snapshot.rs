@@ -45,6 +45,18 @@ impl Snapshot {
         assert!(changes.is_empty(), "not as before:\n{}", changes.join("\n"));
     }
 
+    /// The same, but for the files of the case and of the tools that it uses.
+    #[track_caller]
+    pub fn assert_host_back(&self) {
+        let mut changes = self.changes();
+        let is_own = |change: &String| {
+            let words = ["files: /run/lab/", "files: /run/mount "];
+            words.iter().any(|word| change.starts_with(word))
+        };
+        changes.retain(|change| !is_own(change));
+        assert!(changes.is_empty(), "not as before:\n{}", changes.join("\n"));
+    }
+
     /// What is not as it was, after waiting for links and processes that are still on their way out.
     pub fn changes(&self) -> Vec<String> {
         for pid in processes().difference(&self.processes) {

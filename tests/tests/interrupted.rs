@@ -1,20 +1,36 @@
 //! A signal, or a failure, at any system call of the helper: nothing is left.
 
+use std::cell::RefCell;
+use std::fs::File;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use lab::{DEADLINE, Lab, Netns, Outcome, Running, Snapshot, case, collect, strace};
+use lab::{DEADLINE, Lab, Netns, Outcome, Running, Snapshot, case, collect, strace, wait_for_end};
 
 /// What is disturbed.
 struct Work<'a> {
     command: &'a dyn Fn() -> Command,
     /// Takes back what is there when it has succeeded, or was killed.
     undo: &'a dyn Fn(&Outcome),
+    /// What it reads.
+    input: Option<PathBuf>,
+}
+
+impl Work<'_> {
+    /// Under strace with these options.
+    fn traced(&self, options: &[&str], trace: &str) -> Command {
+        let mut command = strace::traced(&(self.command)(), options, trace);
+        if let Some(path) = &self.input {
+            command.stdin(File::open(path).expect("what it reads"));
+        }
+        command
+    }
 }
 
 /// The system calls of a run, in order: name, and the how manieth of that name it is (strace counts like that).
 fn calls(lab: &Lab, work: &Work) -> Vec<(String, usize)> {
     let path = lab.dir.join("trace");
-    let command = strace::traced(&(work.command)(), &[], &path.to_string_lossy());
+    let command = work.traced(&[], &path.to_string_lossy());
     (work.undo)(&collect(command, DEADLINE).exits(0));
     let trace = std::fs::read_to_string(&path).expect("the trace");
     let names: Vec<&str> = trace
@@ -48,6 +64,7 @@ fn inject(
     let work = Work {
         command: &|| lab.run_command(options, &["true"]),
         undo: &|_| {},
+        input: None,
     };
     inject_into(lab, fault, &work, wanted, judge);
 }
@@ -72,9 +89,7 @@ fn inject_into(
     let (mut effects, mut complaints) = (0, vec![]);
     for (name, count) in &all {
         let inject = format!("inject={name}:{fault}:when={count}");
-        let plain = (work.command)();
-        let command = strace::traced(
-            &plain,
+        let command = work.traced(
             &["-e", &format!("trace={name}"), "-e", &inject],
             &path.to_string_lossy(),
         );
@@ -223,6 +238,7 @@ fn inject_into_attach(
             let now = mounts().expect("its mounts");
             assert!(now == first, "{fault}: {outcome}: {now}");
         },
+        input: None,
     };
     inject_into(lab, fault, &work, wanted, judge);
     guest.end().exits(0);
@@ -249,4 +265,96 @@ fn a_system_call_of_attach_that_fails_leaves_nothing_and_is_told_in_one_line() {
         (outcome.code == 0 || told, told)
     };
     case(|lab| inject_into_attach(lab, "error=ENOSPC", |name| !OTHERS.contains(&name), judge));
+}
+
+/// createRuntime of a container with mounts of its own, and everything that it may leave taken back by poststop, as runtimes
+/// call it after a hook that has failed: the container is gone then. Each time it is a new one.
+fn inject_into_hook(
+    lab: &Lab,
+    fault: &str,
+    wanted: impl Fn(&str) -> bool,
+    judge: impl Fn(&Outcome) -> (bool, bool),
+) {
+    let bundle = lab
+        .bundle("web", "")
+        .annotated("hawser.ip", "172.19.0.9")
+        .annotated("hawser.publish", "8080:80");
+    let guest = RefCell::new(None);
+    let work = Work {
+        command: &|| {
+            let created = bundle.created();
+            let state = bundle.state("web", "creating", created.pid());
+            guest.replace(Some(created));
+            lab.hook_command(&["--ip-file", "/run/hawser-ip"], &state)
+        },
+        undo: &|outcome| {
+            let guest = guest.take().expect("a container");
+            let pid = guest.pid();
+            if outcome.code > 0 {
+                // What has failed by itself has left nothing inside either.
+                let links = Netns::of(pid).sh("ip -o link");
+                assert!(!links.contains("eth0"), "{fault}: {outcome}: {links}");
+            }
+            guest.end().exits(0);
+            wait_for_end(pid);
+            let released = lab.hook(&[], &bundle.state("web", "stopped", 0));
+            assert_eq!(released.err(), "", "{fault}: {outcome}");
+        },
+        input: Some(lab.dir.join("state")),
+    };
+    inject_into(lab, fault, &work, wanted, judge);
+}
+
+#[test]
+fn a_termination_of_a_hook_leaves_nothing() {
+    let judge = |outcome: &Outcome| {
+        (
+            [0, 125, 143, -15].contains(&outcome.code),
+            outcome.code != 0,
+        )
+    };
+    case(|lab| inject_into_hook(lab, "signal=TERM", |_| true, judge));
+}
+
+#[test]
+fn a_kill_of_a_hook_leaves_nothing_that_poststop_does_not_take() {
+    let judge = |outcome: &Outcome| ([0, -9].contains(&outcome.code), outcome.code != 0);
+    case(|lab| inject_into_hook(lab, "signal=KILL", |_| true, judge));
+}
+
+#[test]
+fn a_system_call_of_a_hook_that_fails_leaves_nothing_and_is_told_in_one_line() {
+    let judge = |outcome: &Outcome| {
+        let told = outcome.code == 125
+            && outcome.stderr.starts_with(b"host-helper: ")
+            && outcome.err().lines().count() == 1;
+        (outcome.code == 0 || told, told)
+    };
+    case(|lab| inject_into_hook(lab, "error=ENOSPC", |name| !OTHERS.contains(&name), judge));
+}
+
+/// poststop at any moment: the next one takes the rest.
+#[test]
+fn a_kill_of_poststop_leaves_nothing_that_the_next_one_does_not_take() {
+    case(|lab| {
+        let bundle = lab.bundle("web", "").annotated("hawser.ip", "172.19.0.9");
+        let bundle = bundle.annotated("hawser.publish", "8080:80");
+        let work = Work {
+            command: &|| {
+                let guest = bundle.created();
+                let pid = guest.pid();
+                lab.hook(&[], &bundle.state("web", "creating", pid)).ok();
+                guest.end().exits(0);
+                wait_for_end(pid);
+                lab.hook_command(&[], &bundle.state("web", "stopped", 0))
+            },
+            undo: &|_| {
+                let released = lab.hook(&[], &bundle.state("web", "stopped", 0));
+                assert_eq!(released.err(), "");
+            },
+            input: Some(lab.dir.join("state")),
+        };
+        let judge = |outcome: &Outcome| ([0, -9].contains(&outcome.code), outcome.code != 0);
+        inject_into(lab, "signal=KILL", &work, |_| true, judge);
+    });
 }

@@ -2,6 +2,7 @@
 //! whoever comes next. Clean-up goes on after an error, and what is gone already is success.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use hawser::netlink::ifinfomsg;
 use nix::errno::Errno;
@@ -24,6 +25,9 @@ use crate::reclaim;
 use crate::request::check_name;
 use crate::run;
 use crate::state;
+
+/// How long a container may take to be over that its runtime says is: it takes a millisecond.
+const DYING: Duration = Duration::from_secs(1);
 
 /// What a supervisor takes away at the end, of a container that is not its own.
 pub struct Ours {
@@ -199,54 +203,67 @@ fn release_link(route: &mut Netlink, link: &str) -> Result<()> {
     let end = route
         .find_link(link)
         .doing(|| format!("look for link {link}"))?;
-    let owner = |end: &Link| {
-        end.mark
-            .as_ref()
-            .filter(|it| it.is_attached())?
-            .owner()
-            .cloned()
+    let Some(end) = end else {
+        return tidy(route, link);
     };
-    match end.as_ref().and_then(|end| Some((end, owner(end)?))) {
-        Some((_, owner)) if owner.is_running() => Ok(()),
-        // The kernel takes it back in a moment, sooner than we could.
-        Some((end, owner)) if !owner.is_dead() || !reclaim::is_gone(end.index)? => {
-            take_over(route, end)
-        }
-        Some(_) => tidy(route, link),
-        None => tidy(route, link),
+    let mark = end.mark.as_ref().filter(|mark| mark.is_attached());
+    let Some(owner) = mark.and_then(Mark::owner) else {
+        // Another's by now.
+        return Ok(());
+    };
+    // crun says that a container is over which it has just killed.
+    if !owner.ends_within(DYING) {
+        return Ok(());
     }
+    if owner.is_dead() {
+        // The kernel takes the link back in a moment, sooner than we could.
+        nft::forget_link(link);
+        if reclaim::is_gone(end.index)? {
+            return tidy(route, link);
+        }
+    }
+    take_over(route, &end)
 }
 
-/// What a link has left that is gone.
+/// What a link has left, but for its rules: they are swept with those of all others.
+///
+/// Before: the link is gone, and was of here.
 fn tidy(route: &mut Netlink, link: &str) -> Result<()> {
-    let kept = kept::read(link).filter(Kept::is_of_here);
-    let swept = nft::sweep_dead(route);
-    if let Some(kept) = kept {
-        let addresses: Vec<IpAddr> = kept.addresses().collect();
-        if !kept.container.ports.is_empty() {
-            // Connections that are left would be led to whoever has the address next.
-            let _ = conntrack::forget_container(&addresses);
-        }
-        if let Some(network) = kept.network(route) {
-            hosts::sweep(&network);
-        }
-        forget(link);
+    let Some(kept) = kept::read(link) else {
+        // Of one who was killed before it was written.
+        kept::forget(link);
+        return Ok(());
+    };
+    let addresses: Vec<IpAddr> = kept.addresses().collect();
+    if !kept.container.ports.is_empty() {
+        // Connections that are left would be led to whoever has the address next.
+        let _ = conntrack::forget_container(&addresses);
     }
+    let swept = mark::sweep_neighbours(route, &addresses);
+    if let Some(network) = kept.network(route) {
+        hosts::sweep(&network);
+    }
+    forget(link);
     swept
 }
 
 /// Forgets what is kept of a link, and takes the name back that it had for `ip netns`.
 fn forget(link: &str) {
     if let Some(kept) = kept::read(link) {
-        if let Some(name) = &kept.export {
-            kept::withdraw_export(name, kept.netns);
-        }
-        if let (Some(path), Some(address)) = (&kept.ip_file, leased_address(link)) {
-            kept::withdraw_ip_file(path, address);
-        }
-        control::forget_stale(&kept.container.name);
+        withdraw(link, &kept);
     }
     kept::forget(link);
+}
+
+/// Takes back what others read of it.
+fn withdraw(link: &str, kept: &Kept) {
+    if let Some(name) = &kept.export {
+        kept::withdraw_export(name, kept.netns);
+    }
+    if let (Some(path), Some(address)) = (&kept.ip_file, leased_address(link)) {
+        kept::withdraw_ip_file(path, address);
+    }
+    control::forget_stale(&kept.container.name);
 }
 
 /// Deletes a link by its number, which no other gets; gone already is success.
@@ -291,19 +308,28 @@ pub fn delete_link(index: u32) {
 pub fn sweep() -> Result<()> {
     let links = kept::links();
     if links.is_empty() {
+        kept::remove_directory_if_empty();
         return Ok(());
     }
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     for name in links {
         let doing = || format!("look for link {name}");
         let end = route.find_link(&name).doing(doing)?;
-        match end.filter(|end| Kept::of(end).is_some()) {
-            None if kept::read(&name).is_some_and(|kept| !kept.is_of_here()) => {}
-            None => tidy(&mut route, &name)?,
-            Some(end) if end.mark.as_ref().is_some_and(Mark::is_dead) => {
-                take_away(&mut route, &end)?;
+        match (end, kept::read(&name)) {
+            (_, Some(kept)) if !kept.is_of_here() => {}
+            (None, _) => tidy(&mut route, &name)?,
+            (Some(end), Some(_)) if Kept::of(&end).is_some() => {
+                if end.mark.as_ref().is_some_and(Mark::is_dead) {
+                    take_away(&mut route, &end)?;
+                }
             }
-            Some(_) => {}
+            // An older link's, of the same name.
+            (Some(_), Some(kept)) => {
+                withdraw(&name, &kept);
+                kept::forget_if(&name, &kept);
+            }
+            // It is being written.
+            (Some(_), None) => {}
         }
     }
     Ok(())

@@ -97,7 +97,7 @@ pub fn write(link: &str, kept: &Kept) -> Result<()> {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        let new = path.with_extension("new");
+        let new = unfinished_of(link, kept.host);
         let mut options = File::options();
         let options = options.write(true).create(true).truncate(true).mode(0o600);
         std::io::Write::write_all(&mut options.open(&new)?, &text?)?;
@@ -108,13 +108,28 @@ pub fn write(link: &str, kept: &Kept) -> Result<()> {
 
 /// Forgets it; gone already is success.
 pub fn forget(link: &str) {
-    let path = path_of(link);
-    // The second is there when somebody was killed who wrote it.
-    for path in [&path, &path.with_extension("new")] {
-        let _ = fs::remove_file(path);
+    let _ = fs::remove_file(path_of(link));
+    // There when somebody was killed who wrote it.
+    let _ = namespace("self", "net").map(|host| fs::remove_file(unfinished_of(link, host)));
+    remove_directory_if_empty();
+}
+
+/// The same, as long as it is that.
+pub fn forget_if(link: &str, kept: &Kept) {
+    if read(link).as_ref() == Some(kept) {
+        let _ = fs::remove_file(path_of(link));
     }
+}
+
+/// Removes the directory when nothing is in it.
+pub fn remove_directory_if_empty() {
     // Not empty is no failure.
     let _ = fs::remove_dir(directory());
+}
+
+/// Where it is written first. Nothing in it says whose it is, so its name does.
+fn unfinished_of(link: &str, host: u64) -> PathBuf {
+    directory().join(format!("{link}.{host}.new"))
 }
 
 /// What is kept of a link, whether that still lives or not.
@@ -125,13 +140,22 @@ pub fn read(link: &str) -> Option<Kept> {
     serde_json::from_slice(&text).ok()
 }
 
-/// The links of which something is kept.
+/// The links of which something is kept, or was about to be.
 pub fn links() -> Vec<String> {
     let entries = fs::read_dir(directory()).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names
+    let host = namespace("self", "net").unwrap_or_default();
+    let unfinished = format!(".{host}.new");
+    let links = names.map(|name| match name.strip_suffix(&unfinished) {
+        Some(link) => link.to_string(),
+        None => name,
+    });
+    let mut links: Vec<String> = links
         .filter(|name| leased_address(name).is_some())
-        .collect()
+        .collect();
+    links.sort();
+    links.dedup();
+    links
 }
 
 impl Kept {

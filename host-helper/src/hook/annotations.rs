@@ -3,6 +3,8 @@
 
 use std::ffi::OsString;
 
+use serde_json::Value;
+
 use super::bundle::Bundle;
 use super::told::Told;
 use crate::cli::{self, Action, Asked};
@@ -39,38 +41,49 @@ const SINGLE: [&str; 14] = [
     "ip-file",
 ];
 
-/// The options of the hook for this container: its arguments, and the container's annotations.
+/// The options of the hook for this container: its arguments, which are `options`, and the container's annotations.
 ///
 /// # Errors
 /// An annotation that is not one, or says what the arguments say.
-pub fn options(told: &Told, bundle: &Bundle) -> Result<cli::Hook> {
-    let mut words: Vec<OsString> = std::env::args_os().collect();
+pub fn add(options: cli::Hook, told: &Told, bundle: &Bundle) -> Result<cli::Hook> {
     // A runtime that does not pass them on has them in config.json.
     let all = told.annotations().or(bundle.annotations());
-    for (key, value) in all.into_iter().flatten() {
-        let Some(option) = key.strip_prefix(PREFIX) else {
-            continue;
+    let of_ours = |(key, value): (&String, &Value)| {
+        let option = key.strip_prefix(PREFIX)?;
+        let words = match value.as_str() {
+            Some(value) => words_of(option, value),
+            None => Err("it is no string".into()),
         };
-        let value = value.as_str();
-        let more = value.map_or_else(
-            || Err("not a string".into()),
-            |value| words_of(option, value),
-        );
-        let more = more.and_then(|more| {
-            // By themselves, so that what is wrong is said of the annotation.
-            let alone = ["host-helper", "hook"].map(OsString::from);
-            read(alone.into_iter().chain(more.iter().map(OsString::from)))?;
-            Ok(more)
-        });
-        let more = more.map_err(|why| Error::new(format!("read annotation {key}: {why}")))?;
-        words.extend(more.into_iter().map(OsString::from));
+        Some(
+            words
+                .map_err(|why| refused(key, &why))
+                .map(|words| (key.clone(), words)),
+        )
+    };
+    let ours = all.into_iter().flatten().filter_map(of_ours);
+    let ours: Vec<(String, Vec<String>)> = ours.collect::<Result<_>>()?;
+    if ours.is_empty() {
+        return Ok(options);
     }
-    read(words).map_err(|why| {
-        Error::new(format!(
-            "read the annotations of container {} beside the hook's arguments: {why}",
-            told.id
-        ))
+    let more = ours.iter().flat_map(|(_, words)| words).map(OsString::from);
+    read(std::env::args_os().chain(more)).map_err(|why| {
+        // By themselves, so that what is wrong is said of the one.
+        let wrong = ours.iter().find_map(|(key, words)| {
+            let alone = ["host-helper", "hook"].map(OsString::from).into_iter();
+            let why = read(alone.chain(words.iter().map(OsString::from))).err()?;
+            Some(refused(key, &why))
+        });
+        wrong.unwrap_or_else(|| {
+            Error::new(format!(
+                "read the annotations of container {} beside the hook's arguments: {why}",
+                told.id
+            ))
+        })
     })
+}
+
+fn refused(key: &str, why: &str) -> Error {
+    Error::new(format!("read annotation {key}: {why}"))
 }
 
 fn read(words: impl IntoIterator<Item = OsString>) -> std::result::Result<cli::Hook, String> {

@@ -1,0 +1,532 @@
+//! `hook`, called as an OCI runtime would: what it makes of options, annotations and states, and of those that are none.
+//! (By the real runc and crun: see `hook_runtimes.rs`.)
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde_json::{Value, json};
+
+use lab::{Bundle, Lab, Netns, Running, Snapshot, case, hook, sh, wait_for_end};
+
+fn attached(lab: &Lab, bundle: &Bundle, id: &str, options: &[&str]) -> Running {
+    let guest = bundle.created();
+    let done = lab.hook(options, &bundle.state(id, "creating", guest.pid()));
+    assert_eq!(done.ok(), "", "nobody reads what a hook prints");
+    guest
+}
+
+/// Its end, as its runtime sees to it.
+fn release(lab: &Lab, bundle: &Bundle, id: &str, guest: Running) {
+    let pid = guest.pid();
+    guest.end().exits(0);
+    wait_for_end(pid);
+    let done = lab.hook(&[], &bundle.state(id, "stopped", 0));
+    assert_eq!(done.err(), "");
+    done.exits(0);
+}
+
+#[test]
+fn a_container_has_a_network_from_createruntime_to_poststop() {
+    case(|lab| {
+        let before = lab.with_network();
+        let bundle = lab.bundle("web", "");
+        let guest = attached(lab, &bundle, "web", &["-p", "8080:80"]);
+        let netns = Netns::of(guest.pid());
+        let seen = netns.sh("ip -o addr; ip route");
+        for wanted in ["eth0    inet 172.19.", "default via 172.19.0.1", "inet6 f"] {
+            assert!(seen.contains(wanted), "{wanted}: {seen}");
+        }
+        let row = lab.listed("web");
+        let inode = fs::read_link(format!("/proc/{}/ns/net", guest.pid())).expect("a namespace");
+        assert_eq!(inode.to_string_lossy(), format!("net:[{}]", row["netns"]));
+        assert_eq!(
+            (&row["owner"], &row["pid"]),
+            (&"hook".into(), &guest.pid().into())
+        );
+        let links = netns.sh("ip -o link");
+        // crun says what runc does not; and where both hooks are there, the second one finds it done.
+        for status in ["created", "creating"] {
+            let again = bundle.state("web", status, guest.pid());
+            lab.hook(&["-p", "8080:80"], &again).ok();
+        }
+        assert_eq!(netns.sh("ip -o link"), links);
+        assert_eq!(lab.list().len(), 1);
+        // Not its end: a process of it lives.
+        lab.hook(&[], &bundle.state("web", "stopped", 0)).ok();
+        assert_eq!(lab.list().len(), 1);
+        assert_eq!(netns.sh("ip -o link"), links);
+        drop(netns);
+        release(lab, &bundle, "web", guest);
+        // At once, and not when the next one comes.
+        assert!(!sh("ip -o link").contains(": hw"));
+        before.assert_host_back();
+        for id in ["web", "nobody", "a/b"] {
+            let again = lab.hook(&[], &bundle.state(id, "stopped", 0));
+            assert_eq!(again.err(), "", "{id}");
+            again.ok();
+        }
+        before.assert_host_back();
+    });
+}
+
+#[test]
+fn what_genuinetools_netns_has_is_there() {
+    case(|lab| {
+        let before = Snapshot::take();
+        // --bridge, --ip (of the bridge), --iface, --mtu, --static-ip, --ipfile
+        let options = [
+            "--bridge=netns0",
+            "--subnet=192.168.77.0/24",
+            "--iface=port0",
+            "--mtu=1400",
+            "--ip=192.168.77.9",
+            "--ip-file=/run/lab/ip",
+        ];
+        let bundle = lab.bundle("web", "");
+        let guest = attached(lab, &bundle, "web", &options);
+        let seen = Netns::of(guest.pid()).sh("ip addr show dev port0");
+        assert!(
+            seen.contains("mtu 1400") && seen.contains("inet 192.168.77.9/24"),
+            "{seen}"
+        );
+        assert!(sh("ip -4 addr show dev netns0").contains("192.168.77.1/24"));
+        assert_eq!(
+            fs::read("/run/lab/ip").expect("the file"),
+            b"192.168.77.9\n"
+        );
+        // create, ls, rm
+        let table = lab.hawser(&["ls"]).ok();
+        let cells: Vec<&str> = table.lines().flat_map(str::split_whitespace).collect();
+        for wanted in [
+            "ADDRESS",
+            "VETH",
+            "PID",
+            "STATUS",
+            "NETNS",
+            "192.168.77.9",
+            "hwc0a84d09",
+        ] {
+            assert!(cells.contains(&wanted), "{wanted}: {table}");
+        }
+        release(lab, &bundle, "web", guest);
+        assert!(!Path::new("/run/lab/ip").exists());
+        lab.hawser(&["down", "--bridge", "netns0"]).ok();
+        before.assert_host_back();
+    });
+}
+
+#[test]
+fn the_file_of_the_address_is_the_containers_as_long_as_it_says_so() {
+    case(|lab| {
+        let bundle = lab.bundle("web", "");
+        let file = Path::new("/run/lab/ip");
+        let options = ["--ip-file", "/run/lab/ip", "--ip", "172.19.0.9"];
+        let guest = attached(lab, &bundle, "web", &options);
+        fs::write(file, "another's\n").expect("write");
+        release(lab, &bundle, "web", guest);
+        assert_eq!(fs::read(file).expect("it stays"), b"another's\n");
+        // A link in its place is replaced, and not followed.
+        fs::remove_file(file).expect("remove");
+        symlink("/run/lab/elsewhere", file).expect("link");
+        let guest = attached(lab, &bundle, "web", &options);
+        assert!(!Path::new("/run/lab/elsewhere").exists());
+        assert_eq!(fs::read(file).expect("the file"), b"172.19.0.9\n");
+        release(lab, &bundle, "web", guest);
+        let before = Snapshot::take();
+        let guest = bundle.created();
+        let state = bundle.state("web", "creating", guest.pid());
+        let fixed = ["--ip", "172.19.0.9"];
+        lab.hook(&["--ip-file", "ip"], &state)
+            .refused(&["--ip-file", "absolute"]);
+        let nowhere = [&fixed[..], &["--ip-file", "/run/nowhere/ip"]].concat();
+        lab.hook(&nowhere, &state)
+            .refused(&["/run/nowhere/ip", "ENOENT"]);
+        guest.end().exits(0);
+        before.assert_host_back();
+    });
+}
+
+#[test]
+fn annotations_are_options() {
+    case(|lab| {
+        let before = lab.with_network();
+        let bundle = lab
+            .bundle("web", "")
+            .annotated("hawser.publish", "8080:80, 8443:443\n53:53/udp")
+            .annotated("hawser.ip", "172.19.0.9")
+            .annotated("hawser.no-ipv6", "true")
+            .annotated("hawser.isolate", "false")
+            .annotated("hawser.name", "site")
+            .annotated("hawser.dns", "192.0.2.53 192.0.2.54")
+            .annotated("hawser.add-host", "db:192.0.2.77")
+            .annotated("org.example.other", "anything");
+        // Those of the arguments are added to.
+        let guest = attached(lab, &bundle, "3f2a+x", &["-p", "9090:90"]);
+        let row = lab.listed("site");
+        assert_eq!(row["address"], "172.19.0.9");
+        assert_eq!(row["address6"], Value::Null);
+        assert_eq!(row["ports"].as_array().map(Vec::len), Some(4), "{row}");
+        let file = |path: &str| {
+            let root = bundle.config["root"]["path"].as_str().expect("a root");
+            let inside = format!("/proc/{}/root{root}{path}", guest.pid());
+            fs::read_to_string(inside).expect("a file of the container's")
+        };
+        assert_eq!(
+            file("/etc/resolv.conf"),
+            "nameserver 192.0.2.53\nnameserver 192.0.2.54\n"
+        );
+        assert!(file("/etc/hosts").contains("192.0.2.77 db"));
+        release(lab, &bundle, "3f2a+x", guest);
+        before.assert_host_back();
+        // A runtime that does not pass them on has them in config.json.
+        let bundle = lab.bundle("web", "").annotated("hawser.ip", "172.19.0.9");
+        let guest = bundle.created();
+        let state =
+            json!({"id": "web", "status": "created", "pid": guest.pid(), "bundle": bundle.path});
+        lab.hook(&[], &state.to_string()).ok();
+        assert_eq!(lab.listed("web")["address"], "172.19.0.9");
+        release(lab, &bundle, "web", guest);
+        before.assert_host_back();
+    });
+}
+
+#[test]
+fn annotations_that_are_none_are_refused() {
+    case(|lab| {
+        let before = lab.with_network();
+        for (key, value, words) in [
+            (
+                "hawser.egres",
+                "none",
+                &["hawser.egres", "no such option"][..],
+            ),
+            ("hawser.", "", &["hawser.", "no such option"]),
+            (
+                "hawser.isolate",
+                "maybe",
+                &["hawser.isolate", "true or false"],
+            ),
+            ("hawser.ip", "999", &["hawser.ip", "--ip <ADDR>"]),
+            (
+                "hawser.publish",
+                "80:80/tls",
+                &["hawser.publish", "80:80/tls"],
+            ),
+            (
+                "hawser.ip-file",
+                "/etc/passwd",
+                &["hawser.ip-file", "argument"],
+            ),
+            ("hawser.egress", "all", &["--egress", "multiple times"]),
+            (
+                "hawser.publish",
+                "127.0.0.1:80:80",
+                &["loopback", "attach --stay"],
+            ),
+            ("hawser.network", "container:a", &["linux.namespaces"]),
+            (
+                "hawser.name",
+                "eth7",
+                &["hawser.name", "network interfaces"],
+            ),
+            ("hawser.mtu", "1\n2", &["hawser.mtu"]),
+        ] {
+            let bundle = lab.bundle("web", "").annotated(key, value);
+            let guest = bundle.created();
+            let state = bundle.state("web", "creating", guest.pid());
+            lab.hook(&["--egress", "none"], &state).refused(words);
+            guest.end().exits(0);
+        }
+        let mut bundle = lab.bundle("web", "");
+        bundle.config["annotations"] = json!({"hawser.mtu": 1400});
+        let guest = bundle.created();
+        let state = bundle.state("web", "creating", guest.pid());
+        lab.hook(&[], &state).refused(&["hawser.mtu", "no string"]);
+        // An id that is no name.
+        let bundle = lab.bundle("web", "");
+        let state = bundle.state("eth0", "creating", guest.pid());
+        lab.hook(&[], &state)
+            .refused(&["name container eth0", "annotation hawser.name"]);
+        guest.end().exits(0);
+        before.assert_host_back();
+    });
+}
+
+#[test]
+fn states_that_are_none_are_refused_in_one_line() {
+    case(|lab| {
+        let before = lab.with_network();
+        let bundle = lab.bundle("web", "");
+        let guest = bundle.created();
+        let pid = guest.pid();
+        let without = |key: &str| {
+            let mut state: Value =
+                serde_json::from_str(&bundle.state("web", "creating", pid)).expect("JSON");
+            state.as_object_mut().expect("an object").remove(key);
+            state.to_string()
+        };
+        let nowhere = json!({"id": "web", "status": "creating", "pid": pid, "bundle": "/nowhere"});
+        for (state, words) in [
+            (String::new(), &["read the container's state", "empty"][..]),
+            ("\n".into(), &["empty"]),
+            ("hello".into(), &["no JSON"]),
+            ("[1]".into(), &["no JSON object"]),
+            ("[".repeat(500_000), &["no JSON"]),
+            (
+                format!("{{\"id\": \"{}\"}}", "a".repeat(10 << 20)),
+                &["longer than 1 MiB"],
+            ),
+            (without("id"), &["no container (id)"]),
+            (without("status"), &["no status"]),
+            (
+                without("pid"),
+                &["attach container web", "no process (pid)"],
+            ),
+            (bundle.state("web", "creating", 0), &["no process (pid)"]),
+            (
+                bundle.state("web", "creating", i32::MAX),
+                &["process 2147483647", "ESRCH"],
+            ),
+            (
+                bundle.state("web", "running", pid),
+                &["createRuntime and poststop"],
+            ),
+            (nowhere.to_string(), &["/nowhere/config.json", "ENOENT"]),
+            // Called elsewhere than in the bundle.
+            (without("bundle"), &["./config.json", "ENOENT"]),
+            // The host's, and one of the kernel's own.
+            (bundle.state("web", "creating", 1), &["host's own"]),
+        ] {
+            lab.hook(&[], &state).refused(words);
+        }
+        // What is left out has another place.
+        let mut command = lab.hook_command(&[], &without("bundle"));
+        command.current_dir(&bundle.path);
+        lab::collect(command, lab::DEADLINE).ok();
+        lab.hook(&[], &without("annotations")).ok();
+        release(lab, &bundle, "web", guest);
+        before.assert_host_back();
+    });
+}
+
+#[test]
+fn configs_that_are_none_are_refused() {
+    case(|lab| {
+        let before = lab.with_network();
+        let bundle = lab.bundle("web", "");
+        let guest = bundle.created();
+        let state = bundle.state("web", "creating", guest.pid());
+        for (config, words) in [
+            ("", &["config.json"][..]),
+            ("[]", &["config.json"]),
+            ("{}", &["network", "linux.namespaces"]),
+            (
+                r#"{"linux": {"namespaces": [{"type": "network"}]}}"#,
+                &["root.path"],
+            ),
+            (
+                r#"{"root": {"path": "nowhere"}, "linux": {"namespaces": [{"type": "network"}]}}"#,
+                &["nowhere", "ENOENT"],
+            ),
+        ] {
+            fs::write(bundle.path.join("config.json"), config).expect("write");
+            lab.hook(&[], &state).refused(words);
+        }
+        let long = " ".repeat((16 << 20) + 1);
+        fs::write(bundle.path.join("config.json"), long).expect("write");
+        lab.hook(&[], &state).refused(&["16 MiB"]);
+        guest.end().exits(0);
+        before.assert_host_back();
+    });
+}
+
+/// A runtime that cannot write all of the state may take that for a failure, or be ended by SIGPIPE.
+#[test]
+fn the_state_is_always_read_to_its_end() {
+    case(|lab| {
+        let bundle = lab.bundle("web", "");
+        let padding = "x".repeat(10 << 20);
+        let long = json!({"id": "web", "status": "creating", "annotations": {"a": padding}});
+        let short =
+            json!({"id": "web", "status": "creating", "annotations": {"a": &padding[..300_000]}});
+        for (options, state) in [
+            (&[][..], long.to_string()),
+            (&["--nonsense"], long.to_string()),
+            (&["--nonsense"], short.to_string()),
+            (&[], short.to_string()),
+            (&[], padding.clone()),
+        ] {
+            let mut command = lab.command(&[&["hook"], options].concat());
+            command.current_dir(&bundle.path).stdin(Stdio::piped());
+            let mut running = Running::spawn(command);
+            let mut stdin = running.stdin.take().expect("a pipe");
+            let written = stdin.write_all(state.as_bytes());
+            drop(stdin);
+            let outcome = running.end();
+            assert!(written.is_ok(), "{options:?}: {written:?}: {outcome}");
+            outcome.refused(&[]);
+        }
+    });
+}
+
+#[test]
+fn a_release_never_fails() {
+    case(|lab| {
+        let before = lab.with_network();
+        for state in [
+            r#"{"id": "web", "status": "stopped"}"#,
+            r#"{"id": "web", "status": "stopped", "pid": "x", "bundle": 7, "annotations": [1]}"#,
+            r#"{"id": "web", "status": "stopped", "pid": 1, "bundle": "/nowhere"}"#,
+            r#"{"id": "../../x", "status": "stopped", "annotations": {"hawser.nonsense": ""}}"#,
+        ] {
+            let outcome = lab.hook(&[], state);
+            assert_eq!(outcome.err(), "", "{state}");
+            outcome.exits(0);
+        }
+        // An option that another version had.
+        let bundle = lab.bundle("web", "");
+        let guest = attached(lab, &bundle, "web", &[]);
+        let pid = guest.pid();
+        guest.end().exits(0);
+        wait_for_end(pid);
+        let outcome = lab.hook(&["--nonsense"], &bundle.state("web", "stopped", 0));
+        assert!(
+            outcome.err().contains("warning: read the command line"),
+            "{outcome}"
+        );
+        outcome.exits(0);
+        before.assert_host_back();
+        // What cannot be done is a warning.
+        let guest = attached(lab, &bundle, "web", &[]);
+        let pid = guest.pid();
+        guest.end().exits(0);
+        wait_for_end(pid);
+        let mut command = lab.hook_command(&[], &bundle.state("web", "stopped", 0));
+        lab::sys::as_user(&mut command, 65534);
+        if lab.real_root {
+            let outcome = lab::collect(command, lab::DEADLINE);
+            assert!(
+                outcome.err().contains("warning: release container web: "),
+                "{outcome}"
+            );
+            outcome.exits(0);
+        }
+        // What was kept of it is lost: the kernel has its name. And the other way round.
+        fs::remove_dir_all("/run/hawser/attachments").expect("remove");
+        lab.hook(&[], &bundle.state("web", "stopped", 0)).ok();
+        lab.settle();
+        lab.hawser(&["ls"]).ok();
+        before.assert_host_back();
+    });
+}
+
+#[test]
+fn processes_of_other_containers_are_left_alone() {
+    case(|lab| {
+        let first = lab.with_network();
+        let web = lab.bundle("web", "");
+        let guest = attached(lab, &web, "web", &["-p", "8080:80"]);
+        let before = Snapshot::take();
+        // Of one that has a network of ours.
+        let other = lab.bundle("other", "");
+        let state = other.state("other", "creating", guest.pid());
+        lab.hook(&[], &state)
+            .refused(&["container web", "has a network already"]);
+        let port0 = ["--iface", "port0"];
+        lab.hook(&port0, &state).refused(&["container web"]);
+        lab.hook(&port0, &web.state("web", "creating", guest.pid()))
+            .refused(&["has eth0 already", "one interface"]);
+        before.assert_host_back();
+        // Of one that has none, with another root.
+        let mut other = lab.bundle("other", "");
+        let root = lab.dir.join("another");
+        fs::create_dir_all(root.join("etc")).expect("make a directory");
+        other.config["root"]["path"] = root.to_string_lossy().into();
+        other.write();
+        let stranger = lab.bundle("stranger", "").created();
+        let state = other.state("other", "creating", stranger.pid());
+        lab.hook(&[], &state)
+            .refused(&["another", "nothing is mounted", "this container?"]);
+        // One of the same name elsewhere.
+        let state = web.state("web", "creating", stranger.pid());
+        lab.hook(&[], &state).refused(&["in use by container web"]);
+        let links = Netns::of(stranger.pid()).sh("ip -o link");
+        assert_eq!(links.lines().count(), 1, "{links}");
+        stranger.end().exits(0);
+        before.assert_host_back();
+        release(lab, &web, "web", guest);
+        first.assert_host_back();
+    });
+}
+
+#[test]
+fn what_a_killed_hook_has_left_is_taken_over() {
+    case(|lab| {
+        let before = lab.with_network();
+        let bundle = lab.bundle("web", "");
+        let options = ["--ip", "172.19.0.9", "-p", "8080:80"];
+        let guest = attached(lab, &bundle, "web", &options);
+        // As if it had been killed a moment earlier.
+        let path = "/run/hawser/attachments/hwac130009";
+        let text = fs::read_to_string(path).expect("what is kept");
+        let text = text.replace("\"is_whole\": true", "\"is_whole\": false");
+        fs::write(path, text).expect("write");
+        let state = bundle.state("web", "creating", guest.pid());
+        lab.hook(&options, &state).ok();
+        let again = fs::read_to_string(path).expect("what is kept");
+        assert!(again.contains("\"is_whole\": true"), "{again}");
+        let links = Netns::of(guest.pid()).sh("ip -o link");
+        assert_eq!(links.lines().count(), 2, "{links}");
+        release(lab, &bundle, "web", guest);
+        before.assert_host_back();
+    });
+}
+
+#[test]
+fn it_ends_before_its_runtime_ends_it() {
+    case(|lab| {
+        let before = lab.with_network();
+        let mut bundle = lab.bundle("web", "");
+        let mut ours = hook(&["-p", "8080:80"]);
+        ours["timeout"] = 1.into();
+        bundle.config["hooks"] = json!({
+            "createRuntime": [{"path": "/bin/true", "timeout": 9}, ours, hook(&[])],
+            "poststop": [{"path": lab::binary(), "timeout": 1}],
+        });
+        bundle.write();
+        let guest = bundle.created();
+        let during = Snapshot::take();
+        let directory = File::open("/run/hawser").expect("open a directory");
+        let lock = Flock::lock(directory, FlockArg::LockExclusive).expect("lock");
+        let call = |status: &str| {
+            let mut command = lab.hook_command(
+                &["-p", "8080:80"],
+                &bundle.state("web", status, guest.pid()),
+            );
+            // As a runtime does it.
+            std::os::unix::process::CommandExt::arg0(&mut command, "host-helper");
+            let start = Instant::now();
+            let outcome = lab::collect(command, lab::DEADLINE);
+            let took = start.elapsed();
+            let within = Duration::from_millis(750)..Duration::from_millis(1000);
+            assert!(within.contains(&took), "{took:?}: {outcome}");
+            outcome
+        };
+        call("creating").refused(&["attach container web: not done within 0.8 s of the 1 s"]);
+        drop(lock);
+        during.assert_host_back();
+        // A port is what somebody else holds meanwhile: nothing to wait for.
+        let taken = TcpListener::bind("0.0.0.0:8080").expect("listen");
+        let state = bundle.state("web", "creating", guest.pid());
+        lab.hook(&["-p", "8080:80"], &state).refused(&["8080"]);
+        drop(taken);
+        guest.end().exits(0);
+        before.assert_host_back();
+    });
+}
