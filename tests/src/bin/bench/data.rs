@@ -298,7 +298,7 @@ fn plugins(lab: &Lab) -> Result<Place, String> {
     let container = Netns::bare("pluginsbox");
     host.enter(|| {
         add_uplink(3);
-        Plugins::new(lab, "data", true)?.add("pluginsbox")
+        Plugins::reference(lab, "data", true)?.add("pluginsbox", Some(PUBLISHED))
     })?;
     let address = container.sh("ip -o -4 addr show dev eth0 | awk '{ print $4 }' | cut -d/ -f1");
     let published = format!("203.0.113.3:{PUBLISHED}");

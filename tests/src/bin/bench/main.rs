@@ -13,6 +13,7 @@ mod oci;
 mod options;
 mod peers;
 mod pid1;
+mod ports;
 mod ready;
 mod scale;
 mod servers;
@@ -65,6 +66,12 @@ const PARTS: &[Part] = &[
         "the end, and the memory that is held until then",
         stop::measure,
     ),
+    ("cni", "ADD, DEL and GC of the plugin", cni::measure),
+    (
+        "ports",
+        "what one more published port costs",
+        ports::measure,
+    ),
     ("data", "what packets pay for rules", data::measure),
     ("init", "what a PID 1 costs", pid1::measure),
 ];
@@ -104,7 +111,11 @@ fn run(lab: &Lab, options: &Options) -> u8 {
                     tables.push((*name, table));
                 }
             }
-            Err(_) => failed.push(*name),
+            Err(_) => {
+                // What it has left must not be in the way of the next one.
+                lab.hawser(&["down", "--force"]);
+                failed.push(*name);
+            }
         }
     }
     if let Some(file) = &options.json {

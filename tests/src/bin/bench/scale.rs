@@ -42,6 +42,7 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
             "CNI ADD with a port, ms",
         ],
     );
+    let network = cni::Network::new(lab);
     let mut living = 0;
     let mut alone = f64::NAN;
     for level in levels {
@@ -54,7 +55,7 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
             }),
             Contender::process("floor", 1, |round| start::floor(lab, round, &["/bin/true"])),
         ];
-        all.extend(cni::ours(lab));
+        all.push(network.contender());
         contest::run(&mut all, bench.options.rounds(ROUNDS));
         let of = |name: &str| {
             all.iter()
@@ -79,10 +80,11 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
             ],
         );
     }
+    network.end(lab);
     let start = Instant::now();
     collect(lab.command(&["down", "--force"]), DEADLINE).exits(0);
     let end = start.elapsed().as_secs_f64();
-    table.note(format!("`down --force` with {living} living: {end:.1} s."));
+    table.note(format!("`down --force` with {living} living: {end:.1} s. CNI's containers are on a bridge of their own."));
     lab.settle();
     vec![table]
 }
