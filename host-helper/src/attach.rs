@@ -26,6 +26,7 @@ use crate::owner::{Mark, Owner};
 use crate::publish::{self, Held, Port};
 use crate::reach::Reach;
 use crate::request::{Command, NetworkChoice, Request, StdioChoice};
+use crate::rootfs::Rootfs;
 use crate::signals::Signals;
 use crate::spawn::{self, Child, Said, Spawn, StatusReader, Stdio};
 use crate::splice::{Splice, Target};
@@ -33,6 +34,7 @@ use crate::state;
 use crate::steps::Steps;
 use crate::sysctl;
 use crate::undo::Undo;
+use crate::users::{NewNetwork, Users};
 use crate::veth::{self, Veth, Wish};
 use crate::wanted::Wanted;
 
@@ -103,7 +105,7 @@ pub fn run(
         None
     };
     let environment = command.environment.clone();
-    let (spawn, privileges) = prepare(request, command)?;
+    let (mut spawn, privileges) = prepare(request, command)?;
     steps.done("plan");
     let mut child = spawn::spawn(&spawn)?;
     let elsewhere = spawn::begin_elsewhere(child.pid);
@@ -118,11 +120,8 @@ pub fn run(
     undo.push(move || kill(&pidfd));
     steps.done("clone");
     // Beside the child's mounts, as all that follows.
-    let namespace = namespace(&request.network)?;
-    match &namespace {
-        Some(namespace) => child.hand_over(namespace)?,
-        None => child.hand_over(&spawn::own_network_namespace()?)?,
-    }
+    let namespace = network_namespace(&mut spawn, &request.network)?;
+    hand_over(&child, namespace.as_ref())?;
     steps.done("namespace");
     let held = hold(request, steps)?;
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
@@ -209,8 +208,12 @@ fn prepare(request: &Request, command: Command) -> Result<(Spawn, Privileges)> {
         StdioChoice::Terminal => Stdio::Terminal,
         StdioChoice::Log => Stdio::Log(open_log(&request.name)?),
     };
+    let users = make_users(request, &command.privileges)?;
     let spawn = Spawn {
-        rootfs: command.rootfs,
+        rootfs: Rootfs {
+            users,
+            ..command.rootfs
+        },
         stdio,
         user: command.privileges.user.uid,
         is_first: true,
@@ -222,6 +225,41 @@ fn prepare(request: &Request, command: Command) -> Result<(Spawn, Privileges)> {
         filter: command.privileges.filter(),
     };
     Ok((spawn, command.privileges))
+}
+
+/// The user namespace, where the container is to have one, and the network namespace with it.
+///
+/// Undone by dropping it.
+fn make_users(request: &Request, privileges: &Privileges) -> Result<Option<Users>> {
+    let Some(map) = privileges.users else {
+        return Ok(None);
+    };
+    let made = match &request.network {
+        NetworkChoice::Container(name) => match Users::of_container(name, map)? {
+            Some(shared) => Ok(shared),
+            None => Users::make(map, NewNetwork::No),
+        },
+        choice if choice.is_new() => Users::make(map, NewNetwork::Yes),
+        _ => Users::make(map, NewNetwork::No),
+    };
+    made.map(Some)
+}
+
+/// That of the container; it may have been made with the user namespace. `None`: the host's.
+fn network_namespace(spawn: &mut Spawn, choice: &NetworkChoice) -> Result<Option<OwnedFd>> {
+    let users = spawn.rootfs.users.as_mut();
+    match users.and_then(|users| users.network.take()) {
+        Some(made) => Ok(Some(made)),
+        None => namespace(choice),
+    }
+}
+
+/// Tells the child which network namespace is its own; it may be the one that it is in.
+fn hand_over(child: &Child, namespace: Option<&OwnedFd>) -> Result<()> {
+    match namespace {
+        Some(namespace) => child.hand_over(namespace),
+        None => child.hand_over(&spawn::own_network_namespace()?),
+    }
 }
 
 /// The file that the output of a container that runs by itself goes to.

@@ -317,6 +317,9 @@ pub struct Run {
         help_heading = "Process"
     )]
     pub seccomp: Seccomp,
+    /// Let the users inside be others outside, of a range of their own: root inside is nobody on the host
+    #[arg(long, help_heading = "Process")]
+    pub userns: bool,
     /// Let init stay as PID 1: it forwards signals, reaps what is orphaned, and ends what the command leaves
     #[arg(long, help_heading = "Process")]
     pub init: bool,

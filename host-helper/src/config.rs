@@ -16,6 +16,7 @@ use crate::hosts::{LOCALHOST, View};
 use crate::request::{NetworkChoice, Request};
 use crate::seccomp::{self, Seccomp};
 use crate::user::{self, User};
+use crate::users::UserMap;
 use crate::veth::Place;
 
 /// What a command may do, and where it starts.
@@ -34,6 +35,9 @@ pub struct Privileges {
     /// Which system calls it may make. (Not init's business: it begins under the filter.)
     #[serde(default)]
     pub seccomp: Seccomp,
+    /// Who its users are outside; `None`: the same. (Nor this: it begins as root inside.)
+    #[serde(default)]
+    pub users: Option<UserMap>,
 }
 
 impl Privileges {
@@ -166,6 +170,7 @@ fn privilege_lines(privileges: &Privileges, line: &mut dyn FnMut(std::fmt::Argum
         ambient,
         no_new_privileges,
         seccomp: _,
+        users: _,
     } = privileges;
     if let Some(workdir) = workdir {
         line(format_args!("workdir {workdir}"));

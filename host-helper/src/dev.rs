@@ -1,6 +1,6 @@
 //! The container's `/dev`.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -10,15 +10,16 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::symlinkat;
 
 use crate::error::{Doing, Result};
-use crate::inside::{open_in_root, open_path};
+use crate::inside::{open_directory, open_in_root, open_path};
 use crate::rootfs::{NODEV, NOEXEC, NOSUID, RDONLY, mount_new};
 use crate::sys::{attach_tree, clone_tree, set_mount_attributes};
+use crate::users::UserMap;
 
-/// Mounts it: the usual nodes, terminals and shared memory. `scratch` has a directory `dev`.
+/// Mounts it: the usual nodes, terminals and shared memory. `scratch` has a directory `dev`. `users`: who those of the container are.
 ///
 /// # Errors
 /// The step that failed.
-pub fn mount_dev(root: &OwnedFd, scratch: &OwnedFd) -> Result<OwnedFd> {
+pub fn mount_dev(root: &OwnedFd, scratch: &OwnedFd, users: Option<UserMap>) -> Result<OwnedFd> {
     let doing = || "make /dev".to_string();
     let place =
         open_in_root(root, Path::new("dev"), OFlag::O_PATH | OFlag::O_DIRECTORY).doing(doing)?;
@@ -42,8 +43,9 @@ pub fn mount_dev(root: &OwnedFd, scratch: &OwnedFd) -> Result<OwnedFd> {
         mkdirat(&dev, name, Mode::from_bits_truncate(0o755)).doing(doing)?;
     }
     // Group 5 is tty, as everywhere; a user namespace may have none.
+    let group = CString::new((5 + users.map_or(0, |map| map.gid)).to_string()).unwrap_or_default();
     let with_group: [(&CStr, &CStr); 3] =
-        [(c"ptmxmode", c"666"), (c"mode", c"620"), (c"gid", c"5")];
+        [(c"ptmxmode", c"666"), (c"mode", c"620"), (c"gid", &group)];
     if let Err(error) = mount_new(&dev, c"devpts", &with_group, "pts", NOSUID | NOEXEC) {
         if error.errno != Some(Errno::EINVAL) {
             return Err(error);
@@ -57,6 +59,12 @@ pub fn mount_dev(root: &OwnedFd, scratch: &OwnedFd) -> Result<OwnedFd> {
         "shm",
         NOSUID | NODEV | NOEXEC,
     )?;
+    if let Some(map) = users {
+        for directory in [".", "shm"] {
+            let directory = open_directory(&dev, directory).doing(doing)?;
+            map.own(directory).doing(doing)?;
+        }
+    }
     Ok(dev)
 }
 

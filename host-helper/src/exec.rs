@@ -6,14 +6,11 @@
 
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::time::Duration;
 
-use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
-use nix::sys::stat::Mode;
 use nix::unistd::setsid;
 
 use crate::attach::{self, Container, Names};
@@ -30,8 +27,9 @@ use crate::splice::Splice;
 use crate::supervisor::Supervisor;
 use crate::sys;
 use crate::terminal::{self, Output, Sides, Terminal};
+use crate::users;
 
-/// All namespaces of a container. That of its processes holds for children only, and so is joined before the clone.
+/// All namespaces of a container, but for that of its users. That of its processes holds for children only, and so is joined before the clone.
 const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWNS
     .union(CloneFlags::CLONE_NEWNET)
     .union(CloneFlags::CLONE_NEWIPC)
@@ -81,21 +79,34 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
     // Before anything of ours is in there.
     sys::set_not_dumpable().doing(|| "hide from the container".into())?;
     setns(&pidfd, CloneFlags::CLONE_NEWPID).doing(|| format!("join the processes of {name}"))?;
-    let child = spawn::clone(CloneFlags::empty(), |ends| enter(&spawn, &pidfd, ends))?;
+    let namespaces = match &privileges.users {
+        None => NAMESPACES,
+        Some(users) => {
+            users.own_pipes();
+            NAMESPACES.union(CloneFlags::CLONE_NEWUSER)
+        }
+    };
+    let child = spawn::clone(CloneFlags::empty(), |ends| {
+        enter(&spawn, &pidfd, namespaces, ends)
+    })?;
     supervise(&spawn, child, &privileges, signals, found)
 }
 
 /// In the child: into the container, and to its privileges. Only returns when something fails.
-fn enter(spawn: &Spawn, pidfd: &OwnedFd, ends: &ChildEnds) -> Result<Infallible> {
+fn enter(
+    spawn: &Spawn,
+    pidfd: &OwnedFd,
+    namespaces: CloneFlags,
+    ends: &ChildEnds,
+) -> Result<Infallible> {
     set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
     setsid().doing(|| "start a session".into())?;
-    let _ = sys::join_session_keyring();
     // The root and the working directory are the container's from here on (setns(2)).
-    setns(pidfd, NAMESPACES).doing(|| "join the container's namespaces".into())?;
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let dev =
-        openat(AT_FDCWD, Path::new("/dev"), flags, Mode::empty()).doing(|| "open /dev".into())?;
-    spawn::exec_init(spawn, &dev, ends)
+    setns(pidfd, namespaces).doing(|| "join the container's namespaces".into())?;
+    if namespaces.contains(CloneFlags::CLONE_NEWUSER) {
+        users::become_root()?;
+    }
+    spawn::exec_init(spawn, &spawn::open_dev()?, ends)
 }
 
 fn supervise(

@@ -11,6 +11,8 @@ use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, readlin
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, SFlag, mkdirat};
 
+use crate::users::make_in;
+
 /// A file or a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -39,6 +41,11 @@ pub fn open_if_there(under: &OwnedFd, path: &CStr) -> nix::Result<Option<OwnedFd
         Err(Errno::ENOENT) => Ok(None),
         opened => opened.map(Some),
     }
+}
+
+pub fn open_directory(under: &OwnedFd, path: &str) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(under, path, flags, Mode::empty())
 }
 
 pub fn is_directory(fd: &OwnedFd) -> nix::Result<bool> {
@@ -132,19 +139,18 @@ impl Maker<'_> {
         self.permission.wait()?;
         match kind {
             Kind::Directory => {
-                match mkdirat(&directory, name.as_c_str(), Mode::from_bits_truncate(0o755)) {
+                let mode = Mode::from_bits_truncate(0o755);
+                match make_in(&directory, || mkdirat(&directory, name.as_c_str(), mode)) {
                     Err(Errno::EEXIST) => {}
                     made => made?,
                 }
             }
             Kind::File => {
                 let flags = OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-                openat(
-                    &directory,
-                    name.as_c_str(),
-                    flags,
-                    Mode::from_bits_truncate(0o644),
-                )?;
+                let mode = Mode::from_bits_truncate(0o644);
+                make_in(&directory, || {
+                    openat(&directory, name.as_c_str(), flags, mode)
+                })?;
             }
         }
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;

@@ -48,6 +48,7 @@ mod terminal;
 mod undo;
 mod uplink;
 mod user;
+mod users;
 mod veth;
 mod wanted;
 mod watch;

@@ -16,12 +16,14 @@ use nix::unistd::{fchdir, pivot_root};
 use crate::dev::mount_dev;
 use crate::error::{Doing, Error, Refusal, Result};
 use crate::inside::{
-    Kind, Parents, Permission, is_directory, open_if_there, open_in_root, open_or_make, open_path,
+    Kind, Parents, Permission, is_directory, open_directory, open_if_there, open_in_root,
+    open_or_make, open_path,
 };
 use crate::state;
 use crate::sys::{
     attach_tree, clear_mount_attributes, clone_tree, make_mount, set_mount_attributes,
 };
+use crate::users::{UserMap, Users};
 
 /// As `mount_setattr(2)` has it.
 pub const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
@@ -71,6 +73,8 @@ pub struct Rootfs {
     pub sysctls: Vec<(String, String)>,
     /// The network namespace is new, and its switches are ours to set.
     pub is_new_network: bool,
+    /// Its users are others outside.
+    pub users: Option<Users>,
 }
 
 /// `-v SOURCE:DESTINATION[:ro]`.
@@ -113,22 +117,25 @@ pub fn enter(
         None::<&str>,
     )
     .doing(|| "make mounts private".into())?;
+    // Copied before anything is mounted: a source may be above the root.
+    let volumes = copy_volumes(rootfs)?;
     let (root, scratch) = mount_root(rootfs)?;
     let proc = mount_new(&root, c"proc", &[], "proc", NOSUID | NODEV | NOEXEC)?;
-    let dev = mount_dev(&root, &scratch)?;
+    let map = rootfs.users.as_ref().map(|users| users.map);
+    let dev = mount_dev(&root, &scratch, map)?;
     mask_proc(&proc, &dev, &scratch, rootfs)?;
     join_network()?;
     mount_sys(&root, &scratch)?;
     set_switches(&proc, rootfs, permission)?;
-    mount_volumes(&root, rootfs, permission)?;
+    mount_volumes(&root, rootfs, volumes, permission)?;
     let mut files = Vec::new();
     let mut place_of_hosts = None;
     if rootfs.binds_resolv {
-        files.push(bind_file(&root, &scratch, RESOLV, permission)?);
+        files.push(bind_file(&root, &scratch, RESOLV, map, permission)?);
         if rootfs.shares_hosts {
             place_of_hosts = Some(open_place(&root, HOSTS, permission)?);
         } else {
-            files.push(bind_file(&root, &scratch, HOSTS, permission)?);
+            files.push(bind_file(&root, &scratch, HOSTS, map, permission)?);
         }
     }
     if rootfs.is_read_only {
@@ -165,8 +172,11 @@ fn mount_root(rootfs: &Rootfs) -> Result<(OwnedFd, OwnedFd)> {
         .as_ref()
         .map(|_| clone_tree(&place, c"", true));
     let copy = copy.transpose().doing(doing)?;
+    if let (Some(copy), Some(users)) = (&copy, &rootfs.users) {
+        users.show_as_own(copy, path, true)?;
+    }
     let scratch = mount_scratch(rootfs, &place)?;
-    let root = copy.map_or_else(|| make_copy_of_host(&scratch), Ok)?;
+    let root = copy.map_or_else(|| make_copy_of_host(&scratch, rootfs.users.as_ref()), Ok)?;
     set_mount_attributes(&root, NODEV, true).doing(doing)?;
     if rootfs.is_read_only {
         // All that is mounted below it too; the root itself when what is missing in it was made.
@@ -194,11 +204,25 @@ fn mount_scratch(rootfs: &Rootfs, place: &OwnedFd) -> Result<OwnedFd> {
     Ok(scratch)
 }
 
-fn make_copy_of_host(scratch: &OwnedFd) -> Result<OwnedFd> {
+fn make_copy_of_host(scratch: &OwnedFd, users: Option<&Users>) -> Result<OwnedFd> {
     let doing = || "mount an overlay over /".to_string();
-    for directory in ["upper", "work"] {
+    for directory in ["upper", "work", "lower"] {
         mkdirat(scratch, directory, Mode::from_bits_truncate(0o755)).doing(doing)?;
     }
+    let lower = match users {
+        None => c"/".to_owned(),
+        Some(users) => {
+            let host = clone_tree(AT_FDCWD, c"/", false).doing(doing)?;
+            users.show_as_own(&host, Path::new("/"), false)?;
+            let place = open_if_there(scratch, c"lower").doing(doing)?;
+            attach_tree(&host, place.ok_or(Errno::ENOENT).doing(doing)?).doing(doing)?;
+            let upper = open_directory(scratch, "upper").doing(doing)?;
+            users.map.own(upper).doing(doing)?;
+            CString::new(format!("{}/lower", state::DIRECTORY))
+                .map_err(|_| Errno::EINVAL)
+                .doing(doing)?
+        }
+    };
     let upper = CString::new(format!("{}/upper", state::DIRECTORY))
         .map_err(|_| Errno::EINVAL)
         .doing(doing)?;
@@ -206,7 +230,7 @@ fn make_copy_of_host(scratch: &OwnedFd) -> Result<OwnedFd> {
         .map_err(|_| Errno::EINVAL)
         .doing(doing)?;
     let options: [(&CStr, &CStr); 3] = [
-        (c"lowerdir", c"/"),
+        (c"lowerdir", &lower),
         (c"upperdir", &upper),
         (c"workdir", &work),
     ];
@@ -322,7 +346,43 @@ fn remount(under: &OwnedFd, path: &CStr, attributes: u64) -> Result<()> {
     attach_tree(&tree, &place).doing(doing)
 }
 
-fn mount_volumes(root: &OwnedFd, rootfs: &Rootfs, permission: &Permission) -> Result<()> {
+/// A copy of a volume's mounts, with what it is to be inside.
+struct Copy {
+    tree: OwnedFd,
+    kind: Kind,
+}
+
+fn copy_volumes(rootfs: &Rootfs) -> Result<Vec<Copy>> {
+    let copy = |volume: &Volume| {
+        let source = &volume.source;
+        let doing = || format!("bind {}", source.display());
+        let from = open_path(source).doing(doing)?;
+        let kind = if is_directory(&from).doing(doing)? {
+            Kind::Directory
+        } else {
+            Kind::File
+        };
+        let tree = clone_tree(&from, c"", true).doing(doing)?;
+        if let Some(users) = &rootfs.users {
+            users.show_as_own(&tree, source, true)?;
+        }
+        let attributes = if volume.is_read_only {
+            NODEV | RDONLY
+        } else {
+            NODEV
+        };
+        set_mount_attributes(&tree, attributes, true).doing(doing)?;
+        Ok(Copy { tree, kind })
+    };
+    rootfs.volumes.iter().map(copy).collect()
+}
+
+fn mount_volumes(
+    root: &OwnedFd,
+    rootfs: &Rootfs,
+    volumes: Vec<Copy>,
+    permission: &Permission,
+) -> Result<()> {
     for destination in &rootfs.tmpfs {
         let doing = || format!("mount a tmpfs on {}", destination.display());
         let place = open_or_make(
@@ -334,26 +394,17 @@ fn mount_volumes(root: &OwnedFd, rootfs: &Rootfs, permission: &Permission) -> Re
         )
         .doing(doing)?;
         let tmpfs = make_mount(c"tmpfs", &[(c"mode", c"1777")], NOSUID | NODEV).doing(doing)?;
+        if let Some(users) = &rootfs.users {
+            let top = open_directory(&tmpfs, ".").doing(doing)?;
+            users.map.own(top).doing(doing)?;
+        }
         attach_tree(&tmpfs, &place).doing(doing)?;
     }
-    for Volume {
-        source,
-        destination,
-        is_read_only,
-    } in &rootfs.volumes
-    {
+    for (Copy { tree, kind }, volume) in volumes.into_iter().zip(&rootfs.volumes) {
+        let (source, destination) = (&volume.source, &volume.destination);
         let doing = || format!("bind {} on {}", source.display(), destination.display());
-        let from = open_path(source).doing(doing)?;
-        let kind = if is_directory(&from).doing(doing)? {
-            Kind::Directory
-        } else {
-            Kind::File
-        };
         let place =
             open_or_make(root, destination, kind, Parents::Make, permission).doing(doing)?;
-        let tree = clone_tree(&from, c"", true).doing(doing)?;
-        let attributes = if *is_read_only { NODEV | RDONLY } else { NODEV };
-        set_mount_attributes(&tree, attributes, true).doing(doing)?;
         attach_tree(&tree, &place).doing(doing)?;
     }
     Ok(())
@@ -369,12 +420,16 @@ fn bind_file(
     root: &OwnedFd,
     scratch: &OwnedFd,
     path: &'static str,
+    map: Option<UserMap>,
     permission: &Permission,
 ) -> Result<OwnedFd> {
     let doing = || format!("bind a file of our own on /{path}");
     let name = CString::new(path.replace('/', "-")).unwrap_or_default();
     let flags = OFlag::O_CREAT | OFlag::O_RDWR | OFlag::O_CLOEXEC;
     let file = openat(scratch, &*name, flags, Mode::from_bits_truncate(0o644)).doing(doing)?;
+    if let Some(map) = map {
+        map.own(&file).doing(doing)?;
+    }
     attach_file(root, path, permission, || clone_tree(scratch, &name, false))?;
     Ok(file)
 }

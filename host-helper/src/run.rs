@@ -27,6 +27,7 @@ use crate::supervisor::{self, Supervisor};
 use crate::sys::{self, Clone};
 use crate::terminal::{self, Output, Sides, Terminal};
 use crate::user::{self, User};
+use crate::users::UserMap;
 use crate::written::Written;
 
 /// Where programs are, inside.
@@ -270,6 +271,7 @@ fn plan(options: &cli::Run) -> Result<(Request, Command)> {
         shares_hosts: needs_etc && request.view_of_hosts() == Some(View::Shared),
         sysctls: sysctls(options),
         is_new_network: options.net.network.is_new(),
+        users: None,
     };
     let environment = environment(&options.env, &user.home, &request.hostname);
     let privileges = Privileges {
@@ -282,8 +284,12 @@ fn plan(options: &cli::Run) -> Result<(Request, Command)> {
         },
         no_new_privileges: options.no_new_privileges == Switch::On,
         seccomp: options.seccomp,
+        users: options.userns.then(UserMap::choose).transpose()?,
         user,
     };
+    if let Some(map) = &privileges.users {
+        map.check(&privileges.user)?;
+    }
     let command = Command {
         rootfs,
         stdio: command_stdio(options),

@@ -30,6 +30,7 @@ use crate::inside::Permission;
 use crate::rootfs::{self, Rootfs};
 use crate::sys::{self, Clone};
 use crate::terminal;
+use crate::users;
 
 /// init for containers, as built with this program.
 const EMBEDDED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
@@ -155,7 +156,11 @@ pub fn embedded_init() -> Result<OwnedFd> {
 /// # Errors
 /// No processes, namespaces or descriptors left; not allowed.
 pub fn spawn(spawn: &Spawn) -> Result<Child> {
-    clone(NAMESPACES, |ends| become_init(spawn, ends))
+    let namespaces = match spawn.rootfs.users {
+        None => NAMESPACES.union(users::LATER),
+        Some(_) => NAMESPACES,
+    };
+    clone(namespaces, |ends| become_init(spawn, ends))
 }
 
 /// The child's ends of what connects it with this process.
@@ -310,17 +315,14 @@ pub fn make_network_namespace() -> Result<OwnedFd> {
 /// First word of what the child says on the status pipe when it fails before it is init; the sentence follows.
 pub const FAILED: &str = "failed";
 
-/// The network namespace is not among them: see [`make_network_namespace`].
-const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWPID
-    .union(CloneFlags::CLONE_NEWNS)
-    .union(CloneFlags::CLONE_NEWIPC)
-    .union(CloneFlags::CLONE_NEWUTS)
-    .union(CloneFlags::CLONE_NEWCGROUP);
+/// The network namespace is not among them: see [`make_network_namespace`]; others are in [`users::LATER`].
+const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWPID.union(CloneFlags::CLONE_NEWNS);
 
-fn explain_namespace(error: Error) -> Error {
+/// Says what is lacking where a namespace is refused.
+pub fn explain_namespace(error: Error) -> Error {
     error
         .cure(Errno::EPERM, "run as root (sudo), or inside `unshare -rnm`")
-        .cure(Errno::EINVAL, "the kernel lacks a namespace: enable CONFIG_NET_NS, PID_NS, IPC_NS, UTS_NS and CGROUPS")
+        .cure(Errno::EINVAL, "the kernel lacks a namespace: enable CONFIG_NET_NS, PID_NS, IPC_NS, UTS_NS and CGROUPS (and USER_NS for --userns)")
         .cure(Errno::ENOSPC, "the limits in /proc/sys/user/max_*_namespaces are reached; raise them")
         .cure(Errno::EAGAIN, "no more processes are allowed; raise RLIMIT_NPROC or kernel.pid_max")
 }
@@ -330,8 +332,6 @@ fn become_init(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
     // init sets it again: a change of user clears it.
     set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
     setsid().doing(|| "start a session".into())?;
-    // The host's keys stay the host's; a kernel without keyrings has none.
-    let _ = sys::join_session_keyring();
     umask(Mode::empty());
     let join_network = || {
         let mut arrived = terminal::receive_descriptors(&ends.channel).into_iter();
@@ -359,7 +359,27 @@ fn become_init(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
             .doing(|| "hand resolv.conf to the supervisor".into())?;
     }
     umask(Mode::from_bits_truncate(0o022));
-    exec_init(spawn, &view.dev, ends)
+    let Some(users) = &spawn.rootfs.users else {
+        return exec_init(spawn, &view.dev, ends);
+    };
+    match &spawn.stdio {
+        // The command may open it again: /dev/stdout.
+        Stdio::Log(log) => users.map.own(log).doing(|| "give the log away".into())?,
+        Stdio::Inherit => users.map.own_pipes(),
+        Stdio::Terminal => {}
+    }
+    users.join()?;
+    // The same as it is in the new mount namespace.
+    exec_init(spawn, &open_dev()?, ends)
+}
+
+/// The container's `/dev`, from inside.
+///
+/// # Errors
+/// It is not there.
+pub fn open_dev() -> Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(AT_FDCWD, "/dev", flags, Mode::empty()).doing(|| "open /dev".into())
 }
 
 /// Connects the standard descriptors, lets go of all others, and becomes init. `dev` is the container's `/dev`.
@@ -392,6 +412,8 @@ pub fn exec_init(spawn: &Spawn, dev: &OwnedFd, ends: &ChildEnds) -> Result<Infal
             &embedded
         }
     };
+    // The host's keys stay the host's; a kernel without keyrings has none.
+    let _ = sys::join_session_keyring();
     let doing = || "execute init".to_string();
     let first_free = 3 + spawn.preserved as RawFd;
     sys::close_on_exec_from(3).doing(doing)?;

@@ -132,6 +132,17 @@ pub fn clear_mount_attributes(mount: impl AsFd, attributes: u64) -> Result<()> {
     change_mount_attributes(mount, 0, attributes, 0)
 }
 
+/// The same with `MOUNT_ATTR_IDMAP`: on this mount, which must be detached, files have the owners that `users` maps theirs to.
+pub fn map_mount(mount: impl AsFd, users: impl AsFd, recursive: bool) -> Result<()> {
+    const IDMAP: u64 = 0x10_0000; // linux/mount.h
+    // SAFETY: mount_attr is plain integers; zero means "leave alone".
+    let mut attr: libc::mount_attr = unsafe { std::mem::zeroed() };
+    attr.attr_set = IDMAP;
+    attr.userns_fd = users.as_fd().as_raw_fd() as u64;
+    let flags = if recursive { libc::AT_RECURSIVE } else { 0 };
+    apply(mount, &attr, flags)
+}
+
 /// The same for what a container gets of the host's mounts: read-only data, and nothing mounted on the one appears on
 /// the other.
 pub fn seclude(mount: impl AsFd) -> Result<()> {
@@ -163,6 +174,10 @@ fn change_mount(
     attr.attr_set = set;
     attr.attr_clr = clear;
     attr.propagation = propagation;
+    apply(mount, &attr, flags)
+}
+
+fn apply(mount: impl AsFd, attr: &libc::mount_attr, flags: libc::c_int) -> Result<()> {
     // SAFETY: attr outlives the call and its size is passed.
     let done = unsafe {
         libc::syscall(
@@ -170,7 +185,7 @@ fn change_mount(
             mount.as_fd().as_raw_fd(),
             c"".as_ptr(),
             flags | libc::AT_EMPTY_PATH,
-            &raw const attr,
+            &raw const *attr,
             size_of::<libc::mount_attr>(),
         )
     };
@@ -464,6 +479,12 @@ pub fn only_deletions(socket: BorrowedFd) -> Result<()> {
         )
     };
     Errno::result(done).map(drop)
+}
+
+/// `_exit(2)`: ends a copy of this process, and runs nothing of what it was a copy of.
+pub fn exit_now() -> ! {
+    // SAFETY: takes no pointers, and does not come back.
+    unsafe { libc::_exit(0) }
 }
 
 /// What [`keep_open_beyond_our_end`] hands to its process.

@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn every_option_of_the_hook_has_an_annotation() {
         use clap::CommandFactory;
-        let cli = cli::Cli::command();
+        let cli = <cli::Cli>::command();
         let hook = cli.find_subcommand("hook").unwrap();
         let names = hook.get_arguments().filter_map(clap::Arg::get_long);
         let mut names: Vec<&str> = names.filter(|name| *name != "help").collect();
