@@ -52,7 +52,7 @@ impl Lab {
 impl Plugin {
     /// A call with these variables alone, and this text on standard input; not started yet.
     pub fn command(&self, input: &[u8], variables: &[(&str, &str)]) -> Command {
-        let file = self.dir.join("input");
+        let file = self.input();
         fs::write(&file, input).expect("write the input");
         let mut command = Command::new(self.path.join("hawser"));
         command
@@ -67,20 +67,30 @@ impl Plugin {
         command
     }
 
-    /// The same, run to its end.
-    pub fn raw(&self, input: &[u8], variables: &[(&str, &str)]) -> Answer {
-        Answer(collect(self.command(input, variables), DEADLINE))
+    /// Where the text is that the last command has on its standard input.
+    pub fn input(&self) -> PathBuf {
+        self.dir.join("input")
     }
 
-    /// One of the specification's operations.
-    pub fn call(&self, operation: &str, whose: Whose, config: &Value) -> Answer {
+    /// One of the specification's operations, not started yet.
+    pub fn operation(&self, operation: &str, whose: Whose, config: &Value) -> Command {
         let variables = [
             ("CNI_COMMAND", operation),
             ("CNI_CONTAINERID", whose.container),
             ("CNI_IFNAME", whose.interface),
             ("CNI_NETNS", whose.netns),
         ];
-        self.raw(config.to_string().as_bytes(), &variables)
+        self.command(config.to_string().as_bytes(), &variables)
+    }
+
+    /// A call, run to its end.
+    pub fn raw(&self, input: &[u8], variables: &[(&str, &str)]) -> Answer {
+        Answer(collect(self.command(input, variables), DEADLINE))
+    }
+
+    /// One of the specification's operations, run to its end.
+    pub fn call(&self, operation: &str, whose: Whose, config: &Value) -> Answer {
+        Answer(collect(self.operation(operation, whose, config), DEADLINE))
     }
 
     /// An operation that is about no attachment.

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-/// `command` under strace with these options; the trace goes to `file`.
+/// `command` under strace with these options, and with its variables; the trace goes to `file`.
 pub fn traced(command: &Command, options: &[&str], file: &str) -> Command {
     let mut strace = Command::new("strace");
     strace
@@ -11,6 +11,12 @@ pub fn traced(command: &Command, options: &[&str], file: &str) -> Command {
         .arg("--")
         .arg(command.get_program())
         .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => strace.env(name, value),
+            None => strace.env_remove(name),
+        };
+    }
     if let Some(directory) = command.get_current_dir() {
         strace.current_dir(directory);
     }

@@ -5,7 +5,11 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use lab::{DEADLINE, Lab, Netns, Outcome, Running, Snapshot, case, collect, strace, wait_for_end};
+use serde_json::json;
+
+use lab::{
+    DEADLINE, Lab, Netns, Outcome, Running, Snapshot, Whose, case, collect, strace, wait_for_end,
+};
 
 /// What is disturbed.
 struct Work<'a> {
@@ -357,4 +361,74 @@ fn a_kill_of_poststop_leaves_nothing_that_the_next_one_does_not_take() {
         let judge = |outcome: &Outcome| ([0, -9].contains(&outcome.code), outcome.code != 0);
         inject_into(lab, "signal=KILL", &work, |_| true, judge);
     });
+}
+
+/// An operation of the CNI plugin; what it may leave is taken back by DEL.
+fn inject_into_plugin(
+    lab: &Lab,
+    operation: &str,
+    fault: &str,
+    wanted: impl Fn(&str) -> bool,
+    judge: impl Fn(&Outcome) -> (bool, bool),
+) {
+    let netns = Netns::new("a");
+    let plugin = lab.plugin();
+    let whose = Whose {
+        container: "c1",
+        interface: "eth0",
+        netns: "/run/netns/a",
+    };
+    let config = json!({
+        "cniVersion": "1.1.0", "name": "blue", "type": "hawser", "ipMasq": true,
+        "ipam": { "subnet": "10.22.0.0/24", "rangeStart": "10.22.0.9", "rangeEnd": "10.22.0.9" },
+        "runtimeConfig": { "portMappings": [{ "hostPort": 8080, "containerPort": 80 }] },
+    });
+    let is_add = operation == "ADD";
+    let takes_back = !is_add || fault.contains("KILL");
+    let work = Work {
+        command: &|| {
+            if !is_add {
+                plugin.call("ADD", whose, &config).ok();
+            }
+            plugin.operation(operation, whose, &config)
+        },
+        input: Some(plugin.input()),
+        undo: &|outcome| {
+            if takes_back || outcome.code == 0 {
+                plugin.call("DEL", whose, &config).ok();
+            }
+            let links = netns.sh("ip -o link");
+            assert!(!links.contains("eth0"), "{fault}: {outcome}: {links}");
+        },
+    };
+    inject_into(lab, fault, &work, wanted, judge);
+}
+
+#[test]
+fn a_kill_of_a_cni_add_leaves_nothing_that_del_does_not_take() {
+    let judge = |outcome: &Outcome| ([0, -9].contains(&outcome.code), outcome.code != 0);
+    case(|lab| inject_into_plugin(lab, "ADD", "signal=KILL", |_| true, judge));
+}
+
+#[test]
+fn a_kill_of_a_cni_del_leaves_nothing_that_the_next_does_not_take() {
+    let judge = |outcome: &Outcome| ([0, -9].contains(&outcome.code), outcome.code != 0);
+    case(|lab| inject_into_plugin(lab, "DEL", "signal=KILL", |_| true, judge));
+}
+
+#[test]
+fn a_termination_of_a_cni_add_leaves_nothing() {
+    let judge = |outcome: &Outcome| ([0, 1, -15].contains(&outcome.code), outcome.code != 0);
+    case(|lab| inject_into_plugin(lab, "ADD", "signal=TERM", |_| true, judge));
+}
+
+#[test]
+fn a_system_call_of_a_cni_add_that_fails_leaves_nothing_and_is_told() {
+    let judge = |outcome: &Outcome| {
+        let answer = serde_json::from_slice::<serde_json::Value>(&outcome.stdout);
+        let told = outcome.code == 1 && answer.is_ok_and(|answer| answer["code"].is_u64());
+        (outcome.code == 0 || told, told)
+    };
+    let wanted = |name: &str| !OTHERS.contains(&name);
+    case(|lab| inject_into_plugin(lab, "ADD", "error=ENOSPC", wanted, judge));
 }

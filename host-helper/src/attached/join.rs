@@ -128,6 +128,10 @@ struct Ended(Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {
+        // Closed: who waits for more of it has had all that there is, and it is not the kill alone that ends it.
+        if let Ok(nothing) = File::open("/dev/null") {
+            self.0.config = nothing;
+        }
         attach::kill(&self.0.pidfd);
     }
 }

@@ -28,6 +28,19 @@ use crate::wanted::{Ipv6, Wanted};
 /// A bridge has so many ports (`BR_MAX_PORTS`, net/bridge/br_private.h), without number 0.
 const MOST_PORTS: usize = 1023;
 
+/// Nothing is asked of a network.
+const NOTHING: Wanted = Wanted {
+    subnet: None,
+    address: None,
+    subnet6: None,
+    address6: None,
+    ipv6: Ipv6::Never,
+    gateway: None,
+    policy: None,
+    is_leased_elsewhere: false,
+    is_cut_out: false,
+};
+
 /// Looks, and changes nothing.
 ///
 /// # Errors
@@ -138,6 +151,12 @@ fn check_pool(
     }
     if let (None, Some(wanted)) = (bridge, pool.subnet) {
         let routes = route.routes().doing(|| "list routes".into()).judge()?;
+        let asked = Wanted {
+            subnet: Some(Subnet::Fixed(wanted)),
+            is_cut_out: true,
+            ..NOTHING
+        };
+        let routes = asked.in_the_way(routes);
         if let Some(taken) = colliding_route(&routes, wanted) {
             let why = format!(
                 "use subnet {wanted}: the host has a route to {}",
@@ -184,14 +203,7 @@ fn try_all() -> OurResult<()> {
     let subnet = Subnet::Fixed(ipnet::Ipv4Net::new_assert(Ipv4Addr::new(192, 0, 2, 0), 24));
     let wanted = Wanted {
         subnet: Some(subnet),
-        address: None,
-        subnet6: None,
-        address6: None,
-        ipv6: Ipv6::Never,
-        gateway: None,
-        policy: None,
-        is_leased_elsewhere: false,
-        is_cut_out: false,
+        ..NOTHING
     };
     let made = || -> OurResult<()> {
         let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
