@@ -139,13 +139,15 @@ $(BIN)/host-helper $(BIN)/init:
 install: $(BIN)/host-helper $(BIN)/init
 	install -D $(BIN)/host-helper $(DESTDIR)$(PREFIX)/bin/host-helper
 	install -D $(BIN)/init $(DESTDIR)$(PREFIX)/libexec/hawser/init
+	install -d $(DESTDIR)$(PREFIX)/libexec/cni
+	ln -sf ../../bin/host-helper $(DESTDIR)$(PREFIX)/libexec/cni/hawser
 	install -D -m 644 -t $(DOC) LICENSE-APACHE LICENSE-MIT README.md docs/operation.md docs/protocol.md \
 		docs/reachability.md docs/security.md docs/cluster.md
 	$(if $(wildcard $(MANUALS)),,@echo 'no manual pages: make build makes them')
 	$(if $(wildcard $(MANUALS)),install -D -m 644 -t $(MAN) $(MANUALS))
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/host-helper
+	rm -f $(DESTDIR)$(PREFIX)/bin/host-helper $(DESTDIR)$(PREFIX)/libexec/cni/hawser
 	rm -rf $(DESTDIR)$(PREFIX)/libexec/hawser $(DOC)
 	rm -f $(addprefix $(MAN)/,$(notdir $(MANUALS)))
 

@@ -122,14 +122,15 @@ fn attach(
         }),
         ..How::default()
     };
+    // What could fail comes before: nothing takes it back afterwards.
+    let mut route = Netlink::route()
+        .doing(|| "open a netlink socket".into())
+        .judge()?;
     let signals = Signals::block().judge()?;
     let guest = guest::attach(&request, target, &how, &signals, &mut steps)
         .inspect_err(|_| state::remove_directory_if_empty())
         .map_err(explain)?;
     let attachment = &guest.attachment;
-    let mut route = Netlink::route()
-        .doing(|| "open a netlink socket".into())
-        .judge()?;
     let end = route.find_link(&attachment.veth.name).ok().flatten();
     let end = end.map(|end| end.mac).unwrap_or_default();
     let dns = configuration.dns.as_ref().or(pool.dns.as_ref());
