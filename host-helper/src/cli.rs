@@ -1,6 +1,8 @@
 //! The command line, translated into a request.
 
+mod guests;
 mod network;
+mod port;
 mod values;
 
 use std::ffi::OsString;
@@ -9,16 +11,17 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv6Net;
 
+pub use guests::{Attach, Detach, Hook};
 pub use network::Network;
+pub use port::Port;
 use values::{
-    parse_absolute, parse_capability, parse_hostname, parse_inside, parse_name, parse_sysctl,
-    parse_variable, parse_volume, parse_workdir,
+    parse_capability, parse_hostname, parse_inside, parse_name, parse_sysctl, parse_variable,
+    parse_volume, parse_workdir,
 };
 
 use crate::address::{Subnet, parse_subnet6};
 use crate::bridge::DEFAULT_BRIDGE;
 use crate::error::Error;
-use crate::publish;
 use crate::rootfs::Volume;
 use crate::seccomp::Seccomp;
 use crate::spawn;
@@ -128,38 +131,6 @@ enum OnlyRun {
     Run(Box<Run>),
 }
 
-/// `port`.
-#[derive(Debug, Clone, Subcommand)]
-pub enum Port {
-    /// List them, each as --publish would want it
-    Ls {
-        /// The container
-        #[arg(value_parser = parse_name)]
-        name: String,
-        /// As a JSON array
-        #[arg(long)]
-        json: bool,
-    },
-    /// Publish further ones, and print them
-    Add {
-        /// The container
-        #[arg(value_parser = parse_name)]
-        name: String,
-        /// As with run --publish
-        #[arg(required = true, value_name = PORT)]
-        ports: Vec<publish::Range>,
-    },
-    /// Take some back, and print them
-    Rm {
-        /// The container
-        #[arg(value_parser = parse_name)]
-        name: String,
-        /// As with run --publish; without HOSTPORT, whichever it is
-        #[arg(required = true, value_name = PORT)]
-        ports: Vec<publish::Range>,
-    },
-}
-
 /// How a published port is written.
 const PORT: &str = "[ADDR:][HOSTPORT:]PORT[/tcp|udp|sctp]";
 
@@ -192,59 +163,6 @@ pub struct Exec {
     /// Give the command no terminal of its own
     #[arg(long)]
     pub no_tty: bool,
-}
-
-/// `attach`.
-#[derive(Debug, Clone, Args)]
-pub struct Attach {
-    /// A process of the container
-    #[arg(value_name = "PID", required_unless_present = "netns", value_parser = clap::value_parser!(i32).range(1..))]
-    pub pid: Option<i32>,
-    /// The container's network namespace, where no process is to be named; it ends with detach alone
-    #[arg(long, value_name = "PATH", conflicts_with = "pid")]
-    pub netns: Option<PathBuf>,
-    /// Name of the container [default: one is made up]
-    #[arg(long, value_parser = parse_name)]
-    pub name: Option<String>,
-    /// Let the container's own init set the network up, which waits there for its config: init --config FIFO
-    #[arg(long, value_name = "FIFO")]
-    pub to: Option<PathBuf>,
-    /// Stay until the container ends: hold its ports, those of loopback addresses too, and follow the host's resolvers
-    #[arg(long)]
-    pub stay: bool,
-    /// Give the namespace the container's name for ip netns
-    #[arg(long, requires = "name")]
-    pub export: bool,
-
-    /// Its network.
-    #[command(flatten)]
-    pub net: Network,
-}
-
-/// `detach`.
-#[derive(Debug, Clone, Args)]
-pub struct Detach {
-    /// A process of the container, or the container
-    #[arg(value_name = "PID|NAME", required_unless_present = "netns", value_parser = parse_name)]
-    pub target: Option<String>,
-    /// The container's network namespace
-    #[arg(long, value_name = "PATH", conflicts_with = "target")]
-    pub netns: Option<PathBuf>,
-}
-
-/// `hook`.
-#[derive(Debug, Clone, Args)]
-pub struct Hook {
-    /// Name of the container [default: its id]
-    #[arg(long, value_parser = parse_name)]
-    pub name: Option<String>,
-    /// Write the container's address into this file, an absolute path, as long as it has it
-    #[arg(long, value_name = "FILE", value_parser = parse_absolute)]
-    pub ip_file: Option<PathBuf>,
-
-    /// Its network.
-    #[command(flatten)]
-    pub net: Network,
 }
 
 /// `run`.

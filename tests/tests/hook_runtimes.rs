@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::Stdio;
 
 use nix::fcntl::{Flock, FlockArg};
@@ -302,4 +303,106 @@ fn files_are_there_in_any_root_of_runc() {
 #[test]
 fn files_are_there_in_any_root_of_crun() {
     case(|lab| has_files_in_any_root(lab, "crun"));
+}
+
+/// The complete example of the README, but for where things are.
+#[test]
+fn the_example_of_the_readme_works() {
+    case(|lab| {
+        let Some(oci) = lab.oci("runc") else {
+            return;
+        };
+        let before = lab.with_network();
+        let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+        let readme = fs::read_to_string(readme).expect("the README");
+        let (_, example) = readme.split_once("```json\n").expect("an example");
+        let (example, _) = example.split_once("```").expect("its end");
+        let example = example.replace(
+            "/usr/local/bin/host-helper",
+            &lab::binary().to_string_lossy(),
+        );
+        let mut bundle = lab.bundle("web", "");
+        let group = bundle.config["linux"]["cgroupsPath"].clone();
+        bundle.config = serde_json::from_str(&example).expect("JSON");
+        bundle.config["linux"]["cgroupsPath"] = group;
+        fs::rename(&lab.rootfs, bundle.path.join("rootfs")).expect("rename");
+        assert_eq!(bundle.config["process"]["args"][0], "httpd");
+        let script = "httpd -p 8000 -h /etc; echo up; exec sleep 1000";
+        bundle.config["process"]["args"] = json!(["sh", "-c", script]);
+        bundle.write();
+        let web = up(&oci, &bundle, "web");
+        assert!(page("172.19.0.80:8000").contains("root:x:0:"));
+        assert!(
+            lab.internet
+                .enter(|| page("192.0.2.2:80"))
+                .contains("root:x:0:")
+        );
+        let row = lab.listed("web");
+        assert_eq!(
+            (&row["owner"], &row["status"]),
+            (&"hook".into(), &"attached".into())
+        );
+        oci.call(&["kill", "web", "KILL"]).exits(0);
+        let _ = web.end();
+        before.assert_host_back();
+    });
+}
+
+/// podman reads hooks from a directory, for all containers that have an annotation.
+#[test]
+fn containers_of_podman_have_networks_by_annotation() {
+    case(|lab| {
+        let Some(podman) = lab.podman() else {
+            return;
+        };
+        lab.serve();
+        lab.with_network();
+        let hooks = lab.dir.join("hooks");
+        fs::create_dir_all(&hooks).expect("make a directory");
+        let ours = json!({
+            "version": "1.0.0",
+            "hook": {"path": lab::binary(), "args": ["host-helper", "hook"], "timeout": 20},
+            "when": {"annotations": {"^hawser\\.": ".*"}},
+            "stages": ["createRuntime", "poststop"]
+        });
+        fs::write(hooks.join("hawser.json"), ours.to_string()).expect("write a hook");
+        let archive = lab.archive("box", &[]).to_string_lossy().into_owned();
+        podman.call(&["import", &archive, "box"]).exits(0);
+        let look = "cat /etc/resolv.conf; wget -q -O - http://web.example.test/; echo up; \
+            httpd -p 80 -h /etc; read x; exit 0";
+        let hooks = hooks.to_string_lossy();
+        let run = |options: &[&str], script: &str| {
+            let words = [
+                "--hooks-dir",
+                &hooks,
+                "run",
+                "-i",
+                "--rm",
+                "--network",
+                "none",
+            ];
+            let mut command =
+                podman.command(&[&words[..], options, &["box", "sh", "-c", script]].concat());
+            command.stdin(Stdio::piped());
+            Running::spawn(command)
+        };
+        let options = [
+            "--annotation=hawser.name=web",
+            "--annotation=hawser.dns=198.51.100.53",
+            "--annotation=hawser.publish=8080:80",
+        ];
+        let mut running = run(&options, look);
+        let seen = running.until("up");
+        for wanted in ["nameserver 198.51.100.53", "hello from the internet"] {
+            assert!(seen.contains(wanted), "{wanted}: {seen}");
+        }
+        running.stdin.as_ref().expect("a pipe");
+        assert_eq!(lab.listed("web")["owner"], "hook");
+        running.end().exits(0);
+        assert!(lab.list().is_empty());
+        assert!(!sh("nft list ruleset").contains("8080"));
+        // Without an annotation it is none of ours.
+        let plain = run(&[], "ip -o link").end().ok();
+        assert!(!plain.contains("eth0"), "{plain}");
+    });
 }
