@@ -7,7 +7,6 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use hawser::address::Mac;
 use hawser::protocol;
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::attach::Attachment;
@@ -128,10 +127,11 @@ fn network_lines(
                 let mac = Mac(network.gateway_mac(veth.address));
                 line(format_args!("neighbour {gateway} {mac}"));
             }
-            if request.details.has_default_route {
+            let is_ipv4 = address.is_ipv4();
+            if request.details.leads_everywhere(is_ipv4) {
                 line(format_args!("route default via {gateway}"));
             }
-            for (destination, router) in routes_of(request, subnet) {
+            for (destination, router) in request.details.routes_of(is_ipv4) {
                 let router = router.unwrap_or(gateway);
                 if destination.prefix_len() == 0 {
                     line(format_args!("route default via {router}"));
@@ -143,15 +143,6 @@ fn network_lines(
     } else if request.network != NetworkChoice::None {
         line(format_args!("no-links"));
     }
-}
-
-/// The further routes of the same version of IP.
-fn routes_of(
-    request: &Request,
-    subnet: IpNet,
-) -> impl Iterator<Item = (IpNet, Option<IpAddr>)> + use<'_> {
-    let all = request.details.routes.iter().copied();
-    all.filter(move |(to, _)| to.addr().is_ipv4() == subnet.addr().is_ipv4())
 }
 
 /// The same for a command that joins a container: its network is there.

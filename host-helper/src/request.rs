@@ -123,6 +123,8 @@ pub struct Details {
     pub is_leased_elsewhere: bool,
     /// The gateway leads everywhere.
     pub has_default_route: bool,
+    /// Routes that another link of the container has: those are not taken away.
+    pub taken: Vec<IpNet>,
     /// Further routes; without a router by the gateway.
     pub routes: Vec<(IpNet, Option<IpAddr>)>,
     /// It takes part in the names of its network.
@@ -131,6 +133,23 @@ pub struct Details {
     pub is_hairpin: bool,
     /// The bridge takes in frames to anybody.
     pub is_promiscuous: bool,
+}
+
+impl Details {
+    /// The gateway leads everywhere, in this version of IP.
+    pub fn leads_everywhere(&self, is_ipv4: bool) -> bool {
+        let is_it = |to: &IpNet| to.prefix_len() == 0 && to.addr().is_ipv4() == is_ipv4;
+        self.has_default_route && !self.taken.iter().any(is_it)
+    }
+
+    /// The further routes of a version of IP.
+    pub fn routes_of(
+        &self,
+        is_ipv4: bool,
+    ) -> impl Iterator<Item = (IpNet, Option<IpAddr>)> + use<'_> {
+        let all = self.routes.iter().copied();
+        all.filter(move |(to, _)| to.addr().is_ipv4() == is_ipv4 && !self.taken.contains(to))
+    }
 }
 
 impl Default for Details {
@@ -143,6 +162,7 @@ impl Default for Details {
             is_cut_out: false,
             is_leased_elsewhere: false,
             has_default_route: true,
+            taken: Vec::new(),
             routes: Vec::new(),
             has_names: true,
             is_hairpin: false,

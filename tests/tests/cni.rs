@@ -188,6 +188,26 @@ fn a_second_add_is_refused() {
         plugin.call("ADD", third, &red).ok();
         // Without routes there is none but to its own subnet.
         assert_eq!(netns.sh("ip route show dev net2 | wc -l"), "1\n");
+        // A default route that is there stays: that of the first network.
+        let both = with(red.clone(), json!({ "isDefaultGateway": true }));
+        let fourth = Whose {
+            interface: "net3",
+            ..one
+        };
+        let result = plugin.call("ADD", fourth, &both).ok();
+        assert!(result.get("routes").is_none(), "{result}");
+        assert_eq!(
+            netns.sh("ip route show default"),
+            "default via 10.22.0.1 dev eth0 \n"
+        );
+        plugin
+            .call(
+                "CHECK",
+                fourth,
+                &with(both.clone(), json!({ "prevResult": result })),
+            )
+            .ok();
+        plugin.call("DEL", fourth, &both).ok();
         // Each goes by itself.
         plugin.call("DEL", second, &blue()).ok();
         let left = netns.sh("ip -br link");
@@ -910,6 +930,16 @@ fn the_bridge_and_its_ports() {
         plugin
             .call("ADD", one, &with(blue(), json!({ "ipMasq": false })))
             .fault(100, &["ipMasq"]);
+        // What fails takes the network that it has made.
+        let there = Snapshot::take();
+        let new = json!({ "bridge": "cni9", "name": "new", "ipam": { "subnet": "10.29.0.0/24" } });
+        let new = with(blue(), new);
+        let wrong = with(
+            new.clone(),
+            json!({ "runtimeConfig": { "ips": ["10.29.0.1"] } }),
+        );
+        plugin.call("ADD", one, &wrong).fault(100, &["10.29.0.1"]);
+        there.assert_back();
         // A bridge of somebody else's is used as it is; what it cannot do is refused.
         sh("ip link add br7 type bridge; ip addr add 10.27.0.1/24 dev br7; ip link set br7 up");
         let theirs =

@@ -2,21 +2,37 @@
 //!
 //! strace lets the kernel see another word than the one that host-helper wrote, so that it is the kernel that refuses.
 
-use std::fs;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
 
 use lab::{DEADLINE, Lab, Snapshot, case, collect, strace};
 
 /// Runs `arguments` so that the first netlink message with `kind` in it asks for `other` instead.
 fn without(lab: &Lab, arguments: &[&str], kind: &str, other: &str) -> lab::Outcome {
+    lacking(lab, &|| lab.command(arguments), None, kind, other)
+}
+
+/// The same with any command, which reads `input`.
+fn lacking(
+    lab: &Lab,
+    command: &dyn Fn() -> Command,
+    input: Option<&Path>,
+    kind: &str,
+    other: &str,
+) -> lab::Outcome {
+    let traced = |options: &[&str], path: &str| {
+        let mut traced = strace::traced(&command(), options, path);
+        if let Some(input) = input {
+            traced.stdin(File::open(input).expect("what it reads"));
+        }
+        collect(traced, DEADLINE)
+    };
     assert_eq!(kind.len(), other.len(), "the message keeps its length");
     let trace = lab.dir.join("trace");
     let path = trace.to_string_lossy();
     let options = ["-e", "trace=sendto", "-e", "write=3,4,5,6,7,8,9,10,11,12"];
-    collect(
-        strace::traced(&lab.command(arguments), &options, &path),
-        DEADLINE,
-    )
-    .exits(0);
+    traced(&options, &path).exits(0);
     lab.settle();
     lab.hawser(&["down"]).exits(0);
     let sent = strace::dumps(&fs::read_to_string(&trace).expect("the trace"), "sendto(");
@@ -37,10 +53,7 @@ fn without(lab: &Lab, arguments: &[&str], kind: &str, other: &str) -> lab::Outco
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let poke = format!("inject=sendto:poke_enter=@arg2={hex}:when={}", index + 1);
     let options = ["-e", "trace=sendto", "-e", &poke];
-    let outcome = collect(
-        strace::traced(&lab.command(arguments), &options, &path),
-        DEADLINE,
-    );
+    let outcome = traced(&options, &path);
     fs::remove_file(&trace).expect("remove the trace");
     outcome
 }
@@ -98,5 +111,25 @@ fn nat() {
         // The type of the first chain that is about addresses.
         without(lab, &["up"], "nat\0", "nax\0").refused(&["CONFIG_NF_TABLES", "NFT_NAT"]);
         before.assert_back();
+    });
+}
+
+/// STATUS of the CNI plugin tries what a container needs, and says what is missing (50).
+#[test]
+fn status_of_a_network() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let config = r#"{"cniVersion":"1.1.0","name":"blue","type":"hawser"}"#;
+        let command = || plugin.command(config.as_bytes(), &[("CNI_COMMAND", "STATUS")]);
+        let before = Snapshot::take();
+        for (kind, other, why) in [
+            ("bridge", "bridgx", "CONFIG_BRIDGE"),
+            ("veth", "vetx", "CONFIG_VETH"),
+            ("nat\0", "nax\0", "NFT_NAT"),
+        ] {
+            let outcome = lacking(lab, &command, Some(&plugin.input()), kind, other);
+            lab::Answer(outcome).fault(50, &["try what a container needs", why]);
+            before.assert_back();
+        }
     });
 }

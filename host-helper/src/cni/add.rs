@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use ipnet::IpNet;
 use nix::errno::Errno;
 use serde_json::Value;
 
@@ -14,6 +15,7 @@ use crate::address::Subnet;
 use crate::attach::guest::{self, How};
 use crate::attached::kept::Cni;
 use crate::attached::target::Target;
+use crate::detach::{self, Living};
 use crate::dns::Resolvers;
 use crate::error::Doing;
 use crate::netlink::Netlink;
@@ -30,30 +32,17 @@ use crate::steps::Steps;
 pub fn add(call: &Call, steps: Steps) -> Result<Value, Fault> {
     let configuration = Configuration::read(call)?;
     let target = target(call)?;
-    refuse_second(call)?;
-    let may_have_ipv6 = target.check_empty(&call.attachment.interface).judge()?;
-    match &configuration.addressing {
-        Addressing::Ours(pool) => attach(
-            call,
-            &configuration,
-            pool,
-            &target,
-            may_have_ipv6,
-            false,
-            steps,
-        ),
+    let before = Before::look(call, &configuration, &target)?;
+    let done = match &configuration.addressing {
+        Addressing::Ours(pool) => {
+            let request = request(call, &configuration, pool, &before, false);
+            attach(call, &configuration, pool, request, &target, steps)
+        }
         Addressing::Delegated(kind) => {
             let given = delegate::ask(kind, "ADD", call)?;
             let done = Pool::of_result(given).and_then(|pool| {
-                attach(
-                    call,
-                    &configuration,
-                    &pool,
-                    &target,
-                    may_have_ipv6,
-                    true,
-                    steps,
-                )
+                let request = request(call, &configuration, &pool, &before, true);
+                attach(call, &configuration, &pool, request, &target, steps)
             });
             if done.is_err() {
                 // The first error is the one that matters.
@@ -61,6 +50,51 @@ pub fn add(call: &Call, steps: Steps) -> Result<Value, Fault> {
             }
             done
         }
+    };
+    if done.is_err() && before.lacks_bridge {
+        // Made for it; it stays if others are on it by now.
+        let _ = detach::down(&configuration.bridge, Living::Refuse);
+    }
+    if done.is_err() {
+        state::remove_directory_if_empty();
+    }
+    done
+}
+
+/// What there is before.
+struct Before {
+    /// Links that come into the namespace may have IPv6.
+    may_have_ipv6: bool,
+    /// Where other links of the container lead.
+    taken: Vec<IpNet>,
+    /// There is no bridge of that name.
+    lacks_bridge: bool,
+}
+
+impl Before {
+    fn look(call: &Call, configuration: &Configuration, target: &Target) -> Result<Before, Fault> {
+        let mut route = Netlink::route()
+            .doing(|| "open a netlink socket".into())
+            .judge()?;
+        refuse_second(call, &mut route)?;
+        let may_have_ipv6 = target.check_empty(&call.attachment.interface).judge()?;
+        let doing = || "look into the container's network".to_string();
+        let (inside, _) = target.look().doing(doing).judge()?;
+        let mut routes = inside
+            .and_then(|mut inside| inside.routes())
+            .doing(doing)
+            .judge()?;
+        routes.retain(|route| !route.is_local);
+        let name = &configuration.bridge;
+        let has_bridge = configuration.network.has_bridge();
+        let found = route
+            .find_link(name)
+            .doing(|| format!("look for bridge {name}"));
+        Ok(Before {
+            may_have_ipv6,
+            taken: routes.into_iter().map(|route| route.destination).collect(),
+            lacks_bridge: has_bridge && found.judge()?.is_none(),
+        })
     }
 }
 
@@ -74,11 +108,8 @@ pub fn target(call: &Call) -> Result<Target, Fault> {
     })
 }
 
-fn refuse_second(call: &Call) -> Result<(), Fault> {
+fn refuse_second(call: &Call, route: &mut Netlink) -> Result<(), Fault> {
     let name = call.name();
-    let mut route = Netlink::route()
-        .doing(|| "open a netlink socket".into())
-        .judge()?;
     let found = route
         .find_link(&name)
         .doing(|| format!("look for link {name}"))
@@ -99,21 +130,11 @@ fn attach(
     call: &Call,
     configuration: &Configuration,
     pool: &Pool,
+    request: Result<Request, Fault>,
     target: &Target,
-    may_have_ipv6: bool,
-    is_leased_elsewhere: bool,
     mut steps: Steps,
 ) -> Result<Value, Fault> {
-    let mut request = request(call, configuration, pool, is_leased_elsewhere);
-    if !may_have_ipv6 {
-        if let Some(subnet6) = request.subnet6 {
-            let text = format!(
-                "use {subnet6}: IPv6 is off in the container's network; turn it on there (sysctl net.ipv6.conf.default.disable_ipv6=0), or leave it out"
-            );
-            return Err(Fault::new(code::FAILED, text));
-        }
-        request.no_ipv6 = true;
-    }
+    let request = request?;
     let how = How {
         cni: Some(Cni {
             network: call.network.clone(),
@@ -127,9 +148,7 @@ fn attach(
         .doing(|| "open a netlink socket".into())
         .judge()?;
     let signals = Signals::block().judge()?;
-    let guest = guest::attach(&request, target, &how, &signals, &mut steps)
-        .inspect_err(|_| state::remove_directory_if_empty())
-        .map_err(explain)?;
+    let guest = guest::attach(&request, target, &how, &signals, &mut steps).map_err(explain)?;
     let attachment = &guest.attachment;
     let end = route.find_link(&attachment.veth.name).ok().flatten();
     let end = end.map(|end| end.mac).unwrap_or_default();
@@ -150,16 +169,22 @@ fn request(
     call: &Call,
     configuration: &Configuration,
     pool: &Pool,
+    before: &Before,
     is_leased_elsewhere: bool,
-) -> Request {
+) -> Result<Request, Fault> {
+    if let Some(subnet6) = pool.subnet6.filter(|_| !before.may_have_ipv6) {
+        let text = format!(
+            "use {subnet6}: IPv6 is off in the container's network; turn it on there (sysctl net.ipv6.conf.default.disable_ipv6=0), or leave it out"
+        );
+        return Err(Fault::new(code::FAILED, text));
+    }
     let is_default = configuration.is_default_gateway;
     let has_default_route = is_default.unwrap_or(!pool.is_named);
     let mut routes = pool.routes.clone();
     if has_default_route {
         routes.retain(|(to, _)| to.prefix_len() != 0);
     }
-
-    Request {
+    Ok(Request {
         name: call.name(),
         network: configuration.network.clone(),
         interface: call.attachment.interface.clone(),
@@ -168,7 +193,7 @@ fn request(
         address: pool.address,
         subnet6: pool.subnet6,
         address6: pool.address6,
-        no_ipv6: pool.is_named && pool.subnet6.is_none(),
+        no_ipv6: !before.may_have_ipv6 || pool.is_named && pool.subnet6.is_none(),
         ports: configuration.ports.clone(),
         reach: Reach::default(),
         mac: configuration.mac,
@@ -188,10 +213,11 @@ fn request(
             is_cut_out: true,
             is_leased_elsewhere,
             has_default_route,
+            taken: before.taken.clone(),
             routes,
             has_names: false,
             is_hairpin: configuration.is_hairpin,
             is_promiscuous: configuration.is_promiscuous,
         },
-    }
+    })
 }

@@ -69,7 +69,10 @@ impl Fault {
 impl From<Error> for Fault {
     fn from(error: Error) -> Fault {
         let code = match error.errno {
-            Some(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS | Errno::ENOMEM) => code::AGAIN,
+            // ENODEV: the network was just removed, by who has failed to add the first container to it.
+            Some(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS | Errno::ENOMEM | Errno::ENODEV) => {
+                code::AGAIN
+            }
             _ => code::FAILED,
         };
         Fault::new(code, error.to_string())

@@ -39,19 +39,14 @@ pub fn of(
             ip["version"] = if place.address.is_ipv4() { "4" } else { "6" }.into();
         }
         ips.push(ip);
-        let everywhere = if place.address.is_ipv4() {
-            "0.0.0.0/0"
-        } else {
-            "::/0"
-        };
-        if request.details.has_default_route {
+        let is_ipv4 = place.address.is_ipv4();
+        let everywhere = if is_ipv4 { "0.0.0.0/0" } else { "::/0" };
+        if request.details.leads_everywhere(is_ipv4) {
             routes.push(json!({ "dst": everywhere, "gw": place.gateway }));
         }
-        for (to, by) in &request.details.routes {
-            if to.addr().is_ipv4() == place.address.is_ipv4() {
-                let by = by.unwrap_or(place.gateway);
-                routes.push(json!({ "dst": to.to_string(), "gw": by }));
-            }
+        for (to, by) in request.details.routes_of(is_ipv4) {
+            let by = by.unwrap_or(place.gateway);
+            routes.push(json!({ "dst": to.to_string(), "gw": by }));
         }
     }
     let dns_before = previous.and_then(|previous| previous.get("dns"));
