@@ -138,17 +138,26 @@ pub fn ask(name: &str, request: &str) -> io::Result<String> {
 /// As [`ask`].
 pub fn ask_at(path: &Path, request: &str) -> io::Result<String> {
     let connection = UnixStream::connect(path)?;
-    if !matches!(request.split(' ').next(), Some("wait" | "stop")) {
+    if !waits(request) {
         // A supervisor that is stopped, or has not begun, does not answer; the others wait for an end.
         connection.set_read_timeout(Some(Duration::from_secs(2)))?;
     }
     exchange(connection, request)
 }
 
+/// The answer comes when the container has ended.
+fn waits(request: &str) -> bool {
+    matches!(request.split(' ').next(), Some("wait" | "stop"))
+}
+
 fn exchange(mut connection: UnixStream, request: &str) -> io::Result<String> {
     connection.write_all(format!("{VERSION}{request}\n").as_bytes())?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer)?;
+    // A supervisor that is killed says nothing more. Who waits for the end has it then.
+    if answer.is_empty() && !waits(request) {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     Ok(answer)
 }
 
@@ -189,7 +198,30 @@ pub fn no_such(name: &str, error: &io::Error) -> Error {
         io::ErrorKind::PermissionDenied => Error::new(format!(
             "ask container {name}: permission denied (EACCES); run as root (sudo)"
         )),
+        _ if has_ended(error) => Error::new(format!(
+            "ask container {name}: it has ended meanwhile; host-helper ls shows those that run"
+        )),
         _ => Error::new(format!("ask container {name}: {error}")),
+    }
+}
+
+/// Whoever listened has gone without an answer.
+fn has_ended(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof
+    )
+}
+
+/// `stop`: comes back when the container has ended.
+///
+/// # Errors
+/// There is none of that name.
+pub fn stop(name: &str, grace: u64) -> Result<()> {
+    match ask(name, &format!("stop {grace}")) {
+        // Of itself, meanwhile.
+        Err(error) if has_ended(&error) => Ok(()),
+        answer => answer.map(drop).map_err(|error| no_such(name, &error)),
     }
 }
 

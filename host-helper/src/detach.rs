@@ -116,7 +116,7 @@ fn settled(ends: Vec<Link>) -> Result<Vec<Link>> {
     for end in ends {
         let may_be_ending = match &end.mark {
             Some(Mark::Run(owner)) => !control::is_supervised(&owner.name),
-            Some(_) => false,
+            Some(mark) => mark.is_dead(),
             // Its maker was killed before it could say whose it is, or is about to.
             None => true,
         };
@@ -155,8 +155,11 @@ fn is_last(route: &mut Netlink) -> Result<bool> {
     if links.iter().any(is_network) {
         return Ok(false);
     }
-    let lives = |link: &Link| link.mark.as_ref().is_some_and(|mark| !mark.is_dead());
-    Ok(settled(links.into_iter().filter(lives).collect())?.is_empty())
+    // The dead ones too: as long as their links are there, their lines in files count.
+    let is_end = |link: &Link| link.mark.is_some();
+    let mut left = settled(links.into_iter().filter(is_end).collect())?;
+    left.retain(|end| !end.mark.as_ref().is_some_and(Mark::is_dead));
+    Ok(left.is_empty())
 }
 
 /// The names of all containers that live on a link of ours.

@@ -156,11 +156,7 @@ fn perform(action: Action, begin: Instant, mut steps: Steps) -> Result<u8> {
         Action::Port(action) => show(&port::port(&action)?),
         Action::Logs(of) => show_log(&of.name),
         Action::Wait(of) => show(&format!("{}\n", run::wait_for(&of.name)?)),
-        Action::Stop { name, grace } => {
-            control::ask(&name, &format!("stop {grace}"))
-                .map_err(|e| control::no_such(&name, &e))?;
-            Ok(0)
-        }
+        Action::Stop { name, grace } => control::stop(&name, grace).map(|()| 0),
         Action::Rm(of) => run::forget(&of.name).map(|()| 0),
     }
 }

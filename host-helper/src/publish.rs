@@ -340,7 +340,10 @@ pub fn let_back<'a>(
     if !is_bridged || ports.into_iter().all(Port::is_loopback) {
         return Ok(());
     }
-    veth::let_back(route, &attachment.veth)
+    veth::let_back(route, &attachment.veth).map_err(|error| {
+        let cure = "the container has ended, or has deleted its link";
+        error.cure(nix::errno::Errno::ENODEV, cure)
+    })
 }
 
 /// Refuses a port that is reached by an IPv6 address only, and would lead to a container that has none: addresses are

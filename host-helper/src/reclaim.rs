@@ -82,10 +82,13 @@ pub fn is_gone(index: u32) -> Result<bool> {
     let mut news = Netlink::route().doing(|| "open a netlink socket".to_string())?;
     news.join(libc::RTNLGRP_LINK)
         .doing(|| "listen to links".to_string())?;
-    let found = news
-        .link(index)
-        .doing(|| format!("look for link {index}"))?;
-    Ok(found.is_none() || wait_until_gone(&mut news, index)?)
+    Ok(!is_there(index)? || wait_until_gone(&mut news, index)?)
+}
+
+/// By a socket of its own: one that listens may have more to say than it holds.
+fn is_there(index: u32) -> Result<bool> {
+    let found = Netlink::route().and_then(|mut route| route.link(index));
+    Ok(found.doing(|| format!("look for link {index}"))?.is_some())
 }
 
 /// Waits for the kernel to say that link `index` is gone; false when it has not in time.
@@ -105,9 +108,7 @@ fn wait_until_gone(news: &mut Netlink, index: u32) -> Result<bool> {
         let is_gone = match news.receive(0) {
             Ok(len) => gone(news.received(len)).any(|link| link.index == index),
             // More news than fits: look instead.
-            Err(refusal) if refusal.errno == Errno::ENOBUFS => {
-                news.link(index).doing(doing)?.is_none()
-            }
+            Err(refusal) if refusal.errno == Errno::ENOBUFS => !is_there(index)?,
             Err(refusal) => return Err(refusal).doing(doing),
         };
         if is_gone {

@@ -78,7 +78,7 @@ const MARGIN: Duration = Duration::from_secs(1);
 impl Supervisor {
     /// Takes over a container whose command is about to run.
     pub fn new(
-        container: Container,
+        mut container: Container,
         terminal: Option<Terminal>,
         signals: Signals,
         description: Description,
@@ -89,6 +89,10 @@ impl Supervisor {
             .entry
             .as_ref()
             .and_then(|_| nft::Entry::listen().ok());
+        if let Some(entry) = &mut container.entry {
+            // As above.
+            let _ = entry.look_again();
+        }
         let published: Vec<Port> = container.splice.ports().collect();
         let had_ports = !published.is_empty();
         Supervisor {

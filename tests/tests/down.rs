@@ -1,6 +1,6 @@
 //! `up`, `down`, sysctls of the host.
 
-use lab::{Snapshot, case, sh, wait_for_end};
+use lab::{Snapshot, alone, case, sh, wait_for_end};
 
 fn forwarding() -> String {
     std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward")
@@ -175,9 +175,11 @@ fn verbose_names_the_sysctl_and_each_step_with_its_duration() {
 #[test]
 fn what_the_kernel_is_about_to_end_is_no_living_container() {
     case(|lab| {
+        // The kernel takes links back one after the other, those of all tests.
+        let _alone = alone();
         let before = Snapshot::take();
         for network in ["bridge", "ptp"] {
-            for _ in 0..15 {
+            for _ in 0..10 {
                 let running = lab.start_idle(&["--network", network]);
                 running.signal(libc::SIGKILL);
                 // Its container is another matter.

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use super::message::Element;
 use super::sets::{add, ask, known, moment, sweep, take};
-use super::{TABLE, elements, ensure, open};
+use super::{TABLE, add_again, elements, ensure, open};
 use crate::attach::Attachment;
 use crate::error::{Doing, Result};
 use crate::netlink::Netlink;
@@ -87,7 +87,20 @@ impl Entry {
     fn put(&mut self) -> Result<()> {
         let elements = self.elements();
         let name = &self.attachment.veth.name;
-        add(&mut self.nft, None, &elements).doing(|| format!("add {name} to nft table {TABLE}"))
+        add_again(&mut self.nft, None, &elements, || {
+            format!("add {name} to nft table {TABLE}")
+        })
+    }
+
+    /// Somebody may have flushed the tables before [`Entry::listen`] was there to hear it.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn look_again(&mut self) -> Result<()> {
+        match known(&mut self.nft, &self.attachment.veth.name) {
+            Some(_) => Ok(()),
+            None => self.restore(),
+        }
     }
 
     /// Publishes further ports.
@@ -97,12 +110,13 @@ impl Entry {
     pub fn add_ports(&mut self, ports: &[Port]) -> Result<()> {
         let tenant = self.tenant();
         let elements = elements::of_ports(&self.attachment, ports);
-        add(&mut self.nft, Some(&tenant), &elements)
-            .doing(|| "publish a port in nft".into())
-            .map_err(|error| {
-                let cure = "the container has deleted its link, and another has its address now";
-                error.cure(Errno::EEXIST, cure)
-            })?;
+        add_again(&mut self.nft, Some(&tenant), &elements, || {
+            "publish a port in nft".into()
+        })
+        .map_err(|error| {
+            let cure = "the container has deleted its link, and another has its address now";
+            error.cure(Errno::EEXIST, cure)
+        })?;
         self.ports.extend_from_slice(ports);
         Ok(())
     }

@@ -201,6 +201,24 @@ pub fn missing(nft: &mut Netlink, attachment: &Attachment, ports: &[Port]) -> Re
     sets::is_missing(nft, &wanted).doing(|| format!("look at nft table {TABLE}"))
 }
 
+/// Adds elements to our tables, and makes those again that somebody has flushed a moment ago.
+fn add_again(
+    nft: &mut Netlink,
+    tenant: Option<&message::Element>,
+    elements: &[message::Element],
+    doing: impl Fn() -> String,
+) -> Result<()> {
+    /// Nobody flushes them so often in so short a time.
+    const TRIES: u32 = 16;
+    for _ in 0..TRIES {
+        match sets::add(nft, tenant, elements) {
+            Err(refusal) if refusal.errno == Errno::ENOENT => drop(ensure(nft)?),
+            done => return done.doing(doing),
+        }
+    }
+    sets::add(nft, tenant, elements).doing(doing)
+}
+
 /// What there is of our tables.
 #[derive(Debug, PartialEq, Eq)]
 pub enum State {
@@ -395,8 +413,9 @@ fn has_rules_of_the_admin(nft: &mut Netlink) -> std::result::Result<bool, Refusa
 /// # Errors
 /// What the kernel refused.
 pub fn add_bridge(nft: &mut Netlink, name: &str, policy: Policy) -> Result<()> {
-    sets::add(nft, None, &elements::of_bridge(name, policy))
-        .doing(|| format!("add network {name} to nft table {TABLE}"))
+    add_again(nft, None, &elements::of_bridge(name, policy), || {
+        format!("add network {name} to nft table {TABLE}")
+    })
 }
 
 /// Takes a bridge of ours back; gone already is success.

@@ -1,0 +1,465 @@
+//! Many at once, who get in each other's way on purpose: containers by `run`, `attach` and the CNI plugin, with the same names,
+//! addresses and ports, and others who list, publish, collect garbage, remove networks and flush the firewall meanwhile. Nothing
+//! fails but what is asked to, no address has two holders, and nothing is left.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use lab::{DEADLINE, Lab, Outcome, Running, Snapshot, Watch, alone, case, collect, sh};
+use serde_json::{Value, json};
+
+const STARTS: usize = 500;
+const AT_ONCE: usize = 32;
+
+/// Says its address, and waits to be told to end.
+const IDLE: &str = "ip -o -4 addr show dev eth0; echo up; read x; exit 0";
+
+/// What happens in one test.
+struct Crowd<'a> {
+    lab: &'a Lab,
+    /// Who has which address now.
+    holders: Mutex<BTreeMap<String, String>>,
+    /// How often each thing happened, and whether it was refused.
+    counts: Mutex<BTreeMap<(&'static str, bool), usize>>,
+}
+
+impl Crowd<'_> {
+    fn count(&self, what: &'static str, is_refused: bool) {
+        *self
+            .counts
+            .lock()
+            .expect("nobody panicked")
+            .entry((what, is_refused))
+            .or_default() += 1;
+    }
+
+    /// Somebody has this address, and nobody else; gives it back.
+    fn hold<'a>(&'a self, address: &'a str, who: String) -> Held<'a> {
+        let other = self
+            .holders
+            .lock()
+            .expect("nobody panicked")
+            .insert(address.to_owned(), who.clone());
+        assert_eq!(other, None, "{address} has two holders, one of them {who}");
+        Held(self, address)
+    }
+
+    /// It went well, or was refused in one line with one of these in it.
+    #[track_caller]
+    fn judge(&self, what: &'static str, outcome: Outcome, refusals: &[&str]) {
+        if outcome.code == 0 {
+            assert_eq!(outcome.err(), "", "{what}: {outcome}");
+            return self.count(what, false);
+        }
+        let text = outcome.err();
+        let is_known = refusals.iter().any(|refusal| text.contains(refusal));
+        assert!(
+            outcome.code == 125 && text.lines().count() == 1 && is_known,
+            "{what}: {outcome}"
+        );
+        self.count(what, true);
+    }
+
+    /// A container that stays until the end of this call. `meanwhile` happens while it is there.
+    #[track_caller]
+    fn container(
+        &self,
+        what: &'static str,
+        options: &[&str],
+        refusals: &[&str],
+        meanwhile: impl FnOnce(),
+    ) {
+        match self.lab.start(options, &["sh", "-c", IDLE]).up_or_end() {
+            Err(outcome) => {
+                assert_ne!(outcome.code, 0, "{what}: {outcome}");
+                self.judge(what, outcome, refusals);
+            }
+            Ok(mut running) => {
+                let said = running.until("up");
+                let held = said.split_whitespace().find(|word| word.contains('/'));
+                let address = held.unwrap_or_else(|| panic!("{what}: no address: {said}"));
+                let held = self.hold(address, format!("{what} {options:?}"));
+                meanwhile();
+                drop(held);
+                self.judge(what, running.end(), &[]);
+            }
+        }
+    }
+
+    fn attachment(&self, number: usize) {
+        let guest = unshared();
+        let (pid, name) = (guest.pid().to_string(), format!("guest{number}"));
+        let attached = self.lab.hawser(&["attach", "--name", &name, &pid]);
+        self.judge("attach", attached, &[]);
+        let inside = lab::Netns::of(guest.pid()).sh("ip -o -4 addr show dev eth0");
+        let address = inside
+            .split_whitespace()
+            .find(|word| word.contains('/'))
+            .expect("an address");
+        let held = self.hold(address, name.clone());
+        drop(held);
+        if number % 2 == 0 {
+            self.judge("detach", self.lab.hawser(&["detach", &name]), &[]);
+        }
+        guest.end().exits(0);
+    }
+
+    fn pod(&self, number: usize) {
+        let guest = unshared();
+        let (netns, id) = (
+            format!("/proc/{}/ns/net", guest.pid()),
+            format!("pod{number}"),
+        );
+        let whose = [
+            ("CNI_CONTAINERID", id.as_str()),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_NETNS", &netns),
+        ];
+        let added = self.cni("ADD", number, &whose, &pods());
+        let result: Value = serde_json::from_str(&added.ok()).expect("a result");
+        let address = result["ips"][0]["address"].as_str().expect("an address");
+        let held = self.hold(address, id.clone());
+        drop(held);
+        self.cni("DEL", number, &whose, &pods()).ok();
+        self.count("pod", false);
+        guest.end().exits(0);
+    }
+
+    fn cni(
+        &self,
+        verb: &str,
+        number: usize,
+        variables: &[(&str, &str)],
+        config: &Value,
+    ) -> Outcome {
+        let path = self.lab.dir.join(format!("input{number}"));
+        let mut file = File::create(&path).expect("make a file");
+        file.write_all(config.to_string().as_bytes())
+            .expect("write the input");
+        let mut command = self.lab.command(&["cni"]);
+        command
+            .env("CNI_COMMAND", verb)
+            .env("CNI_PATH", &self.lab.dir);
+        command
+            .envs(variables.iter().copied())
+            .stdin(File::open(&path).expect("open the input"));
+        let outcome = collect(command, DEADLINE);
+        fs::remove_file(path).expect("remove the input");
+        outcome
+    }
+
+    /// What others do meanwhile.
+    fn disturb(&self, number: usize) {
+        let lab = self.lab;
+        match number / 10 % 5 {
+            0 => self.judge("ls", lab.hawser(&["ls", "--json"]), &[]),
+            1 => {
+                let port = format!("{}:80", 9000 + number % 3);
+                let name = format!("same{}", number % 3);
+                let refusals = [
+                    "none of that name runs",
+                    "is in use by",
+                    "it has ended meanwhile",
+                    "the container has ended",
+                    "the container has deleted its link",
+                ];
+                self.judge(
+                    "port add",
+                    lab.hawser(&["port", "add", &name, &port]),
+                    &refusals,
+                );
+            }
+            2 => {
+                let bridge = if number % 100 < 50 { "hawser0" } else { "lan0" };
+                let outcome = lab.hawser(&["down", "--bridge", bridge]);
+                self.judge("down", outcome, &["containers live on it"]);
+            }
+            3 => {
+                let all: Vec<Value> = (0..STARTS)
+                    .map(
+                        |number| json!({ "containerID": format!("pod{number}"), "ifname": "eth0" }),
+                    )
+                    .collect();
+                let mut config = pods();
+                config["cni.dev/valid-attachments"] = all.into();
+                self.judge("GC", self.cni("GC", STARTS + number, &[], &config), &[]);
+            }
+            _ => {
+                sh("nft flush ruleset");
+                self.count("flush", false);
+            }
+        }
+    }
+
+    fn start(&self, number: usize) {
+        let same = number % 3;
+        let (name, address, port) = (
+            format!("same{same}"),
+            format!("172.19.9.{same}"),
+            format!("808{same}:80"),
+        );
+        let taken = ["is in use by"];
+        let nothing = || {};
+        match number % 10 {
+            0 => self.container("same name", &["--name", &name], &taken, nothing),
+            1 => self.container("same address", &["--ip", &address], &taken, nothing),
+            2 => self.container(
+                "same both",
+                &["--name", &name, "--ip", &address],
+                &taken,
+                nothing,
+            ),
+            3 => self.container("same port", &["-p", &port], &taken, nothing),
+            4 => self.container("ptp", &["--network", "ptp"], &[], nothing),
+            5 => self.attachment(number),
+            6 => self.pod(number),
+            // Somebody removes this one, as soon as nobody is on it.
+            7 => self.container(
+                "removed",
+                &["--bridge", "lan0", "--subnet", "172.28.0.0/24"],
+                &["lan0"],
+                nothing,
+            ),
+            8 => self.container("isolated", &["--isolate", "--egress", "dns"], &[], || {
+                self.disturb(number)
+            }),
+            _ => self.container("plain", &[], &[], || self.disturb(number)),
+        }
+    }
+}
+
+/// An address, as long as its holder is sure to be there.
+struct Held<'a>(&'a Crowd<'a>, &'a str);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Ok(mut holders) = self.0.holders.lock() {
+            holders.remove(self.1);
+        }
+    }
+}
+
+/// The network of pods.
+fn pods() -> Value {
+    json!({
+        "cniVersion": "1.1.0", "name": "pods", "type": "hawser", "bridge": "cni0", "isGateway": true, "ipMasq": true,
+        "ipam": { "ranges": [[{ "subnet": "10.22.0.0/24" }]], "routes": [{ "dst": "0.0.0.0/0" }] },
+    })
+}
+
+/// A process in a network namespace of its own, which waits for its end.
+fn unshared() -> Running {
+    let mut command = Command::new("unshare");
+    command.args(["-n", "sh", "-c", "echo up; read x; exit 0"]);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut running = Running::spawn(command);
+    running.until("up");
+    running
+}
+
+/// Nothing of ours is left, after the networks are removed.
+fn removed(lab: &Lab) {
+    lab.settle();
+    for bridge in ["lan0", "cni0", "hawser0"] {
+        lab.hawser(&["down", "--bridge", bridge]).ok();
+    }
+}
+
+#[test]
+fn five_hundred_starts_by_thirty_two_at_once() {
+    case(|lab| {
+        let _alone = alone();
+        lab.run(&[], &["true"]).ok();
+        removed(lab);
+        let before = Snapshot::take();
+        let crowd = Crowd {
+            lab,
+            holders: Mutex::default(),
+            counts: Mutex::default(),
+        };
+        // Somebody is there all the time, whose network and rules must outlive all of it.
+        let keeper = lab.start_idle(&["--name", "keeper", "-p", "8888:80"]);
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..AT_ONCE {
+                scope.spawn(|| {
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        if number >= STARTS {
+                            break;
+                        }
+                        crowd.start(number);
+                    }
+                });
+            }
+        });
+        let counts = crowd.counts.into_inner().expect("nobody panicked");
+        let of = |what, is_refused| counts.get(&(what, is_refused)).copied().unwrap_or(0);
+        for what in ["same name", "same address", "same both", "same port"] {
+            assert!(
+                of(what, false) > 0 && of(what, true) > 0,
+                "nothing collided: {counts:?}"
+            );
+        }
+        for what in ["plain", "isolated", "ptp", "attach", "pod"] {
+            assert_eq!(of(what, false), STARTS / 10, "{what}: {counts:?}");
+        }
+        assert!(of("down", true) > 0 && of("flush", false) > 0, "{counts:?}");
+        let publishes = || sh("nft list ruleset").contains(" 8888 :");
+        assert!(Watch::ruleset().until(publishes), "the keeper's port");
+        assert_eq!(lab.list().len(), 1, "{:?}", lab.list());
+        keeper.end().exits(0);
+        removed(lab);
+        before.assert_back();
+    });
+}
+
+/// A flush that comes while a supervisor is not listening yet is noticed all the same.
+#[test]
+fn who_starts_while_rules_are_flushed_has_them() {
+    case(|lab| {
+        for round in 0..4 {
+            let started: Vec<Running> = std::thread::scope(|scope| {
+                let flusher = scope.spawn(|| (0..20).for_each(|_| drop(sh("nft flush ruleset"))));
+                let starters: Vec<_> = (0..8)
+                    .map(|_| scope.spawn(|| lab.start_idle(&["--isolate"])))
+                    .collect();
+                let started = starters
+                    .into_iter()
+                    .map(|one| one.join().expect("it starts"));
+                let started = started.collect();
+                flusher.join().expect("it flushes");
+                started
+            });
+            let all: Vec<String> = lab
+                .list()
+                .iter()
+                .map(|one| one["address6"].as_str().expect("an address").to_owned())
+                .collect();
+            assert_eq!(all.len(), started.len(), "round {round}");
+            let known = || {
+                let ruleset = sh("nft list ruleset");
+                all.iter()
+                    .all(|address| ruleset.contains(&format!(" : {address} . ")))
+            };
+            assert!(
+                Watch::ruleset().until(known),
+                "round {round}: {all:?}: {}",
+                sh("nft list ruleset")
+            );
+            for container in started {
+                container.end().exits(0);
+            }
+        }
+    });
+}
+
+/// Objects of a kernel cache, or none where that is not told.
+fn objects(cache: &str) -> Option<u64> {
+    let text = fs::read_to_string("/proc/slabinfo").ok()?;
+    let line = text
+        .lines()
+        .find(|line| line.split(' ').next() == Some(cache))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn unreclaimable() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").expect("read meminfo");
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("SUnreclaim:"))
+        .expect("a line");
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|word| word.parse().ok())
+        .expect("kB")
+}
+
+/// The median of some starts, one after the other, in milliseconds.
+fn start_takes(lab: &Lab) -> f64 {
+    let mut times: Vec<f64> = (0..200)
+        .map(|_| lab.run(&[], &["true"]).exits(0).elapsed.as_secs_f64() * 1e3)
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "the table is what it is for")]
+#[ignore = "minutes: run it alone on a quiet machine"]
+fn a_soak_of_short_containers() {
+    case(|lab| {
+        const WORKERS: usize = 8;
+        let asked = std::env::var("SOAK")
+            .ok()
+            .and_then(|text| text.parse().ok());
+        let starts: usize = asked.unwrap_or(20_000);
+        let keeper = lab.start_idle(&["--name", "keeper", "-p", "8888:80"]);
+        lab.run(&["-p", "8080:80"], &["true"]).ok();
+        let settle = || {
+            let gone = || sh("ip -o link").matches(": hw").count() == 1;
+            assert!(Watch::new().until(gone), "a veth stays");
+            (
+                objects("net_namespace"),
+                unreclaimable(),
+                fs::read_dir("/run/hawser").expect("list").count(),
+                sh("nft -s list ruleset"),
+            )
+        };
+        let first = start_takes(lab);
+        let before = settle();
+        let begin = std::time::Instant::now();
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for worker in 0..WORKERS {
+                let (next, lab) = (&next, &*lab);
+                scope.spawn(move || {
+                    let port = format!("{}:80", 9000 + worker);
+                    while next.fetch_add(1, Ordering::Relaxed) < starts {
+                        lab.run(&["-p", &port], &["true"]).ok();
+                    }
+                });
+            }
+        });
+        let took = begin.elapsed().as_secs_f64();
+        let last = start_takes(lab);
+        let after = settle();
+        println!(
+            "| containers | seconds | a second | a start before, ms | after, ms | network namespaces | unreclaimable slab, kB |"
+        );
+        println!(
+            "| {starts} | {took:.0} | {:.0} | {first:.2} | {last:.2} | {:?} to {:?} | {} to {} |",
+            starts as f64 / took,
+            before.0,
+            after.0,
+            before.1,
+            after.1
+        );
+        assert_eq!(
+            (before.2, &before.3),
+            (after.2, &after.3),
+            "files and rules"
+        );
+        assert!(last < first * 1.25, "a start takes longer");
+        // Some are in caches of the processors.
+        let grown = after
+            .0
+            .zip(before.0)
+            .map_or(0, |(after, before)| after.saturating_sub(before));
+        assert!(grown < 64, "{grown} network namespaces more");
+        assert!(
+            after.1 < before.1 + 65_536,
+            "unreclaimable: {} kB to {} kB",
+            before.1,
+            after.1
+        );
+        keeper.end().exits(0);
+    });
+}
