@@ -109,7 +109,16 @@ fn forget_some(protocol: Protocol, wanted: &Wanted, kept: &[IpAddr]) -> Result<u
 /// # Errors
 /// As [`forget`].
 pub fn forget_container(addresses: &[IpAddr]) -> Result<(), Refusal> {
-    forget_of(addresses, CTA_TUPLE_REPLY)
+    forget_container_by(&mut Netlink::netfilter()?, addresses)
+}
+
+/// The same by a socket that is there: one that is closed after elements were deleted waits until the kernel has let go of
+/// them (7 ms), whether it has deleted them itself or not.
+///
+/// # Errors
+/// As [`forget`].
+pub fn forget_container_by(conntrack: &mut Netlink, addresses: &[IpAddr]) -> Result<(), Refusal> {
+    forget_of(conntrack, addresses, CTA_TUPLE_REPLY)
 }
 
 /// Forgets all connections that one of these addresses has opened: what it may open is judged anew.
@@ -117,18 +126,17 @@ pub fn forget_container(addresses: &[IpAddr]) -> Result<(), Refusal> {
 /// # Errors
 /// As [`forget`].
 pub fn forget_opened_by(addresses: &[IpAddr]) -> Result<(), Refusal> {
-    forget_of(addresses, CTA_TUPLE_ORIG)
+    forget_of(&mut Netlink::netfilter()?, addresses, CTA_TUPLE_ORIG)
 }
 
 /// `side`: whose source the addresses are, of the first packet's or of the answer's.
-fn forget_of(addresses: &[IpAddr], side: u16) -> Result<(), Refusal> {
+fn forget_of(conntrack: &mut Netlink, addresses: &[IpAddr], side: u16) -> Result<(), Refusal> {
     let (original, reply) = if side == CTA_TUPLE_ORIG {
         (BY_SOURCE, 0)
     } else {
         (0, BY_SOURCE)
     };
-    let mut conntrack = Netlink::netfilter()?;
-    if entries(&mut conntrack)? == 0 {
+    if entries(conntrack)? == 0 {
         return Ok(());
     }
     for address in addresses {
@@ -174,7 +182,7 @@ fn forget_of(addresses: &[IpAddr], side: u16) -> Result<(), Refusal> {
             source == *address
         });
         for some in found.chunks(AT_ONCE) {
-            delete(&mut conntrack, some)?;
+            delete(conntrack, some)?;
         }
     }
     Ok(())

@@ -121,6 +121,11 @@ impl Entry {
         Ok(())
     }
 
+    /// For what else is to be said to netfilter.
+    pub fn socket(&mut self) -> &mut Netlink {
+        &mut self.nft
+    }
+
     /// Takes ports back.
     ///
     /// # Errors

@@ -110,9 +110,11 @@ impl Supervisor {
 
     /// The container has ended: so have its connections. Who goes on with one hears at once that it is over, and not
     /// whoever gets the address next.
-    pub(super) fn forget_container(&self) {
-        if self.had_ports {
-            let _ = conntrack::forget_container(&self.addresses());
+    pub(super) fn forget_container(&mut self) {
+        let addresses = self.addresses();
+        let entry = self.container.entry.as_mut().filter(|_| self.had_ports);
+        if let Some(entry) = entry {
+            let _ = conntrack::forget_container_by(entry.socket(), &addresses);
         }
     }
 
