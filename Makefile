@@ -142,7 +142,7 @@ install: $(BIN)/host-helper $(BIN)/init
 	install -d $(DESTDIR)$(PREFIX)/libexec/cni
 	ln -sf ../../bin/host-helper $(DESTDIR)$(PREFIX)/libexec/cni/hawser
 	install -D -m 644 -t $(DOC) LICENSE-APACHE LICENSE-MIT README.md docs/operation.md docs/protocol.md \
-		docs/reachability.md docs/security.md docs/cluster.md
+		docs/reachability.md docs/security.md docs/cluster.md docs/performance.md
 	$(if $(wildcard $(MANUALS)),,@echo 'no manual pages: make build makes them')
 	$(if $(wildcard $(MANUALS)),install -D -m 644 -t $(MAN) $(MANUALS))
 

@@ -278,6 +278,7 @@ const CHOSEN: &[&str] = &[
 /// Need what is not on the disk, measure times, type before a slow shell has ended its line, or start so many processes
 /// that an emulator takes minutes.
 const LEFT_OUT: &[&str] = &[
+    "bench",
     "boot",
     "costs",
     "drop_in",
@@ -285,7 +286,6 @@ const LEFT_OUT: &[&str] = &[
     "manuals",
     "peers",
     "ready",
-    "speed",
     "supervise_terminal",
     "udev",
 ];
@@ -334,7 +334,8 @@ fn spine(lab: &Lab, parameter: &str, names: &[&str]) -> Option<String> {
     files.extend([binary(), init_binary()]);
     files.extend(["/bin/sh", "/bin/bash", "/bin/dash"].map(PathBuf::from));
     files.extend(list("golden"));
-    for source in list("src/bin") {
+    // A directory is bench, which measures.
+    for source in list("src/bin").iter().filter(|path| path.is_file()) {
         let name = source.file_stem().expect("a file's name");
         files.push(Path::new(env!("CARGO_BIN_EXE_ping")).with_file_name(name));
     }

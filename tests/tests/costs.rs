@@ -1,5 +1,5 @@
 //! What a PID 1 costs, ours beside tini-static, catatonit and dumb-init in the same run: bytes, memory, wake-ups, system
-//! calls, allocations. (Times are no test: see speed.rs.)
+//! calls, allocations. (Times are no test: see `make bench`.)
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -214,7 +214,7 @@ fn calls(lab: &Lab, command: &Command) -> Vec<(i32, String)> {
 const TRUE: &[&str] = &["/bin/busybox", "true"];
 
 #[test]
-#[expect(clippy::print_stdout, reason = "a table, like the one of speed.rs")]
+#[expect(clippy::print_stdout, reason = "a table, like those of bench")]
 fn system_calls_of_a_start() {
     case(|lab| {
         let mut alone = Command::new(TRUE[0]);

@@ -101,7 +101,9 @@ impl Player<'_> {
 pub fn measure(bench: &Bench) -> Vec<Table> {
     let lab = bench.lab;
     lab.with_network();
-    let host = Netns::new("reference");
+    let named = Sandbox::new("reference");
+    let host = named.netns.again();
+    host.sh("ip link set lo up");
     let network = Network::new(lab);
     let ours = &network.0;
     let reference = [false, true].map(|chained| Plugins::reference(lab, "bench", chained));

@@ -8,7 +8,7 @@ use std::thread::{Scope, scope};
 use lab::{DEADLINE, Lab, Netns, Running, bare, collect, sh};
 
 use crate::data_table::{Kind, tables};
-use crate::oci::Plugins;
+use crate::oci::{Plugins, Sandbox};
 use crate::peers::find;
 use crate::servers::OUTSIDE;
 use crate::table::Table;
@@ -198,12 +198,11 @@ fn add_uplink(number: u8) {
 
 /// The same links without any rule: the internet has a route to the container.
 fn plain(lab: &Lab) -> Place {
-    // The second one of a run must not find the names of the first one.
-    sh("for name in plain plainbox; do
-            umount /run/netns/$name 2>/dev/null && rm /run/netns/$name
-        done
-        ip -n internet link del far2 2>/dev/null || :");
-    let (host, container) = (Netns::new("plain"), Netns::new("plainbox"));
+    // Their names are there for as long as they are needed, the namespaces for as long as the place is.
+    let named = ["plain", "plainbox"].map(Sandbox::new);
+    let [host, container] = [0, 1].map(|at: usize| named[at].netns.again());
+    // The second one of a run must not find what is left of the first one.
+    sh("ip -n internet link del far2 2>/dev/null || :");
     host.enter(|| add_uplink(2));
     host.sh("ip link add br0 type bridge
         ip addr add 10.9.0.1/24 dev br0
@@ -294,8 +293,8 @@ fn others<'scope, 'env: 'scope>(
 
 /// The reference plugins: bridge and portmap.
 fn plugins(lab: &Lab) -> Result<Place, String> {
-    let host = Netns::new("plugins");
-    let container = Netns::bare("pluginsbox");
+    let named = ["plugins", "pluginsbox"].map(Sandbox::new);
+    let [host, container] = [0, 1].map(|at: usize| named[at].netns.again());
     host.enter(|| {
         add_uplink(3);
         Plugins::reference(lab, "data", true)?.add("pluginsbox", Some(PUBLISHED))

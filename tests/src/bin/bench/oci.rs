@@ -158,7 +158,8 @@ impl Plugins {
 /// A network namespace as engines make them, without a process.
 pub struct Sandbox {
     path: String,
-    _netns: Netns,
+    /// The namespace itself.
+    pub netns: Netns,
 }
 
 impl Sandbox {
@@ -166,7 +167,7 @@ impl Sandbox {
     pub fn new(id: &str) -> Self {
         Self {
             path: format!("/run/netns/{id}"),
-            _netns: Netns::bare(id),
+            netns: Netns::bare(id),
         }
     }
 }

@@ -58,6 +58,7 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
             "own, kB",
             "wake-ups a second",
             "added start, ms",
+            "p10, ms",
         ],
     );
     for (at, (program, watched)) in (1..).zip(programs.iter().zip(&idle)) {
@@ -73,6 +74,7 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
                 Cell::Count(watched.own),
                 Cell::Ratio(watched.turns as f64 / f64::from(seconds.max(1))),
                 Cell::Ms(added(at)),
+                Cell::Ms(all[at].times.p10() - all[0].times.p10()),
             ],
         );
     }

@@ -5,7 +5,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Scope;
 use std::time::Duration;
 
-use lab::{Netns, sys};
+use lab::sys;
+
+use crate::oci::Sandbox;
 
 /// How long something took, or why it failed.
 pub type Measured = Result<Duration, String>;
@@ -17,6 +19,7 @@ pub type Measure<'env> = Box<dyn FnMut(usize, usize) -> Measured + 'env>;
 pub struct World {
     ask: Sender<(usize, usize)>,
     answer: Receiver<Measured>,
+    _sandbox: Sandbox,
 }
 
 impl World {
@@ -26,11 +29,13 @@ impl World {
         name: &str,
         set_up: impl FnOnce() -> Result<Measure<'env>, String> + Send + 'env,
     ) -> Result<Self, String> {
-        let netns = Netns::new(name);
+        let sandbox = Sandbox::new(name);
+        let netns = sandbox.netns.again();
         let (ask, asked) = channel();
         let (answers, answer) = channel();
         scope.spawn(move || {
             sys::move_apart(netns.descriptor()).expect("enter new namespaces");
+            lab::sh("ip link set lo up");
             let mut measure = match set_up() {
                 Ok(measure) => measure,
                 Err(complaint) => {
@@ -43,7 +48,11 @@ impl World {
                 let _ = answers.send(measure(way, round));
             }
         });
-        let world = Self { ask, answer };
+        let world = Self {
+            ask,
+            answer,
+            _sandbox: sandbox,
+        };
         world.hear()?;
         Ok(world)
     }
