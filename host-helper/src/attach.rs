@@ -123,7 +123,7 @@ pub fn run(
     let namespace = network_namespace(&mut spawn, &request.network)?;
     hand_over(&child, namespace.as_ref())?;
     steps.done("namespace");
-    let held = hold(request, steps)?;
+    let held = hold(request, None, steps)?;
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     signals.check()?;
     let lease = lease_first.map_or_else(|| lease_name(request), Ok)?;
@@ -184,8 +184,12 @@ pub fn run(
 /// Takes the ports. What cannot be had is refused before anything of the host is changed.
 ///
 /// Undone by dropping them.
-fn hold(request: &Request, steps: &mut Steps) -> Result<Vec<Held>> {
-    let held = publish::hold(request.ports.iter().copied())?;
+fn hold(request: &Request, netns: Option<u64>, steps: &mut Steps) -> Result<Vec<Held>> {
+    let ports = request.ports.iter().copied();
+    let held = match netns {
+        Some(netns) => publish::hold_beside(ports, netns)?,
+        None => publish::hold(ports)?,
+    };
     let ports: Vec<Port> = held.iter().map(|one| one.port).collect();
     kept::check_ports(&ports)?;
     if !held.is_empty() {

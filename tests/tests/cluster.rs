@@ -522,6 +522,61 @@ fn services_of_kube_proxy() {
     });
 }
 
+/// A host that has lost everything but files: the namespaces, links and rules of its pods are gone, as after a crash. Deleting them
+/// succeeds, the leases of host-local go, and the host takes pods again.
+#[test]
+fn a_crash_leaves_nothing() {
+    case(|lab| {
+        if !lab.plugins() {
+            return;
+        }
+        let list = Lab::documented("/etc/cni/net.d/10-flannel.conflist");
+        let [one, _two] = cluster(lab);
+        let leases = "ls /var/lib/cni/networks/cbr0 | grep -c ^10[.] || :";
+        let a = one.add("a", &list[..1], &Value::Null);
+        assert_eq!(one.sh(leases), "1\n");
+        one.sh("busybox killall httpd; ip netns del a; ip link del cni0; nft flush ruleset; rm -rf /run/hawser; touch /run/netns/a");
+        one.delete(&a);
+        assert_eq!(one.sh(leases), "0\n");
+        let a = one.add("a", &list[..1], &Value::Null);
+        let page = one.sh(&format!("busybox wget -q -O - http://{}/", a.addresses[0]));
+        assert_eq!(page, "this is a\n");
+        one.delete(&a);
+    });
+}
+
+/// Somebody flushes the rules of a host with pods: `restore` brings them back, and so does the next pod.
+#[test]
+fn a_flush_is_repaired() {
+    case(|lab| {
+        if !lab.plugins() {
+            return;
+        }
+        let list = Lab::documented("/etc/cni/net.d/10-hawser.conflist");
+        lab.serve();
+        let [one, two] = cluster(lab);
+        let port = json!([{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }]);
+        let a = one.add("a", &list, &port);
+        let get = || two.sh("busybox wget -q -O - http://203.0.113.1:8080/");
+        assert_eq!(get(), "this is a\n");
+        one.sh("nft flush ruleset");
+        let mut wget = two.command("busybox");
+        wget.args(["wget", "-q", "-O", "-", "http://203.0.113.1:8080/"]);
+        let refused = collect(wget, DEADLINE);
+        assert_ne!(refused.code, 0, "{refused}");
+        let restore = format!("{} restore", lab::binary().display());
+        one.sh(&restore);
+        assert_eq!(get(), "this is a\n");
+        one.sh("nft flush ruleset");
+        let b = one.add("b", &list, &Value::Null);
+        // Its way out, which is masqueraded.
+        let outside = b.get("http://198.51.100.10/cgi-bin/whoami");
+        assert_eq!(outside, "203.0.113.1");
+        one.delete(&a);
+        one.delete(&b);
+    });
+}
+
 /// Flannel's WireGuard backend has a route to the whole network, which the host's part is cut out of. A route to a part of that part is in
 /// the way all the same.
 #[test]

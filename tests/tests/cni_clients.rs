@@ -498,3 +498,53 @@ fn a_version_for_nomad() {
         }
     });
 }
+
+/// podman can take a container's network away and give it back, with the same addresses, and give it two.
+#[test]
+fn podman_reloads_and_connects() {
+    case(|lab| {
+        let Some(client) = Client::podman(lab) else {
+            return;
+        };
+        let Client::Podman(podman) = &client else {
+            return;
+        };
+        lab.serve();
+        let list = Lab::documented("/etc/cni/net.d/10-hawser.conflist");
+        lab.write_network("lab", &list);
+        let mut other = wiring(
+            "hawser",
+            json!({ "ranges": [[{ "subnet": "10.89.0.0/24" }]] }),
+        );
+        other["bridge"] = json!("cni1");
+        lab.write_network("other", &[other]);
+        let one = client.start("one", &["-p", "8080:80"]);
+        let show = "ip -o addr show dev eth0 scope global | grep -o ' [0-9a-f:.]*/[0-9]*'";
+        let at = one.netns.sh(show);
+        podman.call(&["network", "reload", "one"]).exits(0);
+        assert_eq!(one.netns.sh(show), at);
+        assert!(page("192.0.2.2:8080").ends_with("this is one\n"));
+        podman
+            .call(&["network", "connect", "other", "one"])
+            .exits(0);
+        let second = one.netns.sh("ip -o -4 addr show dev eth1");
+        assert!(second.contains("10.89.0.2/24"), "{second}");
+        assert_eq!(one.get("http://198.51.100.10/"), "hello from the internet");
+        podman
+            .call(&["network", "disconnect", "other", "one"])
+            .exits(0);
+        assert!(!one.netns.sh("ip -o link").contains("eth1"));
+        assert!(page("192.0.2.2:8080").ends_with("this is one\n"));
+        // Both from the beginning.
+        let two = client.start("two", &["--network", "other"]);
+        assert_eq!(two.get("http://198.51.100.10/"), "hello from the internet");
+        let links = two.netns.sh("ip -o -4 addr");
+        assert!(
+            links.contains("10.42.0.") && links.contains("10.89.0."),
+            "{links}"
+        );
+        client.stop(two);
+        client.stop(one);
+        client.end();
+    });
+}

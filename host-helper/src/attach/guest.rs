@@ -88,7 +88,8 @@ pub fn attach(
     steps: &mut Steps,
 ) -> Result<Guest> {
     let lease = take_name(request, how)?;
-    let held = hold(request, steps)?;
+    let of_runtime = how.cni.as_ref().map(|_| target.inode);
+    let held = hold(request, of_runtime, steps)?;
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     signals.check()?;
     let ways = find_ways_out(&mut route, request)?;

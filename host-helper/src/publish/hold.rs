@@ -34,10 +34,20 @@ pub struct Held {
 /// # Errors
 /// A port in use, by whom; an address that the host lacks; no more descriptors.
 pub fn hold(ports: impl IntoIterator<Item = Port>) -> Result<Vec<Held>> {
-    ports.into_iter().map(hold_one).collect()
+    ports.into_iter().map(|port| hold_one(port, None)).collect()
 }
 
-fn hold_one(port: Port) -> Result<Held> {
+/// The same for a container whose runtime may hold its ports by itself: podman's conmon does, from the container's start on,
+/// also when its network is made anew. What the parent of a process of this network namespace has is no collision.
+///
+/// # Errors
+/// See [`hold`].
+pub fn hold_beside(ports: impl IntoIterator<Item = Port>, netns: u64) -> Result<Vec<Held>> {
+    let ports = ports.into_iter();
+    ports.map(|port| hold_one(port, Some(netns))).collect()
+}
+
+fn hold_one(port: Port, netns: Option<u64>) -> Result<Held> {
     let take = || match port.protocol {
         Protocol::Sctp if !has_sctp() => reserve(port),
         _ => bind_socket(port),
@@ -50,7 +60,13 @@ fn hold_one(port: Port) -> Result<Held> {
         bound => bound,
     };
     if let Err(Errno::EADDRINUSE) = bound {
-        return Err(holder::in_use(&port));
+        if netns.is_none_or(|netns| !holder::is_held_for(&port, netns)) {
+            return Err(holder::in_use(&port));
+        }
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let unbound = socket(AddressFamily::Inet, SockType::Datagram, flags, None);
+        let socket = unbound.doing(|| format!("publish {port}"))?;
+        return Ok(Held { port, socket });
     }
     let (socket, host_port) = bound.doing(|| format!("publish {port}")).map_err(explain)?;
     Ok(Held {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::{Port, Protocol, hold};
@@ -38,6 +39,19 @@ pub fn listener(port: &Port) -> Option<String> {
     let listening = sockets(port).into_iter().filter(|socket| socket.listens);
     let inodes: Vec<u64> = listening.map(|socket| socket.inode).collect();
     owner_of(&inodes).map(name)
+}
+
+/// Whether who has a port is the parent of a process in this network namespace.
+pub fn is_held_for(port: &Port, netns: u64) -> bool {
+    let Found::Process(pid) = find(port) else {
+        return false;
+    };
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.unwrap_or_default();
+    children.split_whitespace().any(|child| {
+        let namespace = fs::metadata(format!("/proc/{child}/ns/net"));
+        namespace.is_ok_and(|namespace| namespace.ino() == netns)
+    })
 }
 
 enum Found {
