@@ -62,10 +62,11 @@ pub fn refuse(error: Error, begin: Instant) -> Result<u8> {
 fn release(told: &Told, begin: Instant) -> u8 {
     let doing = || -> Result<()> {
         run::need_privileges("release a container")?;
-        // A bundle that is gone has no timeout.
-        if let Ok(bundle) = Bundle::read(told) {
-            set_deadline(&told.id, &bundle, Stage::Ends, begin);
-        }
+        // A bundle may be gone by now, and its timeout with it.
+        let timeout = Bundle::read(told)
+            .ok()
+            .and_then(|bundle| bundle.timeout(Stage::Ends));
+        set_deadline(&told.id, timeout, Stage::Ends, begin);
         attached::release(&told.id)?;
         // Others may have been killed before they could.
         let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
@@ -84,7 +85,12 @@ fn release(told: &Told, begin: Instant) -> u8 {
 fn attach(told: &Told, options: cli::Hook, begin: Instant, mut steps: Steps) -> Result<()> {
     run::need_privileges("attach a container")?;
     let bundle = Bundle::read(told)?;
-    set_deadline(&told.id, &bundle, Stage::Begins, begin);
+    set_deadline(
+        &told.id,
+        bundle.timeout(Stage::Begins),
+        Stage::Begins,
+        begin,
+    );
     let options = annotations::add(options, told, &bundle)?;
     check_together(&options)?;
     if !needs_link(told, &bundle, &options, &steps)? {
@@ -122,8 +128,7 @@ fn attach(told: &Told, options: cli::Hook, begin: Instant, mut steps: Steps) -> 
         .inspect_err(|_| state::remove_directory_if_empty())
 }
 
-fn set_deadline(id: &str, bundle: &Bundle, stage: Stage, begin: Instant) {
-    let timeout = bundle.timeout(stage);
+fn set_deadline(id: &str, timeout: Option<Duration>, stage: Stage, begin: Instant) {
     let whole = timeout.unwrap_or(LONGEST);
     let within = whole - (whole / 5).min(FOR_UNDO);
     let verb = match stage {
@@ -190,6 +195,7 @@ fn is_attached(told: &Told, target: &Target, name: &str, interface: &str) -> Res
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     for end in target.host_ends(&mut route)? {
         let Some(mark) = &end.mark else {
+            attached::delete_link(end.index);
             continue;
         };
         let (theirs, _) = mark.container().unwrap_or_default();
@@ -214,6 +220,5 @@ fn is_attached(told: &Told, target: &Target, name: &str, interface: &str) -> Res
             _ => attached::take_over(&mut route, &end)?,
         }
     }
-    attached::delete_unmarked(target);
     Ok(false)
 }

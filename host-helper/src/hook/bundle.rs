@@ -16,6 +16,9 @@ use crate::error::{Doing, Error, Result};
 /// It is longer only by mistake.
 const LONGEST: u64 = 16 << 20;
 
+/// Seconds; who waits longer waits for ever.
+const LONGEST_TIMEOUT: u64 = 24 * 60 * 60;
+
 /// What is looked at.
 #[derive(Debug, Default, Deserialize)]
 pub struct Bundle {
@@ -48,8 +51,8 @@ struct Entry {
 struct Hook {
     path: PathBuf,
     args: Option<Vec<String>>,
-    /// Seconds.
-    timeout: Option<u64>,
+    /// Seconds; whether it is one, its runtime says.
+    timeout: Option<i64>,
 }
 
 /// Whose network the container has.
@@ -148,9 +151,8 @@ impl Bundle {
         // A script in between passes on other words.
         let seconds = exactly.or_else(|| least(all().filter(is_ours).collect()));
         let seconds = seconds.or_else(|| least(all().filter(has_our_words).collect()));
-        seconds
-            .filter(|seconds| *seconds > 0)
-            .map(Duration::from_secs)
+        let seconds = u64::try_from(seconds?).ok().filter(|seconds| *seconds > 0);
+        seconds.map(|seconds| Duration::from_secs(seconds.min(LONGEST_TIMEOUT)))
     }
 }
 
@@ -212,5 +214,17 @@ mod tests {
             Some(7)
         );
         assert_eq!(begins(r#"{"createRuntime": null}"#), None);
+        for (odd, seconds) in [
+            ("0", None),
+            ("-1", None),
+            (&*i64::MAX.to_string(), Some(86400)),
+        ] {
+            let ours = ours.replace("\"timeout\": 7", &format!("\"timeout\": {odd}"));
+            assert_eq!(
+                begins(&format!(r#"{{"prestart": [{ours}]}}"#)),
+                seconds,
+                "{odd}"
+            );
+        }
     }
 }
