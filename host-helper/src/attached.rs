@@ -150,8 +150,7 @@ fn check_together(options: &cli::Attach) -> Result<()> {
     if !options.net.network.has_link() {
         return Err(usage("attach gives a link: --network bridge or ptp"));
     }
-    let mut ports = options.net.publish.iter().flat_map(|range| range.ports());
-    match ports.find(|port| port.is_loopback() && !options.stay) {
+    match options.net.loopback_port().filter(|_| !options.stay) {
         Some(port) => Err(usage(&format!(
             "--publish {port}: a port of a loopback address takes a supervisor: --stay"
         ))),

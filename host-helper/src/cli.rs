@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv6Net;
 
 pub use guests::{Attach, Detach, Hook};
-pub use network::Network;
+pub use network::{Network, Resolv};
 pub use port::Port;
 use values::{
     parse_capability, parse_hostname, parse_inside, parse_name, parse_sysctl, parse_variable,
@@ -264,24 +264,6 @@ pub enum Switch {
     /// On.
     On,
     /// Off.
-    Off,
-}
-
-/// Yes or no.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Answer {
-    /// Yes.
-    Yes,
-    /// No.
-    No,
-}
-
-/// `--resolv`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Resolv {
-    /// Bound over those of the root file system; an error when that cannot be.
-    Required,
-    /// Left alone.
     Off,
 }
 

@@ -157,8 +157,7 @@ fn check_together(options: &cli::Hook) -> Result<()> {
         ));
     }
     options.net.check()?;
-    let mut ports = options.net.publish.iter().flat_map(|range| range.ports());
-    match ports.find(|port| port.is_loopback()) {
+    match options.net.loopback_port() {
         Some(port) => Err(cli::usage(&format!(
             "--publish {port}: a port of a loopback address takes a supervisor, and a hook leaves none: use attach --stay"
         ))),

@@ -184,6 +184,21 @@ fn annotations_are_options() {
         assert!(file("/etc/hosts").contains("192.0.2.77 db"));
         release(lab, &bundle, "3f2a+x", guest);
         before.assert_host_back();
+        // Without a bridge.
+        let bundle = lab
+            .bundle("web", "")
+            .annotated("hawser.network", "ptp")
+            .annotated("hawser.egress", "192.0.2.0/24");
+        let guest = attached(lab, &bundle, "web", &[]);
+        let row = lab.listed("web");
+        assert_eq!(row["network"], "ptp", "{row}");
+        let routes = Netns::of(guest.pid()).sh("ip route");
+        assert!(routes.contains("default via 10.0.0.1"), "{routes}");
+        let all = lab.hawser(&["inspect", "web"]).ok();
+        assert!(all.contains("\"egress\": \"192.0.2.0/24\""), "{all}");
+        release(lab, &bundle, "web", guest);
+        // The network stays, as one with a bridge does.
+        let before = Snapshot::take();
         // A runtime that does not pass them on has them in config.json.
         let bundle = lab.bundle("web", "").annotated("hawser.ip", "172.19.0.9");
         let guest = bundle.created();

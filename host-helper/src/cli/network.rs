@@ -2,11 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use ipnet::Ipv6Net;
 
 use super::values::{parse_connect, parse_host, parse_interface, parse_network, parse_word};
-use super::{Answer, PORT, Resolv, usage};
+use super::{PORT, usage};
 use crate::address::{Subnet, parse_address, parse_address6, parse_mac, parse_subnet6};
 use crate::bridge::DEFAULT_BRIDGE;
 use crate::dns::Resolvers;
@@ -17,6 +17,24 @@ use crate::reach::{Egress, Reach};
 use crate::request::{Details, NetworkChoice, Request};
 use crate::sys;
 use crate::veth::INSIDE;
+
+/// Yes or no.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Answer {
+    /// Yes.
+    Yes,
+    /// No.
+    No,
+}
+
+/// `--resolv`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Resolv {
+    /// Bound over those of the root file system; an error when that cannot be.
+    Required,
+    /// Left alone.
+    Off,
+}
 
 // No sentence for the documentation: clap would put it in the place of the command's.
 #[derive(Debug, Clone, Args)]
@@ -108,6 +126,12 @@ pub struct Network {
 }
 
 impl Network {
+    /// A port that only a supervisor can publish.
+    pub fn loopback_port(&self) -> Option<publish::Port> {
+        let mut ports = self.publish.iter().flat_map(|range| range.ports());
+        ports.find(publish::Port::is_loopback)
+    }
+
     /// Whether an option needs a network of the container's own.
     fn option_of_a_network(&self) -> Option<&'static str> {
         [
