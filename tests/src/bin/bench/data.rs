@@ -1,6 +1,7 @@
 //! Data path: what packets pay for rules. A small client and server, between the host, a container and the internet;
 //! beside the same links without a rule, and beside the rules of others.
 
+use std::ops::RangeInclusive;
 use std::process::Stdio;
 use std::sync::mpsc::channel;
 use std::thread::{Scope, scope};
@@ -15,6 +16,9 @@ use crate::table::Table;
 use crate::world::World;
 use crate::{Bench, complain};
 
+/// Places of others.
+const DOCKER: &str = "docker";
+const PLUGINS: &str = "CNI bridge, portmap";
 /// How long one measurement lasts, in milliseconds, and how many there are of each.
 const TIME: &str = "200";
 const TIMES: usize = 5;
@@ -22,6 +26,9 @@ const TIMES: usize = 5;
 const INSIDE: u16 = 80;
 const FAR: u16 = 7100;
 const PUBLISHED: u16 = 8080;
+
+/// Those that are published besides.
+const MANY: RangeInclusive<u16> = 20_000..=29_999;
 
 /// A host with a container on it.
 struct Place {
@@ -99,24 +106,60 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
         true => ("20", 1),
         false => (TIME, TIMES),
     };
-    let mut rates = scope(|scope| {
+    let rates = scope(|scope| {
         let mut places = vec![plain(lab), ours(lab, "hawser", "172.19.7.1", &[])];
         let (docker, others) = others(scope, lab);
         places.extend(others);
-        let rates = rounds(lab, &places, time, times);
+        let mut rates = rounds(lab, &places, time, times);
+        // The same with many ports.
+        drop(places.remove(1));
+        lab.hawser(&["down", "--force"]).exits(0);
+        lab.with_network();
+        places.iter_mut().for_each(crowd);
+        let ports = format!("{}-{}", MANY.start(), MANY.end());
+        let ports = ["-p", &format!("{ports}:{ports}")];
+        places.push(ours(lab, "hawser, 10,000 ports", "172.19.7.2", &ports));
+        rates.extend(rounds(lab, &places, time, times));
         drop(docker);
         rates
     });
     lab.hawser(&["down", "--force"]).exits(0);
     lab.with_network();
-    let ports = ["-p", "20000-29999:20000-29999"];
-    let name = "hawser, 10,000 ports";
-    let places = [plain(lab), ours(lab, name, "172.19.7.2", &ports)];
-    rates.extend(rounds(lab, &places, time, times));
-    drop(places);
-    lab.hawser(&["down", "--force"]).exits(0);
-    lab.with_network();
     tables(&rates)
+}
+
+/// Writes the rules by which others publish ports, as they do it, for many: half before those of the port that is measured,
+/// half behind. They would take minutes for that.
+fn crowd(place: &mut Place) {
+    place.name = match place.name {
+        DOCKER => "docker's rules, 10,000 ports",
+        PLUGINS => "portmap's rules, 10,000 ports",
+        _ => return,
+    };
+    let saved = place.host.sh("iptables-save -t nat");
+    let own = PUBLISHED.to_string();
+    let rules = saved.lines().filter_map(|line| line.strip_prefix("-A "));
+    let rules: Vec<(&str, &str)> = rules
+        .filter(|rule| rule.contains(&own))
+        .filter_map(|rule| rule.split_once(' '))
+        .collect();
+    let mut text = "*nat\n".to_owned();
+    for (chain, rest) in rules {
+        // portmap names fifteen ports in one rule of what leads to a container's chain.
+        let at_once = if rest.contains("--dports") { 15 } else { 1 };
+        let ports: Vec<u16> = MANY.collect();
+        for (at, some) in ports.chunks(at_once).enumerate() {
+            let some: Vec<String> = some.iter().map(u16::to_string).collect();
+            let rest = rest.replace(&own, &some.join(","));
+            text += &match at % 2 {
+                0 => format!("-I {chain} 1 {rest}\n"),
+                _ => format!("-A {chain} {rest}\n"),
+            };
+        }
+    }
+    text += "COMMIT\n";
+    std::fs::write("/run/lab/rules", text).expect("write rules");
+    place.host.sh("iptables-restore --noflush </run/lab/rules");
 }
 
 /// All places, in turns.
@@ -275,7 +318,7 @@ fn others<'scope, 'env: 'scope>(
             if let Ok((host, pid, address)) = told.recv() {
                 let published = format!("203.0.113.4:{PUBLISHED}");
                 all.push(Place::new(
-                    "docker",
+                    DOCKER,
                     host,
                     Netns::of(pid),
                     &address,
@@ -302,7 +345,7 @@ fn plugins(lab: &Lab) -> Result<Place, String> {
     let address = container.sh("ip -o -4 addr show dev eth0 | awk '{ print $4 }' | cut -d/ -f1");
     let published = format!("203.0.113.3:{PUBLISHED}");
     Ok(Place::new(
-        "CNI bridge, portmap",
+        PLUGINS,
         host,
         container,
         address.trim(),

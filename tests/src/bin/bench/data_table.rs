@@ -89,7 +89,7 @@ pub fn tables(rates: &[Rates]) -> Vec<Table> {
                 ],
             );
         }
-        table.note("Ratios of the median times of a request (64 bytes and back) and of a connection with one request; of the bytes of a stream, where more is better.");
+        table.note("Ratios of the median times of a request (64 bytes and back) and of a connection with one request; of the bytes of a stream, where more is better. With 10,000 ports the measured one is in the middle of the rules of others.");
         table
     };
     let titles = WAYS.iter().map(|way| way.title);
