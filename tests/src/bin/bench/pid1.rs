@@ -153,7 +153,8 @@ pub fn number(text: &str, key: &str) -> u64 {
         .unwrap_or_else(|| panic!("{key} in {text}"))
 }
 
-fn turns(pid: i32) -> u64 {
+/// How often a process was given a processor.
+pub fn turns(pid: i32) -> u64 {
     let status = read(pid, "status");
     number(&status, "voluntary_ctxt_switches") + number(&status, "nonvoluntary_ctxt_switches")
 }

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::Bench;
 use crate::contest;
-use crate::pid1::number;
+use crate::pid1::{number, turns};
 use crate::ready::clock;
 use crate::scale::populate;
 use crate::start;
@@ -19,6 +19,8 @@ use crate::times::Times;
 const ROUNDS: usize = 50;
 /// Containers whose memory is counted.
 const COUNTED: usize = 200;
+/// Starts that are no business of theirs.
+const OTHERS: u64 = 20;
 
 /// Both tables.
 pub fn measure(bench: &Bench) -> Vec<Table> {
@@ -153,7 +155,13 @@ fn memory(bench: &Bench) -> Table {
     let before = kernel();
     populate(lab, count);
     let ours = kernel();
-    let supervisors: Vec<u64> = lab.list().iter().map(|one| supervisor(lab, one)).collect();
+    let all: Vec<i32> = lab.list().iter().map(|one| supervisor(lab, one)).collect();
+    let supervisors: Vec<u64> = all.iter().map(|pid| proportional(*pid)).collect();
+    let before_others = all.iter().map(|pid| turns(*pid)).sum::<u64>();
+    for _ in 0..OTHERS {
+        lab.run(&["-p", "8080:80"], &["/bin/true"]).ok();
+    }
+    let woken = all.iter().map(|pid| turns(*pid)).sum::<u64>() - before_others;
     collect(lab.command(&["down", "--force"]), DEADLINE * 3).exits(0);
     lab.with_network();
     contest::settle(links);
@@ -202,14 +210,18 @@ fn memory(bench: &Bench) -> Table {
         cells.push(Cell::Count(process));
         table.row(name, cells);
     }
+    let each = woken as f64 / (OTHERS * count as u64) as f64;
+    table.note(format!(
+        "A supervisor was woken {each:.2} times by each start and end of another container with a port ({OTHERS} of them)."
+    ));
     table.note("The kernel's are differences of /proc/meminfo, which is the whole machine's: believe them on an idle one. The supervisor's is its Pss; the floor's is the parent that waits.");
     table
 }
 
-fn supervisor(lab: &Lab, listed: &serde_json::Value) -> u64 {
+fn supervisor(lab: &Lab, listed: &serde_json::Value) -> i32 {
     let name = listed["name"].as_str().expect("a name");
     let text = lab.hawser(&["inspect", name]).ok();
     let all: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let pid = all["supervisor"].as_i64().expect("a supervisor");
-    proportional(i32::try_from(pid).expect("a process id"))
+    i32::try_from(pid).expect("a process id")
 }
