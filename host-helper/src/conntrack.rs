@@ -47,11 +47,12 @@ const AT_ONCE: usize = 64;
 const FEW: u32 = 4096;
 
 /// Forgets the connections by these ports of the host's own addresses, but for those that lead to one of the addresses
-/// `kept`. Gives how many.
+/// `kept`. Gives how many. By a socket that is there: one that is closed after elements were deleted waits until the kernel has let
+/// go of them (7 ms), whether it has deleted them itself or not.
 ///
 /// # Errors
 /// What the kernel says; one without connection tracking has none to forget.
-pub fn forget(ports: &[Port], kept: &[IpAddr]) -> Result<usize, Refusal> {
+pub fn forget(conntrack: &mut Netlink, ports: &[Port], kept: &[IpAddr]) -> Result<usize, Refusal> {
     let mut count = 0;
     for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
         let mut wanted: Wanted = BTreeMap::new();
@@ -61,7 +62,7 @@ pub fn forget(ports: &[Port], kept: &[IpAddr]) -> Result<usize, Refusal> {
             }
         }
         if !wanted.is_empty() {
-            count += forget_some(protocol, &wanted, kept)?;
+            count += forget_some(conntrack, protocol, &wanted, kept)?;
         }
     }
     Ok(count)
@@ -70,9 +71,13 @@ pub fn forget(ports: &[Port], kept: &[IpAddr]) -> Result<usize, Refusal> {
 /// Ports of one protocol, by the host's.
 type Wanted = BTreeMap<u16, Vec<Port>>;
 
-fn forget_some(protocol: Protocol, wanted: &Wanted, kept: &[IpAddr]) -> Result<usize, Refusal> {
-    let mut conntrack = Netlink::netfilter()?;
-    let families: &[i32] = match entries(&mut conntrack)? {
+fn forget_some(
+    conntrack: &mut Netlink,
+    protocol: Protocol,
+    wanted: &Wanted,
+    kept: &[IpAddr],
+) -> Result<usize, Refusal> {
+    let families: &[i32] = match entries(conntrack)? {
         0 => return Ok(0),
         1..=FEW => &[libc::AF_UNSPEC],
         _ => &[libc::AF_INET, libc::AF_INET6],
@@ -81,7 +86,7 @@ fn forget_some(protocol: Protocol, wanted: &Wanted, kept: &[IpAddr]) -> Result<u
     let mut known: BTreeMap<IpAddr, bool> = BTreeMap::new();
     let mut ours = Vec::new();
     for family in families {
-        let found = match find(&mut conntrack, *family as u8, protocol, wanted) {
+        let found = match find(conntrack, *family as u8, protocol, wanted) {
             // No connection tracking of this family.
             Err(refusal) if is_absent(refusal.errno) => continue,
             found => found?,
@@ -99,7 +104,7 @@ fn forget_some(protocol: Protocol, wanted: &Wanted, kept: &[IpAddr]) -> Result<u
         }
     }
     for some in ours.chunks(AT_ONCE) {
-        delete(&mut conntrack, some)?;
+        delete(conntrack, some)?;
     }
     Ok(ours.len())
 }
@@ -108,16 +113,7 @@ fn forget_some(protocol: Protocol, wanted: &Wanted, kept: &[IpAddr]) -> Result<u
 ///
 /// # Errors
 /// As [`forget`].
-pub fn forget_container(addresses: &[IpAddr]) -> Result<(), Refusal> {
-    forget_container_by(&mut Netlink::netfilter()?, addresses)
-}
-
-/// The same by a socket that is there: one that is closed after elements were deleted waits until the kernel has let go of
-/// them (7 ms), whether it has deleted them itself or not.
-///
-/// # Errors
-/// As [`forget`].
-pub fn forget_container_by(conntrack: &mut Netlink, addresses: &[IpAddr]) -> Result<(), Refusal> {
+pub fn forget_container(conntrack: &mut Netlink, addresses: &[IpAddr]) -> Result<(), Refusal> {
     forget_of(conntrack, addresses, CTA_TUPLE_REPLY)
 }
 
@@ -125,8 +121,8 @@ pub fn forget_container_by(conntrack: &mut Netlink, addresses: &[IpAddr]) -> Res
 ///
 /// # Errors
 /// As [`forget`].
-pub fn forget_opened_by(addresses: &[IpAddr]) -> Result<(), Refusal> {
-    forget_of(&mut Netlink::netfilter()?, addresses, CTA_TUPLE_ORIG)
+pub fn forget_opened_by(conntrack: &mut Netlink, addresses: &[IpAddr]) -> Result<(), Refusal> {
+    forget_of(conntrack, addresses, CTA_TUPLE_ORIG)
 }
 
 /// `side`: whose source the addresses are, of the first packet's or of the answer's.

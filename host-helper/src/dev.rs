@@ -5,14 +5,14 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::fcntl::OFlag;
+use nix::sys::stat::{Mode, SFlag, mkdirat, mknodat};
 use nix::unistd::symlinkat;
 
 use crate::error::{Doing, Result};
 use crate::inside::{open_directory, open_in_root, open_path};
 use crate::rootfs::{NODEV, NOEXEC, NOSUID, RDONLY, mount_new};
-use crate::sys::{attach_tree, clone_tree, set_mount_attributes};
+use crate::sys::{attach_tree, attach_tree_at, clone_tree, set_mount_attributes};
 use crate::users::UserMap;
 
 /// Mounts it: the usual nodes, terminals and shared memory. `scratch` has a directory `dev`. `users`: who those of the container are.
@@ -71,9 +71,15 @@ pub fn mount_dev(root: &OwnedFd, scratch: &OwnedFd, users: Option<UserMap>) -> R
 /// A device node of the host, read-only: its mode is the host's to change, and writing to the device is not concerned.
 /// On `/dev` itself no node counts.
 fn bind_device(dev: &OwnedFd, host: &OwnedFd, name: &CStr) -> nix::Result<()> {
-    let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-    let place = openat(dev, name, flags, Mode::from_bits_truncate(0o666))?;
+    // A file to mount on: not opened, since that costs a descriptor.
+    mknodat(
+        dev,
+        name,
+        SFlag::S_IFREG,
+        Mode::from_bits_truncate(0o666),
+        0,
+    )?;
     let node = clone_tree(host, name, false)?;
     set_mount_attributes(&node, RDONLY | NOSUID | NOEXEC, false)?;
-    attach_tree(&node, place)
+    attach_tree_at(&node, dev, name)
 }

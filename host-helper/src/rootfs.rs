@@ -21,7 +21,8 @@ use crate::inside::{
 };
 use crate::state;
 use crate::sys::{
-    attach_tree, clear_mount_attributes, clone_tree, make_mount, set_mount_attributes,
+    attach_tree, attach_tree_at, clear_mount_attributes, clone_tree, make_mount,
+    set_mount_attributes,
 };
 use crate::users::{UserMap, Users};
 
@@ -338,12 +339,12 @@ fn mask(under: &OwnedFd, path: &CStr, dev: &OwnedFd, scratch: &OwnedFd) -> Resul
 /// Mounts a path over itself with other attributes; what is not there needs none.
 fn remount(under: &OwnedFd, path: &CStr, attributes: u64) -> Result<()> {
     let doing = || format!("remount {}", path.to_string_lossy());
-    let Some(place) = open_if_there(under, path).doing(doing)? else {
-        return Ok(());
+    let tree = match clone_tree(under, path, false) {
+        Err(Errno::ENOENT) => return Ok(()),
+        tree => tree.doing(doing)?,
     };
-    let tree = clone_tree(&place, c"", false).doing(doing)?;
     set_mount_attributes(&tree, attributes, false).doing(doing)?;
-    attach_tree(&tree, &place).doing(doing)
+    attach_tree_at(&tree, under, path).doing(doing)
 }
 
 /// A copy of a volume's mounts, with what it is to be inside.

@@ -100,17 +100,23 @@ pub fn clone_tree(dir: impl AsFd, path: &CStr, recursive: bool) -> Result<OwnedF
 
 /// `move_mount(2)`: attaches the detached mount `tree` at the descriptor `target`.
 pub fn attach_tree(tree: impl AsFd, target: impl AsFd) -> Result<()> {
-    // From linux/mount.h: both paths are empty, the descriptors say it all.
+    attach_tree_at(tree, target, c"")
+}
+
+/// The same at `path` under the directory `dir`; the last name is not followed where it is a link. Only where nobody else
+/// can have put links on the way.
+pub fn attach_tree_at(tree: impl AsFd, dir: impl AsFd, path: &CStr) -> Result<()> {
+    // From linux/mount.h: an empty path is that of the descriptor itself.
     const F_EMPTY_PATH: u32 = 0x4;
     const T_EMPTY_PATH: u32 = 0x40;
-    // SAFETY: both paths are empty static strings.
+    // SAFETY: both paths are NUL-terminated and outlive the call.
     let done = unsafe {
         libc::syscall(
             libc::SYS_move_mount,
             tree.as_fd().as_raw_fd(),
             c"".as_ptr(),
-            target.as_fd().as_raw_fd(),
-            c"".as_ptr(),
+            dir.as_fd().as_raw_fd(),
+            path.as_ptr(),
             F_EMPTY_PATH | T_EMPTY_PATH,
         )
     };

@@ -113,7 +113,7 @@ pub fn attach(
     splice = splice_to(&mut route, request, Some(&attachment), held)?;
     let known = Some(&attachment).zip(nft);
     let entry = publish(&mut route, request, known, &splice, &mut undo)?;
-    let entry = entry.ok_or_else(|| Error::new("attach: it has no rules"))?;
+    let mut entry = entry.ok_or_else(|| Error::new("attach: it has no rules"))?;
     steps.done("publish");
     let ours = attachment.clone();
     undo.push(move || mark::forget_neighbours_of(&ours));
@@ -145,7 +145,7 @@ pub fn attach(
     }
     undo.commit();
     if !how.stays {
-        tell(&attachment, &splice, &names);
+        tell(&attachment, &mut entry, &splice, &names);
     }
     steps.total("attached");
     Ok(Guest {
@@ -159,12 +159,12 @@ pub fn attach(
 }
 
 /// What a supervisor does as soon as it can, where there is none.
-fn tell(attachment: &Attachment, splice: &Splice, names: &Names) {
+fn tell(attachment: &Attachment, entry: &mut nft::Entry, splice: &Splice, names: &Names) {
     let published: Vec<Port> = splice.ports().collect();
     // Without it, a client that goes on from an old connection reaches nobody; there is nobody to tell.
     let places = attachment.veth.places(&attachment.network);
     let addresses: Vec<_> = places.map(|place| place.address).collect();
-    let _ = conntrack::forget(&published, &addresses);
+    let _ = conntrack::forget(entry.socket(), &published, &addresses);
     names.announce();
 }
 

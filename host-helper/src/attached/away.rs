@@ -135,7 +135,11 @@ fn take_away(route: &mut Netlink, end: &Link) -> Result<()> {
     let addresses = addresses_of(end, kept.as_ref());
     if kept.is_some_and(|kept| !kept.container.ports.is_empty()) {
         // Connections that are left would be led to whoever has the address next.
-        let _ = conntrack::forget_container(&addresses);
+        let _ = Netlink::netfilter().and_then(|mut netfilter| {
+            let forgotten = conntrack::forget_container(&mut netfilter, &addresses);
+            nft::close_later(&netfilter);
+            forgotten
+        });
     }
     errors.extend(mark::sweep_neighbours(route, &addresses).err());
     if let Some(attachment) = attachment {
@@ -237,7 +241,11 @@ fn tidy(route: &mut Netlink, link: &str) -> Result<()> {
     let addresses: Vec<IpAddr> = kept.addresses().collect();
     if !kept.container.ports.is_empty() {
         // Connections that are left would be led to whoever has the address next.
-        let _ = conntrack::forget_container(&addresses);
+        let _ = Netlink::netfilter().and_then(|mut netfilter| {
+            let forgotten = conntrack::forget_container(&mut netfilter, &addresses);
+            nft::close_later(&netfilter);
+            forgotten
+        });
     }
     let swept = mark::sweep_neighbours(route, &addresses);
     if let Some(network) = kept.network(route) {

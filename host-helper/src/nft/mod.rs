@@ -17,7 +17,7 @@ pub mod translations;
 mod words;
 
 pub use entry::Entry;
-pub use sets::{forget, forget_link, led_to, sweep_dead, tenant_at};
+pub use sets::{close_later, forget, forget_link, led_to, sweep_dead, tenant_at};
 
 use hawser::netlink::{Attributes, read_u32};
 use message::{Batch, Family, kind};

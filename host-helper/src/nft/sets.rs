@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 
 use hawser::netlink::{Attributes, Message, read_u32};
 use nix::errno::Errno;
@@ -14,12 +15,23 @@ use crate::mark;
 use crate::netlink::Netlink;
 use crate::owner::lease_name;
 use crate::publish::Port;
+use crate::sys;
 
 /// Takes back whatever the tables know of a container.
 pub fn forget(attachment: &Attachment) {
     let addresses: Vec<IpAddr> = elements::addresses(attachment).collect();
     // Whoever takes the address next does it again.
-    let _ = open().and_then(|mut nft| sweep(&mut nft, &attachment.veth.name, &addresses));
+    let _ = open().and_then(|mut nft| {
+        let swept = sweep(&mut nft, &attachment.veth.name, &addresses);
+        close_later(&nft);
+        swept
+    });
+}
+
+/// For one that ends soon after elements were deleted, by whomever: see [`sys::wait_for_rcu`].
+pub fn close_later(nft: &Netlink) {
+    // Where there can be no process, we wait.
+    let _ = sys::keep_open_beyond_our_end(&[nft.as_fd()]);
 }
 
 /// The same by the name of its host end alone.
@@ -30,6 +42,7 @@ pub fn forget_link(link: &str) {
     if let Some((_, addresses)) = known(&mut nft, link) {
         // As above.
         let _ = sweep(&mut nft, link, &addresses);
+        close_later(&nft);
     }
 }
 
@@ -102,6 +115,7 @@ pub fn sweep_dead(route: &mut Netlink) -> Result<()> {
             Err(refusal) if matches!(refusal.errno, Errno::ERESTART | Errno::ENOENT) => {}
             done => {
                 done.doing(doing)?;
+                close_later(&nft);
                 let addresses: Vec<IpAddr> = dead.into_iter().flat_map(|(_, all)| all).collect();
                 return mark::sweep_neighbours(route, &addresses);
             }

@@ -89,9 +89,12 @@ impl Supervisor {
     pub(super) fn forget_connections(&mut self) {
         if self.forget_at.is_some_and(|at| at <= Instant::now()) {
             self.forget_at = None;
-            if self.is_limited() {
+            let is_limited = self.is_limited();
+            let addresses = self.addresses();
+            let entry = self.container.entry.as_mut();
+            if let Some(entry) = entry.filter(|_| is_limited) {
                 // What it has opened while nothing forbade it is judged anew.
-                let _ = conntrack::forget_opened_by(&self.addresses());
+                let _ = conntrack::forget_opened_by(entry.socket(), &addresses);
             }
             let ports = self.container.splice.ports();
             self.published
@@ -103,9 +106,11 @@ impl Supervisor {
             return;
         }
         let ours = self.addresses();
-        // Without it, who goes on from an old connection reaches nobody; there is nobody to tell here.
-        let _ = conntrack::forget(&published, &ours);
-        let _ = conntrack::forget(&withdrawn, &[]);
+        if let Some(entry) = &mut self.container.entry {
+            // Without it, who goes on from an old connection reaches nobody; there is nobody to tell here.
+            let _ = conntrack::forget(entry.socket(), &published, &ours);
+            let _ = conntrack::forget(entry.socket(), &withdrawn, &[]);
+        }
     }
 
     /// The container has ended: so have its connections. Who goes on with one hears at once that it is over, and not
@@ -114,7 +119,7 @@ impl Supervisor {
         let addresses = self.addresses();
         let entry = self.container.entry.as_mut().filter(|_| self.had_ports);
         if let Some(entry) = entry {
-            let _ = conntrack::forget_container_by(entry.socket(), &addresses);
+            let _ = conntrack::forget_container(entry.socket(), &addresses);
         }
     }
 
