@@ -123,6 +123,15 @@ impl Target {
     /// # Errors
     /// It has.
     pub fn check_empty(&self, interface: &str) -> Result<bool> {
+        self.look_for(interface)
+            .map(|(may_have_ipv6, _)| may_have_ipv6)
+    }
+
+    /// The same, and a socket there for a further look.
+    ///
+    /// # Errors
+    /// As [`Target::check_empty`].
+    pub fn look_for(&self, interface: &str) -> Result<(bool, Netlink)> {
         let doing = || format!("look into {}", self.shown);
         let (inside, is_off) = self.look().doing(doing)?;
         let mut inside = inside.doing(doing)?;
@@ -132,7 +141,7 @@ impl Target {
                 self.shown
             )));
         }
-        Ok(!is_off)
+        Ok((!is_off, inside))
     }
 
     /// The host's ends of its links, of those that are of our kind.

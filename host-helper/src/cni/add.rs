@@ -77,13 +77,10 @@ impl Before {
             .doing(|| "open a netlink socket".into())
             .judge()?;
         refuse_second(call, &mut route)?;
-        let may_have_ipv6 = target.check_empty(&call.attachment.interface).judge()?;
+        let interface = &call.attachment.interface;
+        let (may_have_ipv6, mut inside) = target.look_for(interface).judge()?;
         let doing = || "look into the container's network".to_string();
-        let (inside, _) = target.look().doing(doing).judge()?;
-        let mut routes = inside
-            .and_then(|mut inside| inside.routes())
-            .doing(doing)
-            .judge()?;
+        let mut routes = inside.routes().doing(doing).judge()?;
         routes.retain(|route| !route.is_local);
         let name = &configuration.bridge;
         let has_bridge = configuration.network.has_bridge();

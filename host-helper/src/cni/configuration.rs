@@ -310,3 +310,116 @@ fn wanted_names(all: &mut Members, run_time: &mut Members) -> Result<Option<Valu
     of_call.end()?;
     Ok(first.or(second))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cni::Version;
+
+    fn read(configuration: Value, arguments: &[(&str, &str)]) -> Result<Configuration, Fault> {
+        let owned = |(key, value): &(&str, &str)| (key.to_string(), value.to_string());
+        Configuration::read(&Call {
+            version: Version::V1_1,
+            network: "blue".into(),
+            attachment: Default::default(),
+            netns: None,
+            arguments: arguments.iter().map(owned).collect(),
+            input: Vec::new(),
+            configuration,
+        })
+    }
+
+    fn pool(configuration: Value) -> Box<ipam::Pool> {
+        match read(configuration, &[]).unwrap().addressing {
+            Addressing::Ours(pool) => pool,
+            Addressing::Delegated(kind) => panic!("{kind}"),
+        }
+    }
+
+    #[test]
+    fn nothing_is_said() {
+        let all = read(json!({ "type": "hawser", "name": "blue" }), &[]).unwrap();
+        assert_eq!((all.bridge.as_str(), all.policy), ("cni0", Policy::Open));
+        assert!(!all.checks_sources && !all.is_hairpin && !all.is_promiscuous);
+        assert_eq!((all.mtu, all.mac, all.dns), (None, None, None));
+        assert!(!pool(json!({})).is_named);
+        // What says nothing is as good as nothing.
+        let empty = json!({
+            "vlan": 0, "mtu": 0, "portIsolation": false, "vlanTrunk": [], "enabledad": null, "bridge": "",
+            "ipam": {}, "dns": {}, "runtimeConfig": { "bandwidth": {}, "aliases": [], "mac": "" }, "args": {},
+        });
+        read(empty, &[]).unwrap();
+    }
+
+    #[test]
+    fn ranges_are_those_of_the_call_then_those_of_the_network() {
+        let set = |subnet: &str| json!([{ "subnet": subnet }]);
+        let six = set("2001:db8::/64");
+        let by_call = json!({ "ipRanges": [set("10.1.0.0/24")] });
+        let pool4 = pool(json!({ "ipam": { "ranges": [six] }, "runtimeConfig": by_call }));
+        assert_eq!(pool4.subnet, Some("10.1.0.0/24".parse().unwrap()));
+        assert_eq!(pool4.subnet6, Some("2001:db8::/64".parse().unwrap()));
+        assert_eq!(pool4.range, None);
+        let narrow =
+            json!({ "subnet": "10.1.0.0/24", "rangeStart": "10.1.0.0", "rangeEnd": "10.1.0.255" });
+        let first = "10.1.0.2".parse().unwrap();
+        let last = "10.1.0.254".parse().unwrap();
+        assert_eq!(pool(json!({ "ipam": narrow })).range, Some((first, last)));
+        let one = json!({ "subnet": "10.1.0.0/24", "rangeStart": "10.1.0.9" });
+        let one = pool(json!({ "ipam": one }));
+        assert_eq!(one.range, Some(("10.1.0.9".parse().unwrap(), last)));
+    }
+
+    #[test]
+    fn another_plugin_gives_addresses() {
+        let ipam = json!({ "type": "host-local", "dataDir": "/x", "subnet": "nonsense" });
+        let asked = json!({ "ipRanges": [], "ips": ["10.0.0.5"] });
+        let all = json!({ "ipam": ipam, "runtimeConfig": asked });
+        let all = read(all, &[("IP", "nonsense")]).unwrap();
+        let Addressing::Delegated(kind) = all.addressing else {
+            panic!("{all:?}");
+        };
+        assert_eq!(kind, "host-local");
+        let given = json!({
+            "ips": [{ "version": "4", "address": "10.0.0.5/24", "gateway": "10.0.0.1" }],
+            "routes": [{ "dst": "0.0.0.0/0" }], "dns": {},
+        });
+        let given = ipam::Pool::of_result(given).unwrap();
+        assert_eq!(given.address, Some("10.0.0.5".parse().unwrap()));
+        assert_eq!((given.routes.len(), given.dns.is_none()), (1, true));
+        for bad in [
+            json!({ "ips": [] }),
+            json!({ "ips": [{ "address": "10.0.0.5/32" }] }),
+            json!({ "ips": [{ "address": "10.0.0.5/24" }, { "address": "10.0.0.6/24" }] }),
+            json!({ "ips": [{ "gateway": "10.0.0.1" }] }),
+            json!([]),
+        ] {
+            assert!(ipam::Pool::of_result(bad.clone()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_key_and_the_value() {
+        for (configuration, code, shown) in [
+            (json!({ "vlan": 7 }), 2, "vlan 7"),
+            (
+                json!({ "ipam": { "nonsense": [1] } }),
+                2,
+                "ipam.nonsense [1]",
+            ),
+            (json!({ "mtu": "big" }), 7, "mtu \"big\""),
+            (json!({ "ipMasq": 1 }), 7, "ipMasq 1"),
+            (
+                json!({ "runtimeConfig": { "mac": "x" } }),
+                7,
+                "runtimeConfig.mac \"x\"",
+            ),
+        ] {
+            let fault = read(configuration, &[]).unwrap_err();
+            assert_eq!(fault.code, code, "{fault:?}");
+            assert!(fault.text.contains(shown), "{fault:?}");
+        }
+        let fault = read(json!({}), &[("MAC", "x")]).unwrap_err();
+        assert!(fault.text.contains("CNI_ARGS MAC \"x\""), "{fault:?}");
+    }
+}
