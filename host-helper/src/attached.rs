@@ -4,6 +4,7 @@
 mod away;
 pub mod join;
 pub mod kept;
+mod links;
 pub mod target;
 pub mod waiting;
 

@@ -91,6 +91,44 @@ impl Netlink {
         )
     }
 
+    /// Sends requests that are written already, each with a number of its own, of which the last one asks for the
+    /// acknowledgement. Which errors are refusals says `is_refusal`.
+    ///
+    /// Before: this socket has sent nothing that is not answered.
+    ///
+    /// # Errors
+    /// The number of the first request that was refused, and why; number 0: of none.
+    pub fn submit(
+        &mut self,
+        requests: &[u8],
+        is_refusal: impl Fn(i32) -> bool,
+    ) -> Result<(), (u32, Refusal)> {
+        let none = |refusal: Refusal| (0, refusal);
+        let last = Messages::new(requests).last();
+        let Some(last) = last.map(|request| request.sequence) else {
+            return Ok(());
+        };
+        let sent = self.socket.send(requests, 0);
+        sent.map_err(|error| none(error.into()))?;
+        loop {
+            // Worked off when send(2) has returned: nothing is waited for.
+            let len = self.receive(libc::MSG_DONTWAIT).map_err(none)?;
+            for answer in Messages::new(&self.buffer[..len]) {
+                let Some(outcome) = answer.outcome() else {
+                    continue;
+                };
+                if is_refusal(outcome.errno) {
+                    let text = String::from_utf8_lossy(outcome.text).into_owned();
+                    let errno = Errno::from_raw(outcome.errno);
+                    return Err((answer.sequence, Refusal { errno, text }));
+                }
+                if answer.sequence == last {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
     /// One request of rtnetlink whose answers are parsed: the objects of a dump, or the one that was asked for.
     pub fn ask(
         &mut self,

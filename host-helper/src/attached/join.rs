@@ -1,5 +1,6 @@
 //! What is done inside a container that another tool made, by a process of its own: init, with the same message as ever,
-//! and before it, in the container's mount namespace, files of ours over its resolv.conf and hosts.
+//! and before it, in the container's mount namespace, files of ours over its resolv.conf and hosts. (Where there are no files
+//! to write no process is needed: `links.rs`.)
 //!
 //! The namespaces may be hostile. What enters them is as in `exec.rs`: not dumpable, init in a sealed memory file, no
 //! descriptor and no working directory of the host. It stays in the host's pid namespace, where nothing of the container
@@ -24,6 +25,7 @@ use nix::unistd::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::links;
 use super::target::{Files, Target};
 use crate::attach::{self, Attachment};
 use crate::config;
@@ -66,6 +68,9 @@ pub fn configure(
     signals: &Signals,
     keep: impl FnOnce(Vec<Bound>) -> Result<()>,
 ) -> Result<Vec<OwnedFd>> {
+    let Some(files) = target.files().filter(|_| request.writes_resolv) else {
+        return links::set_up(request, target, attachment).map(|()| Vec::new());
+    };
     let spawn = Spawn {
         rootfs: Rootfs::default(),
         stdio: Stdio::Inherit,
@@ -79,13 +84,9 @@ pub fn configure(
         environment: Vec::new(),
         filter: None,
     };
-    let files = target.files().filter(|_| request.writes_resolv);
     let was_missing = |path: &str| {
-        let is_missing = |files: &Files| {
-            let found = open_in_root(&files.root, Path::new(path), OFlag::O_PATH);
-            matches!(found, Err(Errno::ENOENT))
-        };
-        files.is_some_and(is_missing)
+        let found = open_in_root(&files.root, Path::new(path), OFlag::O_PATH);
+        matches!(found, Err(Errno::ENOENT))
     };
     let missing = [RESOLV, HOSTS].map(was_missing);
     let nothing = open_nothing()?;
@@ -99,24 +100,13 @@ pub fn configure(
     let mut child = Ended(child);
     let mut status = StatusReader::default();
     // It binds nothing before the message comes; so nothing is bound that could not be taken back.
-    let made = match files {
-        Some(_) => receive(&mut child.0, &mut status, signals)?,
-        None => Vec::new(),
-    };
+    let made = receive(&mut child.0, &mut status, signals)?;
     let bound = bound(&made, hosts, missing)?;
-    if !bound.is_empty() {
-        keep(bound.clone())?;
-    }
+    keep(bound.clone())?;
     let message = config::write_attached(request, attachment, names, config::Of::Ours);
-    let done = talk(
-        &mut child.0,
-        &mut status,
-        &message,
-        signals,
-        files.is_some(),
-    );
+    let done = talk(&mut child.0, &mut status, &message, signals);
     drop(child);
-    if let (Err(_), Some(files)) = (&done, files) {
+    if done.is_err() {
         // The first error is the one that matters.
         let _ = unbind(files, &bound);
     }
@@ -152,20 +142,16 @@ fn receive(
     Ok(made)
 }
 
-/// Until init is ready: all is done then. Where it has no files to write, it is when the network is up.
+/// Until init is ready: all is done then.
 fn talk(
     child: &mut Child,
     status: &mut StatusReader,
     message: &str,
     signals: &Signals,
-    has_files: bool,
 ) -> Result<()> {
     config::send(&child.config, message)?;
     signals.interrupt_unless_readable(&child.status)?;
     attach::expect(&Said::Up, status, child, false)?;
-    if !has_files {
-        return Ok(());
-    }
     child.tell_to_go()?;
     attach::expect(&Said::Ready, status, child, false)
 }
@@ -204,7 +190,7 @@ fn redirect(nothing: &OwnedFd) -> Result<()> {
 fn enter(
     request: &Request,
     target: &Target,
-    files: Option<&Files>,
+    files: &Files,
     hosts: Option<&OwnedFd>,
     ends: &ChildEnds,
 ) -> Result<()> {
@@ -212,16 +198,13 @@ fn enter(
     setsid().doing(|| "start a session".into())?;
     let _ = sys::join_session_keyring();
     umask(Mode::empty());
-    let made = files.map(|_| make_files(hosts)).transpose()?;
+    let made = make_files(hosts)?;
     // Named by the host's /proc, whatever the container has there.
     let ourselves = open_path(Path::new("/proc/self")).doing(|| "open /proc/self".into())?;
     setns(&target.netns, CloneFlags::CLONE_NEWNET).doing(|| "join the network namespace".into())?;
     if request.no_ipv6 {
-        no_link_local(&request.interface);
+        links::no_link_local(&request.interface);
     }
-    let (Some(files), Some(made)) = (files, made) else {
-        return Ok(());
-    };
     let hosts_root = open_path(Path::new("/")).doing(|| "open /".into())?;
     let hosts_root = identity(&hosts_root).ok();
     let root = enter_files(files)?;
@@ -247,13 +230,6 @@ fn enter(
 fn identity(file: &OwnedFd) -> Result<(u64, u64)> {
     let found = fstat(file).doing(|| "look at a file".into())?;
     Ok((found.st_dev, found.st_ino))
-}
-
-/// With IPv4 alone the kernel is not to make IPv6 addresses by itself either. Without IPv6 there is no such switch.
-fn no_link_local(interface: &str) {
-    const NONE: &str = "1"; // linux/if_link.h, enum in6_addr_gen_mode
-    let switch = format!("/proc/sys/net/ipv6/conf/{interface}/addr_gen_mode");
-    let _ = std::fs::write(switch, NONE);
 }
 
 /// Files of ours, and mounts of them, that are attached nowhere yet.

@@ -170,13 +170,32 @@ impl Target {
         Ok(ends)
     }
 
-    /// A socket of the namespace, and whether IPv6 is off there. This process is in it for a moment only.
+    /// A socket of the namespace, and whether IPv6 is off there.
+    ///
+    /// # Errors
+    /// What the kernel says.
     pub fn look(&self) -> nix::Result<(std::result::Result<Netlink, Refusal>, bool)> {
         const SWITCH: &str = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
-        look_inside(&self.netns, || {
+        self.inside(|socket| {
             let is_off = std::fs::read_to_string(SWITCH).is_ok_and(|value| value.trim() != "0");
-            (Netlink::route(), is_off)
+            (socket, is_off)
         })
+    }
+
+    /// Does something in the namespace, with a socket of it. This process is in it for that moment only.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn inside<T>(
+        &self,
+        work: impl FnOnce(std::result::Result<Netlink, Refusal>) -> T,
+    ) -> nix::Result<T> {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let host = openat(AT_FDCWD, "/proc/self/ns/net", flags, Mode::empty())?;
+        setns(&self.netns, CloneFlags::CLONE_NEWNET)?;
+        let done = work(Netlink::route());
+        setns(host, CloneFlags::CLONE_NEWNET)?;
+        Ok(done)
     }
 
     /// What the link says of it.

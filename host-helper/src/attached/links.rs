@@ -1,0 +1,79 @@
+//! The network inside a container whose files are not ours to write: the same message as ever, made into the same batch as
+//! init would (`hawser::batch`), and sent by a socket of that namespace. Nobody enters it but for the moment in which the
+//! socket is made.
+
+use hawser::batch;
+use hawser::protocol::{Fact, Message};
+
+use super::target::Target;
+use crate::attach::Attachment;
+use crate::config;
+use crate::error::{Doing, Error, Refusal, Result};
+use crate::request::Request;
+
+/// Twice what the longest message makes (`docs/protocol.md`).
+const LONGEST: usize = 256 * 1024;
+
+/// Sets up what the message says.
+///
+/// Before: the link is there. Undone with the link.
+///
+/// # Errors
+/// What the kernel refuses, of which line.
+pub fn set_up(request: &Request, target: &Target, attachment: &Attachment) -> Result<()> {
+    let doing = || "set up the container's network".to_string();
+    let text = config::write_attached(request, attachment, "", config::Of::Ours);
+    config::check(&text)?;
+    let message = Message::parse(text.as_bytes());
+    let message = message.map_err(|fault| Error::new(format!("write the config: {fault}")))?;
+    let interface = &request.interface;
+    let socket = target.inside(|socket| {
+        if request.no_ipv6 {
+            no_link_local(interface);
+        }
+        socket
+    });
+    let mut inside = socket.doing(doing)?.doing(doing)?;
+    let link = inside.find_link(interface).doing(doing)?;
+    let index = link.map_or(0, |link| link.index);
+    let mut space = vec![0; LONGEST];
+    let requests = batch::write(&message, |_| index, &mut space);
+    let requests = requests.ok_or_else(|| Error::new("write the batch: it is too long"))?;
+    inside
+        .submit(requests, batch::is_refusal)
+        .map_err(|(line, refusal)| explain(&message, line as usize, interface, refusal))
+}
+
+/// In the words of init.
+fn explain(message: &Message, line: usize, interface: &str, refusal: Refusal) -> Error {
+    let step = || {
+        if line == 0 {
+            return "set up the container's network".to_string();
+        }
+        let lines = message.facts().take_while(|entry| entry.line <= line);
+        let Some(entry) = lines.last() else {
+            return "bring up link lo".to_string();
+        };
+        let object = String::from_utf8_lossy(entry.object()).into_owned();
+        match entry.fact {
+            Fact::Link { .. } => format!("bring up link {interface}"),
+            Fact::Address(_) => format!("add address {object} to {interface}"),
+            Fact::Neighbour { .. } => format!("add neighbour {object} on {interface}"),
+            _ => format!("add route {object} on {interface}"),
+        }
+    };
+    let refused: std::result::Result<(), Refusal> = Err(refusal);
+    match refused.doing(step) {
+        Ok(()) => Error::new("set up the container's network: nothing was refused"),
+        Err(error) => error,
+    }
+}
+
+/// With IPv4 alone the kernel is not to make IPv6 addresses by itself either. Without IPv6 there is no such switch.
+///
+/// Before: this thread is in the container's network.
+pub fn no_link_local(interface: &str) {
+    const NONE: &str = "1"; // linux/if_link.h, enum in6_addr_gen_mode
+    let switch = format!("/proc/sys/net/ipv6/conf/{interface}/addr_gen_mode");
+    let _ = std::fs::write(switch, NONE);
+}
