@@ -4,8 +4,8 @@
 use std::process::{Command, Stdio};
 
 use lab::{
-    DEADLINE, Lab, Netns, Outcome, Running, Snapshot, Watch, binary, case, collect, packets, sh,
-    skip, strace,
+    DEADLINE, Lab, Netns, Outcome, Running, Snapshot, Watch, Whose, binary, case, collect, packets,
+    sh, skip, strace,
 };
 use serde_json::Value;
 
@@ -180,6 +180,31 @@ fn a_healthy_host_with_attached_containers() {
         ])
         .exits(0);
         healthy(lab);
+    });
+}
+
+#[test]
+fn a_healthy_host_of_a_cluster() {
+    case(|lab| {
+        lab.serve();
+        // As flanneld leaves it, but for the kind of the device; the other hosts' containers are elsewhere in its range.
+        sh("ip link add flannel.1 type veth peer name flannel.2; ip link set flannel.1 up; ip addr add 10.244.1.0/32 dev flannel.1
+            ip route add 10.244.2.0/24 dev flannel.1; ip route add 10.244.0.0/16 dev flannel.1");
+        let config = serde_json::json!({
+            "cniVersion": "1.1.0", "name": "pods", "type": "hawser", "bridge": "cni0", "isGateway": true, "ipMasq": true,
+            "ipam": { "ranges": [[{ "subnet": "10.244.1.0/24" }]], "routes": [{ "dst": "0.0.0.0/0" }] },
+        });
+        let guest = unshared();
+        let netns = format!("/proc/{}/ns/net", guest.pid());
+        let whose = Whose {
+            container: "pod",
+            interface: "eth0",
+            netns: &netns,
+        };
+        lab.plugin().call("ADD", whose, &config).ok();
+        healthy(lab);
+        sh("ip route add 10.244.1.128/25 dev flannel.1");
+        finds_and_cures(lab, "subnet-overlap", "network cni0");
     });
 }
 

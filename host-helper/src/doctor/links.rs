@@ -11,7 +11,7 @@ use crate::attached::target::look_inside;
 use crate::error::Refusal;
 use crate::link::Link;
 use crate::netlink::Netlink;
-use crate::nft;
+use crate::nft::{self, Policy};
 use crate::owner::{Owner, namespace};
 use crate::sysctl;
 
@@ -70,11 +70,17 @@ fn examine_bridge(network: &Network, route: &mut Netlink, report: &mut Report) {
 /// No link but the network's own has a route to its addresses.
 fn examine_routes(host: &Host, network: &Network, report: &mut Report) {
     let own = network.bridge.as_ref().map(|(bridge, _)| bridge.index);
+    // Those of CNI are cut out of what the cluster has a route to.
+    let policy = network.bridge.as_ref().map(|(bridge, _)| bridge.group);
+    let is_cut_out = policy.and_then(nft::policy_of) != Some(Policy::Guarded);
     for subnet in network.subnets() {
+        // No container can have it, and flannel's device does.
+        let of_the_subnet_itself = IpNet::from(subnet.network());
         for route in &host.routes {
             let to = route.destination;
-            let overlaps = to.prefix_len() > 0
-                && (to.contains(&subnet.network()) || subnet.contains(&to.network()));
+            let takes = subnet.contains(&to) && to != of_the_subnet_itself;
+            let is_wider = to.prefix_len() > 0 && to.contains(&subnet);
+            let overlaps = takes || is_wider && !is_cut_out;
             let Some(link) = route.link.filter(|_| overlaps && route.link != own) else {
                 continue;
             };
@@ -82,14 +88,13 @@ fn examine_routes(host: &Host, network: &Network, report: &mut Report) {
                 .link(link)
                 .map_or_else(|| link.to_string(), |link| link.name.clone());
             let name = &network.name;
-            let cure = if network.has_containers(host) {
-                format!(
-                    "host-helper down --force --bridge {name} && host-helper up --bridge {name} --subnet auto"
-                )
+            let again = format!("--bridge {name} && host-helper up --bridge {name} --subnet auto");
+            let cure = if is_cut_out {
+                format!("ip route del {to} dev {link}")
+            } else if network.has_containers(host) {
+                format!("host-helper down --force {again}")
             } else {
-                format!(
-                    "host-helper down --bridge {name} && host-helper up --bridge {name} --subnet auto"
-                )
+                format!("host-helper down {again}")
             };
             let cause =
                 format!("its subnet {subnet} overlaps with {to}, which leads to link {link}");
