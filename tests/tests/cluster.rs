@@ -577,6 +577,34 @@ fn a_flush_is_repaired() {
     });
 }
 
+/// The program is upgraded, and its rules are others: nothing is added beside pods that live by the old ones, and the error says which.
+#[test]
+fn an_upgrade_wants_a_drained_host() {
+    case(|lab| {
+        if !lab.plugins() {
+            return;
+        }
+        let list = Lab::documented("/etc/cni/net.d/10-hawser.conflist");
+        let [one, _two] = cluster(lab);
+        let a = one.add("a", &list, &Value::Null);
+        let mut config = configure(&list[0], &Value::Null, &Value::Null);
+        config["cniVersion"] = json!("1.1.0");
+        one.call("STATUS", "", &config).ok();
+        one.sh("nft delete table inet hawser; nft 'add table inet hawser { comment \"hawser 0\"; }'; ip netns add b");
+        let status = one.call("STATUS", "", &config).exits(1).out();
+        assert!(
+            status.contains(r#""code":50"#) && status.contains("drain this host"),
+            "{status}"
+        );
+        let refused = one.call("ADD", "b", &config).exits(1).out();
+        assert!(refused.contains("cni-a.eth0."), "{refused}");
+        one.delete(&a);
+        one.call("STATUS", "", &config).ok();
+        one.call("ADD", "b", &config).exits(0);
+        one.call("DEL", "b", &config).ok();
+    });
+}
+
 /// Flannel's WireGuard backend has a route to the whole network, which the host's part is cut out of. A route to a part of that part is in
 /// the way all the same.
 #[test]

@@ -109,8 +109,13 @@ fn check_bridge(bridge: &Link, links: &[Link]) -> Result<(), Fault> {
         ));
     }
     if has_containers && is_ours(bridge) {
-        let is_whole = nft::open().and_then(|mut nft| nft::is_whole(&mut nft));
-        if !is_whole.judge()? {
+        let mut nft = nft::open().judge()?;
+        if let Some(version) = nft::other_version(&mut nft).judge()? {
+            return Err(unavailable(&format!(
+                "add to bridge {name}: its containers live by rules of another version ({version}); drain this host"
+            )));
+        }
+        if !nft::is_whole(&mut nft).judge()? {
             return limited(format!(
                 "look at the rules of {name}: they are not there; host-helper restore puts them back"
             ));

@@ -189,6 +189,18 @@ pub fn is_whole(nft: &mut Netlink) -> Result<bool> {
     Ok(found == State::Whole)
 }
 
+/// What they say that they are, where that is another version.
+///
+/// # Errors
+/// What the kernel says.
+pub fn other_version(nft: &mut Netlink) -> Result<Option<String>> {
+    let doing = || format!("look at nft table {TABLE}");
+    match look(nft).doing(doing).map_err(name_missing_options)? {
+        State::Foreign(version) => Ok(Some(version)),
+        _ => Ok(None),
+    }
+}
+
 /// Whether something is missing of what they should know of a container that is guarded by nothing but where it is.
 ///
 /// # Errors
