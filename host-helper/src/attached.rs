@@ -4,6 +4,7 @@
 mod away;
 pub mod join;
 pub mod kept;
+pub mod labels;
 mod links;
 pub mod target;
 pub mod waiting;
@@ -124,7 +125,7 @@ pub fn namespace_of(name: &str) -> Result<Option<OwnedFd>> {
     };
     let process = process_in(netns).doing(doing)?;
     let of_process = process.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")));
-    let names = std::fs::read_dir(kept::NAMES)
+    let names = std::fs::read_dir(labels::NAMES)
         .into_iter()
         .flatten()
         .flatten();
@@ -142,7 +143,7 @@ pub fn namespace_of(name: &str) -> Result<Option<OwnedFd>> {
     }
     Err(Error::new(format!(
         "join the network of {name}: no process is in it, and it has no name in {}; give its path: --network ns:PATH",
-        kept::NAMES
+        labels::NAMES
     )))
 }
 

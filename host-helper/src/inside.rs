@@ -70,6 +70,33 @@ pub fn open_in_root(root: impl AsFd, path: &Path, flags: OFlag) -> nix::Result<O
     }
 }
 
+/// Reads a file of a directory.
+///
+/// # Errors
+/// What the kernel says.
+pub fn read_below(directory: &OwnedFd, name: &str) -> std::io::Result<String> {
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    std::io::read_to_string(std::fs::File::from(openat(
+        directory,
+        name,
+        flags,
+        Mode::empty(),
+    )?))
+}
+
+/// The number of the mount that a file was opened on; `ourselves` is `/proc/self`.
+///
+/// # Errors
+/// What the kernel says.
+pub fn mount_of(ourselves: &OwnedFd, file: &OwnedFd) -> std::io::Result<String> {
+    let info = read_below(
+        ourselves,
+        &format!("fdinfo/{}", std::os::fd::AsRawFd::as_raw_fd(file)),
+    )?;
+    let number = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    Ok(number.unwrap_or_default().trim().to_string())
+}
+
 /// What to do about missing directories on the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parents {

@@ -265,7 +265,7 @@ fn has_files_in_any_root(lab: &Lab, program: &'static str) {
     let Some(oci) = lab.oci(program) else {
         return;
     };
-    let look = "cat /etc/resolv.conf; grep -c ' web' /etc/hosts; touch /x 2>&1; echo $?";
+    let look = "cat /etc/resolv.conf; grep -c '^1.* web' /etc/hosts; touch /x 2>&1; echo $?";
     let see = |is_read_only: bool| {
         let bundle = lab
             .bundle("web", look)
@@ -283,6 +283,14 @@ fn has_files_in_any_root(lab: &Lab, program: &'static str) {
     }
     assert_eq!(see(false), "nameserver 192.0.2.53\n1\n0");
     fs::remove_file(lab.rootfs.join("x")).expect("it was made inside");
+    // Nowhere to make them.
+    let away = lab.dir.join("etc");
+    fs::rename(lab.rootfs.join("etc"), &away).expect("rename");
+    let bundle = lab.bundle("web", look);
+    let said = oci.run(&bundle, "web").refused_by_runtime();
+    let told = "use the container's /etc: no such file or directory (ENOENT); make that directory";
+    assert!(said.contains(told) || program == "crun", "{said}");
+    fs::rename(away, lab.rootfs.join("etc")).expect("rename");
     // A file system that cannot be written to at all.
     let root = lab.rootfs.to_string_lossy();
     sh(&format!(

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::attached::join::{self, Bound};
 use crate::attached::kept::{self, Cni, Kept};
+use crate::attached::labels;
 use crate::attached::target::Target;
 use crate::attached::{self, waiting};
 use crate::conntrack;
@@ -201,14 +202,14 @@ fn keep(
     undo.push(move || kept::forget(&ours));
     kept::write(&link, &kept)?;
     if let Some(name) = &kept.export {
-        kept::export(name, target)?;
+        labels::export(name, target)?;
         let (name, netns) = (name.clone(), target.inode);
-        undo.push(move || kept::withdraw_export(&name, netns));
+        undo.push(move || labels::withdraw_export(&name, netns));
     }
     if let Some(path) = how.ip_file {
         let (path, address) = (path.to_path_buf(), attachment.veth.address);
-        kept::write_ip_file(&path, address)?;
-        undo.push(move || kept::withdraw_ip_file(&path, address));
+        labels::write_ip_file(&path, address)?;
+        undo.push(move || labels::withdraw_ip_file(&path, address));
     }
     Ok(kept)
 }

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 
 use super::join;
 use super::kept::{self, Kept};
+use super::labels;
 use super::target::{Process, Target};
 use crate::cli;
 use crate::conntrack;
@@ -266,10 +267,10 @@ fn forget(link: &str) {
 /// Takes back what others read of it.
 fn withdraw(link: &str, kept: &Kept) {
     if let Some(name) = &kept.export {
-        kept::withdraw_export(name, kept.netns);
+        labels::withdraw_export(name, kept.netns);
     }
     if let (Some(path), Some(address)) = (&kept.ip_file, leased_address(link)) {
-        kept::withdraw_ip_file(path, address);
+        labels::withdraw_ip_file(path, address);
     }
     control::forget_stale(&kept.container.name);
 }

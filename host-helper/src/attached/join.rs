@@ -30,7 +30,7 @@ use super::target::{Files, Target};
 use crate::attach::{self, Attachment};
 use crate::config;
 use crate::error::{Doing, Error, Result};
-use crate::inside::{Permission, open_in_root, open_path};
+use crate::inside::{Permission, mount_of, open_in_root, open_path, read_below};
 use crate::request::Request;
 use crate::rootfs::{self, HOSTS, NODEV, NOEXEC, NOSUID, RESOLV, Rootfs};
 use crate::signals::Signals;
@@ -284,7 +284,12 @@ fn check_private(ourselves: &OwnedFd, root: &OwnedFd, path: &str) -> Result<()> 
     let doing = || format!("look at the mounts of /{path}");
     let place = match open_in_root(root, Path::new(path), OFlag::O_PATH) {
         // It will be made in its directory.
-        Err(Errno::ENOENT) => open_in_root(root, Path::new("etc"), OFlag::O_PATH).doing(doing)?,
+        Err(Errno::ENOENT) => open_in_root(root, Path::new("etc"), OFlag::O_PATH)
+            .doing(|| "use the container's /etc".into())
+            .map_err(|error| {
+                let cure = "make that directory in its root file system, or use --resolv=off";
+                error.cure(Errno::ENOENT, cure)
+            })?,
         opened => opened.doing(doing)?,
     };
     let number = mount_of(ourselves, &place).doing(doing)?;
@@ -305,18 +310,6 @@ fn check_private(ourselves: &OwnedFd, root: &OwnedFd, path: &str) -> Result<()> 
         )));
     }
     Ok(())
-}
-
-fn read_below(directory: &OwnedFd, name: &str) -> std::io::Result<String> {
-    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-    std::io::read_to_string(File::from(openat(directory, name, flags, Mode::empty())?))
-}
-
-/// The number of the mount that a file was opened on; `ourselves` is `/proc/self`.
-pub fn mount_of(ourselves: &OwnedFd, file: &OwnedFd) -> std::io::Result<String> {
-    let info = read_below(ourselves, &format!("fdinfo/{}", file.as_raw_fd()))?;
-    let number = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
-    Ok(number.unwrap_or_default().trim().to_string())
 }
 
 /// Takes the files away that lie over the container's; whatever else lies there stays. Gone already is success.

@@ -4,16 +4,13 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde::{Deserialize, Serialize};
 
 use super::join::Bound;
-use super::target::Target;
 use crate::address::{link_local_of, parse_mac};
 use crate::attach::Attachment;
 use crate::bridge::{Bridge, Network, POINT_TO_POINT_NAME};
@@ -29,8 +26,6 @@ use crate::reach::{Egress, Reach};
 use crate::state;
 use crate::veth::Veth;
 
-/// Where names of network namespaces are (ip-netns(8)).
-pub const NAMES: &str = "/run/netns";
 /// A file is longer only by mistake: a description has 65535 ports in one range.
 const LONGEST: u64 = 1 << 20;
 
@@ -323,87 +318,4 @@ fn in_use(port: &Port, by: &Kept) -> Error {
         "publish {port}: it is in use by {}, which is attached (host-helper detach {0}); choose another",
         by.container.name
     ))
-}
-
-/// Gives the namespace a name for `ip netns`.
-///
-/// Undone by [`withdraw_export`].
-///
-/// # Errors
-/// The name is taken; what the kernel refuses.
-pub fn export(name: &str, target: &Target) -> Result<()> {
-    let path = Path::new(NAMES).join(name);
-    let doing = || format!("name the network namespace {}", path.display());
-    fs::create_dir_all(NAMES).doing(doing)?;
-    let mut options = File::options();
-    let made = options.write(true).create_new(true).mode(0o444).open(&path);
-    made.doing(doing).map_err(|error| {
-        let cure = format!("choose another --name, or ip netns del {name}");
-        error.cure(nix::errno::Errno::EEXIST, &cure)
-    })?;
-    let source = format!("/proc/self/fd/{}", target.netns.as_raw_fd());
-    mount(
-        Some(&*source),
-        &path,
-        None::<&str>,
-        MsFlags::MS_BIND,
-        None::<&str>,
-    )
-    .doing(doing)
-    .inspect_err(|_| {
-        let _ = fs::remove_file(&path);
-    })
-}
-
-/// Writes a container's address for others to read, whole from its first moment.
-///
-/// Undone by [`withdraw_ip_file`].
-///
-/// # Errors
-/// What the file system refuses.
-pub fn write_ip_file(path: &Path, address: Ipv4Addr) -> Result<()> {
-    let new = unfinished(path);
-    let put = || -> std::io::Result<()> {
-        // Of one who was killed.
-        let _ = fs::remove_file(&new);
-        let mut options = File::options();
-        let mut file = options
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(&new)?;
-        std::io::Write::write_all(&mut file, format!("{address}\n").as_bytes())?;
-        fs::rename(&new, path)
-    };
-    put()
-        .inspect_err(|_| drop(fs::remove_file(&new)))
-        .doing(|| format!("write the container's address to {}", path.display()))
-}
-
-fn unfinished(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_os_string();
-    name.push(".hawser-new");
-    name.into()
-}
-
-/// Removes it as long as it says that address.
-pub fn withdraw_ip_file(path: &Path, address: Ipv4Addr) {
-    let read = || -> std::io::Result<String> {
-        let mut text = String::new();
-        File::open(path)?.take(64).read_to_string(&mut text)?;
-        Ok(text)
-    };
-    if read().is_ok_and(|text| text == format!("{address}\n")) {
-        let _ = fs::remove_file(path);
-    }
-    let _ = fs::remove_file(unfinished(path));
-}
-
-/// Takes the name back, when it is one of this namespace; gone already is success.
-pub fn withdraw_export(name: &str, netns: u64) {
-    let path = Path::new(NAMES).join(name);
-    if fs::metadata(&path).is_ok_and(|found| found.ino() == netns) {
-        let _ = umount2(&path, MntFlags::MNT_DETACH);
-        let _ = fs::remove_file(&path);
-    }
 }

@@ -10,10 +10,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{Mode, fstat};
 
-use super::join::mount_of;
 use crate::attach;
 use crate::error::{Doing, Error, Refusal, Result};
-use crate::inside::{open_in_root, open_path};
+use crate::inside::{mount_of, open_in_root, open_path};
 use crate::link::Link;
 use crate::netlink::Netlink;
 use crate::owner::{Mark, Named, Owner, leased_address, namespace, start_time};
