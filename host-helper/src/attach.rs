@@ -501,12 +501,23 @@ pub fn expect(
     child: &mut Child,
     hears_init: bool,
 ) -> Result<()> {
-    match status.read(&mut child.status)? {
+    let said = status.read(&mut child.status)?;
+    if matches!(said, Said::InitFailed(..)) {
+        // Its end: it says the same on its standard error, and must not be killed before it has.
+        while !matches!(status.read(&mut child.status), Ok(Said::Nothing) | Err(_)) {}
+    }
+    judge(said, expected, hears_init)
+}
+
+/// The error that it is, when something else is said than what is expected.
+///
+/// # Errors
+/// That.
+pub fn judge(said: Said, expected: &Said, hears_init: bool) -> Result<()> {
+    match said {
         said if said == *expected => Ok(()),
         Said::Failed(text) => Err(Error::new(text)),
         Said::InitFailed(code, text) => {
-            // Its end: it says the same on its standard error, and must not be killed before it has.
-            while !matches!(status.read(&mut child.status), Ok(Said::Nothing) | Err(_)) {}
             let mut error = Error::new(text).with_code(code);
             error.unsaid = !hears_init;
             Err(error)

@@ -5,9 +5,10 @@
 //! sealed memory file, which cannot be written by `/proc/PID/exe` (CVE-2019-5736, CVE-2024-21626).
 
 use std::convert::Infallible;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
@@ -118,11 +119,13 @@ fn supervise(
 ) -> Result<u8> {
     let has_terminal = matches!(spawn.stdio, Stdio::Terminal);
     let mut status = StatusReader::default();
-    config::send(&child.config, &config::write_privileges(privileges))?;
-    signals.interrupt_unless_readable(&child.status)?;
-    attach::expect(&Said::Up, &mut status, &mut child, !has_terminal)?;
-    child.tell_to_go()?;
-    attach::expect(&Said::Ready, &mut status, &mut child, !has_terminal)?;
+    let pidfd = child
+        .pidfd
+        .try_clone()
+        .doing(|| "copy a descriptor".into())?;
+    let begun = begin(&mut child, &mut status, privileges, &signals, !has_terminal);
+    // It may have been stopped before it was bound to our end.
+    begun.inspect_err(|_| attach::kill(&pidfd))?;
     let sides = match spawn.stdio {
         Stdio::Terminal => Sides::from(terminal::receive_descriptors(&child.channel)),
         _ => None,
@@ -146,4 +149,46 @@ fn supervise(
         ..description
     };
     Ok(Supervisor::new(container, terminal, signals, description, Duration::MAX).wait(None))
+}
+
+/// The hand-off. Whoever is root inside may stop or kill the child, and open its ends of the pipes, as soon as it has no more
+/// privileges than they: so nothing here waits for its words alone, or for a pipe to be emptied.
+fn begin(
+    child: &mut spawn::Child,
+    status: &mut StatusReader,
+    privileges: &Privileges,
+    signals: &Signals,
+    hears_init: bool,
+) -> Result<()> {
+    for pipe in [&child.config, &child.status] {
+        fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).doing(|| "set up a pipe".into())?;
+    }
+    config::send(&child.config, &config::write_privileges(privileges))?;
+    expect(&Said::Up, child, status, signals, hears_init)?;
+    child.tell_to_go()?;
+    expect(&Said::Ready, child, status, signals, hears_init)
+}
+
+fn expect(
+    expected: &Said,
+    child: &mut spawn::Child,
+    status: &mut StatusReader,
+    signals: &Signals,
+    hears_init: bool,
+) -> Result<()> {
+    let mut has_ended = false;
+    let said = loop {
+        match status.read_now(&mut child.status)? {
+            Some(said) => break said,
+            None if has_ended => break Said::Nothing,
+            None => {}
+        }
+        let ends = [child.status.as_fd(), child.pidfd.as_fd()];
+        [_, has_ended] = signals.interrupt_unless_any(ends)?;
+    };
+    if matches!(said, Said::InitFailed(..)) {
+        // It says the same on its standard error, and must not be killed before it has.
+        signals.interrupt_unless_readable(&child.pidfd)?;
+    }
+    attach::judge(said, expected, hears_init)
 }

@@ -86,19 +86,29 @@ impl Signals {
     /// # Errors
     /// A signal that asks to end came first: exit code 128 + n; or the deadline.
     pub fn interrupt_unless_readable(&self, fd: impl AsFd) -> Result<()> {
+        self.interrupt_unless_any([fd.as_fd()]).map(drop)
+    }
+
+    /// Waits until one of `fds` can be read, and tells which can.
+    ///
+    /// # Errors
+    /// As [`Signals::interrupt_unless_readable`].
+    pub fn interrupt_unless_any<const N: usize>(&self, fds: [BorrowedFd; N]) -> Result<[bool; N]> {
         loop {
-            let mut fds = [
-                PollFd::new(self.as_fd(), PollFlags::POLLIN),
-                PollFd::new(fd.as_fd(), PollFlags::POLLIN),
-            ];
-            match poll(&mut fds, deadline::poll_timeout()) {
+            let others = fds.into_iter();
+            let mut polled: Vec<PollFd> = [self.as_fd()]
+                .into_iter()
+                .chain(others)
+                .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+                .collect();
+            match poll(&mut polled, deadline::poll_timeout()) {
                 Err(Errno::EINTR) => continue,
                 polled => polled.doing(|| "wait for init".into())?,
             };
-            let is_readable = fds[1].any().unwrap_or(false);
             self.check()?;
-            if is_readable {
-                return Ok(());
+            let ready = std::array::from_fn(|at| polled[at + 1].any().unwrap_or(false));
+            if ready.contains(&true) {
+                return Ok(ready);
             }
         }
     }

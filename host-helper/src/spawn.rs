@@ -488,15 +488,32 @@ impl StatusReader {
     /// What read(2) says; a line that is none of ours.
     pub fn read(&mut self, status: &mut File) -> Result<Said> {
         loop {
+            if let Some(said) = self.read_now(status)? {
+                return Ok(said);
+            }
+        }
+    }
+
+    /// The same for a pipe that does not block; `None`: there is no whole line yet.
+    ///
+    /// # Errors
+    /// As [`StatusReader::read`]; a line that does not end.
+    pub fn read_now(&mut self, status: &mut File) -> Result<Option<Said>> {
+        const LONGEST: usize = 16 * 1024; // as the message that it is about
+        loop {
             if let Some(end) = self.0.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.0.drain(..=end).collect();
-                return parse_status(&String::from_utf8_lossy(&line[..end]));
+                return parse_status(&String::from_utf8_lossy(&line[..end])).map(Some);
+            }
+            if self.0.len() > LONGEST {
+                return Err(Error::new("understand init: its line does not end"));
             }
             let mut chunk = [0; 512];
             match status.read(&mut chunk) {
-                Ok(0) => return Ok(Said::Nothing),
+                Ok(0) => return Ok(Some(Said::Nothing)),
                 Ok(len) => self.0.extend(&chunk[..len]),
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
                 Err(error) => return Err(error).doing(|| "read what init says".into()),
             }
         }

@@ -1,0 +1,447 @@
+//! Containers that hold on to the host with all they can. Each time: `stop` works within its grace, the helper does what it
+//! does otherwise, other containers do, and nothing of the host has changed in the end.
+//!
+//! Who changes its address, or deletes its eth0 and lives on, is in `spoofing.rs`.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, poll};
+
+use lab::{
+    DEADLINE, Lab, Outcome, Running, Snapshot, case, collect, packets, sh, sys, wait_for_end,
+};
+
+/// Some seconds more than a grace of one second, on a busy machine.
+const SOON: Duration = Duration::from_secs(15);
+
+/// A dynamic program of the C library's needs the host's libraries; and a place to tell something: a file, and a FIFO that
+/// somebody waits at.
+fn options(lab: &Lab) -> Vec<String> {
+    let program = format!("{}:/hostile:ro", env!("CARGO_BIN_EXE_hostile"));
+    let place = format!("{}:/srv", lab.dir.join("place").display());
+    ["/lib", "/lib64", "/usr"]
+        .iter()
+        .filter(|path| Path::new(path).exists())
+        .map(|path| format!("{path}:{path}:ro"))
+        .chain([program, place])
+        .flat_map(|bind| ["-v".to_owned(), bind])
+        .collect()
+}
+
+/// The host with a network, and a root file system that has all places to mount on.
+fn before(lab: &Lab) -> Snapshot {
+    let place = lab.dir.join("place");
+    fs::create_dir_all(&place).expect("make a directory");
+    fs::write(place.join("told"), "").expect("make a file");
+    sh(&format!("mkfifo {}/waiting", place.display()));
+    let own = options(lab);
+    let options: Vec<&str> = own.iter().map(String::as_str).collect();
+    lab.run(&options, &["true"]).ok();
+    lab.with_network()
+}
+
+/// `hostile WORDS` in a container called mallory, not started yet.
+fn mallory(lab: &Lab, further: &[&str], words: &[&str]) -> std::process::Command {
+    let own = options(lab);
+    let own = own.iter().map(String::as_str);
+    let options: Vec<&str> = ["--name", "mallory"]
+        .into_iter()
+        .chain(own)
+        .chain(further.iter().copied())
+        .collect();
+    let mut command = lab.run_command(&options, &[&["/hostile"], words].concat());
+    command.stdin(Stdio::piped());
+    command
+}
+
+/// The same, when it has begun.
+fn start(lab: &Lab, further: &[&str], words: &[&str]) -> Running {
+    let mut running = Running::spawn(mallory(lab, further, words));
+    running.until("up");
+    running
+}
+
+/// `stop` with a grace of a second ends it, and nothing but its network is left.
+#[track_caller]
+fn stops(lab: &Lab, running: Running, before: &Snapshot) {
+    let stopped = lab.hawser(&["stop", "--grace", "1", "mallory"]).exits(0);
+    assert!(stopped.elapsed < SOON, "{stopped}");
+    running.end();
+    before.assert_back();
+}
+
+/// Other containers start, have a network, and are seen.
+#[track_caller]
+fn others_work(lab: &Lab) {
+    let ping = ["ping", "-c", "1", "-W", "5", "172.19.0.1"];
+    lab.run(&["--name", "other"], &ping).ok();
+    assert_eq!(lab.listed("mallory")["status"], "running");
+}
+
+fn exec(lab: &Lab, words: &[&str]) -> Outcome {
+    lab.hawser(&[&["exec", "--no-tty", "mallory"], words].concat())
+}
+
+#[test]
+fn forks_without_end() {
+    case(|lab| {
+        if !lab.real_root {
+            return lab::skip("a limit of processes needs another user, and real root");
+        }
+        const USER: u32 = 4321;
+        let before = before(lab);
+        // The limit is the machine's protection, not the test's subject.
+        let mut command = mallory(lab, &["-u", &USER.to_string()], &["forks"]);
+        sys::with_rlimit(&mut command, libc::RLIMIT_NPROC, 400);
+        let mut running = Running::spawn(command);
+        running.until("full");
+        let pid = lab.pid_of("mallory");
+        others_work(lab);
+        assert!(processes_of(USER) > 300, "{}", processes_of(USER));
+        stops(lab, running, &before);
+        wait_for_end(pid);
+        assert_eq!(processes_of(USER), 0, "all of them have ended");
+    });
+}
+
+fn processes_of(user: u32) -> usize {
+    let entries = fs::read_dir("/proc").expect("read /proc").flatten();
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok())
+        .filter(|entry| entry.metadata().is_ok_and(|found| found.uid() == user))
+        .count()
+}
+
+#[test]
+fn ignores_every_signal() {
+    case(|lab| {
+        let before = lab.with_network();
+        for init in [&[][..], &["--init"]] {
+            let script = "for s in $(seq 1 64); do trap '' $s 2>/dev/null; done; echo up; while :; do read x; done";
+            let options = [&["--name", "mallory", "--grace", "1"], init].concat();
+            let mut running = lab.start(&options, &["sh", "-c", script]);
+            running.until("up");
+            others_work(lab);
+            // From outside it is forwarded, and then there is the grace.
+            let begun = Instant::now();
+            running.signal(libc::SIGTERM);
+            let outcome = running.end();
+            assert!(begun.elapsed() < SOON, "{outcome}");
+            assert!([137, 143].contains(&outcome.code), "{outcome}");
+            let mut running = lab.start(&options, &["sh", "-c", script]);
+            running.until("up");
+            stops(lab, running, &before);
+        }
+    });
+}
+
+#[test]
+fn fills_its_file_systems() {
+    case(|lab| {
+        let before = before(lab);
+        // /dev is where its resolv.conf lies, too.
+        for place in ["/dev", "/dev/shm"] {
+            let running = start(lab, &[], &["fills", place]);
+            others_work(lab);
+            // What follows the host cannot be written there now, and is when there is space again.
+            lab.set_resolv_conf("nameserver 198.51.100.53\noptions ndots:2\n");
+            assert_eq!(exec(lab, &["echo", "in"]).ok(), "in");
+            let tty = lab.hawser(&["exec", "-t", "mallory", "tty"]);
+            assert!(tty.code == 0 || place == "/dev", "{tty}");
+            lab.set_resolv_conf("nameserver 198.51.100.53\n");
+            stops(lab, running, &before);
+        }
+    });
+}
+
+/// Ctrl-C, and again. Before the command the first one undoes, of the command the second one is the end; one that comes
+/// before the one before was read is none.
+fn interrupt_until_it_ends(running: &Running) {
+    let pidfd = sys::pidfd(running.pid()).expect("a pidfd");
+    let has_ended = || {
+        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, 500_u16) == Ok(1)
+    };
+    for _ in 0..10 {
+        running.signal(libc::SIGINT);
+        if has_ended() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn stops_whoever_enters() {
+    case(|lab| {
+        let before = before(lab);
+        let mut running = start(lab, &[], &["stops"]);
+        for _ in 0..5 {
+            let mut command = lab.command(&["exec", "--no-tty", "mallory", "sleep", "1000"]);
+            command.stdin(Stdio::piped());
+            let entering = Running::spawn(command);
+            running.until("caught");
+            interrupt_until_it_ends(&entering);
+            let outcome = entering.end();
+            assert!(outcome.elapsed < SOON, "{outcome}");
+            assert!(outcome.code > 125, "{outcome}");
+        }
+        stops(lab, running, &before);
+    });
+}
+
+#[test]
+fn grabs_the_pipes_of_whoever_enters() {
+    case(|lab| {
+        let before = before(lab);
+        let running = start(lab, &[], &["grabs"]);
+        let told = lab.dir.join("place/told");
+        // Between its privileges and its command init has no more of them than the container: it is a race, which is won
+        // some time.
+        for attempt in 0.. {
+            let outcome = exec(lab, &["true"]);
+            assert!(outcome.elapsed < SOON, "{outcome}");
+            // What it says in init's name is believed or is not; it is its own command.
+            assert!([0, 125].contains(&outcome.code), "{outcome}");
+            if !fs::read(&told).expect("read").is_empty() {
+                break;
+            }
+            assert!(attempt < 2000, "the race is never won");
+        }
+        // It holds what it has got.
+        for _ in 0..20 {
+            let outcome = exec(lab, &["true"]);
+            assert!(outcome.elapsed < SOON, "{outcome}");
+        }
+        others_work(lab);
+        stops(lab, running, &before);
+    });
+}
+
+#[test]
+fn has_no_pipe_of_the_helpers() {
+    case(|lab| {
+        for init in [&[][..], &["--init"]] {
+            let options = [&["-d", "--name", "mallory"], init].concat();
+            lab.run(&options, &["sleep", "1000"]).ok();
+            let numbers = exec(lab, &["ls", "/proc/1/fd"]).ok();
+            assert_eq!(numbers, "0\n1\n2", "{init:?}");
+            lab.hawser(&["stop", "mallory"]).exits(0);
+        }
+    });
+}
+
+#[test]
+fn closes_its_terminal() {
+    case(|lab| {
+        let before = before(lab);
+        let mut running = Running::spawn(mallory(lab, &["-t"], &["closes"]));
+        running.until("up");
+        assert_eq!(
+            sh(&format!("cat {}/place/waiting", lab.dir.display())),
+            "closed\n"
+        );
+        // The helper waits, and does not look again and again.
+        let ticks = || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", running.pid())).expect("stat");
+            let fields: Vec<&str> = stat
+                .rsplit(") ")
+                .next()
+                .unwrap_or_default()
+                .split(' ')
+                .collect();
+            fields[11..13]
+                .iter()
+                .map(|ticks| ticks.parse::<u64>().expect("ticks"))
+                .sum::<u64>()
+        };
+        let spent = ticks();
+        others_work(lab);
+        others_work(lab);
+        assert!(ticks() - spent < 10, "{} ticks", ticks() - spent);
+        let tty = lab.hawser(&["exec", "-t", "mallory", "tty"]).exits(0);
+        assert!(tty.out().starts_with("/dev/pts/"), "{tty}");
+        stops(lab, running, &before);
+    });
+}
+
+#[test]
+fn remounts_what_it_has() {
+    case(|lab| {
+        let before = lab.with_network();
+        let tries = "echo up; for how in remount,rw,bind remount,rw; do for at in / /proc /proc/sys /sys /dev/null /etc/hosts /dev; do
+            mount -o $how $at 2>/dev/null && echo $how $at; done; done
+            for at in /proc/keys /proc/sys /sys /dev /etc/hosts /; do umount $at 2>/dev/null && echo umount $at; umount -l $at 2>/dev/null && echo umount -l $at; done
+            mount --move /proc /tmp 2>/dev/null && echo move; echo 1 > /proc/sys/kernel/panic 2>/dev/null && echo panic; echo over";
+        for options in [&[][..], &["--init"], &["--read-only"], &["-u", "1000"]] {
+            if options == ["-u", "1000"] && !lab.real_root {
+                continue;
+            }
+            let outcome = lab.run(
+                &[&["--tmpfs", "/tmp"], options].concat(),
+                &["sh", "-c", tries],
+            );
+            assert_eq!(outcome.out(), "up\nover\n", "{options:?}: {outcome}");
+        }
+        if lab.real_root {
+            // With every capability, of its own mounts; what was locked stays, the host's file systems are as they were.
+            let all = ["--userns", "--cap-add", "all", "--tmpfs", "/tmp"];
+            let outcome = lab.run(&all, &["sh", "-c", tries]);
+            for locked in [
+                "remount,rw /sys",
+                "remount,rw,bind /sys",
+                "remount,rw,bind /proc/sys",
+                "umount /proc/sys",
+                "umount /proc/keys",
+                "umount /sys",
+                "remount,rw /\n",
+                "panic",
+            ] {
+                assert!(!outcome.out().contains(locked), "{locked}: {outcome}");
+            }
+        }
+        before.assert_back();
+    });
+}
+
+#[test]
+fn writes_to_init() {
+    case(|lab| {
+        // A copy of the program, as it would be installed.
+        let own = lab.dir.join("init");
+        fs::copy(lab::init_binary(), &own).expect("copy init");
+        let whole = fs::read(&own).expect("read it");
+        let path = own.to_string_lossy();
+        let script = "for at in /proc/1/exe /proc/self/exe; do
+            for how in '>' '>>' '<>'; do (eval \"exec 3$how$at\") 2>/dev/null && echo $how $at; done
+            chmod 777 $at 2>/dev/null && echo chmod $at; chown 1000 $at 2>/dev/null && echo chown $at; done; true";
+        let before = fs::metadata(&own).expect("stat");
+        for init in [&["--init"][..], &["--init", "--init-path", &path]] {
+            let seen = lab.run(init, &["sh", "-c", script]);
+            // The mode of a memory file is its own, and nobody else's.
+            let harmless = |line: &str| line.starts_with("ch") && init.len() == 1;
+            for line in seen.out().lines().filter(|line| !harmless(line)) {
+                assert!(!line.ends_with("/proc/1/exe"), "{init:?}: {seen}");
+            }
+        }
+        let after = fs::metadata(&own).expect("stat");
+        assert_eq!((before.mode(), before.uid()), (after.mode(), after.uid()));
+        assert!(
+            fs::read(&own).expect("read it") == whole,
+            "not a byte of it"
+        );
+        // Who enters is init for a moment, too; a race, of which every outcome is the same.
+        let running = lab.start(&["--name", "mallory"], &["sh", "-c", "echo up; while :; do for exe in /proc/[0-9]*/exe; do case $exe in /proc/1/*) ;; *) (exec 3>$exe) 2>/dev/null && echo written $exe; esac; done; done"]);
+        let mut running = running;
+        running.until("up");
+        for _ in 0..20 {
+            exec(lab, &["/bin/true"]).exits(0);
+        }
+        let stopped = lab.hawser(&["stop", "--grace", "1", "mallory"]).exits(0);
+        assert!(stopped.elapsed < SOON);
+        running.end();
+        exec_again(lab);
+    });
+}
+
+/// init is still what it was.
+fn exec_again(lab: &Lab) {
+    let _idle = lab.start_idle(&["--name", "mallory"]);
+    assert_eq!(exec(lab, &["echo", "well"]).ok(), "well");
+}
+
+#[test]
+fn exhausts_ports_and_connections() {
+    packets(|lab| {
+        lab.serve();
+        let before = before(lab);
+        let running = start(lab, &[], &["floods"]);
+        let count =
+            fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").expect("a count");
+        let count: u32 = count.trim().parse().expect("a number");
+        assert!(count > 30_000, "the host follows {count} connections");
+        others_work(lab);
+        // To the same server, with names, and with ports of the host's.
+        let fetched = lab.run(&[], &["wget", "-q", "-O", "-", "http://web.example.test/"]);
+        assert_eq!(fetched.ok(), "hello from the internet");
+        lab.hawser(&["port", "add", "mallory", "8080:80"]).exits(0);
+        assert_eq!(
+            lab.hawser(&["port", "rm", "mallory", "8080:80"])
+                .exits(0)
+                .err(),
+            ""
+        );
+        lab.hawser(&["restore"]).exits(0);
+        stops(lab, running, &before);
+    });
+}
+
+#[test]
+fn speaks_netlink_to_the_host() {
+    case(|lab| {
+        lab.run(&["--network", "ptp"], &["true"]).ok();
+        lab.settle();
+        let _victim = lab.start_idle(&["--name", "victim"]);
+        let before = Snapshot::take();
+        let script = "for link in hawser0 uplink eth0; do ip link del $link; ip link set $link down; ip link set $link name mine; done
+            ip link set eth0 netns 1; ip addr flush dev uplink; ip addr flush dev hawser0; ip route del default; ip route flush table all; ip rule del pref 32766
+            ip link add dev other type dummy; true";
+        // Its own network, as its admin, is its own to break; the host's is not, and less so without that capability.
+        for options in [
+            &["--cap-add", "net_admin"][..],
+            &["--network", "host"],
+            &["--network", "ptp", "--cap-add", "net_admin"],
+            &["--network", "container:victim"],
+        ] {
+            lab.run(options, &["sh", "-c", script]).exits(0);
+            before.assert_back();
+        }
+        lab.run(&[], &["ping", "-c", "1", "-W", "5", "172.19.0.1"])
+            .ok();
+    });
+}
+
+#[test]
+fn outlives_the_owner_of_its_network() {
+    packets(|lab| {
+        lab.serve();
+        let before = lab.with_network();
+        let options = ["--name", "owner", "--ip", "172.19.0.9", "-p", "8080:80"];
+        let owner = lab.start_idle(&options);
+        let join = [
+            "--name",
+            "mallory",
+            "--network",
+            "container:owner",
+            "--cap-add",
+            "net_admin",
+        ];
+        let mut sharer = lab.start(&join, &["sh", "-c", "echo up; trap '' TERM; while read x; do wget -q -O - http://web.example.test/ && echo fetched; done"]);
+        sharer.until("up");
+        collect(lab.command(&["stop", "owner"]), DEADLINE).exits(0);
+        owner.end();
+        // Its address is nobody else's as long as it is in use, and named.
+        lab.run(&["--ip", "172.19.0.9"], &["true"])
+            .refused(&["172.19.0.9"]);
+        lab.run(&["--name", "owner"], &["true"]).refused(&["owner"]);
+        // Its port is free, and leads to whoever has it next.
+        let next = lab.start_idle(&["--name", "next", "-p", "8080:80"]);
+        let ports = sh("nft list map inet hawser ports4");
+        assert!(!ports.contains("172.19.0.9"), "{ports}");
+        sharer.say("\n");
+        sharer.until("fetched");
+        next.end();
+        let stopped = lab.hawser(&["stop", "--grace", "1", "mallory"]).exits(0);
+        assert!(stopped.elapsed < SOON, "{stopped}");
+        sharer.end();
+        // The next command that looks sweeps what nobody was there to take back.
+        lab.settle();
+        lab.hawser(&["ls"]).exits(0);
+        before.assert_back();
+        lab.run(&["--ip", "172.19.0.9"], &["true"]).ok();
+    });
+}
