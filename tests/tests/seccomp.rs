@@ -157,11 +157,11 @@ fn programs_of_musl_work() {
 #[test]
 fn a_shell_does_its_work() {
     case(|lab| {
-        let script = "mkfifo /tmp/f; (echo a | tr a b > /tmp/f) & cat /tmp/f; mknod /tmp/n p; chown 1 /tmp/n; ln -s f /tmp/l; \
+        let script = "mkfifo /tmp/f; (echo a | tr a b > /tmp/f) & cat /tmp/f; mknod /tmp/n p; chown 0 /tmp/n; ln -s f /tmp/l; \
             stat -c %u /tmp/n; timeout 5 sh -c 'kill -9 $$'; echo $?; find /proc/self/ -maxdepth 1 -name status; rm -r /tmp/*";
         let seen = lab.run_sh(&[], script);
         assert!(
-            seen.out().starts_with("b\n1\n137\n/proc/self/status\n"),
+            seen.out().starts_with("b\n0\n137\n/proc/self/status\n"),
             "{seen}"
         );
     });
