@@ -145,9 +145,10 @@ pub fn skip(reason: &str) {
 /// The directory that cargo builds in.
 fn target() -> PathBuf {
     let exe = env::current_exe().expect("path of the test binary");
+    let is_test = exe.parent().is_some_and(|place| place.ends_with("deps"));
     exe.ancestors()
-        .nth(3)
-        .expect("target/PROFILE/deps/TEST")
+        .nth(if is_test { 3 } else { 2 })
+        .expect("target/PROFILE/deps/TEST, or target/PROFILE/PROGRAM")
         .to_owned()
 }
 
