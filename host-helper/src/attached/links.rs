@@ -11,7 +11,8 @@ use crate::config;
 use crate::error::{Doing, Error, Refusal, Result};
 use crate::request::Request;
 
-/// Twice what the longest message makes (`docs/protocol.md`).
+/// What most messages make fits into this, and what the longest one makes into that (`docs/protocol.md`).
+const USUAL: usize = 4 * 1024;
 const LONGEST: usize = 256 * 1024;
 
 /// Sets up what the message says.
@@ -36,7 +37,10 @@ pub fn set_up(request: &Request, target: &Target, attachment: &Attachment) -> Re
     let mut inside = socket.doing(doing)?.doing(doing)?;
     let link = inside.find_link(interface).doing(doing)?;
     let index = link.map_or(0, |link| link.index);
-    let mut space = vec![0; LONGEST];
+    let mut space = vec![0; USUAL];
+    if batch::write(&message, |_| index, &mut space).is_none() {
+        space.resize(LONGEST, 0);
+    }
     let requests = batch::write(&message, |_| index, &mut space);
     let requests = requests.ok_or_else(|| Error::new("write the batch: it is too long"))?;
     inside

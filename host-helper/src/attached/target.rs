@@ -193,7 +193,11 @@ impl Target {
         let host = openat(AT_FDCWD, "/proc/self/ns/net", flags, Mode::empty())?;
         setns(&self.netns, CloneFlags::CLONE_NEWNET)?;
         let done = work(Netlink::route());
-        setns(host, CloneFlags::CLONE_NEWNET)?;
+        let back = || setns(&host, CloneFlags::CLONE_NEWNET);
+        if back().or_else(|_| back()).is_err() {
+            // In the container's network everything else that is done, the undo too, would be done to the wrong one.
+            std::process::abort();
+        }
         Ok(done)
     }
 
