@@ -7,7 +7,7 @@ use lab::{
     DEADLINE, Lab, Netns, Outcome, Running, Snapshot, Watch, Whose, binary, case, collect, packets,
     sh, skip, strace,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Runs a command as a user would, who has host-helper in the PATH.
 #[track_caller]
@@ -27,17 +27,19 @@ fn switches() -> String {
 fn findings(lab: &Lab) -> Vec<Value> {
     let before = (Snapshot::take(), switches());
     let text = lab.hawser(&["doctor"]);
-    let json = lab.hawser(&["doctor", "--json"]);
+    let json_text = lab.hawser(&["doctor", "--json"]);
     let changes = before.0.changes();
     assert!(changes.is_empty(), "{}", changes.join("\n"));
     assert_eq!(before.1, switches());
-    let report: Value = serde_json::from_str(&json.out()).expect("JSON");
+    let report: Value = serde_json::from_str(&json_text.out()).expect("JSON");
     assert_eq!(report["version"], 1);
     let found = report["findings"].as_array().expect("an array").clone();
-    assert_eq!(report["unseen"], Value::Array(vec![]), "{json}");
+    // Which tables iptables-legacy has made is only told to the real root.
+    let is_seen = report["unseen"] == json!([]) && text.err().is_empty();
+    assert!(is_seen || !lab.real_root, "{text} {json_text}");
     let code = i32::from(!found.is_empty());
-    assert_eq!((text.code, json.code), (code, code), "{text}");
-    assert_eq!((text.err(), json.err()), (String::new(), String::new()));
+    assert_eq!((text.code, json_text.code), (code, code), "{text}");
+    assert_eq!(json_text.err(), "");
     let lines: String = found
         .iter()
         .map(|one| {
@@ -190,7 +192,7 @@ fn a_healthy_host_of_a_cluster() {
         // As flanneld leaves it, but for the kind of the device; the other hosts' containers are elsewhere in its range.
         sh("ip link add flannel.1 type veth peer name flannel.2; ip link set flannel.1 up; ip addr add 10.244.1.0/32 dev flannel.1
             ip route add 10.244.2.0/24 dev flannel.1; ip route add 10.244.0.0/16 dev flannel.1");
-        let config = serde_json::json!({
+        let config = json!({
             "cniVersion": "1.1.0", "name": "pods", "type": "hawser", "bridge": "cni0", "isGateway": true, "ipMasq": true,
             "ipam": { "ranges": [[{ "subnet": "10.244.1.0/24" }]], "routes": [{ "dst": "0.0.0.0/0" }] },
         });
@@ -603,6 +605,10 @@ fn a_router_that_is_not_heeded() {
         healthy(lab);
         sh("ip -6 route replace default via 2001:db8:1::1 dev uplink proto ra expires 600");
         finds_and_cures(lab, "router-lost", "link uplink");
+        if !lab.real_root {
+            skip("radvd needs the real root");
+            return;
+        }
         // A real one: the kernel forgets it when the host begins to forward.
         sysctl("net.ipv6.conf.all.forwarding=0 net.ipv6.conf.uplink.accept_ra=1");
         lab.hawser(&["up"]).exits(0);
