@@ -18,6 +18,7 @@ use nix::sys::socket::{
 };
 
 use crate::error::{Doing, Error, Result};
+use crate::owner::start_time;
 use crate::publish::Range;
 use crate::state;
 
@@ -48,7 +49,7 @@ impl Lease {
         let doing = || format!("take name {name}");
         let listener = match UnixListener::bind(&path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                if UnixStream::connect(&path).is_ok() {
+                if listens(&path) {
                     return Ok(None);
                 }
                 fs::remove_file(&path).doing(doing)?;
@@ -95,7 +96,20 @@ impl Drop for Lease {
 
 /// Whether somebody answers to a container's name.
 pub fn is_supervised(name: &str) -> bool {
-    UnixStream::connect(state::path(name, "sock")).is_ok()
+    listens(&state::path(name, "sock"))
+}
+
+/// Whether the process that has made this socket lives. A process of its that has not come to run yet, and to close what is not its own,
+/// may have it open for a moment longer.
+pub fn listens(path: &Path) -> bool {
+    let Ok(connection) = UnixStream::connect(path) else {
+        return false;
+    };
+    match getsockopt(&connection, PeerCredentials) {
+        // 0: of a pid namespace that is not below ours.
+        Ok(maker) => maker.pid() == 0 || start_time(maker.pid()).is_some(),
+        Err(_) => true,
+    }
 }
 
 /// Removes the socket of a supervisor that was killed.

@@ -3,7 +3,6 @@
 use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::Flock;
@@ -170,7 +169,7 @@ pub fn remove_leftovers(_lock: &Lock) {
             }
         }
     };
-    remove(&["sock"], &|path| UnixStream::connect(path).is_err());
+    remove(&["sock"], &|path| !crate::control::listens(path));
     remove(&["log", "code"], &|path| {
         !path.with_extension("sock").exists()
     });
