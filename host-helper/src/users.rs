@@ -318,7 +318,7 @@ mod tests {
             ("web:100000:65536\nroot:200000:65536\n", Some(200_000)),
             ("root:100000:1000\n0:300000:131072\n", Some(300_000)),
             ("root:0:65536\n", None),
-            ("root:4294900000:65536\n", None),
+            ("root:4294930000:65536\n", None),
             ("root:x:65536\nroot\n\n# root:1:2\n", None),
         ] {
             assert_eq!(given(text), expected, "{text:?}");
