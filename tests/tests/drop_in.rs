@@ -303,10 +303,10 @@ fn an_entry_point_is_switched_by_a_link() {
                     outcome.out().starts_with(&format!("/{place}\n/{place} ")),
                     "{outcome}"
                 );
-                let script = "trap 'exit 6' TERM; echo up; sleep 1000 & wait";
-                let running = start(&docker, "web", &[&image], script);
+                // Without a handler: Debian's static shell was now and then ended by SIGSEGV in its own, which is not looked for here.
+                let running = start(&docker, "web", &[&image], "echo up; exec sleep 1000");
                 docker.call(&["stop", "web"]).exits(0);
-                running.end().exits(6);
+                running.end().exits(128 + libc::SIGTERM);
             }
         }
         docker.end();
