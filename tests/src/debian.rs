@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -295,7 +296,11 @@ fn places(group: &str) -> Vec<PathBuf> {
 
 fn make_group(group: &str) -> bool {
     let places = places(group);
-    let all = places.iter().all(|place| fs::create_dir(place).is_ok());
+    // The number may have been that of a test which was killed, and left its group.
+    let all = places.iter().all(|place| {
+        let made = fs::create_dir(place);
+        made.is_ok() || made.is_err_and(|error| error.kind() == ErrorKind::AlreadyExists)
+    });
     all && !places.is_empty()
 }
 
