@@ -437,9 +437,7 @@ fn publish(
     let mut entry = nft::Entry::add(nft, attachment, &request.reach, &ports, servers)?;
     if request.reach != Reach::default() {
         // What the last one at its address had opened is not its own. Where nothing is tracked nothing is left.
-        let veth = &attachment.veth;
-        let both = [Some(veth.address.into()), veth.address6.map(IpAddr::V6)];
-        let addresses: Vec<IpAddr> = both.into_iter().flatten().collect();
+        let addresses: Vec<IpAddr> = attachment.veth.addresses().collect();
         let _ = conntrack::forget_opened_by(entry.socket(), &addresses);
         let _ = conntrack::forget_container(entry.socket(), &addresses);
     }

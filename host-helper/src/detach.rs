@@ -3,7 +3,7 @@
 use crate::attached;
 use crate::bridge;
 use crate::control;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Result, all_of};
 use crate::hosts;
 use crate::link::Link;
 use crate::netlink::Netlink;
@@ -56,12 +56,7 @@ pub fn down(name: &str, living: Living) -> Result<()> {
         Ok(false) => keep(nft::open().and_then(|mut nft| nft::remove_bridge(&mut nft, name))),
         Err(error) => keep(Err(error)),
     }
-    let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
-    if text.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::new(text.join("; and ")))
-    }
+    all_of(&errors)
 }
 
 fn find(route: &mut Netlink, name: &str) -> Result<Option<Link>> {

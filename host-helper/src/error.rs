@@ -97,6 +97,19 @@ impl Error {
     }
 }
 
+/// One error of all that went wrong, for what goes on after an error; nothing wrong is success.
+///
+/// # Errors
+/// That.
+pub fn all_of(errors: &[Error]) -> Result<()> {
+    let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    if text.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::new(text.join("; and ")))
+    }
+}
+
 /// Exit code: something of ours failed before the command ran, usage errors included.
 pub const OURS: u8 = 125;
 

@@ -6,7 +6,6 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -154,13 +153,8 @@ impl Hosts {
         let doing = || format!("write {}", self.path.display());
         let index = if_nametoindex(&*veth.name).doing(doing)?;
         let note = if is_made_up { MADE_UP } else { "" };
-        let addresses = [
-            Some(IpAddr::from(veth.address)),
-            veth.address6.map(IpAddr::from),
-        ];
-        let lines: Vec<Vec<u8>> = addresses
-            .into_iter()
-            .flatten()
+        let lines: Vec<Vec<u8>> = veth
+            .addresses()
             // One whose name is the machine's own is in no file.
             .filter(|_| !is_taken(name))
             .map(|address| slot(&format!("{address} {name} # {} {index} {note}", veth.name)))

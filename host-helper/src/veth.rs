@@ -75,6 +75,12 @@ pub struct Place {
 }
 
 impl Veth {
+    /// Its address in each family that it has.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let both = [Some(self.address.into()), self.address6.map(IpAddr::V6)];
+        both.into_iter().flatten()
+    }
+
     /// Its place in each family that it has.
     pub fn places(&self, network: &Network) -> impl Iterator<Item = Place> + use<> {
         let v4 = Place {

@@ -3,7 +3,7 @@
 use crate::attached;
 use crate::bridge::{self, Network, POINT_TO_POINT_NAME};
 use crate::control;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Result, all_of};
 use crate::foreign;
 use crate::netlink::Netlink;
 use crate::nft::{self, Policy};
@@ -142,12 +142,7 @@ pub fn restore() -> Result<()> {
         }
     }
     errors.extend(attached::restore(&mut route));
-    let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
-    if text.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::new(text.join("; and ")))
-    }
+    all_of(&errors)
 }
 
 /// The firewall and forwarding. A bridge that has just been made for it goes again when it cannot be. One that is not

@@ -14,7 +14,7 @@ use super::target::{Process, Target};
 use crate::cli;
 use crate::conntrack;
 use crate::control;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Result, all_of};
 use crate::hosts;
 use crate::link::Link;
 use crate::mark;
@@ -108,7 +108,7 @@ pub fn detach(options: &cli::Detach) -> Result<()> {
         .filter_map(|end| take_over(&mut route, end).err())
         .collect();
     state::remove_directory_if_empty();
-    joined(&errors)
+    all_of(&errors)
 }
 
 /// By its supervisor, where it has one, and else, or if that left something, by ourselves.
@@ -134,29 +134,27 @@ fn take_away(route: &mut Netlink, end: &Link) -> Result<()> {
     }
     errors.extend(delete(route, end.index).err());
     let addresses = addresses_of(end, kept.as_ref());
-    if kept.is_some_and(|kept| !kept.container.ports.is_empty()) {
-        // Connections that are left would be led to whoever has the address next.
-        let _ = Netlink::netfilter().and_then(|mut netfilter| {
-            let forgotten = conntrack::forget_container(&mut netfilter, &addresses);
-            nft::close_later(&netfilter);
-            forgotten
-        });
+    if let Some(kept) = &kept {
+        forget_connections(kept, &addresses);
     }
     errors.extend(mark::sweep_neighbours(route, &addresses).err());
     if let Some(attachment) = attachment {
         hosts::sweep(&attachment.network);
     }
     forget(&end.name);
-    joined(&errors)
+    all_of(&errors)
 }
 
-fn joined(errors: &[Error]) -> Result<()> {
-    let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
-    if text.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::new(text.join("; and ")))
+/// Connections by its ports that are left would be led to whoever has the address next.
+fn forget_connections(kept: &Kept, addresses: &[IpAddr]) {
+    if kept.container.ports.is_empty() {
+        return;
     }
+    let _ = Netlink::netfilter().and_then(|mut netfilter| {
+        let forgotten = conntrack::forget_container(&mut netfilter, addresses);
+        nft::close_later(&netfilter);
+        forgotten
+    });
 }
 
 /// Its leases; what the file says counts only for a family that has none: neighbours of these addresses are ours.
@@ -201,7 +199,7 @@ pub fn release(id: &str) -> Result<()> {
         errors.extend(release_link(&mut route, &link).err());
     }
     state::remove_directory_if_empty();
-    joined(&errors)
+    all_of(&errors)
 }
 
 fn release_link(route: &mut Netlink, link: &str) -> Result<()> {
@@ -240,14 +238,7 @@ fn tidy(route: &mut Netlink, link: &str) -> Result<()> {
         return Ok(());
     };
     let addresses: Vec<IpAddr> = kept.addresses().collect();
-    if !kept.container.ports.is_empty() {
-        // Connections that are left would be led to whoever has the address next.
-        let _ = Netlink::netfilter().and_then(|mut netfilter| {
-            let forgotten = conntrack::forget_container(&mut netfilter, &addresses);
-            nft::close_later(&netfilter);
-            forgotten
-        });
-    }
+    forget_connections(&kept, &addresses);
     let swept = mark::sweep_neighbours(route, &addresses);
     if let Some(network) = kept.network(route) {
         hosts::sweep(&network);

@@ -73,7 +73,9 @@ fn of_sources(attachment: &Attachment) -> Vec<Element> {
         return Vec::new();
     }
     let link_local = veth.link_local.map(IpAddr::V6);
-    addresses(attachment)
+    attachment
+        .veth
+        .addresses()
         .chain(link_local)
         .map(|address| {
             let key = [link_name(&veth.name), padded_mac(veth.mac), bytes(address)].concat();
@@ -85,7 +87,7 @@ fn of_sources(attachment: &Attachment) -> Vec<Element> {
 /// What follows from whom it may reach.
 pub fn of_reach(attachment: &Attachment, reach: &Reach, resolvers: &[IpAddr]) -> Vec<Element> {
     let mut elements = Vec::new();
-    for address in addresses(attachment) {
+    for address in attachment.veth.addresses() {
         let ip = names_of(address);
         let mut mark = |set_name| elements.push(set(Family::Inet, set_name, bytes(address)));
         if reach.isolated {
@@ -123,7 +125,9 @@ pub fn of_reach(attachment: &Attachment, reach: &Reach, resolvers: &[IpAddr]) ->
         let name = link_name(&attachment.veth.name);
         elements.push(map(ROUTED_PORTS, name.clone(), bridge.mac));
         elements.extend(
-            addresses(attachment)
+            attachment
+                .veth
+                .addresses()
                 .map(|address| map(names_of(address).routed, bytes(address), bridge.mac)),
         );
         if reach.isolated {
@@ -191,7 +195,7 @@ pub fn of_ports(attachment: &Attachment, ports: &[Port]) -> Vec<Element> {
         let protocol = padded(&[port.protocol.number()]);
         let host_port = padded(&port.host_port.to_be_bytes());
         let inner_port = padded(&port.port.to_be_bytes());
-        for address in addresses(attachment) {
+        for address in attachment.veth.addresses() {
             let is_reached = if address.is_ipv4() {
                 port.has_ipv4()
             } else {
@@ -321,14 +325,6 @@ pub fn known(element: &Element) -> Option<(String, Vec<IpAddr>)> {
 /// The element that counts what it was refused.
 pub fn refused(address: IpAddr) -> Element {
     set(Family::Inet, names_of(address).refused, bytes(address))
-}
-
-/// The addresses of a container.
-pub fn addresses(attachment: &Attachment) -> impl Iterator<Item = IpAddr> {
-    let veth = &attachment.veth;
-    [Some(veth.address.into()), veth.address6.map(IpAddr::V6)]
-        .into_iter()
-        .flatten()
 }
 
 fn names_of(address: IpAddr) -> &'static Ip {

@@ -175,7 +175,10 @@ impl Entry {
 
     /// How many packets were refused because of `--egress`.
     pub fn refused(&mut self) -> u64 {
-        let asked: Vec<Element> = elements::addresses(&self.attachment)
+        let asked: Vec<Element> = self
+            .attachment
+            .veth
+            .addresses()
             .map(elements::refused)
             .collect();
         let mut packets = 0;

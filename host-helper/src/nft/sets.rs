@@ -19,7 +19,7 @@ use crate::sys;
 
 /// Takes back whatever the tables know of a container.
 pub fn forget(attachment: &Attachment) {
-    let addresses: Vec<IpAddr> = elements::addresses(attachment).collect();
+    let addresses: Vec<IpAddr> = attachment.veth.addresses().collect();
     // Whoever takes the address next does it again.
     let _ = open().and_then(|mut nft| {
         let swept = sweep(&mut nft, &attachment.veth.name, &addresses);

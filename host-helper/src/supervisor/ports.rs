@@ -130,11 +130,8 @@ impl Supervisor {
     }
 
     fn addresses(&self) -> Vec<IpAddr> {
-        let veth = self.container.attachment.as_ref().map(|one| &one.veth);
-        veth.into_iter()
-            .flat_map(|veth| [Some(veth.address.into()), veth.address6.map(IpAddr::V6)])
-            .flatten()
-            .collect()
+        let attachment = self.container.attachment.iter();
+        attachment.flat_map(|one| one.veth.addresses()).collect()
     }
 }
 
