@@ -1,4 +1,4 @@
-//! The host's resolvers that change, and files that are looked at until they have.
+//! What changes about the host: its resolvers, a router on its uplink; and files that are looked at until they have.
 
 use std::ffi::OsString;
 use std::fs;
@@ -64,6 +64,24 @@ impl Seen {
 }
 
 impl Lab {
+    /// A router on the uplink that advertises itself, in the words of radvd.conf(5).
+    pub fn router(&self, advertisement: &str) -> Running {
+        let config = self.dir.join("radvd.conf");
+        fs::write(&config, format!("interface eth0 {{ {advertisement} }};\n"))
+            .expect("write a file");
+        // One that says in its answers that it is no router is soon none to the host.
+        self.internet
+            .sh("echo 1 >/proc/sys/net/ipv6/conf/all/forwarding");
+        let mut radvd = self.internet.command("radvd");
+        radvd
+            .args(["-n", "-m", "stderr", "-u", "root"])
+            .args(["-p", "/run/lab/radvd.pid", "-C"])
+            .arg(config)
+            .stdin(Stdio::null())
+            .stderr(fs::File::create(self.dir.join("radvd.log")).expect("make a file"));
+        Running::spawn(radvd)
+    }
+
     /// An `/etc` of this case's own, where files can be replaced: what the lab has mounted over one cannot.
     pub fn own_etc(&self) -> PathBuf {
         let etc = self.dir.join("etc");

@@ -111,6 +111,20 @@ pub struct Running {
 }
 
 impl Running {
+    /// A process in namespaces of its own (`-n`, `-m`...), which is up, and does `script`; `exec cat` ends with its input.
+    pub fn unshared(kinds: &[&str], script: &str) -> Self {
+        let mut command = Command::new("unshare");
+        command
+            .args(kinds)
+            .args(["sh", "-c", &format!("echo up; {script}")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit());
+        let mut running = Self::spawn(command);
+        running.until("up");
+        running
+    }
+
     /// Starts `command` with stdout and stderr as they were set.
     pub fn spawn(mut command: Command) -> Self {
         let started = Instant::now();

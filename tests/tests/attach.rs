@@ -18,20 +18,7 @@ use lab::{
 
 /// A process in namespaces of its own (`-n`, `-m`...), which ends with its input.
 fn guest(kinds: &[&str]) -> Running {
-    guest_of(kinds, "exec cat")
-}
-
-fn guest_of(kinds: &[&str], script: &str) -> Running {
-    let mut command = Command::new("unshare");
-    command
-        .args(kinds)
-        .args(["sh", "-c", &format!("echo up; {script}")])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit());
-    let mut running = Running::spawn(command);
-    running.until("up");
-    running
+    Running::unshared(kinds, "exec cat")
 }
 
 fn attach(lab: &Lab, pid: i32, options: &[&str]) -> lab::Outcome {
@@ -230,7 +217,7 @@ fn mounts_that_are_shared_with_the_host_are_not_mounted_on() {
 fn what_was_bound_before_a_failure_is_taken_back() {
     case(|lab| {
         let script = "mount --bind /etc/hosts /etc/hosts; mount --make-shared /etc/hosts; echo shared; exec cat";
-        let mut guest = guest_of(&["-n", "-m"], script);
+        let mut guest = Running::unshared(&["-n", "-m"], script);
         guest.until("shared");
         let before = lab.with_network();
         let mounts = || mounts_of(guest.pid());
@@ -246,7 +233,7 @@ fn files_that_were_missing_are_missing_again() {
     case(|lab| {
         let root = lab.rootfs.display();
         let script = format!("exec chroot {root} sh -c 'echo there; exec cat'");
-        let mut guest = guest_of(&["-n", "-m"], &script);
+        let mut guest = Running::unshared(&["-n", "-m"], &script);
         guest.until("there");
         attach(lab, guest.pid(), &["--name", "web"]).ok();
         let names = inside(guest.pid(), "/etc/hosts");
@@ -739,7 +726,7 @@ fn who_ends_or_goes_elsewhere_meanwhile_is_refused() {
         guest_.end().exits(0);
         attaching.end().refused(&["ended meanwhile"]);
         before.assert_back();
-        let mut guest = guest_of(
+        let mut guest = Running::unshared(
             &["-n"],
             "read x; exec unshare -n sh -c 'echo moved; exec cat'",
         );
@@ -796,7 +783,7 @@ fn a_killed_attach_leaves_what_detach_takes() {
 fn nothing_of_the_host_goes_in() {
     case(|lab| {
         // It could look at whoever comes into its pid namespace, or leaves descriptors there.
-        let guest = guest_of(
+        let guest = Running::unshared(
             &["-n", "-m", "-p", "-f", "--mount-proc", "--kill-child"],
             "exec cat",
         );

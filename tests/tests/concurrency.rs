@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -91,7 +90,7 @@ impl Crowd<'_> {
     }
 
     fn attachment(&self, number: usize) {
-        let guest = unshared();
+        let guest = Running::unshared(&["-n"], "exec cat");
         let (pid, name) = (guest.pid().to_string(), format!("guest{number}"));
         let attached = self.lab.hawser(&["attach", "--name", &name, &pid]);
         self.judge("attach", attached, &[]);
@@ -109,7 +108,7 @@ impl Crowd<'_> {
     }
 
     fn pod(&self, number: usize) {
-        let guest = unshared();
+        let guest = Running::unshared(&["-n"], "exec cat");
         let (netns, id) = (
             format!("/proc/{}/ns/net", guest.pid()),
             format!("pod{number}"),
@@ -249,19 +248,6 @@ fn pods() -> Value {
         "cniVersion": "1.1.0", "name": "pods", "type": "hawser", "bridge": "cni0", "isGateway": true, "ipMasq": true,
         "ipam": { "ranges": [[{ "subnet": "10.22.0.0/24" }]], "routes": [{ "dst": "0.0.0.0/0" }] },
     })
-}
-
-/// A process in a network namespace of its own, which waits for its end.
-fn unshared() -> Running {
-    let mut command = Command::new("unshare");
-    command.args(["-n", "sh", "-c", "echo up; read x; exit 0"]);
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut running = Running::spawn(command);
-    running.until("up");
-    running
 }
 
 /// Nothing of ours is left, after the networks are removed.

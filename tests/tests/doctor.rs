@@ -167,20 +167,20 @@ fn a_healthy_host_with_firewalld() {
     });
 }
 
+/// A container of another tool's, with a port.
+fn attached(lab: &Lab) -> Running {
+    let guest = Running::unshared(&["-n"], "exec cat");
+    let pid = guest.pid().to_string();
+    lab.hawser(&["attach", "--name", "guest", "-p", "8090:80", &pid])
+        .exits(0);
+    guest
+}
+
 #[test]
 fn a_healthy_host_with_attached_containers() {
     case(|lab| {
         lab.serve();
-        let guest = unshared();
-        lab.hawser(&[
-            "attach",
-            "--name",
-            "guest",
-            "-p",
-            "8090:80",
-            &guest.pid().to_string(),
-        ])
-        .exits(0);
+        let _guest = attached(lab);
         healthy(lab);
     });
 }
@@ -196,7 +196,7 @@ fn a_healthy_host_of_a_cluster() {
             "cniVersion": "1.1.0", "name": "pods", "type": "hawser", "bridge": "cni0", "isGateway": true, "ipMasq": true,
             "ipam": { "ranges": [[{ "subnet": "10.244.1.0/24" }]], "routes": [{ "dst": "0.0.0.0/0" }] },
         });
-        let guest = unshared();
+        let guest = Running::unshared(&["-n"], "exec cat");
         let netns = format!("/proc/{}/ns/net", guest.pid());
         let whose = Whose {
             container: "pod",
@@ -208,19 +208,6 @@ fn a_healthy_host_of_a_cluster() {
         sh("ip route add 10.244.1.128/25 dev flannel.1");
         finds_and_cures(lab, "subnet-overlap", "network cni0");
     });
-}
-
-/// A process in a network namespace of its own, which waits for its end.
-fn unshared() -> Running {
-    let mut command = Command::new("unshare");
-    command.args(["-n", "sh", "-c", "echo up; read x"]);
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut running = Running::spawn(command);
-    running.until("up");
-    running
 }
 
 fn sysctl(switches: &str) {
@@ -514,16 +501,7 @@ fn a_port_that_somebody_else_takes() {
 fn a_port_of_an_attachment_that_a_daemon_has_taken() {
     case(|lab| {
         lab.serve();
-        let guest = unshared();
-        lab.hawser(&[
-            "attach",
-            "--name",
-            "guest",
-            "-p",
-            "8090:80",
-            &guest.pid().to_string(),
-        ])
-        .exits(0);
+        let _guest = attached(lab);
         healthy(lab);
         let daemon = std::net::TcpListener::bind("0.0.0.0:8090").expect("nobody holds it");
         finds(lab, &[("port-shadowed", "port 8090/tcp")]);
@@ -614,7 +592,9 @@ fn a_router_that_is_not_heeded() {
         lab.hawser(&["up"]).exits(0);
         sh("ip -6 route flush default");
         let watch = Watch::routes();
-        let router = router(lab);
+        let router = lab.router(
+            "AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; prefix 2001:db8:5::/64 { };",
+        );
         let is_there = || !sh("ip -6 route show default proto ra").is_empty();
         assert!(watch.until(is_there), "a router");
         healthy(lab);
@@ -626,28 +606,6 @@ fn a_router_that_is_not_heeded() {
         drop(router);
         healthy(lab);
     });
-}
-
-/// The internet's, which advertises itself.
-fn router(lab: &Lab) -> Running {
-    let config = lab.dir.join("radvd.conf");
-    let text = "interface eth0 { AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; prefix 2001:db8:5::/64 { }; };\n";
-    std::fs::write(&config, text).expect("write a file");
-    lab.internet
-        .sh("echo 1 >/proc/sys/net/ipv6/conf/all/forwarding");
-    let mut radvd = lab.internet.command("radvd");
-    radvd.args([
-        "-n",
-        "-m",
-        "stderr",
-        "-u",
-        "root",
-        "-p",
-        "/run/lab/radvd.pid",
-        "-C",
-    ]);
-    radvd.arg(config).stdin(Stdio::null()).stderr(Stdio::null());
-    Running::spawn(radvd)
 }
 
 #[test]

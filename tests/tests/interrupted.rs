@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde_json::json;
 
@@ -209,13 +209,7 @@ fn inject_into_attach(
     wanted: impl Fn(&str) -> bool,
     judge: impl Fn(&Outcome) -> (bool, bool),
 ) {
-    let mut guest = Command::new("unshare");
-    guest
-        .args(["-n", "-m", "sh", "-c", "echo up; exec cat"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
-    let mut guest = Running::spawn(guest);
-    guest.until("up");
+    let guest = Running::unshared(&["-n", "-m"], "exec cat");
     let pid = guest.pid().to_string();
     let netns = Netns::of(guest.pid());
     let mounts = || std::fs::read_to_string(format!("/proc/{pid}/mountinfo"));

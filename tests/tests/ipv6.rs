@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use lab::{DEADLINE, Lab, Outcome, Snapshot, Watch, case, collect, packets, sh, wait_for_end};
+use lab::{Lab, Outcome, Snapshot, Watch, case, packets, sh, wait_for_end};
 
 const SUBNET6: &[&str] = &["--subnet6", "2001:db8:6::/64"];
 
@@ -650,43 +650,6 @@ fn without_forwarding_there_is_ipv4_alone() {
     });
 }
 
-/// A router on the uplink that advertises itself for six seconds at a time, as real routers do for half an hour.
-struct Router(#[expect(dead_code, reason = "ends with its namespace")] std::process::Child);
-
-impl Router {
-    fn start(lab: &Lab) -> Self {
-        let config = lab.dir.join("radvd.conf");
-        std::fs::write(
-            &config,
-            "interface eth0 { AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; AdvDefaultLifetime 6;
-               prefix 2001:db8:5::/64 { AdvValidLifetime 3600; AdvPreferredLifetime 1800; }; };\n",
-        )
-        .expect("write a file");
-        // One that says in its answers that it is no router is soon none to the host.
-        let mut router = lab.internet.command("sh");
-        router.args(["-c", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding"]);
-        collect(router, DEADLINE).exits(0);
-        let mut radvd = lab.internet.command("radvd");
-        radvd.args([
-            "-n",
-            "-m",
-            "stderr",
-            "-u",
-            "root",
-            "-p",
-            "/run/lab/radvd.pid",
-            "-C",
-        ]);
-        radvd.arg(config).stdin(std::process::Stdio::null());
-        radvd.stderr(std::fs::File::create(lab.dir.join("radvd.log")).expect("make a file"));
-        Self(
-            radvd
-                .spawn()
-                .expect("start radvd (install radvd, or run `make test`)"),
-        )
-    }
-}
-
 fn advertised_route() -> String {
     sh("ip -6 route show default proto ra")
 }
@@ -696,7 +659,11 @@ fn advertised_route() -> String {
 fn outlive_two_lifetimes(lab: &mut Lab, expected: &[(&str, &str)]) {
     sh("ip -6 route del default");
     let watch = Watch::routes();
-    let _router = Router::start(lab);
+    // For six seconds at a time, as real routers do for half an hour.
+    let _router = lab.router(
+        "AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; AdvDefaultLifetime 6;
+         prefix 2001:db8:5::/64 { AdvValidLifetime 3600; AdvPreferredLifetime 1800; };",
+    );
     assert!(watch.until(|| !advertised_route().is_empty()), "a router");
     let values = || -> Vec<String> {
         let all = ["accept_ra", "force_forwarding", "forwarding"];
