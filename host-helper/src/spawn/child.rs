@@ -1,0 +1,156 @@
+//! In the child: from the clone to init.
+
+use std::convert::Infallible;
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, execveat, setsid};
+
+use super::program::embedded_init;
+use super::{ChildEnds, Spawn, Stdio};
+use crate::error::{Doing, Error, Result};
+use crate::inside::Permission;
+use crate::rootfs;
+use crate::sys;
+use crate::terminal;
+
+/// In the child. Only returns when something fails.
+pub(super) fn become_init(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
+    // init sets it again: a change of user clears it.
+    set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
+    setsid().doing(|| "start a session".into())?;
+    umask(Mode::empty());
+    let join_network = || {
+        let mut arrived = terminal::receive_descriptors(&ends.channel).into_iter();
+        // Without it nothing may be changed any more: this is still the host's network.
+        let network = arrived.next().ok_or_else(|| {
+            Error::new("wait for the network namespace: host-helper has given up")
+        })?;
+        setns(network, CloneFlags::CLONE_NEWNET).doing(|| "join the network namespace".into())
+    };
+    let receive_hosts = || {
+        let mut arrived = terminal::receive_descriptors(&ends.channel).into_iter();
+        let hosts = arrived.next();
+        hosts.ok_or_else(|| Error::new("wait for the network's hosts: host-helper has given up"))
+    };
+    let view = rootfs::enter(
+        &spawn.rootfs,
+        &Permission(ends.config.as_fd()),
+        join_network,
+        receive_hosts,
+    )?;
+    if !view.files.is_empty() {
+        // Before anything of the container's runs.
+        let fds: Vec<RawFd> = view.files.iter().map(AsRawFd::as_raw_fd).collect();
+        terminal::send_descriptors(&ends.channel, &fds)
+            .doing(|| "hand resolv.conf to the supervisor".into())?;
+    }
+    umask(Mode::from_bits_truncate(0o022));
+    let Some(users) = &spawn.rootfs.users else {
+        return exec_init(spawn, &view.dev, ends);
+    };
+    match &spawn.stdio {
+        // The command may open it again: /dev/stdout.
+        Stdio::Log(log) => users.map.own(log).doing(|| "give the log away".into())?,
+        Stdio::Inherit => users.map.own_pipes(),
+        Stdio::Terminal => {}
+    }
+    users.join()?;
+    // The same as it is in the new mount namespace.
+    exec_init(spawn, &open_dev()?, ends)
+}
+
+/// The container's `/dev`, from inside.
+///
+/// # Errors
+/// It is not there.
+pub fn open_dev() -> Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(AT_FDCWD, "/dev", flags, Mode::empty()).doing(|| "open /dev".into())
+}
+
+/// Connects the standard descriptors, lets go of all others, and becomes init. `dev` is the container's `/dev`.
+///
+/// # Errors
+/// The step that failed.
+pub fn exec_init(spawn: &Spawn, dev: &OwnedFd, ends: &ChildEnds) -> Result<Infallible> {
+    match &spawn.stdio {
+        Stdio::Terminal => {
+            let number = terminal::take(dev, spawn.user, &ends.channel)?;
+            if spawn.is_first {
+                terminal::bind_console(dev, number).doing(|| "bind /dev/console".into())?;
+            }
+        }
+        Stdio::Log(log) => {
+            let doing = || "redirect the command's output".to_string();
+            let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
+            let nothing = openat(dev, "null", flags, Mode::empty()).doing(doing)?;
+            dup2_stdin(nothing).doing(doing)?;
+            dup2_stdout(log).doing(doing)?;
+            dup2_stderr(log).doing(doing)?;
+        }
+        Stdio::Inherit => {}
+    }
+    let embedded;
+    let init = match &spawn.init {
+        Some(init) => init,
+        None => {
+            embedded = embedded_init()?;
+            &embedded
+        }
+    };
+    // The host's keys stay the host's; a kernel without keyrings has none.
+    let _ = sys::join_session_keyring();
+    let doing = || "execute init".to_string();
+    let first_free = 3 + spawn.preserved as RawFd;
+    sys::close_on_exec_from(3).doing(doing)?;
+    // Above the descriptors that the command inherits, whatever they are.
+    let raise = |fd: RawFd| sys::duplicate_from(fd, first_free).doing(doing);
+    let (config, status) = (
+        raise(ends.config.as_raw_fd())?,
+        raise(ends.status.as_raw_fd())?,
+    );
+    for fd in 3..first_free {
+        sys::keep_over_exec(fd).doing(|| format!("preserve file descriptor {fd}"))?;
+    }
+    let mut arguments: Vec<CString> = [c"init", c"--config"]
+        .map(CStr::to_owned)
+        .into_iter()
+        .collect();
+    let number = |text: String| CString::new(text).unwrap_or_default();
+    arguments.push(number(format!("fd:{config}")));
+    arguments.push(c"--status-fd".to_owned());
+    arguments.push(number(status.to_string()));
+    if let Some(grace) = spawn.supervised {
+        // init reads 32 bits.
+        let grace = grace.min(u32::MAX.into());
+        arguments.push(number(format!("--grace={grace}")));
+        arguments.push(c"--supervise".to_owned());
+    }
+    arguments.push(c"--".to_owned());
+    arguments.extend(spawn.command.iter().cloned());
+    if let Some(filter) = &spawn.filter {
+        // Here, where it takes no no-new-privileges; what follows is in its list.
+        sys::filter_system_calls(filter)
+            .doing(|| "filter system calls".into())
+            .map_err(|error| {
+                let cure =
+                    "the kernel lacks CONFIG_SECCOMP_FILTER: --seccomp=unconfined does without";
+                error.cure(Errno::EINVAL, cure).cure(Errno::ENOSYS, cure)
+            })?;
+    }
+    execveat(
+        init,
+        c"",
+        &arguments,
+        &spawn.environment,
+        AtFlags::AT_EMPTY_PATH,
+    )
+    .doing(|| "execute init (see --init-path)".into())
+}
