@@ -1,0 +1,142 @@
+//! Processes, and what one may do.
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use super::Result;
+use super::descriptors::own;
+
+/// Who a [`clone_process`] returned to.
+pub enum Clone {
+    /// In the new process.
+    Child,
+    /// In the caller: the new process, and a descriptor that names it for good.
+    Parent(Pid, OwnedFd),
+}
+
+/// `clone3(2)` without shared memory: a fork into the namespaces `flags` (`CLONE_NEW*`).
+pub fn clone_process(flags: libc::c_int) -> Result<Clone> {
+    let mut pidfd: RawFd = -1;
+    // SAFETY: clone_args is plain integers; all zeroes is its documented "nothing asked for".
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = (flags | libc::CLONE_PIDFD) as u64;
+    args.pidfd = &raw mut pidfd as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    // SAFETY: without CLONE_VM the child has a copy of everything; this program has one thread, so that no lock
+    // of another thread can be held in the copy. args and pidfd outlive the call.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const args,
+            size_of::<libc::clone_args>(),
+        )
+    };
+    match Errno::result(pid)? {
+        0 => Ok(Clone::Child),
+        pid => {
+            // SAFETY: the kernel has stored a new descriptor there, and nobody else owns it.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Clone::Parent(Pid::from_raw(pid as i32), pidfd))
+        }
+    }
+}
+
+/// `pidfd_send_signal(2)`; unlike `kill(2)` it cannot reach a process that got the number later.
+pub fn pidfd_send_signal(pidfd: BorrowedFd, signal: i32) -> Result<()> {
+    // SAFETY: no pointers but a null siginfo, which is documented to stand for that of kill(2).
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            0usize,
+            0,
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
+/// The effective capabilities of this process, one bit each (`capget(2)`, version 3).
+pub fn effective_capabilities() -> Result<u64> {
+    const VERSION_3: u32 = 0x2008_0522;
+    let mut header = [VERSION_3, 0u32];
+    let mut sets = [0u32; 6];
+    // SAFETY: header and two sets of {effective, permitted, inheritable}, as linux/capability.h has it.
+    let done = unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) };
+    Errno::result(done)?;
+    Ok(u64::from(sets[0]) | u64::from(sets[3]) << 32)
+}
+
+/// A new anonymous session keyring (`keyctl(2)`, `KEYCTL_JOIN_SESSION_KEYRING`): the host's is not inherited.
+pub fn join_session_keyring() -> Result<()> {
+    const JOIN_SESSION_KEYRING: i32 = 1;
+    // SAFETY: a null name asks for an anonymous keyring.
+    let done = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, 0usize, 0, 0, 0) };
+    Errno::result(done).map(drop)
+}
+
+/// `pidfd_open(2)`: a descriptor for process `pid`.
+pub fn pidfd_open(pid: i32) -> Result<OwnedFd> {
+    // SAFETY: integers only.
+    own(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
+/// `prctl(2)` with `PR_SET_DUMPABLE` 0: nobody may trace this process or look at it under `/proc`, but for root with
+/// CAP_SYS_PTRACE.
+pub fn set_not_dumpable() -> Result<()> {
+    // SAFETY: integers only.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }).map(drop)
+}
+
+/// Whether this process ignores a signal (`sigaction(2)`).
+pub fn is_ignored(signal: nix::sys::signal::Signal) -> bool {
+    // SAFETY: sigaction is plain integers and a pointer that is only compared; a null new action changes nothing.
+    unsafe {
+        let mut now: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal as i32, std::ptr::null(), &raw mut now) == 0
+            && now.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// Does something as a user that nobody else is, for what the kernel counts by user; where that is not allowed, as
+/// ourselves. Only the effective user is another one, and only meanwhile.
+pub fn as_nobody_else<T>(work: impl FnOnce() -> T) -> T {
+    // systemd's UIDS-GIDS.md: no program gives users out from here on. A process id has 22 bits.
+    const UNUSED: u32 = 0x7000_0000;
+    const KEEP: u32 = u32::MAX;
+    let me = nix::unistd::geteuid().as_raw();
+    // SAFETY: integers only. This program has one thread: there is no other whose user would stay.
+    let set = |user: u32| unsafe { libc::syscall(libc::SYS_setresuid, KEEP, user, KEEP) };
+    set(UNUSED + std::process::id());
+    let done = work();
+    // From a user that is not root to root, which we still are: this cannot be refused (setresuid(2)).
+    set(me);
+    done
+}
+
+/// `seccomp(2)` with `SECCOMP_SET_MODE_FILTER`: this process, and what it becomes, makes system calls as `program` allows,
+/// for good.
+pub fn filter_system_calls(program: &[libc::sock_filter]) -> Result<()> {
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: the kernel copies the program, which outlives the call, and writes nothing there.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0,
+            &raw const filter,
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
+/// `_exit(2)`: ends a copy of this process, and runs nothing of what it was a copy of.
+pub fn exit_now() -> ! {
+    // SAFETY: takes no pointers, and does not come back.
+    unsafe { libc::_exit(0) }
+}

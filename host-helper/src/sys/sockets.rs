@@ -1,0 +1,83 @@
+//! Sockets: options that nix has not, and a filter for news of nf_tables.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+
+use super::Result;
+
+/// `listen(2)`, with a queue of any length: nix allows no more than the C library's SOMAXCONN, which is 128 with musl.
+pub fn listen(socket: impl AsFd, queue: i32) -> Result<()> {
+    // SAFETY: integers only.
+    Errno::result(unsafe { libc::listen(socket.as_fd().as_raw_fd(), queue) }).map(drop)
+}
+
+/// A netlink socket to nf_tables hears only what begins with a deletion from a table called `hawser`: other
+/// transactions wake nobody.
+pub fn only_deletions(socket: BorrowedFd) -> Result<()> {
+    // linux/netfilter/nf_tables.h
+    const NFT_MSG_DELTABLE: u32 = 2;
+    const NFT_MSG_DELCHAIN: u32 = 5;
+    const NFT_MSG_DELRULE: u32 = 8;
+    const NFT_MSG_DELSET: u32 = 11;
+    const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+    const LOAD_HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
+    const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const EQUALS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    // struct nlmsghdr, struct nfgenmsg, then the first attribute, which is the table's name.
+    const KIND: u32 = if cfg!(target_endian = "little") { 4 } else { 5 };
+    const NAME: u32 = 24;
+    let line = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut program = [
+        line(LOAD_BYTE, 0, 0, KIND),
+        line(EQUALS, 3, 0, NFT_MSG_DELTABLE),
+        line(EQUALS, 2, 0, NFT_MSG_DELCHAIN),
+        line(EQUALS, 1, 0, NFT_MSG_DELRULE),
+        line(EQUALS, 0, 6, NFT_MSG_DELSET),
+        line(LOAD_WORD, 0, 0, NAME),
+        line(EQUALS, 0, 4, u32::from_be_bytes(*b"haws")),
+        line(LOAD_HALF, 0, 0, NAME + 4),
+        line(EQUALS, 0, 2, u32::from_be_bytes([0, 0, b'e', b'r'])),
+        line(LOAD_BYTE, 0, 0, NAME + 6),
+        line(EQUALS, 1, 0, 0),
+        line(RETURN, 0, 0, 0),
+        line(RETURN, 0, 0, u32::MAX),
+    ];
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the option takes a sock_fprog, whose program outlives the call; the kernel copies it.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
+/// `getsockopt(2)`: fills `value` as far as there is something, and gives how far that is.
+pub fn socket_option(
+    socket: BorrowedFd,
+    level: i32,
+    option: i32,
+    value: &mut [u8],
+) -> Result<usize> {
+    let mut len = value.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `value`, and to `len` how many they were; any bytes are a [u8].
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            value.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    Errno::result(done).map(|_| len as usize)
+}
