@@ -23,6 +23,7 @@ pub mod strace;
 mod supervised;
 pub mod sys;
 pub mod wire;
+mod work;
 
 pub use case::{alone, bare, binary, case, init_binary, is_root, packets, program, skip};
 pub use changes::{Resolved, Seen};
@@ -38,6 +39,9 @@ pub use pty::Terminal;
 pub use scene::{Scene, Station};
 pub use snapshot::Snapshot;
 pub use supervised::Supervised;
+pub use work::{
+    Work, calls, inject_into, with_attach, with_hook, with_plugin, with_poststop, with_run,
+};
 
 /// Runs a witness (`ip`, `nft`...) and gives what it prints; panics with its complaint if it fails.
 pub fn sh(command: &str) -> String {

@@ -1,0 +1,254 @@
+//! Work that is disturbed at one of its system calls, and what has to be there afterwards: nothing.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::net::{Lab, Netns};
+use crate::plugin::Whose;
+use crate::process::{DEADLINE, Outcome, Running, collect, wait_for_end};
+use crate::snapshot::Snapshot;
+use crate::strace;
+
+/// What is disturbed.
+pub struct Work<'a> {
+    /// It, not started yet. What it needs is there.
+    pub command: &'a dyn Fn() -> Command,
+    /// Takes back what is there when it has succeeded, or was killed (-9); panics if something is left of any other end.
+    pub undo: &'a dyn Fn(&Outcome),
+    /// What it reads.
+    pub input: Option<PathBuf>,
+}
+
+impl Work<'_> {
+    /// Under strace with these options.
+    pub fn traced(&self, options: &[&str], trace: &str) -> Command {
+        let mut command = strace::traced(&(self.command)(), options, trace);
+        if let Some(path) = &self.input {
+            command.stdin(File::open(path).expect("what it reads"));
+        }
+        command
+    }
+}
+
+/// The system calls of a run, in order: name, and the how manieth of that name it is (strace counts like that).
+pub fn calls(lab: &Lab, work: &Work) -> Vec<(String, usize)> {
+    let path = lab.dir.join("trace");
+    let command = work.traced(&[], &path.to_string_lossy());
+    (work.undo)(&collect(command, DEADLINE).exits(0));
+    let trace = std::fs::read_to_string(&path).expect("the trace");
+    let names: Vec<&str> = trace
+        .lines()
+        .filter_map(|line| line.split_once('('))
+        .map(|(name, _)| name)
+        .collect();
+    let nth = |index: usize| {
+        names[..=index]
+            .iter()
+            .filter(|name| **name == names[index])
+            .count()
+    };
+    let all = names
+        .iter()
+        .enumerate()
+        .map(|(index, name)| ((*name).to_owned(), nth(index)));
+    all.filter(|(name, _)| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
+        .collect()
+}
+
+/// Runs `work` with `fault` injected at each of the calls that `wanted` picks; each time `judge` says whether the outcome is
+/// one of those that may be, and whether the fault had any effect.
+#[track_caller]
+pub fn inject_into(
+    lab: &Lab,
+    fault: &str,
+    work: &Work,
+    wanted: impl Fn(&str) -> bool,
+    judge: impl Fn(&Outcome) -> (bool, bool),
+) {
+    (work.undo)(&collect((work.command)(), DEADLINE).exits(0));
+    let all: Vec<_> = calls(lab, work)
+        .into_iter()
+        .filter(|(name, _)| wanted(name))
+        .collect();
+    assert!(all.len() > 20, "a run makes more system calls than {all:?}");
+    lab.settle();
+    let before = Snapshot::take();
+    let path = lab.dir.join("trace2");
+    let (mut effects, mut complaints) = (0, vec![]);
+    for (name, count) in &all {
+        let inject = format!("inject={name}:{fault}:when={count}");
+        let command = work.traced(
+            &["-e", &format!("trace={name}"), "-e", &inject],
+            &path.to_string_lossy(),
+        );
+        let outcome = collect(command, DEADLINE);
+        let _ = std::fs::remove_file(&path);
+        (work.undo)(&outcome);
+        let (allowed, effect) = judge(&outcome);
+        if !allowed {
+            complaints.push(format!("{inject}: {outcome}"));
+        }
+        effects += i32::from(effect);
+        if fault.contains("KILL") {
+            // Who is killed cannot unlink its socket; that is a stale name, and the next start takes it.
+            let _ = std::fs::remove_file("/run/hawser/web.sock");
+        }
+        // What it could not take back from the firewall, the next call does, once the link is gone.
+        lab.settle();
+        lab.hawser(&["ls"]).exits(0);
+        let changes = before.changes();
+        if !changes.is_empty() {
+            complaints.push(format!(
+                "{inject}: code {}: {}",
+                outcome.code,
+                changes.join("; ")
+            ));
+            // So that the next one is judged by itself.
+            let _ = std::fs::remove_file("/run/hawser/web.sock");
+        }
+    }
+    assert!(
+        complaints.is_empty(),
+        "{} complaints:\n{}",
+        complaints.len(),
+        complaints.join("\n")
+    );
+    assert!(effects > 5, "hardly one of them had an effect");
+}
+
+/// `run` of a container that ends at once.
+pub fn with_run(lab: &Lab, options: &[&str], body: impl FnOnce(&Work)) {
+    body(&Work {
+        command: &|| lab.run_command(options, &["true"]),
+        undo: &|_| {},
+        input: None,
+    });
+}
+
+/// `attach` of a container with mounts of its own, and everything that it may leave taken back by `detach`.
+pub fn with_attach(lab: &Lab, body: impl FnOnce(&Work)) {
+    let guest = Running::unshared(&["-n", "-m"], "exec cat");
+    let pid = guest.pid().to_string();
+    let netns = Netns::of(guest.pid());
+    let mounts = || std::fs::read_to_string(format!("/proc/{pid}/mountinfo"));
+    let first = mounts().expect("its mounts");
+    let words = [
+        "attach",
+        &pid,
+        "--name",
+        "web",
+        "--ip",
+        "172.19.0.9",
+        "-p",
+        "8080:80",
+    ];
+    body(&Work {
+        command: &|| lab.command(&words),
+        undo: &|outcome| {
+            if is_taken_back(outcome) {
+                lab.hawser(&["detach", &pid]).ok();
+            }
+            let links = netns.sh("ip -o link");
+            assert!(!links.contains("eth0"), "{outcome}: {links}");
+            let now = mounts().expect("its mounts");
+            assert!(now == first, "{outcome}: {now}");
+        },
+        input: None,
+    });
+    guest.end().exits(0);
+}
+
+/// createRuntime of a container with mounts of its own, and everything that it may leave taken back by poststop, as runtimes
+/// call it after a hook that has failed: the container is gone then. Each time it is a new one.
+pub fn with_hook(lab: &Lab, body: impl FnOnce(&Work)) {
+    let bundle = lab
+        .bundle("web", "")
+        .annotated("hawser.ip", "172.19.0.9")
+        .annotated("hawser.publish", "8080:80");
+    let guest = RefCell::new(None);
+    body(&Work {
+        command: &|| {
+            let created = bundle.created();
+            let state = bundle.state("web", "creating", created.pid());
+            guest.replace(Some(created));
+            lab.hook_command(&["--ip-file", "/run/hawser-ip"], &state)
+        },
+        undo: &|outcome| {
+            let guest = guest.take().expect("a container");
+            let pid = guest.pid();
+            if outcome.code > 0 {
+                // What has failed by itself has left nothing inside either.
+                let links = Netns::of(pid).sh("ip -o link");
+                assert!(!links.contains("eth0"), "{outcome}: {links}");
+            }
+            guest.end().exits(0);
+            wait_for_end(pid);
+            let released = lab.hook(&[], &bundle.state("web", "stopped", 0));
+            assert_eq!(released.err(), "", "{outcome}");
+        },
+        input: Some(lab.dir.join("state")),
+    });
+}
+
+/// poststop at any moment: the next one takes the rest.
+pub fn with_poststop(lab: &Lab, body: impl FnOnce(&Work)) {
+    let bundle = lab.bundle("web", "").annotated("hawser.ip", "172.19.0.9");
+    let bundle = bundle.annotated("hawser.publish", "8080:80");
+    body(&Work {
+        command: &|| {
+            let guest = bundle.created();
+            let pid = guest.pid();
+            lab.hook(&[], &bundle.state("web", "creating", pid)).ok();
+            guest.end().exits(0);
+            wait_for_end(pid);
+            lab.hook_command(&[], &bundle.state("web", "stopped", 0))
+        },
+        undo: &|_| {
+            let released = lab.hook(&[], &bundle.state("web", "stopped", 0));
+            assert_eq!(released.err(), "");
+        },
+        input: Some(lab.dir.join("state")),
+    });
+}
+
+/// An operation of the CNI plugin; what it may leave is taken back by DEL.
+pub fn with_plugin(lab: &Lab, operation: &str, body: impl FnOnce(&Work)) {
+    let netns = Netns::new("a");
+    let plugin = lab.plugin();
+    let whose = Whose {
+        container: "c1",
+        interface: "eth0",
+        netns: "/run/netns/a",
+    };
+    let config = json!({
+        "cniVersion": "1.1.0", "name": "blue", "type": "hawser", "ipMasq": true,
+        "ipam": { "subnet": "10.22.0.0/24", "rangeStart": "10.22.0.9", "rangeEnd": "10.22.0.9" },
+        "runtimeConfig": { "portMappings": [{ "hostPort": 8080, "containerPort": 80 }] },
+    });
+    let is_add = operation == "ADD";
+    body(&Work {
+        command: &|| {
+            if !is_add {
+                plugin.call("ADD", whose, &config).ok();
+            }
+            plugin.operation(operation, whose, &config)
+        },
+        input: Some(plugin.input()),
+        undo: &|outcome| {
+            if !is_add || is_taken_back(outcome) {
+                plugin.call("DEL", whose, &config).ok();
+            }
+            let links = netns.sh("ip -o link");
+            assert!(!links.contains("eth0"), "{outcome}: {links}");
+        },
+    });
+}
+
+/// Whether what it has made is there, or may be: it has succeeded, or nobody was left to take it back.
+fn is_taken_back(outcome: &Outcome) -> bool {
+    outcome.code == 0 || outcome.code == -libc::SIGKILL
+}
