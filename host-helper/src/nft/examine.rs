@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::installed::write_tables;
 use super::message::{Batch, Family};
 use super::sets::elements_of;
 use super::tables::{IPS, TENANTS};
-use super::{TABLE, elements, write_tables};
+use super::{TABLE, elements};
 use crate::error::Refusal;
 use crate::link::Link;
 use crate::netlink::Netlink;
