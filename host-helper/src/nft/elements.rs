@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::message::{Element, Family};
+use super::object::{Element, Family};
 use super::tables::{
     HAIRPIN, IPS, ISOLATED_PORTS, Ip, LIMITED_PORTS, NETWORKS, ROUTED_PORTS, TENANTS, V4, V6,
 };

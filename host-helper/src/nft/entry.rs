@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 
-use super::message::Element;
+use super::object::Element;
 use super::sets::{add, ask, known, moment, sweep, take};
 use super::{TABLE, add_again, elements, ensure, open};
 use crate::attach::Attachment;

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::installed::write_tables;
-use super::message::{Batch, Family};
+use super::message::Batch;
+use super::object::Family;
 use super::sets::elements_of;
 use super::tables::{IPS, TENANTS};
 use super::{TABLE, elements};

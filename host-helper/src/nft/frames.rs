@@ -4,7 +4,7 @@ use Expression::{Mapped, Then};
 use Verdict::{Accept, Drop, Goto, Jump};
 
 use super::expression::{Expression, Field, Verdict};
-use super::message::{Chain, Family, Rule, Set, SetKind, Type};
+use super::object::{Chain, Family, Rule, Set, SetKind, Type};
 use super::tables::*;
 use super::words::*;
 

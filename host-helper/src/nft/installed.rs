@@ -2,7 +2,8 @@
 
 use hawser::netlink::{Attributes, read_u32};
 
-use super::message::{Batch, Family, kind};
+use super::message::{Batch, kind};
+use super::object::Family;
 use super::{TABLE, ignore_missing, name_missing_options, tables, transaction};
 use crate::error::{Doing, Error, Refusal, Result};
 use crate::netlink::Netlink;

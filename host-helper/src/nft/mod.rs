@@ -13,6 +13,8 @@ mod group;
 mod inet;
 mod installed;
 mod message;
+mod nat;
+mod object;
 mod sets;
 mod tables;
 pub mod translations;
@@ -33,6 +35,7 @@ use crate::reach::Reach;
 
 use group::POLICIES;
 use message::{Batch, kind};
+use object::Element;
 
 /// The group of the host ends that are ports of a bridge.
 pub const PORT_GROUP: u32 = tables::PORT;
@@ -66,8 +69,8 @@ pub fn missing(nft: &mut Netlink, attachment: &Attachment, ports: &[Port]) -> Re
 /// Adds elements to our tables, and makes those again that somebody has flushed a moment ago.
 fn add_again(
     nft: &mut Netlink,
-    tenant: Option<&message::Element>,
-    elements: &[message::Element],
+    tenant: Option<&Element>,
+    elements: &[Element],
     doing: impl Fn() -> String,
 ) -> Result<()> {
     /// Nobody flushes them so often in so short a time.

@@ -7,7 +7,8 @@ use std::os::fd::AsFd;
 use hawser::netlink::{Attributes, Message, read_u32};
 use nix::errno::Errno;
 
-use super::message::{self, Batch, Element, Family};
+use super::message::{self, Batch};
+use super::object::{Element, Family};
 use super::{NEW_ELEMENTS, TABLE, elements, ignore_missing, open, tables, transaction};
 use crate::attach::Attachment;
 use crate::error::{Doing, Refusal, Result};

@@ -6,7 +6,7 @@
 //! they say they are from, and that those of limited containers go up to the host, where `inet hawser` decides.
 
 use super::expression::Field;
-use super::message::{Chain, Family, Rule, Set, Type};
+use super::object::{Chain, Family, Rule, Set, Type};
 use super::words::{NETWORK, NFT_CT_DST_IP, NFT_CT_DST_IP6};
 use super::{frames, inet};
 

@@ -3,7 +3,7 @@
 use Expression::{And, In, Is, IsNot, Load, NotIn, Then};
 
 use super::expression::{Expression, Field, Verdict};
-use super::message::{Chain, Hook, Rule};
+use super::object::{Chain, Hook, Rule};
 use super::tables::{Ip, OURS, OURS_MASK};
 
 pub const NFT_META_IIF: u32 = 4;
