@@ -1,0 +1,106 @@
+//! What there is to know of a network that containers join.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use crate::address::host_mac_of;
+use crate::link::{Link, Mac};
+use crate::nft::{self, Policy};
+
+/// A network that containers can be attached to.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// The bridge's name, or "ptp".
+    pub name: String,
+    /// Where its addresses are from.
+    pub subnet: Ipv4Net,
+    /// The host's own address in it.
+    pub gateway: Ipv4Addr,
+    /// Where its IPv6 addresses are from; `None`: it has none.
+    pub subnet6: Option<Ipv6Net>,
+    /// The host's own address in it.
+    pub gateway6: Option<Ipv6Addr>,
+    /// The bridge, unless it is point-to-point.
+    pub bridge: Option<Bridge>,
+    /// False for a bridge that somebody else made: it is used as it is, and NAT is theirs too.
+    pub is_ours: bool,
+    /// Made a moment ago.
+    pub is_new: bool,
+    /// Of one that is ours.
+    pub policy: Policy,
+}
+
+/// What there is to know of a bridge.
+#[derive(Debug, Clone, Copy)]
+pub struct Bridge {
+    /// Its number.
+    pub index: u32,
+    /// Its hardware address.
+    pub mac: Mac,
+}
+
+impl Network {
+    /// The hardware address of the gateway, as the container with `address` sees it.
+    pub fn gateway_mac(&self, address: Ipv4Addr) -> Mac {
+        self.bridge
+            .map_or_else(|| host_mac_of(address), |bridge| bridge.mac)
+    }
+
+    /// The host's own addresses, each with the length of its subnet.
+    pub fn gateways(&self) -> (Ipv4Net, Option<Ipv6Net>) {
+        let v4 = Ipv4Net::new_assert(self.gateway, self.subnet.prefix_len());
+        let v6 = self.subnet6.zip(self.gateway6);
+        let v6 = v6.map(|(subnet, gateway)| Ipv6Net::new_assert(gateway, subnet.prefix_len()));
+        (v4, v6)
+    }
+
+    /// Its containers get IPv6.
+    pub fn has_ipv6(&self) -> bool {
+        self.subnet6.is_some()
+    }
+
+    /// The same without IPv6.
+    pub fn without_ipv6(self) -> Network {
+        Network {
+            subnet6: None,
+            gateway6: None,
+            ..self
+        }
+    }
+
+    pub(super) fn of_bridge(
+        link: &Link,
+        v4: Ipv4Net,
+        v6: Option<Ipv6Net>,
+        is_ours: bool,
+    ) -> Network {
+        Network {
+            name: link.name.clone(),
+            subnet: v4.trunc(),
+            gateway: v4.addr(),
+            subnet6: v6.map(|net| net.trunc()),
+            gateway6: v6.map(|net| net.addr()),
+            bridge: Some(Bridge {
+                index: link.index,
+                mac: link.mac,
+            }),
+            is_ours,
+            is_new: false,
+            policy: nft::policy_of(link.group).unwrap_or_default(),
+        }
+    }
+}
+
+impl std::fmt::Display for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{} {} gateway {}", self.name, self.subnet, self.gateway)?;
+        if let (Some(subnet), Some(gateway)) = (self.subnet6, self.gateway6) {
+            write!(f, ", {subnet} gateway {gateway}")?;
+        }
+        if let Some(bridge) = self.bridge {
+            write!(f, " ({})", hawser::address::Mac(bridge.mac))?;
+        }
+        Ok(())
+    }
+}
