@@ -3,6 +3,10 @@
 //! Paths of the container are opened inside its root (`openat2(2)` with `RESOLVE_IN_ROOT`) and mounted on by
 //! descriptor: a symbolic link in an image cannot lead a mount out of it.
 
+mod files;
+mod kernel;
+mod volumes;
+
 use std::ffi::{CStr, CString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -14,17 +18,19 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{fchdir, pivot_root};
 
 use crate::dev::mount_dev;
-use crate::error::{Doing, Error, Refusal, Result};
-use crate::inside::{
-    Kind, Parents, Permission, is_directory, open_directory, open_if_there, open_in_root,
-    open_or_make, open_path,
-};
+use crate::error::{Doing, Error, Result};
+use crate::inside::{Permission, open_directory, open_if_there, open_in_root, open_path};
 use crate::state;
 use crate::sys::{
-    attach_tree, attach_tree_at, clear_mount_attributes, clone_tree, make_mount,
-    set_mount_attributes,
+    attach_tree, clear_mount_attributes, clone_tree, make_mount, set_mount_attributes,
 };
-use crate::users::{UserMap, Users};
+use crate::users::Users;
+
+pub use files::{HOSTS, RESOLV, attach_file};
+
+use files::{bind_file, open_place};
+use kernel::{mask_proc, mount_sys, set_switches};
+use volumes::{copy_volumes, mount_volumes};
 
 /// As `mount_setattr(2)` has it.
 pub const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
@@ -34,22 +40,6 @@ pub const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
 pub const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
 /// As `mount_setattr(2)` has it.
 pub const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
-
-/// Tells about the host or changes it: hidden. (What Docker and runc hide too.)
-const MASKED_PROC: [&CStr; 9] = [
-    c"acpi",
-    c"asound",
-    c"kcore",
-    c"keys",
-    c"latency_stats",
-    c"sched_debug",
-    c"scsi",
-    c"timer_list",
-    c"timer_stats",
-];
-const MASKED_SYS: [&CStr; 2] = [c"firmware", c"devices/virtual/powercap"];
-/// Changes the host: readable only.
-const READ_ONLY_PROC: [&CStr; 5] = [c"bus", c"fs", c"irq", c"sys", c"sysrq-trigger"];
 
 /// The kernel's first root is never replaced: "EINVAL: the current root is on the rootfs" (pivot_root(2)).
 const ON_INITRAMFS: &str =
@@ -239,241 +229,6 @@ fn make_copy_of_host(scratch: &OwnedFd, users: Option<&Users>) -> Result<OwnedFd
         let cure = "the kernel refuses an overlay of / here (no CONFIG_OVERLAY_FS, or a user namespace): give --rootfs DIR";
         [Errno::EPERM, Errno::EINVAL, Errno::ENODEV].into_iter().fold(error, |error, errno| error.cure(errno, cure))
     })
-}
-
-/// The switches of its own network, where it has one.
-fn set_switches(proc: &OwnedFd, rootfs: &Rootfs, permission: &Permission) -> Result<()> {
-    if rootfs.is_new_network {
-        allow_ping(proc)?;
-    }
-    if !rootfs.sysctls.is_empty() {
-        // Those of eth0 are there when it is.
-        permission.wait().doing(|| "wait for the network".into())?;
-    }
-    for (path, value) in &rootfs.sysctls {
-        write_at(proc, &format!("sys/{path}"), value)
-            .doing(|| format!("write {value} to /proc/sys/{path}"))?;
-    }
-    Ok(())
-}
-
-/// `ping` for every user, without a capability (icmp(7)): a new network namespace allows it to no group.
-fn allow_ping(proc: &OwnedFd) -> Result<()> {
-    let path = "sys/net/ipv4/ping_group_range";
-    let written = match write_at(proc, path, "0 2147483647") {
-        // In a user namespace only its own groups can be named.
-        Err(refusal) if refusal.errno == Errno::EINVAL => write_at(proc, path, "0 0"),
-        written => written,
-    };
-    match written {
-        Err(refusal) if matches!(refusal.errno, Errno::ENOENT | Errno::EROFS) => Ok(()),
-        written => written.doing(|| format!("write /proc/{path}")),
-    }
-}
-
-fn write_at(directory: &OwnedFd, path: &str, value: &str) -> std::result::Result<(), Refusal> {
-    let file = openat(
-        directory,
-        path,
-        OFlag::O_WRONLY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )?;
-    nix::unistd::write(&file, value.as_bytes())?;
-    Ok(())
-}
-
-fn mask_proc(proc: &OwnedFd, dev: &OwnedFd, scratch: &OwnedFd, rootfs: &Rootfs) -> Result<()> {
-    let own = clone_tree(proc, c"sys/net", false).doing(|| "keep /proc/sys/net".into())?;
-    for path in READ_ONLY_PROC {
-        remount(proc, path, RDONLY | NOSUID | NODEV | NOEXEC)?;
-    }
-    // The switches of its own network are the container's (the kernel shows those of the host read-only).
-    let place = open_if_there(proc, c"sys/net").doing(|| "open /proc/sys/net".into())?;
-    if let Some(place) = place.filter(|_| rootfs.is_new_network) {
-        attach_tree(&own, &place).doing(|| "keep /proc/sys/net".into())?;
-    }
-    for path in MASKED_PROC {
-        mask(proc, path, dev, scratch)?;
-    }
-    Ok(())
-}
-
-fn mount_sys(root: &OwnedFd, scratch: &OwnedFd) -> Result<()> {
-    let sys = match mount_new(root, c"sysfs", &[], "sys", RDONLY | NOSUID | NODEV | NOEXEC) {
-        // A user namespace may mount the sysfs of its own network namespace only: the host's as it is, then.
-        Err(error) if error.errno == Some(Errno::EPERM) => {
-            let doing = || "bind /sys".to_string();
-            let place = open_in_root(root, Path::new("sys"), OFlag::O_PATH).doing(doing)?;
-            let sys = clone_tree(AT_FDCWD, c"/sys", true).doing(doing)?;
-            set_mount_attributes(&sys, RDONLY | NOSUID | NODEV | NOEXEC, true).doing(doing)?;
-            attach_tree(&sys, &place).doing(doing)?;
-            sys
-        }
-        mounted => mounted?,
-    };
-    for path in MASKED_SYS {
-        mask(&sys, path, scratch, scratch)?;
-    }
-    Ok(())
-}
-
-/// Hides a path: a file behind the null device, a directory behind an empty one.
-fn mask(under: &OwnedFd, path: &CStr, dev: &OwnedFd, scratch: &OwnedFd) -> Result<()> {
-    let doing = || format!("mask {}", path.to_string_lossy());
-    let Some(place) = open_if_there(under, path).doing(doing)? else {
-        return Ok(());
-    };
-    let is_directory = is_directory(&place).doing(doing)?;
-    let cover = if is_directory {
-        clone_tree(scratch, c"empty", false)
-    } else {
-        clone_tree(dev, c"null", false)
-    };
-    let cover = cover.doing(doing)?;
-    if is_directory {
-        set_mount_attributes(&cover, RDONLY, false).doing(doing)?;
-    }
-    attach_tree(&cover, &place).doing(doing)
-}
-
-/// Mounts a path over itself with other attributes; what is not there needs none.
-fn remount(under: &OwnedFd, path: &CStr, attributes: u64) -> Result<()> {
-    let doing = || format!("remount {}", path.to_string_lossy());
-    let tree = match clone_tree(under, path, false) {
-        Err(Errno::ENOENT) => return Ok(()),
-        tree => tree.doing(doing)?,
-    };
-    set_mount_attributes(&tree, attributes, false).doing(doing)?;
-    attach_tree_at(&tree, under, path).doing(doing)
-}
-
-/// A copy of a volume's mounts, with what it is to be inside.
-struct Copy {
-    tree: OwnedFd,
-    kind: Kind,
-}
-
-fn copy_volumes(rootfs: &Rootfs) -> Result<Vec<Copy>> {
-    let copy = |volume: &Volume| {
-        let source = &volume.source;
-        let doing = || format!("bind {}", source.display());
-        let from = open_path(source).doing(doing)?;
-        let kind = if is_directory(&from).doing(doing)? {
-            Kind::Directory
-        } else {
-            Kind::File
-        };
-        let tree = clone_tree(&from, c"", true).doing(doing)?;
-        if let Some(users) = &rootfs.users {
-            users.show_as_own(&tree, source, true)?;
-        }
-        let attributes = if volume.is_read_only {
-            NODEV | RDONLY
-        } else {
-            NODEV
-        };
-        set_mount_attributes(&tree, attributes, true).doing(doing)?;
-        Ok(Copy { tree, kind })
-    };
-    rootfs.volumes.iter().map(copy).collect()
-}
-
-fn mount_volumes(
-    root: &OwnedFd,
-    rootfs: &Rootfs,
-    volumes: Vec<Copy>,
-    permission: &Permission,
-) -> Result<()> {
-    for destination in &rootfs.tmpfs {
-        let doing = || format!("mount a tmpfs on {}", destination.display());
-        let place = open_or_make(
-            root,
-            destination,
-            Kind::Directory,
-            Parents::Make,
-            permission,
-        )
-        .doing(doing)?;
-        let tmpfs = make_mount(c"tmpfs", &[(c"mode", c"1777")], NOSUID | NODEV).doing(doing)?;
-        if let Some(users) = &rootfs.users {
-            let top = open_directory(&tmpfs, ".").doing(doing)?;
-            users.map.own(top).doing(doing)?;
-        }
-        attach_tree(&tmpfs, &place).doing(doing)?;
-    }
-    for (Copy { tree, kind }, volume) in volumes.into_iter().zip(&rootfs.volumes) {
-        let (source, destination) = (&volume.source, &volume.destination);
-        let doing = || format!("bind {} on {}", source.display(), destination.display());
-        let place =
-            open_or_make(root, destination, kind, Parents::Make, permission).doing(doing)?;
-        attach_tree(&tree, &place).doing(doing)?;
-    }
-    Ok(())
-}
-
-/// Below a root.
-pub const RESOLV: &str = "etc/resolv.conf";
-/// Below a root.
-pub const HOSTS: &str = "etc/hosts";
-
-/// Makes a file of our own, bound over the image's: two containers may share one root file system. init fills it.
-fn bind_file(
-    root: &OwnedFd,
-    scratch: &OwnedFd,
-    path: &'static str,
-    map: Option<UserMap>,
-    permission: &Permission,
-) -> Result<OwnedFd> {
-    let doing = || format!("bind a file of our own on /{path}");
-    let name = CString::new(path.replace('/', "-")).unwrap_or_default();
-    let flags = OFlag::O_CREAT | OFlag::O_RDWR | OFlag::O_CLOEXEC;
-    let file = openat(scratch, &*name, flags, Mode::from_bits_truncate(0o644)).doing(doing)?;
-    if let Some(map) = map {
-        map.own(&file).doing(doing)?;
-    }
-    attach_file(root, path, permission, || clone_tree(scratch, &name, false))?;
-    Ok(file)
-}
-
-/// Attaches a mount of a file at its place, which is made where it is missing.
-///
-/// # Errors
-/// It cannot be made, or mounted on.
-pub fn attach_file(
-    root: &OwnedFd,
-    path: &'static str,
-    permission: &Permission,
-    tree: impl FnOnce() -> nix::Result<OwnedFd>,
-) -> Result<()> {
-    let doing = || format!("bind a file of our own on /{path}");
-    let place = open_place(root, path, permission)?;
-    attach_tree(tree().doing(doing)?, &place).doing(doing)
-}
-
-/// The place of a file that is to be mounted over, which is made where it is missing.
-fn open_place(root: &OwnedFd, path: &'static str, permission: &Permission) -> Result<OwnedFd> {
-    let place = open_or_make(
-        root,
-        Path::new(path),
-        Kind::File,
-        Parents::MustExist,
-        permission,
-    );
-    place
-        .doing(|| format!("bind a file of our own on /{path}"))
-        .map_err(|error| {
-            let cure = "make an empty file there in the root file system, or use --resolv=off";
-            [
-                Errno::EROFS,
-                Errno::ENOENT,
-                Errno::ENOTDIR,
-                Errno::EACCES,
-                Errno::EISDIR,
-                Errno::ELOOP,
-            ]
-            .into_iter()
-            .fold(error, |error, errno| error.cure(errno, cure))
-        })
 }
 
 /// A new file system on `path` under `root`.

@@ -1,0 +1,143 @@
+//! `/proc` and `/sys` in the view: what of them is hidden or cannot be written, and the switches of the container's network.
+
+use std::ffi::CStr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sys::stat::Mode;
+
+use super::{NODEV, NOEXEC, NOSUID, RDONLY, Rootfs, mount_new};
+use crate::error::{Doing, Refusal, Result};
+use crate::inside::{Permission, is_directory, open_if_there, open_in_root};
+use crate::sys::{attach_tree, attach_tree_at, clone_tree, set_mount_attributes};
+
+/// Tells about the host or changes it: hidden. (What Docker and runc hide too.)
+const MASKED_PROC: [&CStr; 9] = [
+    c"acpi",
+    c"asound",
+    c"kcore",
+    c"keys",
+    c"latency_stats",
+    c"sched_debug",
+    c"scsi",
+    c"timer_list",
+    c"timer_stats",
+];
+
+const MASKED_SYS: [&CStr; 2] = [c"firmware", c"devices/virtual/powercap"];
+
+/// Changes the host: readable only.
+const READ_ONLY_PROC: [&CStr; 5] = [c"bus", c"fs", c"irq", c"sys", c"sysrq-trigger"];
+
+/// The switches of its own network, where it has one.
+pub(super) fn set_switches(proc: &OwnedFd, rootfs: &Rootfs, permission: &Permission) -> Result<()> {
+    if rootfs.is_new_network {
+        allow_ping(proc)?;
+    }
+    if !rootfs.sysctls.is_empty() {
+        // Those of eth0 are there when it is.
+        permission.wait().doing(|| "wait for the network".into())?;
+    }
+    for (path, value) in &rootfs.sysctls {
+        write_at(proc, &format!("sys/{path}"), value)
+            .doing(|| format!("write {value} to /proc/sys/{path}"))?;
+    }
+    Ok(())
+}
+
+/// `ping` for every user, without a capability (icmp(7)): a new network namespace allows it to no group.
+fn allow_ping(proc: &OwnedFd) -> Result<()> {
+    let path = "sys/net/ipv4/ping_group_range";
+    let written = match write_at(proc, path, "0 2147483647") {
+        // In a user namespace only its own groups can be named.
+        Err(refusal) if refusal.errno == Errno::EINVAL => write_at(proc, path, "0 0"),
+        written => written,
+    };
+    match written {
+        Err(refusal) if matches!(refusal.errno, Errno::ENOENT | Errno::EROFS) => Ok(()),
+        written => written.doing(|| format!("write /proc/{path}")),
+    }
+}
+
+fn write_at(directory: &OwnedFd, path: &str, value: &str) -> std::result::Result<(), Refusal> {
+    let file = openat(
+        directory,
+        path,
+        OFlag::O_WRONLY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )?;
+    nix::unistd::write(&file, value.as_bytes())?;
+    Ok(())
+}
+
+pub(super) fn mask_proc(
+    proc: &OwnedFd,
+    dev: &OwnedFd,
+    scratch: &OwnedFd,
+    rootfs: &Rootfs,
+) -> Result<()> {
+    let own = clone_tree(proc, c"sys/net", false).doing(|| "keep /proc/sys/net".into())?;
+    for path in READ_ONLY_PROC {
+        remount(proc, path, RDONLY | NOSUID | NODEV | NOEXEC)?;
+    }
+    // The switches of its own network are the container's (the kernel shows those of the host read-only).
+    let place = open_if_there(proc, c"sys/net").doing(|| "open /proc/sys/net".into())?;
+    if let Some(place) = place.filter(|_| rootfs.is_new_network) {
+        attach_tree(&own, &place).doing(|| "keep /proc/sys/net".into())?;
+    }
+    for path in MASKED_PROC {
+        mask(proc, path, dev, scratch)?;
+    }
+    Ok(())
+}
+
+pub(super) fn mount_sys(root: &OwnedFd, scratch: &OwnedFd) -> Result<()> {
+    let sys = match mount_new(root, c"sysfs", &[], "sys", RDONLY | NOSUID | NODEV | NOEXEC) {
+        // A user namespace may mount the sysfs of its own network namespace only: the host's as it is, then.
+        Err(error) if error.errno == Some(Errno::EPERM) => {
+            let doing = || "bind /sys".to_string();
+            let place = open_in_root(root, Path::new("sys"), OFlag::O_PATH).doing(doing)?;
+            let sys = clone_tree(AT_FDCWD, c"/sys", true).doing(doing)?;
+            set_mount_attributes(&sys, RDONLY | NOSUID | NODEV | NOEXEC, true).doing(doing)?;
+            attach_tree(&sys, &place).doing(doing)?;
+            sys
+        }
+        mounted => mounted?,
+    };
+    for path in MASKED_SYS {
+        mask(&sys, path, scratch, scratch)?;
+    }
+    Ok(())
+}
+
+/// Hides a path: a file behind the null device, a directory behind an empty one.
+fn mask(under: &OwnedFd, path: &CStr, dev: &OwnedFd, scratch: &OwnedFd) -> Result<()> {
+    let doing = || format!("mask {}", path.to_string_lossy());
+    let Some(place) = open_if_there(under, path).doing(doing)? else {
+        return Ok(());
+    };
+    let is_directory = is_directory(&place).doing(doing)?;
+    let cover = if is_directory {
+        clone_tree(scratch, c"empty", false)
+    } else {
+        clone_tree(dev, c"null", false)
+    };
+    let cover = cover.doing(doing)?;
+    if is_directory {
+        set_mount_attributes(&cover, RDONLY, false).doing(doing)?;
+    }
+    attach_tree(&cover, &place).doing(doing)
+}
+
+/// Mounts a path over itself with other attributes; what is not there needs none.
+fn remount(under: &OwnedFd, path: &CStr, attributes: u64) -> Result<()> {
+    let doing = || format!("remount {}", path.to_string_lossy());
+    let tree = match clone_tree(under, path, false) {
+        Err(Errno::ENOENT) => return Ok(()),
+        tree => tree.doing(doing)?,
+    };
+    set_mount_attributes(&tree, attributes, false).doing(doing)?;
+    attach_tree_at(&tree, under, path).doing(doing)
+}
