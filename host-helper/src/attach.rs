@@ -4,45 +4,44 @@
 mod ensure;
 pub mod guest;
 mod names;
+mod namespace;
+mod ports;
+mod said;
 
 use std::fs::File;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 
-use nix::fcntl::{AT_FDCWD, OFlag, openat};
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::fstat;
 
-use crate::attached::{self, kept};
 use crate::bridge::{self, Network};
 use crate::config::{self, Privileges};
-use crate::conntrack;
 use crate::control::{self, Lease};
 use crate::error::{Doing, Error, Result};
 use crate::mark;
 use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner::{Mark, Owner};
-use crate::publish::{self, Held, Port};
-use crate::reach::Reach;
-use crate::request::{Command, NetworkChoice, Request, StdioChoice};
+use crate::request::{Command, Request, StdioChoice};
 use crate::rootfs::Rootfs;
 use crate::signals::Signals;
 use crate::spawn::{self, Child, Said, Spawn, StatusReader, Stdio};
-use crate::splice::{Splice, Target};
+use crate::splice::Splice;
 use crate::state;
 use crate::steps::Steps;
 use crate::sysctl;
 use crate::undo::Undo;
-use crate::users::{NewNetwork, Users};
 use crate::veth::{self, Veth, Wish};
 use crate::wanted::Wanted;
 
 pub use ensure::{ensure_bridge, restore};
 pub use names::Names;
+pub use namespace::namespace;
+pub use said::{expect, judge, kill};
 
 use ensure::{choose_mtu, ensure_network, find_ways_out};
 use names::open_names;
+use namespace::{hand_over, make_users, network_namespace};
+use ports::{hold, publish, splice_to};
 
 /// A container whose command runs.
 pub struct Container {
@@ -181,23 +180,6 @@ pub fn run(
     })
 }
 
-/// Takes the ports. What cannot be had is refused before anything of the host is changed.
-///
-/// Undone by dropping them.
-fn hold(request: &Request, netns: Option<u64>, steps: &mut Steps) -> Result<Vec<Held>> {
-    let ports = request.ports.iter().copied();
-    let held = match netns {
-        Some(netns) => publish::hold_beside(ports, netns)?,
-        None => publish::hold(ports)?,
-    };
-    let ports: Vec<Port> = held.iter().map(|one| one.port).collect();
-    kept::check_ports(&ports)?;
-    if !held.is_empty() {
-        steps.done("hold");
-    }
-    Ok(held)
-}
-
 /// Takes the name.
 ///
 /// Undone by dropping the lease.
@@ -231,41 +213,6 @@ fn prepare(request: &Request, command: Command) -> Result<(Spawn, Privileges)> {
     Ok((spawn, command.privileges))
 }
 
-/// The user namespace, where the container is to have one, and the network namespace with it.
-///
-/// Undone by dropping it.
-fn make_users(request: &Request, privileges: &Privileges) -> Result<Option<Users>> {
-    let Some(map) = privileges.users else {
-        return Ok(None);
-    };
-    let made = match &request.network {
-        NetworkChoice::Container(name) => match Users::of_container(name, map)? {
-            Some(shared) => Ok(shared),
-            None => Users::make(map, NewNetwork::No),
-        },
-        choice if choice.is_new() => Users::make(map, NewNetwork::Yes),
-        _ => Users::make(map, NewNetwork::No),
-    };
-    made.map(Some)
-}
-
-/// That of the container; it may have been made with the user namespace. `None`: the host's.
-fn network_namespace(spawn: &mut Spawn, choice: &NetworkChoice) -> Result<Option<OwnedFd>> {
-    let users = spawn.rootfs.users.as_mut();
-    match users.and_then(|users| users.network.take()) {
-        Some(made) => Ok(Some(made)),
-        None => namespace(choice),
-    }
-}
-
-/// Tells the child which network namespace is its own; it may be the one that it is in.
-fn hand_over(child: &Child, namespace: Option<&OwnedFd>) -> Result<()> {
-    match namespace {
-        Some(namespace) => child.hand_over(namespace),
-        None => child.hand_over(&spawn::own_network_namespace()?),
-    }
-}
-
 /// The file that the output of a container that runs by itself goes to.
 ///
 /// # Errors
@@ -279,44 +226,6 @@ pub fn open_log(name: &str) -> Result<File> {
         .mode(0o600)
         .open(&path);
     log.doing(|| format!("open log {}", path.display()))
-}
-
-/// The network namespace of the container; `None`: the host's.
-pub fn namespace(choice: &NetworkChoice) -> Result<Option<OwnedFd>> {
-    let path = match choice {
-        NetworkChoice::Host => return Ok(None),
-        NetworkChoice::Container(name) => match control::join(name) {
-            Ok(pid) => PathBuf::from(format!("/proc/{pid}/ns/net")),
-            // An attachment without a supervisor.
-            Err(error) => {
-                let found = attached::namespace_of(name)?;
-                return found.map(Some).ok_or(error);
-            }
-        },
-        NetworkChoice::Path(path) => path.clone(),
-        _ => return spawn::make_network_namespace().map(Some),
-    };
-    let doing = || format!("open network namespace {}", path.display());
-    let file = openat(
-        AT_FDCWD,
-        &path,
-        OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK,
-        Mode::empty(),
-    );
-    let file = file.doing(doing)?;
-    // linux/magic.h: any other file would be refused by setns(2), but after everything else was made.
-    const NSFS_MAGIC: u64 = 0x6e73_6673;
-    let kind = nix::sys::statfs::fstatfs(&file)
-        .doing(doing)?
-        .filesystem_type()
-        .0;
-    if kind as u64 != NSFS_MAGIC {
-        return Err(Error::new(format!(
-            "open network namespace {}: it is an ordinary file; give one of /run/netns or /proc/PID/ns/net",
-            path.display()
-        )));
-    }
-    Ok(Some(file))
 }
 
 /// The veth, and for point-to-point the host's address on it.
@@ -380,70 +289,6 @@ fn set_up_host_end(route: &mut Netlink, veth: &Veth, network: &Network) -> Resul
     Ok(end)
 }
 
-/// What comes to the ports by the host's loopback leads to the container, through us; and the container, by way of its bridge,
-/// to itself.
-///
-/// Undone by dropping them, and with the link.
-///
-/// # Errors
-/// A port of an IPv6 address for a container that has none.
-fn splice_to(
-    route: &mut Netlink,
-    request: &Request,
-    attachment: Option<&Attachment>,
-    held: Vec<Held>,
-) -> Result<Splice> {
-    let Some(attachment) = attachment else {
-        return Ok(Splice::default());
-    };
-    let veth = &attachment.veth;
-    for one in &held {
-        publish::check_family(&one.port, veth.address6)?;
-    }
-    let mut splice = Splice::new(Target {
-        ipv4: Some(veth.address),
-        ipv6: veth.address6,
-    });
-    if request.details.is_hairpin {
-        veth::let_back(route, veth)?;
-    } else {
-        publish::let_back(route, attachment, held.iter().map(|one| &one.port))?;
-    }
-    splice.add(held)?;
-    Ok(splice)
-}
-
-/// The firewall knows the container, and leads the ports to it.
-///
-/// Undone by [`nft::forget`].
-fn publish(
-    route: &mut Netlink,
-    request: &Request,
-    known: Option<(&Attachment, Netlink)>,
-    splice: &Splice,
-    undo: &mut Undo,
-) -> Result<Option<nft::Entry>> {
-    let Some((attachment, nft)) = known else {
-        return Ok(None);
-    };
-    let ours = attachment.clone();
-    undo.push(move || nft::forget(&ours));
-    if request.address6.is_some() {
-        // Who had this address may have had it with another link, under which nobody would look.
-        nft::sweep_dead(route)?;
-    }
-    let ports: Vec<Port> = splice.ports().collect();
-    let servers = &request.resolvers.servers;
-    let mut entry = nft::Entry::add(nft, attachment, &request.reach, &ports, servers)?;
-    if request.reach != Reach::default() {
-        // What the last one at its address had opened is not its own. Where nothing is tracked nothing is left.
-        let addresses: Vec<IpAddr> = attachment.veth.addresses().collect();
-        let _ = conntrack::forget_opened_by(entry.socket(), &addresses);
-        let _ = conntrack::forget_container(entry.socket(), &addresses);
-    }
-    Ok(Some(entry))
-}
-
 fn mark_veth(
     route: &mut Netlink,
     attachment: &Attachment,
@@ -489,47 +334,4 @@ fn settle(route: &mut Netlink, attachment: &Attachment) -> Result<()> {
             .doing(|| format!("look at link {name}"))?;
     }
     Ok(())
-}
-
-/// Waits until init has said what is expected next; anything else is the error that it means. `hears_init`: the user
-/// has read what init had to say.
-pub fn expect(
-    expected: &Said,
-    status: &mut StatusReader,
-    child: &mut Child,
-    hears_init: bool,
-) -> Result<()> {
-    let said = status.read(&mut child.status)?;
-    if matches!(said, Said::InitFailed(..)) {
-        // Its end: it says the same on its standard error, and must not be killed before it has.
-        while !matches!(status.read(&mut child.status), Ok(Said::Nothing) | Err(_)) {}
-    }
-    judge(said, expected, hears_init)
-}
-
-/// The error that it is, when something else is said than what is expected.
-///
-/// # Errors
-/// That.
-pub fn judge(said: Said, expected: &Said, hears_init: bool) -> Result<()> {
-    match said {
-        said if said == *expected => Ok(()),
-        Said::Failed(text) => Err(Error::new(text)),
-        Said::InitFailed(code, text) => {
-            let mut error = Error::new(text).with_code(code);
-            error.unsaid = !hears_init;
-            Err(error)
-        }
-        Said::Nothing => Err(Error::new("start the command: init was killed before it")),
-        said => Err(Error::new(format!(
-            "start the command: init says {said:?} and not {expected:?}"
-        ))),
-    }
-}
-
-/// Kills the container and waits for it.
-pub fn kill(pidfd: &OwnedFd) {
-    use nix::sys::wait::{Id, WaitPidFlag, waitid};
-    let _ = crate::sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
-    let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
 }

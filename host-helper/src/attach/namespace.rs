@@ -1,0 +1,91 @@
+//! The network namespace of a container: made for it, another container's, or one that is there.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sys::stat::Mode;
+
+use crate::attached;
+use crate::config::Privileges;
+use crate::control;
+use crate::error::{Doing, Error, Result};
+use crate::request::{NetworkChoice, Request};
+use crate::spawn::{self, Child, Spawn};
+use crate::users::{NewNetwork, Users};
+
+/// The user namespace, where the container is to have one, and the network namespace with it.
+///
+/// Undone by dropping it.
+pub(super) fn make_users(request: &Request, privileges: &Privileges) -> Result<Option<Users>> {
+    let Some(map) = privileges.users else {
+        return Ok(None);
+    };
+    let made = match &request.network {
+        NetworkChoice::Container(name) => match Users::of_container(name, map)? {
+            Some(shared) => Ok(shared),
+            None => Users::make(map, NewNetwork::No),
+        },
+        choice if choice.is_new() => Users::make(map, NewNetwork::Yes),
+        _ => Users::make(map, NewNetwork::No),
+    };
+    made.map(Some)
+}
+
+/// That of the container; it may have been made with the user namespace. `None`: the host's.
+pub(super) fn network_namespace(
+    spawn: &mut Spawn,
+    choice: &NetworkChoice,
+) -> Result<Option<OwnedFd>> {
+    let users = spawn.rootfs.users.as_mut();
+    match users.and_then(|users| users.network.take()) {
+        Some(made) => Ok(Some(made)),
+        None => namespace(choice),
+    }
+}
+
+/// Tells the child which network namespace is its own; it may be the one that it is in.
+pub(super) fn hand_over(child: &Child, namespace: Option<&OwnedFd>) -> Result<()> {
+    match namespace {
+        Some(namespace) => child.hand_over(namespace),
+        None => child.hand_over(&spawn::own_network_namespace()?),
+    }
+}
+
+/// The network namespace of the container; `None`: the host's.
+pub fn namespace(choice: &NetworkChoice) -> Result<Option<OwnedFd>> {
+    let path = match choice {
+        NetworkChoice::Host => return Ok(None),
+        NetworkChoice::Container(name) => match control::join(name) {
+            Ok(pid) => PathBuf::from(format!("/proc/{pid}/ns/net")),
+            // An attachment without a supervisor.
+            Err(error) => {
+                let found = attached::namespace_of(name)?;
+                return found.map(Some).ok_or(error);
+            }
+        },
+        NetworkChoice::Path(path) => path.clone(),
+        _ => return spawn::make_network_namespace().map(Some),
+    };
+    let doing = || format!("open network namespace {}", path.display());
+    let file = openat(
+        AT_FDCWD,
+        &path,
+        OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK,
+        Mode::empty(),
+    );
+    let file = file.doing(doing)?;
+    // linux/magic.h: any other file would be refused by setns(2), but after everything else was made.
+    const NSFS_MAGIC: u64 = 0x6e73_6673;
+    let kind = nix::sys::statfs::fstatfs(&file)
+        .doing(doing)?
+        .filesystem_type()
+        .0;
+    if kind as u64 != NSFS_MAGIC {
+        return Err(Error::new(format!(
+            "open network namespace {}: it is an ordinary file; give one of /run/netns or /proc/PID/ns/net",
+            path.display()
+        )));
+    }
+    Ok(Some(file))
+}

@@ -1,0 +1,98 @@
+//! Published ports of one attachment, from being taken to leading there, and what the firewall knows of it.
+
+use std::net::IpAddr;
+
+use super::Attachment;
+use crate::attached::kept;
+use crate::conntrack;
+use crate::error::Result;
+use crate::netlink::Netlink;
+use crate::nft;
+use crate::publish::{self, Held, Port};
+use crate::reach::Reach;
+use crate::request::Request;
+use crate::splice::{Splice, Target};
+use crate::steps::Steps;
+use crate::undo::Undo;
+use crate::veth;
+
+/// Takes the ports. What cannot be had is refused before anything of the host is changed.
+///
+/// Undone by dropping them.
+pub(super) fn hold(request: &Request, netns: Option<u64>, steps: &mut Steps) -> Result<Vec<Held>> {
+    let ports = request.ports.iter().copied();
+    let held = match netns {
+        Some(netns) => publish::hold_beside(ports, netns)?,
+        None => publish::hold(ports)?,
+    };
+    let ports: Vec<Port> = held.iter().map(|one| one.port).collect();
+    kept::check_ports(&ports)?;
+    if !held.is_empty() {
+        steps.done("hold");
+    }
+    Ok(held)
+}
+
+/// What comes to the ports by the host's loopback leads to the container, through us; and the container, by way of its bridge,
+/// to itself.
+///
+/// Undone by dropping them, and with the link.
+///
+/// # Errors
+/// A port of an IPv6 address for a container that has none.
+pub(super) fn splice_to(
+    route: &mut Netlink,
+    request: &Request,
+    attachment: Option<&Attachment>,
+    held: Vec<Held>,
+) -> Result<Splice> {
+    let Some(attachment) = attachment else {
+        return Ok(Splice::default());
+    };
+    let veth = &attachment.veth;
+    for one in &held {
+        publish::check_family(&one.port, veth.address6)?;
+    }
+    let mut splice = Splice::new(Target {
+        ipv4: Some(veth.address),
+        ipv6: veth.address6,
+    });
+    if request.details.is_hairpin {
+        veth::let_back(route, veth)?;
+    } else {
+        publish::let_back(route, attachment, held.iter().map(|one| &one.port))?;
+    }
+    splice.add(held)?;
+    Ok(splice)
+}
+
+/// The firewall knows the container, and leads the ports to it.
+///
+/// Undone by [`nft::forget`].
+pub(super) fn publish(
+    route: &mut Netlink,
+    request: &Request,
+    known: Option<(&Attachment, Netlink)>,
+    splice: &Splice,
+    undo: &mut Undo,
+) -> Result<Option<nft::Entry>> {
+    let Some((attachment, nft)) = known else {
+        return Ok(None);
+    };
+    let ours = attachment.clone();
+    undo.push(move || nft::forget(&ours));
+    if request.address6.is_some() {
+        // Who had this address may have had it with another link, under which nobody would look.
+        nft::sweep_dead(route)?;
+    }
+    let ports: Vec<Port> = splice.ports().collect();
+    let servers = &request.resolvers.servers;
+    let mut entry = nft::Entry::add(nft, attachment, &request.reach, &ports, servers)?;
+    if request.reach != Reach::default() {
+        // What the last one at its address had opened is not its own. Where nothing is tracked nothing is left.
+        let addresses: Vec<IpAddr> = attachment.veth.addresses().collect();
+        let _ = conntrack::forget_opened_by(entry.socket(), &addresses);
+        let _ = conntrack::forget_container(entry.socket(), &addresses);
+    }
+    Ok(Some(entry))
+}

@@ -1,0 +1,49 @@
+//! What init says next, and what it means that it says something else; and the end of a container that is not to be.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::error::{Error, Result};
+use crate::spawn::{Child, Said, StatusReader};
+
+/// Waits until init has said what is expected next; anything else is the error that it means. `hears_init`: the user
+/// has read what init had to say.
+pub fn expect(
+    expected: &Said,
+    status: &mut StatusReader,
+    child: &mut Child,
+    hears_init: bool,
+) -> Result<()> {
+    let said = status.read(&mut child.status)?;
+    if matches!(said, Said::InitFailed(..)) {
+        // Its end: it says the same on its standard error, and must not be killed before it has.
+        while !matches!(status.read(&mut child.status), Ok(Said::Nothing) | Err(_)) {}
+    }
+    judge(said, expected, hears_init)
+}
+
+/// The error that it is, when something else is said than what is expected.
+///
+/// # Errors
+/// That.
+pub fn judge(said: Said, expected: &Said, hears_init: bool) -> Result<()> {
+    match said {
+        said if said == *expected => Ok(()),
+        Said::Failed(text) => Err(Error::new(text)),
+        Said::InitFailed(code, text) => {
+            let mut error = Error::new(text).with_code(code);
+            error.unsaid = !hears_init;
+            Err(error)
+        }
+        Said::Nothing => Err(Error::new("start the command: init was killed before it")),
+        said => Err(Error::new(format!(
+            "start the command: init says {said:?} and not {expected:?}"
+        ))),
+    }
+}
+
+/// Kills the container and waits for it.
+pub fn kill(pidfd: &OwnedFd) {
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+    let _ = crate::sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+    let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
+}
