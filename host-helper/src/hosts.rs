@@ -4,6 +4,9 @@
 //! stays where it is as long as its container lives, and comes and goes by its first byte, which is `#` when nobody has
 //! the slot. So a reader never misses a line because of another one, and to come or to go is one write, of one line.
 
+mod private;
+mod slots;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -21,18 +24,18 @@ use crate::request::Request;
 use crate::state;
 use crate::sys::{clone_tree, seclude};
 use crate::veth::Veth;
-use crate::written::Written;
+
+pub use private::Private;
+
+use slots::{FREE, SLOT, is_alive, lines_of, slot, words_of};
 
 /// What each of our hosts files begins with.
 pub const LOCALHOST: [&str; 2] = [
     "127.0.0.1 localhost",
     "::1 localhost ip6-localhost ip6-loopback",
 ];
-const SLOT: usize = 64;
 /// What may stay behind the last line that is used.
 const SPARE: usize = 16 * SLOT;
-/// Of a slot that nobody has.
-const FREE: u8 = b'#';
 /// In the comment of a line whose name was made up.
 const MADE_UP: &str = "made-up";
 /// Bytes of names in init's message, which holds 16 KiB; of a network that has more the rest follows.
@@ -304,37 +307,6 @@ impl Lines {
     }
 }
 
-/// The hosts file of a container with lines of its own.
-pub struct Private {
-    network: Hosts,
-    own: String,
-    file: Written,
-}
-
-impl Private {
-    /// `own` and the first names are what it holds.
-    pub fn new(network: Hosts, own: String, names: &str, file: File) -> Self {
-        let text = format!("{own}{names}");
-        Private {
-            network,
-            own,
-            file: Written::new(file, text),
-        }
-    }
-
-    /// The file whose names it follows: a change of its attributes says that there are others.
-    pub fn network(&self) -> &Path {
-        self.network.path()
-    }
-
-    /// Takes over the names that there are now.
-    pub fn follow(&mut self) {
-        let text = format!("{}{}", self.own, self.network.names(&self.own, usize::MAX));
-        // A file that cannot be written is behind until the next change.
-        let _ = self.file.write(text);
-    }
-}
-
 /// Forgets the file of a network that is gone.
 pub fn forget(network: &str) {
     let path = Path::new(state::DIRECTORY).join(format!("{network}.hosts"));
@@ -381,45 +353,6 @@ pub fn is_left_over(path: &Path) -> bool {
 
 fn lock(file: &File) -> io::Result<Flock<File>> {
     Ok(deadline::lock(file.try_clone()?)?)
-}
-
-/// A line in its slot.
-fn slot(line: &str) -> Vec<u8> {
-    let mut bytes = line.as_bytes().to_vec();
-    let whole = (bytes.len() + 1).next_multiple_of(SLOT);
-    bytes.resize(whole - 1, b' ');
-    bytes.push(b'\n');
-    bytes
-}
-
-/// Lines with their newlines, and where they are.
-fn lines_of(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
-    let mut at = 0;
-    text.split_inclusive(|byte| *byte == b'\n')
-        .map(move |line| {
-            at += line.len();
-            (at - line.len(), line)
-        })
-}
-
-/// Address, name, and the words of the comment.
-fn words_of(line: &[u8]) -> (&str, &str, &str) {
-    let line = std::str::from_utf8(line).unwrap_or_default();
-    let (line, comment) = line.split_once('#').unwrap_or((line, ""));
-    let mut words = line.split_whitespace();
-    (
-        words.next().unwrap_or_default(),
-        words.next().unwrap_or_default(),
-        comment.trim(),
-    )
-}
-
-/// Whether the link is there by which the line's address is leased: the one that was there then.
-fn is_alive(line: &[u8]) -> bool {
-    let mut words = words_of(line).2.split_whitespace();
-    let (link, index) = (words.next().unwrap_or_default(), words.next());
-    let now = if_nametoindex(link).ok().map(|index| index.to_string());
-    now.is_some() && now.as_deref() == index
 }
 
 #[cfg(test)]

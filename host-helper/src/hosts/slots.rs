@@ -1,0 +1,47 @@
+//! A line of a hosts file in its slot: how it is written, read, and seen to be about somebody who lives.
+
+use nix::net::if_::if_nametoindex;
+
+pub(super) const SLOT: usize = 64;
+
+/// Of a slot that nobody has.
+pub(super) const FREE: u8 = b'#';
+
+/// A line in its slot.
+pub(super) fn slot(line: &str) -> Vec<u8> {
+    let mut bytes = line.as_bytes().to_vec();
+    let whole = (bytes.len() + 1).next_multiple_of(SLOT);
+    bytes.resize(whole - 1, b' ');
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Lines with their newlines, and where they are.
+pub(super) fn lines_of(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    let mut at = 0;
+    text.split_inclusive(|byte| *byte == b'\n')
+        .map(move |line| {
+            at += line.len();
+            (at - line.len(), line)
+        })
+}
+
+/// Address, name, and the words of the comment.
+pub(super) fn words_of(line: &[u8]) -> (&str, &str, &str) {
+    let line = std::str::from_utf8(line).unwrap_or_default();
+    let (line, comment) = line.split_once('#').unwrap_or((line, ""));
+    let mut words = line.split_whitespace();
+    (
+        words.next().unwrap_or_default(),
+        words.next().unwrap_or_default(),
+        comment.trim(),
+    )
+}
+
+/// Whether the link is there by which the line's address is leased: the one that was there then.
+pub(super) fn is_alive(line: &[u8]) -> bool {
+    let mut words = words_of(line).2.split_whitespace();
+    let (link, index) = (words.next().unwrap_or_default(), words.next());
+    let now = if_nametoindex(link).ok().map(|index| index.to_string());
+    now.is_some() && now.as_deref() == index
+}
