@@ -1,27 +1,23 @@
-//! Links, addresses and routes of the host as the kernel tells them: the only module that knows the types of
+//! Links, addresses and routes of the host as the kernel tells them. Only `link/message.rs` knows what is in the messages of
 //! netlink-packet-route, whose releases break often.
 
+mod message;
+
 use std::cell::Cell;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 use hawser::netlink::{Attributes, ifaddrmsg, ifinfomsg, ndmsg, read_u32, rtmsg};
 use ipnet::IpNet;
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressProtocol};
-use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop,
-};
-use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteType,
-};
 use nix::errno::Errno;
 
 use crate::error::Refusal;
 use crate::netlink::{ACK, DUMP, Netlink, parse};
 use crate::owner::Mark;
+
+pub use message::gone;
+
+use message::{address, advertised, links, neighbour, route};
 
 /// `RTEXT_FILTER_SKIP_STATS` of `linux/rtnetlink.h`: we never look at counters, and they are most of an answer.
 const SKIP_STATS: u32 = 1 << 3;
@@ -89,58 +85,6 @@ pub struct Route {
     pub is_advertised: bool,
     /// The MTU that it has by itself, in bytes.
     pub mtu: Option<u32>,
-}
-
-impl From<LinkMessage> for Link {
-    fn from(message: LinkMessage) -> Self {
-        let mut link = Link {
-            index: message.header.index,
-            is_up: message.header.flags.contains(LinkFlags::Up),
-            has_carrier: message.header.flags.contains(LinkFlags::LowerUp),
-            ..Link::default()
-        };
-        for attribute in message.attributes {
-            match attribute {
-                LinkAttribute::IfName(name) => link.name = name,
-                LinkAttribute::IfAlias(alias) => link.mark = alias.parse().ok(),
-                LinkAttribute::Address(mac) => link.mac = mac.try_into().unwrap_or_default(),
-                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-                LinkAttribute::Link(index) => link.peer = Some(index),
-                LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(id),
-                LinkAttribute::Group(group) => link.group = group,
-                LinkAttribute::Controller(index) => link.controller = Some(index),
-                LinkAttribute::PropList(names) => {
-                    link.altnames
-                        .extend(names.into_iter().filter_map(|name| match name {
-                            Prop::AltIfName(name) => Some(name),
-                            _ => None,
-                        }))
-                }
-                LinkAttribute::AfSpecUnspec(families) => link.mtu6 = mtu6(&families),
-                LinkAttribute::LinkInfo(infos) => {
-                    for info in infos {
-                        if let LinkInfo::Kind(kind) = info {
-                            link.kind = kind.to_string();
-                        }
-                    }
-                }
-                _ => {}
-            }
-        }
-        link
-    }
-}
-
-fn mtu6(families: &[AfSpecUnspec]) -> Option<u32> {
-    families.iter().find_map(|family| match family {
-        AfSpecUnspec::Inet6(settings) => settings.iter().find_map(|setting| match setting {
-            AfSpecInet6::DevConf(switches) if switches.disable_ipv6 == 0 => {
-                u32::try_from(switches.mtu6).ok()
-            }
-            _ => None,
-        }),
-        _ => None,
-    })
 }
 
 /// `AF_INET` or `AF_INET6`, as a netlink header has it.
@@ -266,20 +210,7 @@ impl Netlink {
             batch.begin(libc::RTM_GETADDR, DUMP, sequence, &header);
             batch.end();
         })?;
-        let is_advertised = |attribute: &AddressAttribute| {
-            let ra = AddressAttribute::Protocol(AddressProtocol::RouterAnnouncement);
-            *attribute == ra
-        };
-        Ok(found
-            .into_iter()
-            .filter_map(|message| match message {
-                RouteNetlinkMessage::NewAddress(address) => {
-                    let is = address.attributes.iter().any(is_advertised);
-                    is.then_some(address.header.index)
-                }
-                _ => None,
-            })
-            .collect())
+        Ok(found.into_iter().filter_map(advertised).collect())
     }
 
     /// All permanent neighbours: where leftovers are swept, never on the start path.
@@ -359,124 +290,4 @@ pub struct Neighbour {
     pub address: IpAddr,
     /// The link that it is behind.
     pub link: u32,
-}
-
-fn neighbour(message: RouteNetlinkMessage) -> Option<Neighbour> {
-    let RouteNetlinkMessage::NewNeighbour(message) = message else {
-        return None;
-    };
-    if message.header.state != NeighbourState::Permanent {
-        return None;
-    }
-    let address = message
-        .attributes
-        .into_iter()
-        .find_map(|attribute| match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
-                Some(address.into())
-            }
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
-                Some(address.into())
-            }
-            _ => None,
-        });
-    Some(Neighbour {
-        address: address?,
-        link: message.header.ifindex,
-    })
-}
-
-fn address(message: RouteNetlinkMessage) -> Option<IpNet> {
-    let RouteNetlinkMessage::NewAddress(message) = message else {
-        return None;
-    };
-    let length = message.header.prefix_len;
-    let is_ipv6 = message.header.family == AddressFamily::Inet6;
-    let mut found: Option<IpNet> = None;
-    for attribute in message.attributes {
-        match attribute {
-            AddressAttribute::Flags(flags)
-                if is_ipv6
-                    && flags.intersects(AddressFlags::Secondary | AddressFlags::Deprecated) =>
-            {
-                return None;
-            }
-            // IPv4 has both where there is somebody at the other end, IPv6 the first one only then.
-            AddressAttribute::Local(address) => found = IpNet::new(address, length).ok(),
-            AddressAttribute::Address(address) if found.is_none() => {
-                found = IpNet::new(address, length).ok();
-            }
-            _ => {}
-        }
-    }
-    found.filter(|found| !is_link_local(found.addr()))
-}
-
-fn links(found: Vec<RouteNetlinkMessage>) -> impl Iterator<Item = Link> {
-    found.into_iter().filter_map(|message| match message {
-        RouteNetlinkMessage::NewLink(message) => Some(Link::from(message)),
-        _ => None,
-    })
-}
-
-/// The names of the links that these messages say are gone.
-pub fn gone(messages: Vec<RouteNetlinkMessage>) -> impl Iterator<Item = Link> {
-    messages.into_iter().filter_map(|message| match message {
-        RouteNetlinkMessage::DelLink(message) => Some(Link::from(message)),
-        _ => None,
-    })
-}
-
-fn route(message: RouteNetlinkMessage) -> Option<Route> {
-    let RouteNetlinkMessage::NewRoute(RouteMessage {
-        header, attributes, ..
-    }) = message
-    else {
-        return None;
-    };
-    if matches!(
-        header.kind,
-        RouteType::Broadcast | RouteType::Multicast | RouteType::Anycast
-    ) {
-        return None;
-    }
-    let length = header.destination_prefix_length;
-    let unspecified = match header.address_family {
-        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
-        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
-        _ => return None,
-    };
-    let mut route = Route {
-        destination: IpNet::new(unspecified, length).ok()?,
-        link: None,
-        gateway: None,
-        is_local: header.kind == RouteType::Local,
-        is_advertised: header.protocol == RouteProtocol::Ra,
-        mtu: None,
-    };
-    for attribute in attributes {
-        match attribute {
-            RouteAttribute::Destination(address) => {
-                route.destination = IpNet::new(plain(address)?, length).ok()?;
-            }
-            RouteAttribute::Gateway(address) => route.gateway = plain(address),
-            RouteAttribute::Oif(index) => route.link = Some(index),
-            RouteAttribute::Metrics(metrics) => {
-                route.mtu = metrics.iter().find_map(|metric| match metric {
-                    RouteMetric::Mtu(mtu) => Some(*mtu),
-                    _ => None,
-                });
-            }
-            _ => {}
-        }
-    }
-    Some(route)
-}
-
-fn plain(address: RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(address) => Some(address.into()),
-        RouteAddress::Inet6(address) => Some(address.into()),
-        _ => None,
-    }
 }

@@ -1,0 +1,199 @@
+//! Answers of the kernel, as links, addresses, neighbours and routes.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressProtocol};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop,
+};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteType,
+};
+
+use super::{Link, Neighbour, Route, is_link_local};
+
+impl From<LinkMessage> for Link {
+    fn from(message: LinkMessage) -> Self {
+        let mut link = Link {
+            index: message.header.index,
+            is_up: message.header.flags.contains(LinkFlags::Up),
+            has_carrier: message.header.flags.contains(LinkFlags::LowerUp),
+            ..Link::default()
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::IfAlias(alias) => link.mark = alias.parse().ok(),
+                LinkAttribute::Address(mac) => link.mac = mac.try_into().unwrap_or_default(),
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Link(index) => link.peer = Some(index),
+                LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(id),
+                LinkAttribute::Group(group) => link.group = group,
+                LinkAttribute::Controller(index) => link.controller = Some(index),
+                LinkAttribute::PropList(names) => {
+                    link.altnames
+                        .extend(names.into_iter().filter_map(|name| match name {
+                            Prop::AltIfName(name) => Some(name),
+                            _ => None,
+                        }))
+                }
+                LinkAttribute::AfSpecUnspec(families) => link.mtu6 = mtu6(&families),
+                LinkAttribute::LinkInfo(infos) => {
+                    for info in infos {
+                        if let LinkInfo::Kind(kind) = info {
+                            link.kind = kind.to_string();
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        link
+    }
+}
+
+fn mtu6(families: &[AfSpecUnspec]) -> Option<u32> {
+    families.iter().find_map(|family| match family {
+        AfSpecUnspec::Inet6(settings) => settings.iter().find_map(|setting| match setting {
+            AfSpecInet6::DevConf(switches) if switches.disable_ipv6 == 0 => {
+                u32::try_from(switches.mtu6).ok()
+            }
+            _ => None,
+        }),
+        _ => None,
+    })
+}
+
+pub(super) fn neighbour(message: RouteNetlinkMessage) -> Option<Neighbour> {
+    let RouteNetlinkMessage::NewNeighbour(message) = message else {
+        return None;
+    };
+    if message.header.state != NeighbourState::Permanent {
+        return None;
+    }
+    let address = message
+        .attributes
+        .into_iter()
+        .find_map(|attribute| match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
+                Some(address.into())
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
+                Some(address.into())
+            }
+            _ => None,
+        });
+    Some(Neighbour {
+        address: address?,
+        link: message.header.ifindex,
+    })
+}
+
+pub(super) fn address(message: RouteNetlinkMessage) -> Option<IpNet> {
+    let RouteNetlinkMessage::NewAddress(message) = message else {
+        return None;
+    };
+    let length = message.header.prefix_len;
+    let is_ipv6 = message.header.family == AddressFamily::Inet6;
+    let mut found: Option<IpNet> = None;
+    for attribute in message.attributes {
+        match attribute {
+            AddressAttribute::Flags(flags)
+                if is_ipv6
+                    && flags.intersects(AddressFlags::Secondary | AddressFlags::Deprecated) =>
+            {
+                return None;
+            }
+            // IPv4 has both where there is somebody at the other end, IPv6 the first one only then.
+            AddressAttribute::Local(address) => found = IpNet::new(address, length).ok(),
+            AddressAttribute::Address(address) if found.is_none() => {
+                found = IpNet::new(address, length).ok();
+            }
+            _ => {}
+        }
+    }
+    found.filter(|found| !is_link_local(found.addr()))
+}
+
+/// The number of the link whose address a router has advertised.
+pub(super) fn advertised(message: RouteNetlinkMessage) -> Option<u32> {
+    let RouteNetlinkMessage::NewAddress(address) = message else {
+        return None;
+    };
+    let ra = AddressAttribute::Protocol(AddressProtocol::RouterAnnouncement);
+    let is_advertised = address.attributes.contains(&ra);
+    is_advertised.then_some(address.header.index)
+}
+
+pub(super) fn links(found: Vec<RouteNetlinkMessage>) -> impl Iterator<Item = Link> {
+    found.into_iter().filter_map(|message| match message {
+        RouteNetlinkMessage::NewLink(message) => Some(Link::from(message)),
+        _ => None,
+    })
+}
+
+/// The names of the links that these messages say are gone.
+pub fn gone(messages: Vec<RouteNetlinkMessage>) -> impl Iterator<Item = Link> {
+    messages.into_iter().filter_map(|message| match message {
+        RouteNetlinkMessage::DelLink(message) => Some(Link::from(message)),
+        _ => None,
+    })
+}
+
+pub(super) fn route(message: RouteNetlinkMessage) -> Option<Route> {
+    let RouteNetlinkMessage::NewRoute(RouteMessage {
+        header, attributes, ..
+    }) = message
+    else {
+        return None;
+    };
+    if matches!(
+        header.kind,
+        RouteType::Broadcast | RouteType::Multicast | RouteType::Anycast
+    ) {
+        return None;
+    }
+    let length = header.destination_prefix_length;
+    let unspecified = match header.address_family {
+        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    let mut route = Route {
+        destination: IpNet::new(unspecified, length).ok()?,
+        link: None,
+        gateway: None,
+        is_local: header.kind == RouteType::Local,
+        is_advertised: header.protocol == RouteProtocol::Ra,
+        mtu: None,
+    };
+    for attribute in attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => {
+                route.destination = IpNet::new(plain(address)?, length).ok()?;
+            }
+            RouteAttribute::Gateway(address) => route.gateway = plain(address),
+            RouteAttribute::Oif(index) => route.link = Some(index),
+            RouteAttribute::Metrics(metrics) => {
+                route.mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    Some(route)
+}
+
+fn plain(address: RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some(address.into()),
+        RouteAddress::Inet6(address) => Some(address.into()),
+        _ => None,
+    }
+}
