@@ -80,9 +80,9 @@ pub fn request(
     to: Option<&Path>,
     steps: &Steps,
 ) -> Result<Request> {
-    let may_have_ipv6 = target.check_empty(&net.iface)?;
+    target.check_empty(&net.iface)?;
     let mut request = net.request(name, None);
-    if !may_have_ipv6 {
+    if !request.no_ipv6 && !target.may_have_ipv6()? {
         let fixed = net.ip6.map(|address| address.to_string());
         let asked = fixed.or(net.subnet6.map(|subnet| subnet.to_string()));
         if let Some(asked) = asked {

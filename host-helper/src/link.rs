@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
-use hawser::netlink::{Attributes, ifaddrmsg, ifinfomsg, ndmsg, read_u32, rtmsg};
+use hawser::netlink::{Attributes, Writer, ifaddrmsg, ifinfomsg, ndmsg, read_u32, rtmsg};
 use ipnet::IpNet;
 use nix::errno::Errno;
 
@@ -131,7 +131,7 @@ impl Netlink {
     fn one_link(
         &mut self,
         index: u32,
-        name: impl Fn(&mut hawser::netlink::Writer),
+        name: impl Fn(&mut Writer),
     ) -> Result<Option<Link>, Refusal> {
         let answer = self.ask(|batch, sequence| {
             batch.begin(libc::RTM_GETLINK, 0, sequence, &ifinfomsg(index, 0, 0));
@@ -276,6 +276,17 @@ impl Netlink {
             _ => Ok(found),
         }
     }
+}
+
+/// The link is to get no IPv6 address that the kernel makes by itself.
+pub fn write_no_own_addresses(batch: &mut Writer) {
+    const IFLA_INET6_ADDR_GEN_MODE: u16 = 8; // linux/if_link.h, as the next: enum in6_addr_gen_mode
+    const NONE: u8 = 1;
+    let families = batch.open(libc::IFLA_AF_SPEC);
+    let family = batch.open(libc::AF_INET6 as u16);
+    batch.attribute(IFLA_INET6_ADDR_GEN_MODE, &[NONE]);
+    batch.close(family);
+    batch.close(families);
 }
 
 /// fe80::/10 (RFC 4291, section 2.4).

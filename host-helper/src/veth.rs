@@ -12,12 +12,13 @@ use crate::address::{
 };
 use crate::bridge::{self, LOCAL, Network, UNICAST};
 use crate::error::{Doing, Error, Result};
-use crate::link::Mac;
+use crate::link::{Mac, write_no_own_addresses};
 use crate::mark::write_altname;
 use crate::netlink::{ACK, CREATE, Netlink};
 use crate::nft;
 use crate::owner::lease_name;
 use crate::reclaim::reclaim;
+use crate::sysctl;
 
 /// Name of the interface inside, unless another is asked for.
 pub const INSIDE: &str = "eth0";
@@ -368,17 +369,19 @@ pub fn let_back(route: &mut Netlink, veth: &Veth) -> Result<()> {
 /// one would not send until the kernel finds the time.
 ///
 /// Frames to 01:80:c2:00:00:0x (IEEE 802.1D, table 7-10) are to go the way of all others, past the firewall: the bridge would learn
-/// from them who is where, and give them to the host as what this link has received. And it is no place to send IPv6 packets to: an
-/// address of its own would only cost, timers and packets about it.
+/// from them who is where, and give them to the host as what this link has received.
+///
+/// And it is no place to send IPv6 packets to. Its share of the host's IPv6 would be a route for multicasts, and through the routes of
+/// all ports the kernel walks whenever one comes or goes. Where that switch cannot be written, it has at least no address of its own,
+/// with timers and packets about it.
 fn set_up_port(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()> {
-    // linux/if_link.h; the mode is enum in6_addr_gen_mode's second.
+    // linux/if_link.h
     const IFLA_INFO_SLAVE_KIND: u16 = 4;
     const IFLA_INFO_SLAVE_DATA: u16 = 5;
     const IFLA_BRPORT_GROUP_FWD_MASK: u16 = 31;
-    const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
-    const NONE: u8 = 1;
     // All but pause frames, which the bridge drops (BR_GROUPFWD_MACPAUSE, net/bridge/br_private.h).
     const ALL: u16 = !2;
+    let is_without_ipv6 = sysctl::turn_ipv6_off(&veth.name);
     let up = libc::IFF_UP as u32;
     let write = |batch: &mut Writer, sequence| {
         batch.begin(libc::RTM_NEWLINK, ACK, sequence, &ifinfomsg(0, up, up));
@@ -389,12 +392,8 @@ fn set_up_port(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()
         batch.attribute(IFLA_BRPORT_GROUP_FWD_MASK, &ALL.to_ne_bytes());
         batch.close(port);
         batch.close(info);
-        if network.has_ipv6() {
-            let families = batch.open(libc::IFLA_AF_SPEC);
-            let family = batch.open(libc::AF_INET6 as u16);
-            batch.attribute(IFLA_INET6_ADDR_GEN_MODE, &[NONE]);
-            batch.close(family);
-            batch.close(families);
+        if !is_without_ipv6 && network.has_ipv6() {
+            write_no_own_addresses(batch);
         }
         batch.end();
     };

@@ -540,6 +540,24 @@ fn routers_do_not_advertise_themselves_to_the_host_from_a_container() {
     });
 }
 
+/// Else the kernel goes through the routes of all ports when one comes or goes.
+#[test]
+fn a_port_has_no_part_in_the_hosts_ipv6() {
+    case(|lab| {
+        lab.with_network();
+        let of_port = || {
+            let _web = lab.start_idle(&["--ip", "172.19.0.9"]);
+            sh("ip -6 addr show dev hwac130009; ip -6 route show table all dev hwac130009")
+        };
+        assert_eq!(of_port(), "");
+        // As in most containers: no address, at least.
+        seal("/proc/sys");
+        let seen = of_port();
+        assert!(seen.contains("ff00::/8"), "{seen}");
+        assert!(!seen.contains("fe80"), "{seen}");
+    });
+}
+
 /// The kernel forwards IPv6 link by link from 6.17 on.
 fn forwards_by_link() -> bool {
     Path::new("/proc/sys/net/ipv6/conf/all/force_forwarding").exists()

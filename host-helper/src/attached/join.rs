@@ -31,6 +31,7 @@ use crate::attach::{self, Attachment};
 use crate::config;
 use crate::error::{Doing, Error, Result};
 use crate::inside::{Permission, mount_of, open_in_root, open_path, read_below};
+use crate::netlink::Netlink;
 use crate::request::Request;
 use crate::rootfs::{self, HOSTS, NODEV, NOEXEC, NOSUID, RESOLV, Rootfs};
 use crate::signals::Signals;
@@ -203,7 +204,8 @@ fn enter(
     let ourselves = open_path(Path::new("/proc/self")).doing(|| "open /proc/self".into())?;
     setns(&target.netns, CloneFlags::CLONE_NEWNET).doing(|| "join the network namespace".into())?;
     if request.no_ipv6 {
-        links::no_link_local(&request.interface);
+        let mut inside = Netlink::route().doing(|| "open a netlink socket".into())?;
+        links::no_link_local(&mut inside, &request.interface);
     }
     let hosts_root = open_path(Path::new("/")).doing(|| "open /".into())?;
     let hosts_root = identity(&hosts_root).ok();

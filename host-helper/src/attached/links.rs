@@ -9,7 +9,10 @@ use super::target::Target;
 use crate::attach::Attachment;
 use crate::config;
 use crate::error::{Doing, Error, Refusal, Result};
+use crate::link::write_no_own_addresses;
+use crate::netlink::{ACK, Netlink};
 use crate::request::Request;
+use hawser::netlink::ifinfomsg;
 
 /// What most messages make fits into this, and what the longest one makes into that (`docs/protocol.md`).
 const USUAL: usize = 4 * 1024;
@@ -28,13 +31,10 @@ pub fn set_up(request: &Request, target: &Target, attachment: &Attachment) -> Re
     let message = Message::parse(text.as_bytes());
     let message = message.map_err(|fault| Error::new(format!("write the config: {fault}")))?;
     let interface = &request.interface;
-    let socket = target.inside(|socket| {
-        if request.no_ipv6 {
-            no_link_local(interface);
-        }
-        socket
-    });
-    let mut inside = socket.doing(doing)?.doing(doing)?;
+    let mut inside = target.look()?;
+    if request.no_ipv6 {
+        no_link_local(&mut inside, interface);
+    }
     let link = inside.find_link(interface).doing(doing)?;
     let index = link.map_or(0, |link| link.index);
     let mut space = vec![0; USUAL];
@@ -73,11 +73,14 @@ fn explain(message: &Message, line: usize, interface: &str, refusal: Refusal) ->
     }
 }
 
-/// With IPv4 alone the kernel is not to make IPv6 addresses by itself either. Without IPv6 there is no such switch.
-///
-/// Before: this thread is in the container's network.
-pub fn no_link_local(interface: &str) {
-    const NONE: &str = "1"; // linux/if_link.h, enum in6_addr_gen_mode
-    let switch = format!("/proc/sys/net/ipv6/conf/{interface}/addr_gen_mode");
-    let _ = std::fs::write(switch, NONE);
+/// With IPv4 alone the kernel is not to make IPv6 addresses by itself either. Without IPv6 there is no such switch, and a link
+/// that is not there is found out later.
+pub fn no_link_local(inside: &mut Netlink, interface: &str) {
+    let refused = inside.request(|batch, sequence| {
+        batch.begin(libc::RTM_NEWLINK, ACK, sequence, &ifinfomsg(0, 0, 0));
+        batch.string(libc::IFLA_IFNAME, interface);
+        write_no_own_addresses(batch);
+        batch.end();
+    });
+    drop(refused);
 }

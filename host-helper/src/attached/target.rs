@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{Mode, fstat};
 
 use crate::attach;
-use crate::error::{Doing, Error, Refusal, Result};
+use crate::error::{Doing, Error, Result};
 use crate::inside::{mount_of, open_in_root, open_path};
 use crate::link::Link;
 use crate::netlink::Netlink;
@@ -116,31 +116,36 @@ impl Target {
         Ok(())
     }
 
-    /// Refuses a namespace that has what it would get. Whether links that come there may have IPv6: whoever made it may
-    /// have turned that off, as Docker does.
+    /// Refuses a namespace that has what it would get. Gives a socket there for a further look.
     ///
     /// # Errors
     /// It has.
-    pub fn check_empty(&self, interface: &str) -> Result<bool> {
-        self.look_for(interface)
-            .map(|(may_have_ipv6, _)| may_have_ipv6)
-    }
-
-    /// The same, and a socket there for a further look.
-    ///
-    /// # Errors
-    /// As [`Target::check_empty`].
-    pub fn look_for(&self, interface: &str) -> Result<(bool, Netlink)> {
+    pub fn check_empty(&self, interface: &str) -> Result<Netlink> {
         let doing = || format!("look into {}", self.shown);
-        let (inside, is_off) = self.look().doing(doing)?;
-        let mut inside = inside.doing(doing)?;
+        let mut inside = self.look()?;
         if inside.find_link(interface).doing(doing)?.is_some() {
             return Err(Error::new(format!(
                 "attach {}: the namespace has a link {interface} already; host-helper detach takes it away if it is ours",
                 self.shown
             )));
         }
-        Ok((!is_off, inside))
+        Ok(inside)
+    }
+
+    /// Whether links that come there may have IPv6: whoever made it may have turned that off, as Docker does.
+    ///
+    /// Not for every container: under a directory of switches the kernel goes through those of all namespaces that anybody has
+    /// looked into, a third of a millisecond where there are three hundred.
+    ///
+    /// # Errors
+    /// The namespace may not be entered.
+    pub fn may_have_ipv6(&self) -> Result<bool> {
+        const SWITCH: &str = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
+        let is_on = || std::fs::read_to_string(SWITCH).is_ok_and(|value| value.trim() != "0");
+        let is_off = look_inside(&self.netns, is_on);
+        is_off
+            .map(|is_off| !is_off)
+            .doing(|| format!("look into {}", self.shown))
     }
 
     /// The host's ends of its links, of those that are of our kind.
@@ -149,8 +154,7 @@ impl Target {
     /// What the kernel says.
     pub fn host_ends(&self, route: &mut Netlink) -> Result<Vec<Link>> {
         let doing = || format!("look into {}", self.shown);
-        let (inside, _) = self.look().doing(doing)?;
-        let inside = inside.doing(doing)?.links().doing(doing)?;
+        let inside = self.look()?.links().doing(doing)?;
         let mut ends = Vec::new();
         for link in inside.iter().filter(|link| link.kind == "veth") {
             let Some(index) = link.peer else {
@@ -169,36 +173,14 @@ impl Target {
         Ok(ends)
     }
 
-    /// A socket of the namespace, and whether IPv6 is off there.
+    /// A socket of the namespace.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn look(&self) -> nix::Result<(std::result::Result<Netlink, Refusal>, bool)> {
-        const SWITCH: &str = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
-        self.inside(|socket| {
-            let is_off = std::fs::read_to_string(SWITCH).is_ok_and(|value| value.trim() != "0");
-            (socket, is_off)
-        })
-    }
-
-    /// Does something in the namespace, with a socket of it. This process is in it for that moment only.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn inside<T>(
-        &self,
-        work: impl FnOnce(std::result::Result<Netlink, Refusal>) -> T,
-    ) -> nix::Result<T> {
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        let host = openat(AT_FDCWD, "/proc/self/ns/net", flags, Mode::empty())?;
-        setns(&self.netns, CloneFlags::CLONE_NEWNET)?;
-        let done = work(Netlink::route());
-        let back = || setns(&host, CloneFlags::CLONE_NEWNET);
-        if back().or_else(|_| back()).is_err() {
-            // In the container's network everything else that is done, the undo too, would be done to the wrong one.
-            std::process::abort();
-        }
-        Ok(done)
+    pub fn look(&self) -> Result<Netlink> {
+        let doing = || format!("look into {}", self.shown);
+        let socket = look_inside(&self.netns, Netlink::route).doing(doing)?;
+        socket.doing(doing)
     }
 
     /// What the link says of it.
@@ -306,7 +288,7 @@ impl Process {
     }
 }
 
-/// What is to be seen in another network namespace. This process is in it for a moment only.
+/// What is to be seen in another network namespace, or a socket of it. This process is in it for that moment only.
 ///
 /// # Errors
 /// It may not be entered.
@@ -315,7 +297,11 @@ pub fn look_inside<T>(netns: &OwnedFd, look: impl FnOnce() -> T) -> nix::Result<
     let host = openat(AT_FDCWD, "/proc/self/ns/net", flags, Mode::empty())?;
     setns(netns, CloneFlags::CLONE_NEWNET)?;
     let seen = look();
-    setns(host, CloneFlags::CLONE_NEWNET)?;
+    let back = || setns(&host, CloneFlags::CLONE_NEWNET);
+    if back().or_else(|_| back()).is_err() {
+        // In the container's network everything else that is done, the undo too, would be done to the wrong one.
+        std::process::abort();
+    }
     Ok(seen)
 }
 

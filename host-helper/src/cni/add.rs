@@ -35,13 +35,13 @@ pub fn add(call: &Call, steps: Steps) -> Result<Value, Fault> {
     let before = Before::look(call, &configuration, &target)?;
     let done = match &configuration.addressing {
         Addressing::Ours(pool) => {
-            let request = request(call, &configuration, pool, &before, false);
+            let request = request(call, &configuration, pool, &before, &target);
             attach(call, &configuration, pool, request, &target, steps)
         }
         Addressing::Delegated(kind) => {
             let given = delegate::ask(kind, "ADD", call)?;
             let done = Pool::of_result(given).and_then(|pool| {
-                let request = request(call, &configuration, &pool, &before, true);
+                let request = request(call, &configuration, &pool, &before, &target);
                 attach(call, &configuration, &pool, request, &target, steps)
             });
             if done.is_err() {
@@ -63,8 +63,6 @@ pub fn add(call: &Call, steps: Steps) -> Result<Value, Fault> {
 
 /// What there is before.
 struct Before {
-    /// Links that come into the namespace may have IPv6.
-    may_have_ipv6: bool,
     /// Where other links of the container lead.
     taken: Vec<IpNet>,
     /// There is no bridge of that name.
@@ -78,7 +76,7 @@ impl Before {
             .judge()?;
         refuse_second(call, &mut route)?;
         let interface = &call.attachment.interface;
-        let (may_have_ipv6, mut inside) = target.look_for(interface).judge()?;
+        let mut inside = target.check_empty(interface).judge()?;
         let doing = || "look into the container's network".to_string();
         let mut routes = inside.routes().doing(doing).judge()?;
         routes.retain(|route| !route.is_local);
@@ -88,7 +86,6 @@ impl Before {
             .find_link(name)
             .doing(|| format!("look for bridge {name}"));
         Ok(Before {
-            may_have_ipv6,
             taken: routes.into_iter().map(|route| route.destination).collect(),
             lacks_bridge: has_bridge && found.judge()?.is_none(),
         })
@@ -167,9 +164,11 @@ fn request(
     configuration: &Configuration,
     pool: &Pool,
     before: &Before,
-    is_leased_elsewhere: bool,
+    target: &Target,
 ) -> Result<Request, Fault> {
-    if let Some(subnet6) = pool.subnet6.filter(|_| !before.may_have_ipv6) {
+    let is_wanted = pool.subnet6.is_some() || !pool.is_named;
+    let has_ipv6 = is_wanted && target.may_have_ipv6().judge()?;
+    if let Some(subnet6) = pool.subnet6.filter(|_| !has_ipv6) {
         let text = format!(
             "use {subnet6}: IPv6 is off in the container's network; turn it on there (sysctl net.ipv6.conf.default.disable_ipv6=0), or leave it out"
         );
@@ -190,7 +189,7 @@ fn request(
         address: pool.address,
         subnet6: pool.subnet6,
         address6: pool.address6,
-        no_ipv6: !before.may_have_ipv6 || pool.is_named && pool.subnet6.is_none(),
+        no_ipv6: !has_ipv6,
         ports: configuration.ports.clone(),
         reach: Reach::default(),
         mac: configuration.mac,
@@ -208,7 +207,7 @@ fn request(
             range: pool.range,
             // Whoever gives this host a part of a network has routes to the rest, or to all of it.
             is_cut_out: true,
-            is_leased_elsewhere,
+            is_leased_elsewhere: matches!(configuration.addressing, Addressing::Delegated(_)),
             has_default_route,
             taken: before.taken.clone(),
             routes,

@@ -133,8 +133,7 @@ fn check_host_end(
 fn check_inside(call: &Call, target: &Target, previous: &Value) -> Result<(), Fault> {
     let name = &call.attachment.interface;
     let doing = || "look into the container's network".to_string();
-    let (inside, _) = target.look().doing(doing).judge()?;
-    let mut inside = inside.doing(doing).judge()?;
+    let mut inside = target.look().judge()?;
     let Some(link) = inside.find_link(name).doing(doing).judge()? else {
         return Err(differs(call, &format!("it has no interface {name}")));
     };
