@@ -1,9 +1,10 @@
 //! `run`: from the options to a supervised container, in the foreground or by itself.
 
+mod plan;
+
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
@@ -11,27 +12,25 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::pipe2;
 
 use crate::attach::{self, Container};
-use crate::cli::{self, Resolv, Switch};
-use crate::config::{self, Privileges};
+use crate::cli;
+use crate::config;
 use crate::control;
 use crate::error::{Doing, Error, Result};
 use crate::follower::{Follower, Following};
-use crate::hosts::{Private, View};
+use crate::hosts::Private;
 use crate::ls::Description;
 use crate::request::{Command, NetworkChoice, Request, StdioChoice};
-use crate::rootfs::{self, Rootfs};
 use crate::signals::Signals;
 use crate::state;
 use crate::steps::{Steps, warn};
 use crate::supervisor::{self, Supervisor};
 use crate::sys::{self, Clone};
 use crate::terminal::{self, Output, Sides, Terminal};
-use crate::user::{self, User};
-use crate::users::UserMap;
 use crate::written::Written;
 
-/// Where programs are, inside.
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub use plan::with_variables;
+
+use plan::{command_stdio, plan};
 
 /// Runs a container. Gives the exit code.
 ///
@@ -245,125 +244,6 @@ fn check_preserved(count: u32) -> Result<()> {
         sys::is_open(fd).doing(doing)?;
     }
     Ok(())
-}
-
-fn plan(options: &cli::Run) -> Result<(Request, Command)> {
-    check_together(options)?;
-    let needs_etc = options.net.resolv == Resolv::Required;
-    let directory = options
-        .rootfs
-        .as_deref()
-        .map(|path| rootfs::check(path, needs_etc))
-        .transpose()?;
-    let user = match &options.user {
-        Some(asked) => user::find(asked, directory.as_deref())?,
-        None => User::default(),
-    };
-    let request = options
-        .net
-        .request(options.name.as_deref(), options.hostname.as_deref());
-    let rootfs = Rootfs {
-        directory,
-        is_read_only: options.read_only,
-        volumes: options.volume.clone(),
-        tmpfs: options.tmpfs.clone(),
-        binds_resolv: needs_etc,
-        shares_hosts: needs_etc && request.view_of_hosts() == Some(View::Shared),
-        sysctls: sysctls(options),
-        is_new_network: options.net.network.is_new(),
-        users: None,
-    };
-    let environment = environment(&options.env, &user.home, &request.hostname);
-    let privileges = Privileges {
-        workdir: options.workdir.clone(),
-        capabilities: options.capabilities(),
-        ambient: if user.uid == 0 {
-            Vec::new()
-        } else {
-            ambient(options)
-        },
-        no_new_privileges: options.no_new_privileges == Switch::On,
-        seccomp: options.seccomp,
-        users: options.userns.then(UserMap::choose).transpose()?,
-        user,
-    };
-    if let Some(map) = &privileges.users {
-        map.check(&privileges.user)?;
-    }
-    let command = Command {
-        rootfs,
-        stdio: command_stdio(options),
-        privileges,
-        supervised: options.init.then_some(options.grace),
-        preserved: options.preserve_fds,
-        init: options.open_init()?,
-        words: options.command.clone(),
-        environment,
-    };
-    Ok((request, command))
-}
-
-/// What was asked for; and with IPv4 alone the kernel is not to make IPv6 addresses by itself either.
-fn sysctls(options: &cli::Run) -> Vec<(String, String)> {
-    const GENERATE: &str = "net/ipv6/conf/all/addr_gen_mode";
-    const NONE: &str = "1"; // linux/if_link.h, enum in6_addr_gen_mode
-    let is_there = Path::new("/proc/sys").join(GENERATE).exists();
-    let no_ipv6 = options.net.no_ipv6 && is_there;
-    let own = no_ipv6.then(|| (GENERATE.to_string(), NONE.to_string()));
-    own.into_iter().chain(options.sysctl.clone()).collect()
-}
-
-/// Options that make no sense together.
-fn check_together(options: &cli::Run) -> Result<()> {
-    options.net.check()?;
-    if !options.net.network.is_new() && !options.sysctl.is_empty() {
-        return Err(cli::usage(
-            "--sysctl needs a network namespace of the container's own",
-        ));
-    }
-    Ok(())
-}
-
-/// Where the command's descriptors lead.
-fn command_stdio(options: &cli::Run) -> StdioChoice {
-    match (options.wants_terminal(), options.detach) {
-        (true, _) => StdioChoice::Terminal,
-        (false, true) => StdioChoice::Log,
-        (false, false) => StdioChoice::Inherit,
-    }
-}
-
-/// A user who is not root gets what was asked for by name, and no more.
-fn ambient(options: &cli::Run) -> Vec<String> {
-    let kept = options.capabilities();
-    options
-        .cap_add
-        .iter()
-        .filter(|name| kept.contains(name))
-        .cloned()
-        .collect()
-}
-
-/// A clean environment, and what was asked for.
-fn environment(asked: &[String], home: &str, hostname: &str) -> Vec<String> {
-    let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_string());
-    let all = [
-        PATH.to_string(),
-        format!("HOME={home}"),
-        format!("TERM={term}"),
-        format!("HOSTNAME={hostname}"),
-    ];
-    with_variables(all.into(), asked)
-}
-
-/// Variables, of which later ones replace those of the same name.
-pub fn with_variables(mut all: Vec<String>, further: &[String]) -> Vec<String> {
-    for variable in further {
-        let name = variable.split('=').next().unwrap_or_default();
-        all.retain(|other| other.split('=').next() != Some(name));
-        all.push(variable.clone());
-    }
-    all
 }
 
 /// `wait`: the exit code of a container, now or when it has one.
