@@ -1,7 +1,9 @@
 //! What stays while a container lives: forwards signals, answers on the control socket, joins the terminals, and
 //! gives back the exit code. It waits on descriptors only, and wakes up for nothing else.
 
+mod answers;
 mod ports;
+mod signals;
 mod wake;
 
 use std::fs::File;
@@ -15,7 +17,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::attach::Container;
 use crate::attached::Ours;
-use crate::control::{Client, Request};
+use crate::control::Client;
 use crate::error::Result;
 use crate::follower::Follower;
 use crate::ls::Description;
@@ -23,14 +25,12 @@ use crate::mark;
 use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner;
-use crate::publish::{self, Port};
-use crate::signals::{ENDING, Signals};
+use crate::publish::Port;
+use crate::signals::Signals;
 use crate::spawn::Said;
 use crate::sys;
 use crate::terminal::Terminal;
-use wake::{
-    CHILD, CLIENTS, FOLLOWER, INPUT, LISTENER, NEWS, OUTPUT, PORTS, SIGNALS, STATUS, TERMINAL,
-};
+use wake::{CHILD, FOLLOWER, INPUT, LISTENER, NEWS, OUTPUT, PORTS, SIGNALS, STATUS, TERMINAL};
 
 /// A container and what is done for it until it ends.
 pub struct Supervisor {
@@ -262,36 +262,6 @@ impl Supervisor {
         }
     }
 
-    fn forward(&mut self, signal: i32) {
-        if let Some(terminal) = &mut self.terminal {
-            match signal {
-                libc::SIGWINCH => return terminal.resize(),
-                // Somebody else had our terminal meanwhile.
-                libc::SIGCONT => {
-                    terminal.make_raw();
-                    terminal.resize();
-                }
-                _ => {}
-            }
-        }
-        if self.ours.is_some() {
-            self.is_leaving |= ENDING.contains(&signal);
-            return;
-        }
-        if !ENDING.contains(&signal) {
-            return self.send(signal);
-        }
-        self.interrupts += u32::from(signal == libc::SIGINT);
-        if self.interrupts > 1 || !self.notices(signal) {
-            self.killed_for = Some(128 + signal as u8);
-            return self.kill();
-        }
-        self.send(signal);
-        if signal == libc::SIGTERM && self.kill_at.is_none() {
-            self.kill_after(self.grace);
-        }
-    }
-
     /// Somebody has deleted rules of ours, a flush of the whole ruleset say.
     fn restore_rules(&mut self) -> Result<()> {
         if let Some(news) = &mut self.news {
@@ -309,107 +279,6 @@ impl Supervisor {
         entry.restore()?;
         self.forget_later();
         Ok(())
-    }
-
-    fn kill_after(&mut self, grace: Duration) {
-        self.kill_at = Instant::now().checked_add(grace.saturating_add(self.margin));
-    }
-
-    fn read_input(&mut self) {
-        let first = self.container.child.pid;
-        let typed = self
-            .terminal
-            .as_mut()
-            .and_then(|terminal| terminal.read_input(first));
-        // What it does have a handler for, the container's terminal has sent it.
-        if let Some(signal) = typed.filter(|signal| !self.notices(*signal)) {
-            self.killed_for = Some(128 + signal as u8);
-            self.kill();
-        }
-    }
-
-    /// Whether PID 1 of the container has a handler for the signal, ignores it on purpose, or waits for it. The kernel
-    /// does not deliver it otherwise, and the container would never end (kill(2), pid_namespaces(7)).
-    fn notices(&self, signal: i32) -> bool {
-        if self.container.lease.is_none() {
-            // Not a PID 1.
-            return true;
-        }
-        // Who waits with sigwait(3) has what it waits for neither blocked nor handled meanwhile: init and tini do.
-        let call = std::fs::read_to_string(format!("/proc/{}/syscall", self.container.child.pid))
-            .unwrap_or_default();
-        let number = call.split(' ').next().unwrap_or_default();
-        if number == libc::SYS_rt_sigtimedwait.to_string() {
-            return true;
-        }
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.container.child.pid))
-            .unwrap_or_default();
-        let bit = 1u64 << (signal - 1);
-        ["SigCgt:", "SigIgn:", "SigBlk:"].iter().any(|field| {
-            let mask = status.lines().find_map(|line| line.strip_prefix(field));
-            mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-                .is_some_and(|mask| mask & bit != 0)
-        })
-    }
-
-    fn send(&self, signal: i32) {
-        // Gone already is what a signal is for.
-        let _ = sys::pidfd_send_signal(self.container.child.pidfd.as_fd(), signal);
-    }
-
-    fn kill(&mut self) {
-        self.kill_at = None;
-        self.send(libc::SIGKILL);
-    }
-
-    fn serve(&mut self, ready: &[bool]) {
-        let mut at = CLIENTS + self.clients.len();
-        self.waiting.retain(|_| {
-            at += 1;
-            !ready.get(at - 1).copied().unwrap_or(false)
-        });
-        let clients = std::mem::take(&mut self.clients);
-        for (at, mut client) in (CLIENTS..).zip(clients) {
-            let is_ready = ready.get(at).copied().unwrap_or(false);
-            match if is_ready { client.read() } else { None } {
-                None => self.clients.push(client),
-                Some(Ok(asked @ (Request::Inspect | Request::Join))) => {
-                    self.is_shared |= asked == Request::Join;
-                    if self.description.egress.is_some() {
-                        let entry = self.container.entry.as_mut();
-                        self.description.refused = entry.map(nft::Entry::refused);
-                    }
-                    self.description.ports = publish::ranges(self.container.splice.ports());
-                    self.answered
-                        .extend(client.answer(&self.description.to_json()));
-                }
-                Some(Ok(Request::Restore)) => {
-                    let restored = self.restore_rules();
-                    let answer = restored.map_or_else(
-                        |error| format!("error {error}\n"),
-                        |()| "done\n".to_string(),
-                    );
-                    self.answered.extend(client.answer(&answer));
-                }
-                Some(Ok(Request::AddPorts(range))) => {
-                    drop(client.answer(&ports::answer(self.add_ports(range))));
-                }
-                Some(Ok(Request::RemovePorts(range))) => {
-                    drop(client.answer(&ports::answer(self.remove_ports(range))));
-                }
-                Some(Ok(Request::Wait)) => self.waiting.push(client.stream),
-                Some(Ok(Request::Stop(seconds))) => {
-                    self.waiting.push(client.stream);
-                    self.forward(libc::SIGTERM);
-                    if self.kill_at.is_some() {
-                        self.kill_after(Duration::from_secs(seconds));
-                    }
-                }
-                Some(Err(text)) => self
-                    .answered
-                    .extend(client.answer(&format!("error {text}\n"))),
-            }
-        }
     }
 
     fn reap(&self) -> Option<u8> {

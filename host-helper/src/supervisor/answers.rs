@@ -1,0 +1,61 @@
+//! Answers to those who ask on the control socket.
+
+use std::time::Duration;
+
+use super::wake::CLIENTS;
+use super::{Supervisor, ports};
+use crate::control::Request;
+use crate::nft;
+use crate::publish;
+
+impl Supervisor {
+    pub(super) fn serve(&mut self, ready: &[bool]) {
+        let mut at = CLIENTS + self.clients.len();
+        self.waiting.retain(|_| {
+            at += 1;
+            !ready.get(at - 1).copied().unwrap_or(false)
+        });
+        let clients = std::mem::take(&mut self.clients);
+        for (at, mut client) in (CLIENTS..).zip(clients) {
+            let is_ready = ready.get(at).copied().unwrap_or(false);
+            match if is_ready { client.read() } else { None } {
+                None => self.clients.push(client),
+                Some(Ok(asked @ (Request::Inspect | Request::Join))) => {
+                    self.is_shared |= asked == Request::Join;
+                    if self.description.egress.is_some() {
+                        let entry = self.container.entry.as_mut();
+                        self.description.refused = entry.map(nft::Entry::refused);
+                    }
+                    self.description.ports = publish::ranges(self.container.splice.ports());
+                    self.answered
+                        .extend(client.answer(&self.description.to_json()));
+                }
+                Some(Ok(Request::Restore)) => {
+                    let restored = self.restore_rules();
+                    let answer = restored.map_or_else(
+                        |error| format!("error {error}\n"),
+                        |()| "done\n".to_string(),
+                    );
+                    self.answered.extend(client.answer(&answer));
+                }
+                Some(Ok(Request::AddPorts(range))) => {
+                    drop(client.answer(&ports::answer(self.add_ports(range))));
+                }
+                Some(Ok(Request::RemovePorts(range))) => {
+                    drop(client.answer(&ports::answer(self.remove_ports(range))));
+                }
+                Some(Ok(Request::Wait)) => self.waiting.push(client.stream),
+                Some(Ok(Request::Stop(seconds))) => {
+                    self.waiting.push(client.stream);
+                    self.forward(libc::SIGTERM);
+                    if self.kill_at.is_some() {
+                        self.kill_after(Duration::from_secs(seconds));
+                    }
+                }
+                Some(Err(text)) => self
+                    .answered
+                    .extend(client.answer(&format!("error {text}\n"))),
+            }
+        }
+    }
+}
