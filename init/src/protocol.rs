@@ -8,10 +8,12 @@ use core::fmt;
 use crate::address::{Address, Mac, Prefix, cut};
 use crate::capability::Capability;
 
+mod cursor;
 mod line;
 mod write;
 
-use line::{Cursor, check_line, check_version, has_control, is_end, parse_id, parse_line};
+use cursor::Cursor;
+use line::{check_line, check_version, has_control, is_end, parse_id, parse_line};
 
 /// The first line.
 pub const VERSION: &str = "hawser 1";

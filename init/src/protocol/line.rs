@@ -1,150 +1,15 @@
-//! One line of the message, word by word.
-//!
-//! A parser says what it expects before it looks ([`Cursor::want`]): when it gives `None`, the complaint is ready.
+//! One line of the message, word by word ([`Cursor`]).
 
 use crate::address::{Address, Mac, Prefix, cut, index_of, parse_number};
 use crate::capability::Capability;
 
-use super::{END, Fact, Fault, GROUPS, Groups, Kind, Text, Words};
-
-/// The words of one line, and the complaint about the last of them.
-pub(super) struct Cursor<'a> {
-    text: &'a [u8],
-    at: usize,
-    index: usize,
-    last: &'a [u8],
-    complaint: Option<Kind>,
-    cause: &'static str,
-}
-
-impl<'a> Cursor<'a> {
-    #[inline(never)]
-    pub(super) fn new(text: &'a [u8]) -> Self {
-        Cursor {
-            text,
-            at: 0,
-            index: 0,
-            last: &[],
-            complaint: None,
-            cause: "",
-        }
-    }
-
-    /// What no word was made of yet, without the spaces around it.
-    pub(super) fn rest(&self) -> &'a [u8] {
-        self.text.get(self.at..).unwrap_or(&[]).trim_ascii()
-    }
-
-    /// The complaint, about this line of the message.
-    #[inline(never)]
-    pub(super) fn fault(&self, line: usize) -> Fault<'a> {
-        let kind = self.complaint.unwrap_or(Kind::Because);
-        Fault {
-            line,
-            word: self.index,
-            text: Text(self.last),
-            kind,
-            cause: self.cause,
-        }
-    }
-
-    /// The next word, which should be `what`; `None` with a complaint when it is missing.
-    #[inline(never)]
-    fn expect(&mut self, what: &'static str) -> Option<&'a [u8]> {
-        self.cause = what;
-        let word = self.next();
-        if word.is_none() {
-            self.index += 1;
-            self.last = &[];
-            self.complaint = Some(Kind::Missing);
-        } else {
-            self.complaint = Some(Kind::Not);
-        }
-        word
-    }
-
-    /// The value of the next word, which should be `what`.
-    fn want<T>(
-        &mut self,
-        what: &'static str,
-        parse: impl FnOnce(&'a [u8]) -> Option<T>,
-    ) -> Option<T> {
-        parse(self.expect(what)?)
-    }
-
-    /// Complains about the word that came last.
-    #[inline(never)]
-    fn refuse(&mut self, cause: &'static str) {
-        self.complaint = Some(Kind::Because);
-        self.cause = cause;
-    }
-
-    /// Complains about the line as a whole.
-    pub(super) fn refuse_line<T>(&mut self, cause: &'static str) -> Option<T> {
-        self.index = 0;
-        self.last = &[];
-        self.refuse(cause);
-        None
-    }
-
-    /// Complains that the message is not all there.
-    pub(super) fn refuse_end(&mut self) -> Option<()> {
-        self.cause = "the message stops without `end` and its newline";
-        self.complaint = Some(Kind::Unfinished);
-        None
-    }
-
-    /// Complains about the line's first word.
-    fn refuse_keyword(&mut self, cause: &'static str) -> Option<()> {
-        self.at = 0;
-        self.index = 0;
-        self.next();
-        self.refuse(cause);
-        None
-    }
-
-    fn finish(&mut self) -> Option<()> {
-        self.refuse("one word too many");
-        if self.next().is_some() {
-            None
-        } else {
-            Some(())
-        }
-    }
-}
-
-impl<'a> Iterator for Cursor<'a> {
-    type Item = &'a [u8];
-
-    #[inline(never)]
-    fn next(&mut self) -> Option<&'a [u8]> {
-        let bytes = self.text;
-        let mut at = self.at;
-        while bytes.get(at).is_some_and(|&byte| is_space(byte)) {
-            at += 1;
-        }
-        let start = at;
-        while bytes.get(at).is_some_and(|&byte| !is_space(byte)) {
-            at += 1;
-        }
-        self.at = at;
-        if start == at {
-            return None;
-        }
-        self.index += 1;
-        self.last = self.text.get(start..at)?;
-        Some(self.last)
-    }
-}
+use super::cursor::Cursor;
+use super::{END, Fact, GROUPS, Groups, Text, Words};
 
 /// True where a character is that does not belong there.
 pub(super) fn has_control(text: &[u8]) -> bool {
     text.iter()
         .any(|byte| byte.is_ascii_control() && *byte != b'\t')
-}
-
-fn is_space(byte: u8) -> bool {
-    byte == b' ' || byte == b'\t'
 }
 
 pub(super) fn is_end(text: &[u8]) -> bool {
@@ -177,11 +42,7 @@ const NO_CAPABILITIES: u32 = 512;
 pub(super) fn check_line(words: &mut Cursor<'_>, seen: &mut u32) -> Option<()> {
     let Some(fact) = parse_line(words) else {
         // Nothing on it, or something wrong with it.
-        return if words.complaint.is_none() {
-            Some(())
-        } else {
-            None
-        };
+        return if words.is_refused() { None } else { Some(()) };
     };
     // What this line is, and what must not have been before it.
     let (bit, excludes) = match fact {
@@ -385,7 +246,7 @@ fn parse_capability<'a>(name: &[u8]) -> Option<Fact<'a>> {
 fn parse_workdir<'a>(words: &mut Cursor<'a>) -> Option<Text<'a>> {
     let path = words.rest();
     words.expect("an absolute path of at most 4,095 bytes")?;
-    words.at = words.text.len();
+    words.take_rest();
     if path.first() == Some(&b'/') && path.len() < 4096 {
         Some(Text(path))
     } else {
