@@ -38,90 +38,71 @@ pub enum Resolv {
 
 // No sentence for the documentation: clap would put it in the place of the command's.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Network")]
 pub struct Network {
     /// bridge, ptp (no bridge: a route of its own), none (only lo), host, container:NAME, ns:PATH
-    #[arg(long, default_value = "bridge", value_parser = parse_network, help_heading = "Network")]
+    #[arg(long, default_value = "bridge", value_parser = parse_network)]
     pub network: NetworkChoice,
     /// The bridge; one that is not there is made, one that is not ours is used as it is
-    #[arg(long, value_name = "NAME", help_heading = "Network")]
+    #[arg(long, value_name = "NAME")]
     pub bridge: Option<String>,
     /// Name of the interface inside
-    #[arg(long, value_name = "NAME", default_value = INSIDE, value_parser = parse_interface, help_heading = "Network")]
+    #[arg(long, value_name = "NAME", default_value = INSIDE, value_parser = parse_interface)]
     pub iface: String,
     /// Subnet of the network [default: 172.19.0.0/16, ptp: 10.0.0.0/24; auto: one of 172.16.0.0/12 that no route has]
-    #[arg(long, value_name = "CIDR", help_heading = "Network")]
+    #[arg(long, value_name = "CIDR")]
     pub subnet: Option<Subnet>,
     /// Address of the container [default: the next free one]
-    #[arg(long, value_name = "ADDR", value_parser = parse_address, help_heading = "Network")]
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     pub ip: Option<Ipv4Addr>,
     /// IPv6 subnet of the network [default: a unique local one, made from the machine's id and the network's name]
-    #[arg(long, value_name = "CIDR", value_parser = parse_subnet6, help_heading = "Network")]
+    #[arg(long, value_name = "CIDR", value_parser = parse_subnet6)]
     pub subnet6: Option<Ipv6Net>,
     /// IPv6 address of the container [default: the one with the host part of its IPv4 address]
-    #[arg(long, value_name = "ADDR", value_parser = parse_address6, help_heading = "Network")]
+    #[arg(long, value_name = "ADDR", value_parser = parse_address6)]
     pub ip6: Option<Ipv6Addr>,
     /// Give the container IPv4 alone
-    #[arg(long, conflicts_with_all = ["subnet6", "ip6"], help_heading = "Network")]
+    #[arg(long, conflicts_with_all = ["subnet6", "ip6"])]
     pub no_ipv6: bool,
     /// Neither reach the neighbours on the network nor be reached by them
-    #[arg(long, help_heading = "Network")]
+    #[arg(long)]
     pub isolate: bool,
     /// Reach nothing outside the network
-    #[arg(long, help_heading = "Network")]
+    #[arg(long)]
     pub internal: bool,
     /// Reach another network too, and be reached from it: a bridge's name, or a point-to-point subnet; repeatable
-    #[arg(long, value_name = "NETWORK", value_parser = parse_connect, help_heading = "Network")]
+    #[arg(long, value_name = "NETWORK", value_parser = parse_connect)]
     pub connect: Vec<String>,
     /// What the container may open connections to, the host included: none, all, or a list of dns, ADDR/LEN,
     /// [ADDR/LEN]:PORT[/PROTO]
-    #[arg(
-        long,
-        default_value = "all",
-        value_name = "none|all|LIST",
-        help_heading = "Network"
-    )]
+    #[arg(long, default_value = "all", value_name = "none|all|LIST")]
     pub egress: Egress,
     /// Hardware address of the container [default: made from its address]
-    #[arg(long, value_name = "MAC", value_parser = parse_mac, help_heading = "Network")]
+    #[arg(long, value_name = "MAC", value_parser = parse_mac)]
     pub mac: Option<Mac>,
     /// Forward a port of the host, or as many as a range has; without HOSTPORT, one that is free; repeatable
-    #[arg(
-        short,
-        long,
-        value_name = PORT,
-        help_heading = "Network"
-    )]
+    #[arg(short, long, value_name = PORT)]
     pub publish: Vec<publish::Range>,
     /// MTU in bytes [default: that of the link with the default route]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(68..=65535), help_heading = "Network")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(68..=65535))]
     pub mtu: Option<u32>,
     /// Resolver to use instead of the host's; repeatable
-    #[arg(long, value_name = "ADDR", help_heading = "Network")]
+    #[arg(long, value_name = "ADDR")]
     pub dns: Vec<IpAddr>,
     /// Domain to search instead of the host's; repeatable
-    #[arg(long, value_name = "DOMAIN", value_parser = parse_word, help_heading = "Network")]
+    #[arg(long, value_name = "DOMAIN", value_parser = parse_word)]
     pub dns_search: Vec<String>,
     /// Option for the resolver, ndots:1 say, instead of the host's; repeatable
-    #[arg(long, value_name = "OPTION", value_parser = parse_word, help_heading = "Network")]
+    #[arg(long, value_name = "OPTION", value_parser = parse_word)]
     pub dns_option: Vec<String>,
     /// Whether a change of the host's resolvers reaches the running container
-    #[arg(
-        long,
-        value_name = "yes|no",
-        default_value = "yes",
-        help_heading = "Network"
-    )]
+    #[arg(long, value_name = "yes|no", default_value = "yes")]
     pub dns_follow: Answer,
     /// A line for /etc/hosts; repeatable
-    #[arg(long, value_name = "NAME:ADDR", value_parser = parse_host, help_heading = "Network")]
+    #[arg(long, value_name = "NAME:ADDR", value_parser = parse_host)]
     pub add_host: Vec<(IpAddr, String)>,
     /// off: /etc/resolv.conf and /etc/hosts stay those of the root file system
-    #[arg(
-        long,
-        value_name = "required|off",
-        default_value = "required",
-        help_heading = "Network"
-    )]
+    #[arg(long, value_name = "required|off", default_value = "required")]
     pub resolv: Resolv,
 }
 
