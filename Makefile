@@ -68,6 +68,20 @@ $(ROOTFS): .ci/rootfs
 run: build $(ROOTFS)
 	$(SUDO) $(BIN)/host-helper run $(if $(CMD),,--verbose) --rootfs $(ROOTFS) -- $(or $(CMD),show-network)
 
+# What the network of $(1) is made of.
+define need-lab
+	@.ci/need /bin/busybox busybox-static "the root filesystem and the servers of $(1)"
+	@.ci/need dnsmasq dnsmasq-base "the DNS server of $(1)"
+	@.ci/need ip iproute2 "links, addresses and routes around $(1)"
+endef
+
+# Debian's other init programs.
+define need-inits
+	@.ci/need tini-static tini "$(1)"
+	@.ci/need dumb-init dumb-init "$(1)"
+	@.ci/need catatonit catatonit "$(1)"
+endef
+
 # Tests find the programs by HOST_HELPER and INIT_BIN, Debian's dockerd and podman below DEBIAN_ROOT, its systemd-resolved below RESOLVED_ROOT, and what they skipped is in tests-skipped.txt.
 test: export HOST_HELPER := $(BIN)/host-helper
 test: export INIT_BIN := $(BIN)/init
@@ -77,17 +91,13 @@ test: export RESOLVED_ROOT := $(OUT)/resolved
 test: export TEST_MACHINE := $(MACHINE)
 test: export MUST_WORK ?= $(if $(filter true,$(CI)),1)
 test: build bare
-	@.ci/need /bin/busybox busybox-static "the tests' root filesystem, and the servers of their network"
-	@.ci/need dnsmasq dnsmasq-base "the tests' DNS server"
+	$(call need-lab,the tests)
 	@.ci/need radvd radvd "the tests' IPv6 router"
 	@.ci/need /lib/systemd/systemd-udevd udev "the tests see that it changes no hardware address"
-	@.ci/need ip iproute2 "the tests' witness of links, addresses and routes"
 	@.ci/need nft nftables "the tests' witness of the firewall"
 	@.ci/need strace strace "the tests' witness of system calls"
 	@.ci/need mandoc mandoc "the tests' reader of manual pages"
-	@.ci/need tini-static tini "what init stands in for, side by side with it"
-	@.ci/need dumb-init dumb-init "what init stands in for, side by side with it"
-	@.ci/need catatonit catatonit "what init stands in for, side by side with it"
+	$(call need-inits,what init stands in for and is compared with)
 	@.ci/need iptables-legacy iptables "other firewalls, which the tests have to get on with"
 	@.ci/unpack $(OUT)/debian "what the tests drop init into, clients and neighbours of the CNI plugin, and firewalls to get on with" docker.io podman containerd runc crun containernetworking-plugins firewalld dbus-daemon ufw
 	@.ci/unpack $(OUT)/resolved "the tests' host whose resolvers change" systemd-resolved
@@ -104,16 +114,12 @@ bare:
 
 # Tables of this machine, see docs/performance.md. Nothing of it starts a daemon outside of its own namespaces.
 bench: build bare
-	@.ci/need /bin/busybox busybox-static "the root filesystem of what is measured"
-	@.ci/need dnsmasq dnsmasq-base "the DNS server of what is measured"
-	@.ci/need ip iproute2 "what the network around it is made with"
+	$(call need-lab,what is measured)
 	@.ci/need bwrap bubblewrap "$(PEER)"
 	@.ci/need iptables iptables "$(PEER)"
 	@.ci/need crun crun "$(PEER)"
 	@.ci/need runc runc "$(PEER)"
-	@.ci/need tini-static tini "$(PEER)"
-	@.ci/need dumb-init dumb-init "$(PEER)"
-	@.ci/need catatonit catatonit "$(PEER)"
+	$(call need-inits,$(PEER))
 	@.ci/unpack $(OUT)/peers "$(PEER)" docker.io podman netavark containernetworking-plugins
 	@.ci/cargo native build --locked --package tests --bin bench
 	@$(SUDO) env HOST_HELPER=$(BIN)/host-helper INIT_BIN=$(BIN)/init BARE=$(OUT)/$(TARGET)/release DEBIAN_ROOT=$(OUT)/peers \
