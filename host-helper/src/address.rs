@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::link::{Mac, Route};
 
 /// Where a free subnet is looked for (RFC 1918's middle range).
-const POOL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 12);
+pub const POOL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 12);
 
 /// What `--subnet` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -245,17 +245,10 @@ pub fn colliding_route(routes: &[Route], subnet: impl Into<IpNet>) -> Option<&Ro
     })
 }
 
-/// The first subnet of `length` in 172.16.0.0/12 that shares no address with a route.
-///
-/// # Errors
-/// When there is none.
-pub fn free_subnet(routes: &[Route], length: u8) -> Result<Ipv4Net> {
-    POOL.subnets(length)
-        .ok()
-        .and_then(|mut subnets| subnets.find(|subnet| colliding_route(routes, *subnet).is_none()))
-        .ok_or_else(|| {
-            Error::new(format!("choose a subnet: no /{length} of {POOL} is free of the host's routes; give --subnet"))
-        })
+/// The first subnet of `length` in [`POOL`] that shares no address with a route.
+pub fn free_subnet(routes: &[Route], length: u8) -> Option<Ipv4Net> {
+    let mut subnets = POOL.subnets(length).ok()?;
+    subnets.find(|subnet| colliding_route(routes, *subnet).is_none())
 }
 
 #[cfg(test)]
@@ -347,7 +340,7 @@ mod tests {
             free_subnet(&routes(&["172.16.0.0/15"]), 16).unwrap(),
             net("172.18.0.0/16")
         );
-        assert!(free_subnet(&routes(&["172.0.0.0/8"]), 16).is_err());
+        assert!(free_subnet(&routes(&["172.0.0.0/8"]), 16).is_none());
     }
 
     #[test]

@@ -260,6 +260,7 @@ fn attach(
         mac: request.mac,
         mtu,
         namespace: namespace.as_fd(),
+        words: details.words,
     };
     let veth = veth::create(route, &wish)?;
     let device = match network.bridge {

@@ -19,7 +19,7 @@ use crate::owner::{Gateway6, Gateways, Mark};
 use crate::state;
 use crate::sysctl;
 use crate::uplink::LEAST_MTU6;
-use crate::wanted::{Wanted, choose_subnet};
+use crate::wanted::Wanted;
 
 pub use gateway::{LOCAL, UNICAST, write_address, write_early_route};
 pub use network::{Bridge, Network};
@@ -89,7 +89,7 @@ fn find(route: &mut Netlink, name: &str) -> Result<Option<Link>> {
             &link.kind
         };
         return Err(Error::new(format!(
-            "use bridge {name}: there is a link of that name that is no bridge but {kind}; choose another with --bridge"
+            "use bridge {name}: there is a link of that name that is no bridge but {kind}; choose another name"
         )));
     }
     Ok(Some(link))
@@ -127,7 +127,7 @@ fn check_group(route: &mut Netlink, name: &str) -> Result<()> {
 fn create(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Network> {
     let routes = route.routes().doing(|| "list routes".to_string())?;
     let routes = wanted.in_the_way(routes);
-    let subnet = choose_subnet(route, &routes, wanted.subnet)?;
+    let subnet = wanted.choose_subnet(route, &routes)?;
     let gateway = wanted.gateway.unwrap_or_else(|| gateway_of(subnet));
     let v4 = Ipv4Net::new_assert(gateway, subnet.prefix_len());
     let v6 = wanted.choose_gateway6(route, &routes, name, v4)?;

@@ -63,7 +63,7 @@ use cli::{Action, Asked};
 use error::{Doing, Error, Result};
 use netlink::Netlink;
 use steps::Steps;
-use wanted::{Ipv6, Wanted};
+use wanted::{Ipv6, Wanted, Words};
 
 /// The one place that prints an error, and the one that exits.
 fn main() -> ExitCode {
@@ -129,6 +129,7 @@ fn perform(action: Action, begin: Instant, mut steps: Steps) -> Result<u8> {
                 policy: None,
                 is_cut_out: false,
                 is_leased_elsewhere: false,
+                words: Words::OPTIONS,
             };
             let network = attach::ensure_bridge(&bridge, &wanted, &mut steps)
                 .inspect_err(|_| state::remove_directory_if_empty())?;

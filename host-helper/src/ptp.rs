@@ -4,14 +4,14 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::address::{Subnet, colliding_route, free_subnet, gateway_of, same_host, unique_local};
+use crate::address::{Subnet, colliding_route, gateway_of, same_host, unique_local};
 use crate::bridge::{Network, POINT_TO_POINT_NAME};
 use crate::error::{Doing, Result};
 use crate::link::Route;
 use crate::netlink::Netlink;
 use crate::owner::{self, Gateway6};
 use crate::state;
-use crate::wanted::{Ipv6, Wanted, collision, free_subnet6};
+use crate::wanted::{Ipv6, Wanted};
 
 /// The range of its containers, unless a route of the host has it.
 pub const POINT_TO_POINT: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 24);
@@ -59,8 +59,10 @@ fn choose_v4(
     }
     let routes = wanted.in_the_way(foreign_routes(route)?);
     match wanted.subnet {
-        Some(Subnet::Fixed(subnet)) => refuse_taken(route, &routes, subnet.into()).map(|()| subnet),
-        _ => free_subnet(&routes, POINT_TO_POINT.prefix_len()),
+        Some(Subnet::Fixed(subnet)) => {
+            refuse_taken(route, wanted, &routes, subnet.into()).map(|()| subnet)
+        }
+        _ => wanted.free_subnet(&routes, POINT_TO_POINT.prefix_len()),
     }
 }
 
@@ -81,10 +83,10 @@ fn choose_v6(route: &mut Netlink, wanted: &Wanted, v4: Ipv4Net) -> Result<Option
         let routes = wanted.in_the_way(foreign_routes(route)?);
         match wanted.subnet6 {
             Some(subnet) => {
-                refuse_taken(route, &routes, subnet.into())?;
+                refuse_taken(route, wanted, &routes, subnet.into())?;
                 subnet
             }
-            None => free_subnet6(&routes, &name)?,
+            None => wanted.free_subnet6(&routes, &name)?,
         }
     };
     Ok(Some(Ipv6Net::new_assert(
@@ -93,9 +95,14 @@ fn choose_v6(route: &mut Netlink, wanted: &Wanted, v4: Ipv4Net) -> Result<Option
     )))
 }
 
-fn refuse_taken(route: &mut Netlink, routes: &[Route], subnet: IpNet) -> Result<()> {
+fn refuse_taken(
+    route: &mut Netlink,
+    wanted: &Wanted,
+    routes: &[Route],
+    subnet: IpNet,
+) -> Result<()> {
     match colliding_route(routes, subnet) {
-        Some(taken) => Err(collision(route, subnet, taken)),
+        Some(taken) => Err(wanted.collision(route, subnet, taken)),
         None => Ok(()),
     }
 }

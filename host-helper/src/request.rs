@@ -17,6 +17,7 @@ use crate::owner;
 use crate::publish::Port;
 use crate::reach::Reach;
 use crate::rootfs::Rootfs;
+use crate::wanted::Words;
 
 /// `--network`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,6 +134,8 @@ pub struct Details {
     pub is_hairpin: bool,
     /// The bridge takes in frames to anybody.
     pub is_promiscuous: bool,
+    /// What cures name.
+    pub words: Words,
 }
 
 impl Details {
@@ -167,6 +170,7 @@ impl Default for Details {
             has_names: true,
             is_hairpin: false,
             is_promiscuous: false,
+            words: Words::OPTIONS,
         }
     }
 }

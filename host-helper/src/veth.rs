@@ -20,6 +20,7 @@ use crate::netlink::{ACK, CREATE, Netlink};
 use crate::nft;
 use crate::owner::lease_name;
 use crate::reclaim::reclaim;
+use crate::wanted::Words;
 
 pub use port::let_back;
 
@@ -52,6 +53,8 @@ pub struct Wish<'a> {
     pub mtu: u32,
     /// The network namespace that the peer is born in.
     pub namespace: BorrowedFd<'a>,
+    /// What cures name.
+    pub words: Words,
 }
 
 /// A veth that is there.
@@ -115,7 +118,7 @@ impl Veth {
 /// A taken fixed address names its holder; an exhausted subnet, a full bridge say what to do.
 pub fn create(route: &mut Netlink, wish: &Wish) -> Result<Veth> {
     if let Some(mac) = wish.mac {
-        check_mac(mac, wish.network)?;
+        check_mac(mac, wish)?;
     }
     let address = create_link(route, wish)?;
     let network = wish.network;
@@ -137,7 +140,8 @@ pub fn create(route: &mut Netlink, wish: &Wish) -> Result<Veth> {
 }
 
 /// A container that had the hardware address of the host would get nothing: frames for it are the host's.
-fn check_mac(mac: Mac, network: &Network) -> Result<()> {
+fn check_mac(mac: Mac, wish: &Wish) -> Result<()> {
+    let network = wish.network;
     let holder = match (network.bridge, mac) {
         (Some(bridge), _) if bridge.mac == mac => format!("bridge {}, the gateway", network.name),
         (_, [a, b, rest @ ..]) => {
@@ -149,8 +153,9 @@ fn check_mac(mac: Mac, network: &Network) -> Result<()> {
         }
     };
     Err(Error::new(format!(
-        "use hardware address {}: it is that of {holder}; choose another --mac",
-        hawser::address::Mac(mac)
+        "use hardware address {}: it is that of {holder}; choose another {}",
+        hawser::address::Mac(mac),
+        wish.words.mac
     )))
 }
 
@@ -216,8 +221,8 @@ fn create_link(route: &mut Netlink, wish: &Wish) -> Result<Ipv4Addr> {
         None => network.subnet.to_string(),
     };
     Err(Error::new(format!(
-        "take an address on {}: all of {all_of} are in use (host-helper ls shows by whom); use another --bridge with a wider --subnet",
-        network.name
+        "take an address on {}: all of {all_of} are in use (host-helper ls shows by whom); use another {} with a wider {}",
+        network.name, wish.words.bridge, wish.words.subnet
     ))
     .cause(Errno::EADDRNOTAVAIL))
 }
@@ -253,7 +258,7 @@ fn try_create(route: &mut Netlink, wish: &Wish, address: Ipv4Addr) -> Result<boo
         if refusal.errno != Errno::EEXIST {
             return Err(refusal)
                 .doing(|| format!("create veth {name} on {network}"))
-                .map_err(|e| explain_create(e, network));
+                .map_err(|e| explain_create(e, network, wish.words.bridge));
         }
         if route
             .find_link(&name)
@@ -269,11 +274,11 @@ fn try_create(route: &mut Netlink, wish: &Wish, address: Ipv4Addr) -> Result<boo
     )))
 }
 
-fn explain_create(error: Error, network: &str) -> Error {
+fn explain_create(error: Error, network: &str, bridge: &str) -> Error {
     error
         .cure(
             Errno::EXFULL,
-            "a bridge holds 1,023 ports; give this container another with --bridge",
+            &format!("a bridge holds 1,023 ports; give this container another {bridge}"),
         )
         .cure(
             Errno::EOPNOTSUPP,

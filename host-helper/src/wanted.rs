@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::address::{
-    Subnet, check_fixed, colliding_route, free_subnet, partner_of, same_host, unique_local,
+    POOL, Subnet, check_fixed, colliding_route, free_subnet, partner_of, same_host, unique_local,
 };
 use crate::error::{Error, Result};
 use crate::link::Route;
@@ -40,6 +40,38 @@ pub struct Wanted {
     pub is_cut_out: bool,
     /// Somebody else sees to it that no two have the same address.
     pub is_leased_elsewhere: bool,
+    /// What cures name.
+    pub words: Words,
+}
+
+/// What those who ask have by which names: a cure says what they can change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Words {
+    /// The IPv4 one.
+    pub subnet: &'static str,
+    /// The IPv6 one.
+    pub subnet6: &'static str,
+    /// The bridge.
+    pub bridge: &'static str,
+    /// The hardware address.
+    pub mac: &'static str,
+}
+
+impl Words {
+    /// On a command line.
+    pub const OPTIONS: Words = Words {
+        subnet: "--subnet",
+        subnet6: "--subnet6",
+        bridge: "--bridge",
+        mac: "--mac",
+    };
+    /// In a CNI configuration.
+    pub const CNI: Words = Words {
+        subnet: "ipam.ranges",
+        subnet6: "ipam.ranges",
+        bridge: "bridge",
+        mac: "runtimeConfig.mac",
+    };
 }
 
 /// Whether IPv6 is wanted.
@@ -70,6 +102,7 @@ impl Wanted {
             policy: request.details.policy,
             is_cut_out: request.details.is_cut_out,
             is_leased_elsewhere: request.details.is_leased_elsewhere,
+            words: request.details.words,
         }
     }
 
@@ -78,23 +111,24 @@ impl Wanted {
     /// # Errors
     /// Another subnet, both named; an address that no container of it can have.
     pub fn check(&self, name: &str, v4: Ipv4Net, v6: Gateway6) -> Result<()> {
-        let refuse = |wanted: IpNet, has: String, option: &str| {
+        let refuse = |wanted: IpNet, has: String, word: &str| {
             Err(Error::new(format!(
-                "use subnet {wanted} on bridge {name}: the bridge has {has}; leave {option} out, or choose another --bridge"
+                "use subnet {wanted} on bridge {name}: the bridge has {has}; leave {word} out, or choose another {}",
+                self.words.bridge
             )))
         };
         match self.subnet {
             Some(Subnet::Fixed(wanted)) if wanted != v4.trunc() => {
-                return refuse(wanted.into(), v4.trunc().to_string(), "--subnet");
+                return refuse(wanted.into(), v4.trunc().to_string(), self.words.subnet);
             }
             _ => {}
         }
         match (self.subnet6, v6) {
             (Some(wanted), Gateway6::At(has)) if wanted != has.trunc() => {
-                return refuse(wanted.into(), has.trunc().to_string(), "--subnet6");
+                return refuse(wanted.into(), has.trunc().to_string(), self.words.subnet6);
             }
             (Some(wanted), Gateway6::Never) => {
-                return refuse(wanted.into(), "no IPv6".into(), "--subnet6");
+                return refuse(wanted.into(), "no IPv6".into(), self.words.subnet6);
             }
             _ => {}
         }
@@ -107,7 +141,7 @@ impl Wanted {
         self.fixed_address(v4, v6.net())?;
         match (self.address6, v6) {
             (Some(address), Gateway6::Never) => Err(Error::new(format!(
-                "use address {address}: network {name} has no IPv6; leave --ip6 out, or choose another"
+                "use address {address}: network {name} has no IPv6; leave it out, or choose another network"
             ))),
             _ if self.ipv6 != Ipv6::Never => Ok(()),
             (_, Gateway6::At(has)) => Err(Error::new(format!(
@@ -141,7 +175,7 @@ impl Wanted {
         let goes_with = format!("use address {address6}: it goes with {partner}");
         match self.address {
             Some(address) if address != partner => Err(Error::new(format!(
-                "{goes_with}, and not with {address}; leave one of --ip and --ip6 out"
+                "{goes_with}, and not with {address}; leave one of them out"
             ))),
             _ => check(partner.into(), v4.into())
                 .map(|()| Some(partner))
@@ -163,7 +197,7 @@ impl Wanted {
             (None, None) => return Ok(false),
         };
         Err(Error::new(format!(
-            "use {asked}: {why}; turn IPv6 on, or leave --subnet6 and --ip6 out"
+            "use {asked}: {why}; turn IPv6 on, or leave it out"
         )))
     }
 
@@ -201,10 +235,10 @@ impl Wanted {
         }
         let subnet = match self.subnet6 {
             Some(subnet) => match colliding_route(routes, subnet) {
-                Some(taken) => return Err(collision(route, subnet.into(), taken)),
+                Some(taken) => return Err(self.collision(route, subnet.into(), taken)),
                 None => subnet,
             },
-            None => free_subnet6(routes, name)?,
+            None => self.free_subnet6(routes, name)?,
         };
         let gateway = same_host(v4.addr(), v4, subnet).unwrap_or(subnet.addr());
         Ok(Gateway6::At(Ipv6Net::new_assert(
@@ -212,61 +246,71 @@ impl Wanted {
             subnet.prefix_len(),
         )))
     }
-}
 
-/// The subnet that goes with this machine and this name, or the next one that no route has.
-///
-/// # Errors
-/// When there is none.
-pub fn free_subnet6(routes: &[Route], name: &str) -> Result<Ipv6Net> {
-    // As many as there are names: more do not come out of it.
-    const ATTEMPTS: u32 = 1 << 16;
-    let id = state::machine_id()?;
-    (0..ATTEMPTS)
-        .map(|attempt| unique_local(&id, name, attempt))
-        .find(|subnet| colliding_route(routes, *subnet).is_none())
-        .ok_or_else(|| {
-            let site = Ipv6Net::new_assert(unique_local(&id, name, 0).addr(), 48).trunc();
+    /// The IPv6 subnet that goes with this machine and this name, or the next one that no route has.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn free_subnet6(&self, routes: &[Route], name: &str) -> Result<Ipv6Net> {
+        // As many as there are names: more do not come out of it.
+        const ATTEMPTS: u32 = 1 << 16;
+        let id = state::machine_id()?;
+        (0..ATTEMPTS)
+            .map(|attempt| unique_local(&id, name, attempt))
+            .find(|subnet| colliding_route(routes, *subnet).is_none())
+            .ok_or_else(|| {
+                let site = Ipv6Net::new_assert(unique_local(&id, name, 0).addr(), 48).trunc();
+                Error::new(format!(
+                    "choose an IPv6 subnet: none of {site} is free of the host's routes; give {}",
+                    self.words.subnet6
+                ))
+            })
+    }
+
+    /// The first IPv4 subnet of `length` that no route has.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn free_subnet(&self, routes: &[Route], length: u8) -> Result<Ipv4Net> {
+        free_subnet(routes, length).ok_or_else(|| {
             Error::new(format!(
-                "choose an IPv6 subnet: none of {site} is free of the host's routes; give --subnet6, or --no-ipv6"
+                "choose a subnet: no /{length} of {POOL} is free of the host's routes; give {}",
+                self.words.subnet
             ))
         })
-}
+    }
 
-/// The subnet of a new bridge, between those routes.
-///
-/// # Errors
-/// One that was asked for and that a route has; none is free.
-pub fn choose_subnet(
-    route: &mut Netlink,
-    routes: &[Route],
-    wanted: Option<Subnet>,
-) -> Result<Ipv4Net> {
-    match wanted {
-        Some(Subnet::Fixed(subnet)) => match colliding_route(routes, subnet) {
-            Some(taken) => Err(collision(route, subnet.into(), taken)),
-            None => Ok(subnet),
-        },
-        None if colliding_route(routes, DEFAULT_SUBNET).is_none() => Ok(DEFAULT_SUBNET),
-        _ => free_subnet(routes, DEFAULT_SUBNET.prefix_len()),
+    /// The IPv4 subnet of a new bridge, between those routes.
+    ///
+    /// # Errors
+    /// One that was asked for and that a route has; none is free.
+    pub fn choose_subnet(&self, route: &mut Netlink, routes: &[Route]) -> Result<Ipv4Net> {
+        match self.subnet {
+            Some(Subnet::Fixed(subnet)) => match colliding_route(routes, subnet) {
+                Some(taken) => Err(self.collision(route, subnet.into(), taken)),
+                None => Ok(subnet),
+            },
+            None if colliding_route(routes, DEFAULT_SUBNET).is_none() => Ok(DEFAULT_SUBNET),
+            _ => self.free_subnet(routes, DEFAULT_SUBNET.prefix_len()),
+        }
     }
-}
 
-/// The error of who wants a subnet that a route has.
-pub fn collision(route: &mut Netlink, subnet: IpNet, taken: &Route) -> Error {
-    let mut text = format!(
-        "use subnet {subnet}: the host has a route to {}",
-        taken.destination
-    );
-    if let Some(gateway) = taken.gateway {
-        text += &format!(" via {gateway}");
+    /// The error of who wants a subnet that a route has. Who wants none gets one that is free.
+    pub fn collision(&self, route: &mut Netlink, subnet: IpNet, taken: &Route) -> Error {
+        let mut text = format!(
+            "use subnet {subnet}: the host has a route to {}",
+            taken.destination
+        );
+        if let Some(gateway) = taken.gateway {
+            text += &format!(" via {gateway}");
+        }
+        if let Some(Ok(Some(link))) = taken.link.map(|index| route.link(index)) {
+            text += &format!(" dev {}", link.name);
+        }
+        let word = match subnet {
+            IpNet::V4(_) => self.words.subnet,
+            IpNet::V6(_) => self.words.subnet6,
+        };
+        Error::new(text + &format!("; choose another subnet, or leave {word} out"))
     }
-    if let Some(Ok(Some(link))) = taken.link.map(|index| route.link(index)) {
-        text += &format!(" dev {}", link.name);
-    }
-    let cure = match subnet {
-        IpNet::V4(_) => "; choose another subnet, or --subnet auto",
-        IpNet::V6(_) => "; choose another --subnet6, or leave it out",
-    };
-    Error::new(text + cure)
 }

@@ -24,6 +24,7 @@ use crate::request::{Details, Request};
 use crate::signals::Signals;
 use crate::state;
 use crate::steps::Steps;
+use crate::wanted::Words;
 
 /// Gives the container its interface. Nothing is left when it fails.
 ///
@@ -214,6 +215,7 @@ fn request(
             has_names: false,
             is_hairpin: configuration.is_hairpin,
             is_promiscuous: configuration.is_promiscuous,
+            words: Words::CNI,
         },
     })
 }

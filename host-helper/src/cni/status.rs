@@ -23,7 +23,7 @@ use crate::request::NetworkChoice;
 use crate::state;
 use crate::sysctl;
 use crate::veth::{self, Wish};
-use crate::wanted::{Ipv6, Wanted};
+use crate::wanted::{Ipv6, Wanted, Words};
 
 /// A bridge has so many ports (`BR_MAX_PORTS`, net/bridge/br_private.h), without number 0.
 const MOST_PORTS: usize = 1023;
@@ -39,6 +39,7 @@ const NOTHING: Wanted = Wanted {
     policy: None,
     is_leased_elsewhere: false,
     is_cut_out: false,
+    words: Words::CNI,
 };
 
 /// Looks, and changes nothing.
@@ -163,11 +164,8 @@ fn check_pool(
         };
         let routes = asked.in_the_way(routes);
         if let Some(taken) = colliding_route(&routes, wanted) {
-            let why = format!(
-                "use subnet {wanted}: the host has a route to {}",
-                taken.destination
-            );
-            return Err(unavailable(&why));
+            let why = asked.collision(route, wanted.into(), taken);
+            return Err(unavailable(&why.to_string()));
         }
     }
     let has = of_bridge.or(pool.subnet.map(|net| {
@@ -227,6 +225,7 @@ fn try_all() -> OurResult<()> {
             mac: None,
             mtu: 1500,
             namespace: namespace.as_fd(),
+            words: Words::CNI,
         };
         veth::create(&mut route, &wish).map(drop)
     };
