@@ -10,7 +10,7 @@ use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner::{Mark, leased_address};
 use crate::reclaim;
-use crate::state;
+use crate::state::{self, Lock};
 use crate::sysctl;
 
 /// What to do about containers that live.
@@ -47,16 +47,36 @@ pub fn down(name: &str, living: Living) -> Result<()> {
     state::forget_offset(name);
     hosts::forget(name);
     match is_last(&mut route) {
-        Ok(true) => {
-            keep(nft::open().and_then(|mut nft| nft::remove(&mut nft)));
-            keep(sysctl::restore());
-            state::forget_offset(bridge::POINT_TO_POINT_NAME);
-            state::remove_leftovers(&lock);
-        }
+        Ok(true) => keep(remove_rest(&lock)),
         Ok(false) => keep(nft::open().and_then(|mut nft| nft::remove_bridge(&mut nft, name))),
         Err(error) => keep(Err(error)),
     }
     all_of(&errors)
+}
+
+/// What stays of point-to-point networks when the first container of all could not be attached: nobody has it, unless somebody has come
+/// meanwhile.
+///
+/// # Errors
+/// Everything that could not be removed.
+pub fn remove_rest_of_none() -> Result<()> {
+    let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
+    let lock = state::lock()?;
+    // Those too that cannot say yet whose they are.
+    let links = route.links().doing(|| "list links".into())?;
+    if links.iter().any(|link| nft::is_ours(link.group)) || !is_last(&mut route)? {
+        return Ok(());
+    }
+    remove_rest(&lock)
+}
+
+/// What all networks have in common: the tables, the switches and the files.
+fn remove_rest(lock: &Lock) -> Result<()> {
+    let removed = nft::open().and_then(|mut nft| nft::remove(&mut nft));
+    let errors = [removed, sysctl::restore()].map(Result::err);
+    state::forget_offset(bridge::POINT_TO_POINT_NAME);
+    state::remove_leftovers(lock);
+    all_of(&errors.into_iter().flatten().collect::<Vec<_>>())
 }
 
 fn find(route: &mut Netlink, name: &str) -> Result<Option<Link>> {

@@ -894,6 +894,76 @@ fn kinds_of_networks() {
     });
 }
 
+/// Section 3, lifecycle, and ours: a failed ADD leaves nothing, of the network neither when it was to be its first container.
+#[test]
+fn a_failed_add_of_the_first_container_leaves_no_network() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let _netns = [Netns::new("a"), Netns::new("b")];
+        let (one, second) = (whose("c1", A), whose("c2", "/run/netns/b"));
+        let before = Snapshot::take();
+        // Refused when everything but the port is there.
+        let six = json!({ "hostPort": 8080, "containerPort": 80, "hostIP": "::" });
+        let ptp = with(blue(), json!({ "mode": "ptp", "bridge": null }));
+        for config in [&blue(), &ptp] {
+            let bad = with(config.clone(), ports(six.clone()));
+            let answer = plugin.call("ADD", one, &bad);
+            answer.fault(100, &["[::]:8080:80/tcp", "no IPv6 address"]);
+            before.assert_back();
+        }
+        // Whoever lives by it keeps it.
+        plugin.call("ADD", one, &ptp).ok();
+        let there = Snapshot::take();
+        let bad = with(ptp.clone(), ports(six));
+        plugin.call("ADD", second, &bad).fault(100, &["no IPv6"]);
+        there.assert_back();
+        // When nobody does any more, the next failure takes it.
+        plugin.call("DEL", one, &ptp).ok();
+        plugin.call("ADD", second, &bad).fault(100, &["no IPv6"]);
+        before.assert_back();
+    });
+}
+
+/// A subnet that the host has already: which key is to be changed.
+#[test]
+fn a_taken_subnet_is_cured_in_the_words_of_the_configuration() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let _netns = Netns::new("a");
+        let one = whose("c1", A);
+        sh("ip link add taken type bridge; ip link set taken up");
+        sh("ip route add 10.22.0.128/25 dev taken; ip route add fd22::/65 dev taken");
+        let no_bridge = json!({ "mode": "ptp", "bridge": null });
+        let both = json!([[{ "subnet": "10.23.0.0/24" }], [{ "subnet": "fd22::/64" }]]);
+        for (keys, subnet, has) in [
+            (json!({}), "10.22.0.0/24", "10.22.0.128/25"),
+            (no_bridge, "10.22.0.0/24", "10.22.0.128/25"),
+            (ranges(both), "fd22::/64", "fd22::/65"),
+        ] {
+            let named = [
+                subnet,
+                has,
+                "choose another subnet, or leave ipam.ranges out",
+            ];
+            plugin
+                .call("ADD", one, &with(blue(), keys))
+                .fault(100, &named);
+        }
+        let named = ["10.22.0.128/25", "leave ipam.ranges out"];
+        plugin.of_network("STATUS", &blue()).fault(50, &named);
+        sh("ip link del taken");
+        plugin.call("ADD", one, &blue()).ok();
+        let other = with(blue(), json!({ "ipam": { "subnet": "10.24.0.0/24" } }));
+        let _second = Netns::new("b");
+        plugin
+            .call("ADD", whose("c2", "/run/netns/b"), &other)
+            .fault(
+                100,
+                &["the bridge has 10.22.0.0/24; leave ipam.ranges out, or choose another bridge"],
+            );
+    });
+}
+
 /// Keys of the bridge plugin that change what the bridge or its port does.
 #[test]
 fn the_bridge_and_its_ports() {

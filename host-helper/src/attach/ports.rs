@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 
+use nix::errno::Errno;
+
 use super::Attachment;
 use crate::attached::kept;
 use crate::conntrack;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::netlink::Netlink;
 use crate::nft;
 use crate::publish::{self, Held, Port};
@@ -13,6 +15,7 @@ use crate::reach::Reach;
 use crate::request::Request;
 use crate::splice::{Splice, Target};
 use crate::steps::Steps;
+use crate::sysctl;
 use crate::undo::Undo;
 use crate::veth;
 
@@ -88,6 +91,12 @@ pub(super) fn publish(
     let ports: Vec<Port> = splice.ports().collect();
     let servers = &request.resolvers.servers;
     let mut entry = nft::Entry::add(nft, attachment, &request.reach, &ports, servers)?;
+    if entry.has_made_tables() && attachment.network.is_ours && !sysctl::is_forwarding()? {
+        // Not flushed alone: whoever removed the last network has not seen that this one was about to be used.
+        let (name, network) = (&attachment.veth.name, &attachment.network.name);
+        let gone = format!("attach {name} to {network}: it has just been removed; run it again");
+        return Err(Error::new(gone).cause(Errno::ENODEV));
+    }
     if request.reach != Reach::default() {
         // What the last one at its address had opened is not its own. Where nothing is tracked nothing is left.
         let addresses: Vec<IpAddr> = attachment.veth.addresses().collect();

@@ -20,7 +20,7 @@ use crate::dns::Resolvers;
 use crate::error::Doing;
 use crate::netlink::Netlink;
 use crate::reach::Reach;
-use crate::request::{Details, Request};
+use crate::request::{Details, NetworkChoice, Request};
 use crate::signals::Signals;
 use crate::state;
 use crate::steps::Steps;
@@ -143,7 +143,12 @@ fn attach(
         .doing(|| "open a netlink socket".into())
         .judge()?;
     let signals = Signals::block().judge()?;
-    let guest = guest::attach(&request, target, &how, &signals, &mut steps).map_err(explain)?;
+    let guest = guest::attach(&request, target, &how, &signals, &mut steps);
+    if guest.is_err() && request.network == NetworkChoice::PointToPoint {
+        // Made for it; it stays if others live by it. The first error is the one that matters.
+        let _ = detach::remove_rest_of_none();
+    }
+    let guest = guest.map_err(explain)?;
     let attachment = &guest.attachment;
     let end = route.find_link(&attachment.veth.name).ok().flatten();
     let end = end.map(|end| end.mac).unwrap_or_default();

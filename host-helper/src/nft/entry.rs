@@ -26,6 +26,7 @@ pub struct Entry {
     reach: Reach,
     resolvers: Vec<IpAddr>,
     ports: Vec<Port>,
+    has_made_tables: bool,
 }
 
 impl Entry {
@@ -52,8 +53,9 @@ impl Entry {
             reach: reach.clone(),
             resolvers: resolvers.to_vec(),
             ports: ports.to_vec(),
+            has_made_tables: false,
         };
-        entry.put()?;
+        entry.has_made_tables = entry.put()?;
         Ok(entry)
     }
 
@@ -84,7 +86,12 @@ impl Entry {
         Ok(container.is_some_and(|(_, netns)| netns == self.attachment.netns))
     }
 
-    fn put(&mut self) -> Result<()> {
+    /// The tables were gone when it came to be added, which they had not been before.
+    pub fn has_made_tables(&self) -> bool {
+        self.has_made_tables
+    }
+
+    fn put(&mut self) -> Result<bool> {
         let elements = self.elements();
         let name = &self.attachment.veth.name;
         add_again(&mut self.nft, None, &elements, || {

@@ -66,22 +66,22 @@ pub fn missing(nft: &mut Netlink, attachment: &Attachment, ports: &[Port]) -> Re
     sets::is_missing(nft, &wanted).doing(|| format!("look at nft table {TABLE}"))
 }
 
-/// Adds elements to our tables, and makes those again that somebody has flushed a moment ago.
+/// Adds elements to our tables, and makes those again that somebody has flushed a moment ago; whether there were none.
 fn add_again(
     nft: &mut Netlink,
     tenant: Option<&Element>,
     elements: &[Element],
     doing: impl Fn() -> String,
-) -> Result<()> {
+) -> Result<bool> {
     /// Nobody flushes them so often in so short a time.
     const TRIES: u32 = 16;
-    for _ in 0..TRIES {
+    for again in 0..TRIES {
         match sets::add(nft, tenant, elements) {
             Err(refusal) if refusal.errno == Errno::ENOENT => drop(ensure(nft)?),
-            done => return done.doing(doing),
+            done => return done.doing(doing).map(|()| again > 0),
         }
     }
-    sets::add(nft, tenant, elements).doing(doing)
+    sets::add(nft, tenant, elements).doing(doing).map(|()| true)
 }
 
 /// What the tables know of a bridge of ours is there.
@@ -92,6 +92,7 @@ pub fn add_bridge(nft: &mut Netlink, name: &str, policy: Policy) -> Result<()> {
     add_again(nft, None, &elements::of_bridge(name, policy), || {
         format!("add network {name} to nft table {TABLE}")
     })
+    .map(drop)
 }
 
 /// Takes a bridge of ours back; gone already is success.
