@@ -16,7 +16,7 @@ use nix::sys::stat::fstat;
 use crate::bridge::{self, Network};
 use crate::config::{self, Privileges};
 use crate::control::{self, Lease};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Result};
 use crate::mark;
 use crate::netlink::Netlink;
 use crate::nft;
@@ -157,7 +157,7 @@ pub fn run(
     signals.interrupt_unless_readable(&child.status)?;
     expect(&Said::Up, &mut status, &mut child, hears_init)?;
     if let Some(attachment) = &attachment {
-        settle(&mut route, attachment)?;
+        veth::settle(&mut route, &attachment.veth, &attachment.network)?;
     }
     steps.done("link");
     elsewhere.map_or(Ok(()), |elsewhere| elsewhere.end(child.pid))?;
@@ -283,11 +283,11 @@ fn attach(
 }
 
 fn set_up_host_end(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<u32> {
-    let end = veth::address_host_end(route, veth, network)?;
+    veth::address_host_end(route, veth, network)?;
     if network.has_ipv6() {
         sysctl::forward_from(&veth.name)?;
     }
-    Ok(end)
+    Ok(veth.index)
 }
 
 fn mark_veth(
@@ -311,28 +311,4 @@ fn mark_as(route: &mut Netlink, attachment: &Attachment, mark: &Mark) -> Result<
         ..
     } = attachment;
     mark::mark(route, veth, mark, network, *device)
-}
-
-/// Makes the kernel finish what eth0's coming up has begun: a look at a link does that (linkwatch), and else it may
-/// take a second. The bridge's port forwards from here on, and then the bridge, if that was its first, has a carrier.
-/// Without this the command's first packets are lost now and then.
-fn settle(route: &mut Netlink, attachment: &Attachment) -> Result<()> {
-    let name = &attachment.veth.name;
-    let link = route
-        .find_link(name)
-        .doing(|| format!("look at link {name}"))?;
-    let bridge = attachment.network.bridge.map(|bridge| bridge.index);
-    if link.is_some_and(|link| link.controller != bridge) {
-        let network = &attachment.network.name;
-        return Err(Error::new(format!(
-            "attach {name} to {network}: it has just been removed; run it again"
-        )));
-    }
-    if let Some(bridge) = attachment.network.bridge {
-        let name = &attachment.network.name;
-        route
-            .link(bridge.index)
-            .doing(|| format!("look at link {name}"))?;
-    }
-    Ok(())
 }

@@ -15,7 +15,6 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use nix::fcntl::Flock;
-use nix::net::if_::if_nametoindex;
 
 use crate::bridge::Network;
 use crate::deadline;
@@ -154,7 +153,7 @@ impl Hosts {
     /// What the file system refuses.
     pub fn enter(&self, name: &str, veth: &Veth, is_made_up: bool) -> Result<Lines> {
         let doing = || format!("write {}", self.path.display());
-        let index = if_nametoindex(&*veth.name).doing(doing)?;
+        let index = veth.index;
         let note = if is_made_up { MADE_UP } else { "" };
         let lines: Vec<Vec<u8>> = veth
             .addresses()
@@ -358,6 +357,7 @@ fn lock(file: &File) -> io::Result<Flock<File>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::net::if_::if_nametoindex;
 
     fn hosts(name: &str) -> Hosts {
         let path = std::env::temp_dir().join(format!("hawser-hosts-{name}-{}", std::process::id()));

@@ -15,9 +15,9 @@ use crate::error::Refusal;
 use crate::netlink::{ACK, DUMP, Netlink, parse};
 use crate::owner::Mark;
 
-pub use message::gone;
+pub use message::{gone, links};
 
-use message::{address, advertised, links, neighbour, route};
+use message::{address, advertised, neighbour, route};
 
 /// `RTEXT_FILTER_SKIP_STATS` of `linux/rtnetlink.h`: we never look at counters, and they are most of an answer.
 const SKIP_STATS: u32 = 1 << 3;
@@ -134,10 +134,7 @@ impl Netlink {
         name: impl Fn(&mut Writer),
     ) -> Result<Option<Link>, Refusal> {
         let answer = self.ask(|batch, sequence| {
-            batch.begin(libc::RTM_GETLINK, 0, sequence, &ifinfomsg(index, 0, 0));
-            name(batch);
-            batch.number(libc::IFLA_EXT_MASK, SKIP_STATS);
-            batch.end();
+            write_look(batch, sequence, index, &name);
         });
         match answer {
             Ok(found) => Ok(links(found).next()),
@@ -276,6 +273,14 @@ impl Netlink {
             _ => Ok(found),
         }
     }
+}
+
+/// Asks for the link of this index, or of the name that `name` writes.
+pub fn write_look(batch: &mut Writer, sequence: u32, index: u32, name: impl Fn(&mut Writer)) {
+    batch.begin(libc::RTM_GETLINK, 0, sequence, &ifinfomsg(index, 0, 0));
+    name(batch);
+    batch.number(libc::IFLA_EXT_MASK, SKIP_STATS);
+    batch.end();
 }
 
 /// The link is to get no IPv6 address that the kernel makes by itself.

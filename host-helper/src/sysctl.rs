@@ -210,11 +210,6 @@ pub fn ignore_advertisements(link: &str) -> Result<()> {
     write(&of_link(link, "accept_ra"), "0")
 }
 
-/// A link of ours that has no part in the host's IPv6. False: the switch cannot be written, as in most containers, or there is none.
-pub fn turn_ipv6_off(link: &str) -> bool {
-    fs::write(path(&of_link(link, "disable_ipv6")), "1").is_ok()
-}
-
 /// Why the host has no IPv6 for new links, or for this one.
 ///
 /// # Errors

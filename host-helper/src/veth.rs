@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use hawser::netlink::{Writer, ifinfomsg};
 use ipnet::IpNet;
 use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 
 use crate::address::{
     candidates, host_mac_of, link_local_of, mac_of, partner_of, same_host, usable,
@@ -22,7 +23,7 @@ use crate::owner::lease_name;
 use crate::reclaim::reclaim;
 use crate::wanted::Words;
 
-pub use port::let_back;
+pub use port::{let_back, settle};
 
 use port::set_up_port;
 
@@ -62,6 +63,8 @@ pub struct Wish<'a> {
 pub struct Veth {
     /// Name of the host end.
     pub name: String,
+    /// Number of the host end.
+    pub index: u32,
     /// The container's address.
     pub address: Ipv4Addr,
     /// Its IPv6 address, where the network has a subnet for it.
@@ -127,8 +130,11 @@ pub fn create(route: &mut Netlink, wish: &Wish) -> Result<Veth> {
         wish.address6
             .or_else(|| same_host(address, network.subnet, subnet6))
     });
+    let name = lease_name(address);
+    let index = if_nametoindex(&*name).doing(|| format!("look for link {name}"))?;
     let veth = Veth {
-        name: lease_name(address),
+        name,
+        index,
         address,
         address6,
         link_local: address6.map(|_| link_local_of(mac)),
@@ -350,34 +356,27 @@ fn write_end(batch: &mut Writer, mtu: u32) {
     batch.number(libc::IFLA_NUM_RX_QUEUES, 1);
 }
 
-/// Gives the host end of a point-to-point veth the gateways' addresses; the routes to the container come with them. Gives the host
-/// end's number.
+/// Gives the host end of a point-to-point veth the gateways' addresses; the routes to the container come with them.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn address_host_end(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<u32> {
+pub fn address_host_end(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()> {
     let doing = || format!("add address {} to {}", network.gateway, veth.name);
-    let link = route
-        .find_link(&veth.name)
-        .doing(doing)?
-        .ok_or(Errno::ENODEV)
-        .doing(doing)?;
     let write = |batch: &mut Writer, first: u32| {
         let mut sequence = first;
         for place in veth.places(network) {
             let host = IpNet::from(place.gateway);
-            bridge::write_address(batch, sequence, link.index, host, Some(place.address));
+            bridge::write_address(batch, sequence, veth.index, host, Some(place.address));
             sequence += 1;
         }
         let early = [(network.gateway6, LOCAL), (veth.address6, UNICAST)];
         for (address, kind) in early {
             if let Some(address) = address {
-                bridge::write_early_route(batch, sequence, link.index, address, kind);
+                bridge::write_early_route(batch, sequence, veth.index, address, kind);
                 sequence += 1;
             }
         }
         sequence - 1
     };
-    route.exchange(write, |_| {}).doing(doing)?;
-    Ok(link.index)
+    route.exchange(write, |_| {}).doing(doing)
 }

@@ -4,11 +4,9 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use nix::net::if_::if_nametoindex;
-
 use super::{
     Attachment, Names, choose_mtu, ensure_network, find_ways_out, hold, lease_name, mark_as,
-    publish, settle, splice_to,
+    publish, splice_to,
 };
 use crate::attached::join::{self, Bound};
 use crate::attached::kept::{self, Cni, Kept};
@@ -31,6 +29,7 @@ use crate::splice::Splice;
 use crate::state;
 use crate::steps::Steps;
 use crate::undo::Undo;
+use crate::veth;
 
 /// What was asked for, beyond the request.
 #[derive(Default)]
@@ -107,7 +106,7 @@ pub fn attach(
     let attachment = attachment.inspect_err(|_| attached::delete_unmarked(target))?;
     let attachment = attachment.ok_or_else(|| Error::new("attach: it has no network"))?;
     let name = attachment.veth.name.clone();
-    let index = index_of(&name).inspect_err(|_| attached::delete_unmarked(target))?;
+    let index = attachment.veth.index;
     undo.push(move || attached::delete_link(index));
     steps.done("veth");
     target.check()?;
@@ -136,7 +135,7 @@ pub fn attach(
     };
     let bound = kept.bound.clone();
     undo.push(move || take_files_back(target, &bound));
-    settle(&mut route, &attachment)?;
+    veth::settle(&mut route, &attachment.veth, &attachment.network)?;
     steps.done("link");
     target.check()?;
     signals.check()?;
@@ -169,10 +168,6 @@ fn tell(attachment: &Attachment, entry: &mut nft::Entry, splice: &Splice, names:
     names.announce();
 }
 
-fn index_of(link: &str) -> Result<u32> {
-    if_nametoindex(link).doing(|| format!("look for link {link}"))
-}
-
 /// What the link cannot say is kept; and the namespace has a name, where one is wanted.
 ///
 /// Undone by forgetting it.
@@ -187,7 +182,7 @@ fn keep(
     let link = attachment.veth.name.clone();
     let kept = Kept {
         host: namespace("self", "net").doing(|| "look at our network namespace".into())?,
-        index: index_of(&link)?,
+        index: attachment.veth.index,
         netns: target.inode,
         export: how.exports.then(|| request.name.clone()),
         ip_file: how.ip_file.map(Path::to_path_buf),

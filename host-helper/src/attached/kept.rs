@@ -224,6 +224,7 @@ impl Kept {
             network,
             veth: Veth {
                 name: link.name.clone(),
+                index: link.index,
                 address: leased_address(&link.name)?,
                 address6: known.address6,
                 link_local: known.address6.map(|_| link_local_of(mac)),

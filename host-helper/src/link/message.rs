@@ -129,7 +129,8 @@ pub(super) fn advertised(message: RouteNetlinkMessage) -> Option<u32> {
     is_advertised.then_some(address.header.index)
 }
 
-pub(super) fn links(found: Vec<RouteNetlinkMessage>) -> impl Iterator<Item = Link> {
+/// The links among messages.
+pub fn links(found: Vec<RouteNetlinkMessage>) -> impl Iterator<Item = Link> {
     found.into_iter().filter_map(|message| match message {
         RouteNetlinkMessage::NewLink(message) => Some(Link::from(message)),
         _ => None,

@@ -1,14 +1,19 @@
 //! The host end as a port of a bridge.
 
-use hawser::netlink::{Writer, ifinfomsg};
+use std::net::Ipv6Addr;
+
+use hawser::netlink::{Writer, ifinfomsg, rtmsg};
 use nix::errno::Errno;
 
 use super::Veth;
 use crate::bridge::Network;
-use crate::error::{Doing, Result};
-use crate::link::write_no_own_addresses;
-use crate::netlink::{ACK, Netlink};
-use crate::sysctl;
+use crate::error::{Doing, Error, Result};
+use crate::link::{links, write_look, write_no_own_addresses};
+use crate::netlink::{ACK, Netlink, parse};
+
+// linux/if_link.h
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
 
 /// The bridge sends frames back by the port that they came from, as it never does by itself.
 ///
@@ -17,13 +22,11 @@ use crate::sysctl;
 /// # Errors
 /// What the kernel says.
 pub fn let_back(route: &mut Netlink, veth: &Veth) -> Result<()> {
-    const IFLA_INFO_SLAVE_KIND: u16 = 4; // linux/if_link.h, as the next two
-    const IFLA_INFO_SLAVE_DATA: u16 = 5;
-    const IFLA_BRPORT_MODE: u16 = 4;
+    const IFLA_BRPORT_MODE: u16 = 4; // linux/if_link.h
     route
         .request(|batch, sequence| {
-            batch.begin(libc::RTM_NEWLINK, ACK, sequence, &ifinfomsg(0, 0, 0));
-            batch.string(libc::IFLA_IFNAME, &veth.name);
+            let header = ifinfomsg(veth.index, 0, 0);
+            batch.begin(libc::RTM_NEWLINK, ACK, sequence, &header);
             let info = batch.open(libc::IFLA_LINKINFO);
             batch.string(IFLA_INFO_SLAVE_KIND, "bridge");
             let data = batch.open(IFLA_INFO_SLAVE_DATA);
@@ -39,39 +42,92 @@ pub fn let_back(route: &mut Netlink, veth: &Veth) -> Result<()> {
 /// one would not send until the kernel finds the time.
 ///
 /// Frames to 01:80:c2:00:00:0x (IEEE 802.1D, table 7-10) are to go the way of all others, past the firewall: the bridge would learn
-/// from them who is where, and give them to the host as what this link has received.
-///
-/// And it is no place to send IPv6 packets to. Its share of the host's IPv6 would be a route for multicasts, and through the routes of
-/// all ports the kernel walks whenever one comes or goes. Where that switch cannot be written, it has at least no address of its own,
-/// with timers and packets about it.
+/// from them who is where, and give them to the host as what this link has received. And it is no place to send IPv6 packets to: an
+/// address of its own would only cost, timers and packets about it.
 pub(super) fn set_up_port(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()> {
-    // linux/if_link.h
-    const IFLA_INFO_SLAVE_KIND: u16 = 4;
-    const IFLA_INFO_SLAVE_DATA: u16 = 5;
-    const IFLA_BRPORT_GROUP_FWD_MASK: u16 = 31;
-    // All but pause frames, which the bridge drops (BR_GROUPFWD_MACPAUSE, net/bridge/br_private.h).
-    const ALL: u16 = !2;
-    let is_without_ipv6 = sysctl::turn_ipv6_off(&veth.name);
-    let up = libc::IFF_UP as u32;
-    let write = |batch: &mut Writer, sequence| {
-        batch.begin(libc::RTM_NEWLINK, ACK, sequence, &ifinfomsg(0, up, up));
-        batch.string(libc::IFLA_IFNAME, &veth.name);
-        let info = batch.open(libc::IFLA_LINKINFO);
-        batch.string(IFLA_INFO_SLAVE_KIND, "bridge");
-        let port = batch.open(IFLA_INFO_SLAVE_DATA);
-        batch.attribute(IFLA_BRPORT_GROUP_FWD_MASK, &ALL.to_ne_bytes());
-        batch.close(port);
-        batch.close(info);
-        if !is_without_ipv6 && network.has_ipv6() {
-            write_no_own_addresses(batch);
-        }
-        batch.end();
+    let set_up = |route: &mut Netlink, has_ipv6: bool| {
+        let write = |batch: &mut Writer, sequence: u32| {
+            // Told of a change of a link that is up and has no carrier, the kernel goes through all routes (addrconf_notify()).
+            write_port(batch, sequence, veth, has_ipv6);
+            let up = libc::IFF_UP as u32;
+            let header = ifinfomsg(veth.index, up, up);
+            batch.begin(libc::RTM_NEWLINK, ACK, sequence + 1, &header);
+            batch.end();
+            sequence + 1
+        };
+        route.exchange(write, |_| {})
     };
-    route
-        .request(write)
-        .doing(|| format!("set up veth {}", veth.name))
+    let done = match set_up(route, true) {
+        Err(refusal) if refusal.errno == Errno::EAFNOSUPPORT => set_up(route, false),
+        done => done,
+    };
+    done.doing(|| format!("set up veth {}", veth.name))
         .map_err(|error| {
             let cure = format!("{} has just been removed; run it again", network.name);
             error.cure(Errno::EOPNOTSUPP, &cure)
         })
+}
+
+fn write_port(batch: &mut Writer, sequence: u32, veth: &Veth, has_ipv6: bool) {
+    const IFLA_BRPORT_GROUP_FWD_MASK: u16 = 31; // linux/if_link.h
+    // All but pause frames, which the bridge drops (BR_GROUPFWD_MACPAUSE, net/bridge/br_private.h).
+    const ALL: u16 = !2;
+    let header = ifinfomsg(veth.index, 0, 0);
+    batch.begin(libc::RTM_NEWLINK, ACK, sequence, &header);
+    let info = batch.open(libc::IFLA_LINKINFO);
+    batch.string(IFLA_INFO_SLAVE_KIND, "bridge");
+    let port = batch.open(IFLA_INFO_SLAVE_DATA);
+    batch.attribute(IFLA_BRPORT_GROUP_FWD_MASK, &ALL.to_ne_bytes());
+    batch.close(port);
+    batch.close(info);
+    if has_ipv6 {
+        write_no_own_addresses(batch);
+    }
+    batch.end();
+}
+
+/// Makes the kernel finish what the coming up of the end inside has begun: a look at a link does that (linkwatch), and else it may
+/// take a second. The bridge's port forwards from here on, and then the bridge, if that was its first, has a carrier.
+/// Without this the command's first packets are lost now and then.
+///
+/// Then the port loses the host's route for IPv6 multicasts, which the kernel has made with the carrier: nobody sends any by a port,
+/// and whenever one comes or goes the kernel would go through those of all.
+///
+/// # Errors
+/// The host's end is not on its bridge any more.
+pub fn settle(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()> {
+    let bridge = network.bridge.map(|bridge| bridge.index);
+    let mut seen = Vec::new();
+    let write = |batch: &mut Writer, sequence: u32| {
+        write_look(batch, sequence, veth.index, |_| {});
+        let Some(bridge) = bridge else {
+            return sequence;
+        };
+        write_look(batch, sequence + 1, bridge, |_| {});
+        write_no_multicasts(batch, sequence + 2, veth);
+        sequence + 2
+    };
+    let done = route.exchange(write, |message| seen.extend(parse(message)));
+    match (links(seen).next(), done) {
+        (Some(link), _) if link.controller != bridge => Err(Error::new(format!(
+            "attach {} to {}: it has just been removed; run it again",
+            veth.name, network.name
+        ))),
+        // Its namespace is at its end, which is found out by another way.
+        (None, Err(refusal)) if refusal.errno != Errno::ENODEV => {
+            Err(refusal).doing(|| format!("look at link {}", veth.name))
+        }
+        // There may be no such route.
+        _ => Ok(()),
+    }
+}
+
+fn write_no_multicasts(batch: &mut Writer, sequence: u32, veth: &Veth) {
+    let mut header = rtmsg(libc::AF_INET6 as u8, 8, libc::RT_SCOPE_UNIVERSE, 0);
+    header[4..6].copy_from_slice(&[libc::RT_TABLE_LOCAL, libc::RTPROT_UNSPEC]);
+    batch.begin(libc::RTM_DELROUTE, ACK, sequence, &header);
+    let multicasts = Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0); // RFC 4291, section 2.7
+    batch.attribute(libc::RTA_DST, &multicasts.octets());
+    batch.number(libc::RTA_OIF, veth.index);
+    batch.end();
 }
