@@ -1,4 +1,7 @@
-//! CNI: ADD and DEL with a published port, beside the reference plugins, at the first and at the 300th container; GC.
+//! CNI: ADD and DEL with a published port, beside the reference plugins, at the first and at the 300th container of each; GC.
+//!
+//! Namespaces that were measured with stay until all is measured: the kernel takes seconds to take so many back, by a lock that the next
+//! ADD waits for, and that is no part of it.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -21,37 +24,50 @@ const SLOW: usize = 5;
 const LIVING: usize = 299;
 
 /// A network of ours beside the default one, from now on; its bridge is there.
-pub struct Network(Plugins);
+pub struct Network {
+    plugins: Plugins,
+    used: RefCell<Vec<Sandbox>>,
+}
 
 impl Network {
     /// Makes it.
     pub fn new(lab: &Lab) -> Self {
         let plugins = Plugins::ours(lab, "hawcni", "10.22.0.0/16");
         let links = contest::count_links() + 1;
-        let (first, _) = one(&plugins, "first", None);
+        let (first, ..) = one(&plugins, "first", None);
         first.unwrap_or_else(|complaint| panic!("{complaint}"));
         contest::settle(links);
-        Self(plugins)
+        Self {
+            plugins,
+            used: RefCell::default(),
+        }
     }
 
     /// ADD with a port, for other parts.
     pub fn contender(&self) -> Contender<'_> {
-        Contender::new(OURS, 1, |round| {
-            one(&self.0, &format!("scale{round}"), Some(8080)).0
+        Contender::new(OURS, 1, |_| {
+            let id = format!("scale{}", self.used.borrow().len());
+            let (done, _, sandbox) = one(&self.plugins, &id, Some(8080));
+            self.used.borrow_mut().push(sandbox);
+            done
         })
+    }
+
+    /// What belongs to nobody goes.
+    fn empty(&self) {
+        let emptied = self.plugins.collect_garbage(&[]);
+        emptied.unwrap_or_else(|complaint| complain(&complaint));
     }
 
     /// Ends it.
     pub fn end(self, lab: &Lab) {
-        // What belongs to nobody goes, and then the bridge.
-        let emptied = self.0.collect_garbage(&[]);
-        emptied.unwrap_or_else(|complaint| complain(&complaint));
+        self.empty();
         lab.hawser(&["down", "--bridge", "hawcni"]).exits(0);
     }
 }
 
-/// One container: ADD is what is measured; and how long DEL took.
-fn one(plugins: &Plugins, id: &str, port: Option<u16>) -> (Measured, Duration) {
+/// One container: ADD is what is measured; and how long DEL took, and the namespace.
+fn one(plugins: &Plugins, id: &str, port: Option<u16>) -> (Measured, Duration, Sandbox) {
     let sandbox = Sandbox::new(id);
     let start = Instant::now();
     let added = plugins.add(id, port);
@@ -59,8 +75,7 @@ fn one(plugins: &Plugins, id: &str, port: Option<u16>) -> (Measured, Duration) {
     let start = Instant::now();
     let deleted = plugins.del(id, port);
     let end = start.elapsed();
-    drop(sandbox);
-    (added.and(deleted).map(|()| time), end)
+    (added.and(deleted).map(|()| time), end, sandbox)
 }
 
 /// Whose ADD is measured: its name, its plugins, whether with a port, and where.
@@ -71,6 +86,7 @@ struct Player<'a> {
     host: Option<&'a Netns>,
     each: usize,
     dels: RefCell<Times>,
+    used: RefCell<Vec<Sandbox>>,
 }
 
 impl Player<'_> {
@@ -88,7 +104,8 @@ impl Player<'_> {
                 self.name.replace(|one: char| !one.is_alphanumeric(), "")
             );
             let port = self.port;
-            let (done, deleted) = self.there(|plugins| one(plugins, &id, port));
+            let (done, deleted, sandbox) = self.there(|plugins| one(plugins, &id, port));
+            self.used.borrow_mut().push(sandbox);
             if round > 0 {
                 self.dels.borrow_mut().push(deleted);
             }
@@ -105,7 +122,7 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
     let host = named.netns.again();
     host.sh("ip link set lo up");
     let network = Network::new(lab);
-    let ours = &network.0;
+    let ours = &network.plugins;
     let reference = [false, true].map(|chained| Plugins::reference(lab, "bench", chained));
     let [bridge, portmap] = reference.map(|made| {
         made.map_err(|complaint| complain(&format!("left out: {complaint}")))
@@ -118,21 +135,19 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
         host,
         each,
         dels: RefCell::default(),
+        used: RefCell::default(),
     };
-    let mut players = vec![player("hawser, with a port", ours, Some(8080), None, 1)];
-    players.push(player("hawser", ours, None, None, 1));
-    if let Some(plugins) = &bridge {
-        players.push(player("bridge", plugins, None, Some(&host), SLOW));
-    }
-    if let Some(plugins) = &portmap {
-        players.push(player(
-            "bridge, portmap, with a port",
-            plugins,
-            Some(8080),
-            Some(&host),
-            SLOW,
-        ));
-    }
+    let with_port = player("hawser, with a port", ours, Some(8080), None, 1);
+    let without = player("hawser", ours, None, None, 1);
+    let bridge = bridge
+        .as_ref()
+        .map(|plugins| player("bridge", plugins, None, Some(&host), SLOW));
+    let portmap = portmap.as_ref().map(|plugins| {
+        let name = "bridge, portmap, with a port";
+        player(name, plugins, Some(8080), Some(&host), SLOW)
+    });
+    let hawser = [&with_port, &without];
+    let theirs: Vec<&Player> = bridge.iter().chain(&portmap).collect();
     let mut table = Table::new(
         "CNI: ADD and DEL of one container",
         &[
@@ -144,29 +159,36 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
             "runs",
         ],
     );
-    rows(&mut table, "the 1st", &players, bench);
+    let all = [&hawser[..], &theirs].concat();
+    rows(&mut table, "the 1st", &all, &mut None, bench);
     let living = if bench.options.quick { 3 } else { LIVING };
-    let mut sandboxes = populate(&players[0], living);
-    if let Some(last) = players.last().filter(|last| last.host.is_some()) {
-        sandboxes.extend(populate(last, living));
-    }
-    rows(
-        &mut table,
-        &format!("the {}th", living + 1),
-        &players,
-        bench,
-    );
+    let which = format!("the {}th", living + 1);
+    let mut base = None;
+    let sandboxes = populate(hawser[0], living);
+    rows(&mut table, &which, &hawser, &mut base, bench);
     table.note(garbage(ours, living));
+    network.empty();
     drop(sandboxes);
-    drop(players);
+    if let Some(last) = theirs.last() {
+        let _sandboxes = populate(last, living);
+        rows(&mut table, &which, &theirs, &mut base, bench);
+    }
     network.end(lab);
     vec![table]
 }
 
-fn rows(table: &mut Table, which: &str, players: &[Player], bench: &Bench) {
-    let mut all: Vec<Contender> = players.iter().map(Player::contender).collect();
+/// `base`: those that the others are divided by, the first of these unless there is one.
+fn rows(
+    table: &mut Table,
+    which: &str,
+    players: &[&Player],
+    base: &mut Option<Times>,
+    bench: &Bench,
+) {
+    let mut all: Vec<Contender> = players.iter().map(|player| player.contender()).collect();
     contest::run(&mut all, bench.options.rounds(ROUNDS));
-    let base = all.first().map(|one| one.times.clone()).unwrap_or_default();
+    let first = all.first().map(|one| one.times.clone());
+    let base = base.get_or_insert_with(|| first.unwrap_or_default());
     for one in &all {
         let player = players.iter().find(|player| player.name == one.name);
         let del = player.map_or(f64::NAN, |player| player.dels.take().median());
@@ -181,6 +203,9 @@ fn rows(table: &mut Table, which: &str, players: &[Player], bench: &Bench) {
                 Cell::Count(one.times.count() as u64),
             ],
         );
+    }
+    for player in players {
+        player.used.take();
     }
 }
 
