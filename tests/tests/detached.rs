@@ -1,6 +1,6 @@
 //! `run -d` and what looks after such containers: ls, inspect, logs, wait, rm.
 
-use lab::{Lab, case, packets, sh, wait_for_end};
+use lab::{DEADLINE, Lab, case, collect, packets, sh, sys, wait_for_end};
 
 fn detach(lab: &Lab, options: &[&str], script: &str) -> String {
     lab.run_sh(&[&["-d"], options].concat(), script).ok()
@@ -259,7 +259,16 @@ fn inspect_tells_all_of_it() {
     case(|lab| {
         detach(
             lab,
-            &["--name", "web", "--ip", "172.19.0.9", "--hostname", "box"],
+            &[
+                "--name",
+                "web",
+                "--ip",
+                "172.19.0.9",
+                "--hostname",
+                "box",
+                "-e",
+                "COLOUR=blue",
+            ],
             "sleep 1000",
         );
         let text = lab.hawser(&["inspect", "web"]).ok();
@@ -276,6 +285,7 @@ fn inspect_tells_all_of_it() {
             "box",
             "sleep 1000",
             "rootfs",
+            "COLOUR=blue",
         ] {
             assert!(text.contains(word), "inspect should hold {word}: {text}");
         }
@@ -284,9 +294,34 @@ fn inspect_tells_all_of_it() {
 }
 
 #[test]
+fn its_socket_answers_nobody_else() {
+    case(|lab| {
+        if !lab.real_root {
+            return lab::skip("another user id needs real root");
+        }
+        detach(lab, &["--name", "web"], "sleep 1000");
+        // As if the directory were no obstacle.
+        sh("chmod 755 /run/hawser; chmod 777 /run/hawser/web.sock");
+        let by_another = |words: &[&str]| {
+            let mut command = lab.command(words);
+            sys::as_user(&mut command, 1000);
+            collect(command, DEADLINE)
+        };
+        by_another(&["inspect", "web"]).refused(&["web"]);
+        by_another(&["stop", "web"]);
+        assert_eq!(lab.listed("web")["status"], "running");
+    });
+}
+
+#[test]
 fn a_link_of_somebody_else_is_no_container() {
     case(|lab| {
         sh("ip link add hwac130009 type veth peer name other");
+        let all = lab.list();
+        assert_eq!(
+            (&all[0]["status"], &all[0]["name"]),
+            (&"unmarked".into(), &"".into())
+        );
         lab.run(&["--ip", "172.19.0.9"], &["true"])
             .refused(&["172.19.0.9"]);
         assert!(

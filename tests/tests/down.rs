@@ -197,6 +197,28 @@ fn what_the_kernel_is_about_to_end_is_no_living_container() {
 }
 
 #[test]
+fn what_has_outlived_its_supervisor_is_said_and_ended_by_force() {
+    case(|lab| {
+        if !lab.real_root {
+            return lab::skip("another user id needs real root");
+        }
+        // PID 1 changes its user, and with that loses the signal of its parent's death.
+        let words = ["busybox", "su", "worker", "-c", "echo up; exec sleep 1000"];
+        let mut running = lab.start(&["--name", "web"], &words);
+        running.until("up");
+        let pid = lab.pid_of("web");
+        running.signal(libc::SIGKILL);
+        wait_for_end(running.pid());
+        assert_eq!(lab.listed("web")["status"], "unsupervised");
+        lab.hawser(&["down"]).refused(&["web", "--force"]);
+        assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
+        lab.hawser(&["down", "--force"]).ok();
+        wait_for_end(pid);
+        assert_eq!(sh("nft list ruleset"), "");
+    });
+}
+
+#[test]
 fn the_counter_of_a_bridge_of_others_goes_with_the_last_network() {
     case(|lab| {
         sh("ip link add lan type bridge; ip addr add 172.30.0.1/24 dev lan; ip link set lan up");

@@ -171,6 +171,7 @@ fn a_name_is_leased_while_its_container_lives() {
     case(|lab| {
         let running = lab.start_idle(&["--name", "web", "--ip", "172.19.0.9"]);
         let pid = lab.pid_of("web").to_string();
+        assert!(sh("ip -o link show dev web").contains("hwac130009"));
         lab.run(&["--name", "web"], &["true"])
             .refused(&["web", &pid]);
         lab.run(&["--name", "web", "--network", "none"], &["true"])

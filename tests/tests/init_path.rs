@@ -1,6 +1,7 @@
 //! Which init a container gets: --init-path, else the installed one, else the one inside host-helper.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use lab::{DEADLINE, Lab, binary, case, collect, init_binary};
 
@@ -44,5 +45,10 @@ fn the_installed_one_before_the_one_inside() {
             outcome.code == 125 && outcome.stdout.is_empty(),
             "{outcome}"
         );
+        // But one that somebody else may have written is none.
+        for mode in [0o775, 0o757] {
+            fs::set_permissions(&init, fs::Permissions::from_mode(mode)).expect("change its mode");
+            assert_eq!(installed(lab).ok(), "ran", "{mode:o}");
+        }
     });
 }

@@ -79,6 +79,27 @@ fn run_hawser_is_roots_alone() {
 }
 
 #[test]
+fn without_run_hawser_the_network_is_still_there() {
+    packets(|lab| {
+        lab.serve();
+        let fetch = "wget -q -O - http://web.example.test/";
+        let script = format!("echo up; while read x; do {fetch}; done");
+        let options = ["--name", "web", "--ip", "172.19.0.9"];
+        let mut running = lab.start(&options, &["sh", "-c", &script]);
+        running.until("up");
+        sh("rm -r /run/hawser");
+        running.say("now\n");
+        running.until("hello from the internet");
+        // Its address is still its own, and its neighbours reach it.
+        lab.run(&["--ip", "172.19.0.9"], &["true"])
+            .refused(&["172.19.0.9", "web"]);
+        lab.run_sh(&[], &format!("{fetch} && ping -c 1 -W 1 172.19.0.9"))
+            .ok();
+        lab.hawser(&["down"]).refused(&["web"]);
+    });
+}
+
+#[test]
 fn nothing_is_left_of_a_refused_first_run() {
     case(|lab| {
         let before = Snapshot::take();

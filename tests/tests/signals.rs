@@ -104,6 +104,30 @@ fn other_signals_are_left_to_the_helper_or_passed_on_but_never_end_the_container
 }
 
 #[test]
+fn what_its_caller_ignores_is_not_passed_on() {
+    case(|lab| {
+        let run = lab.run_command(&[], &["cat"]);
+        let mut command = std::process::Command::new("sh");
+        command
+            .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
+            .arg(run.get_program())
+            .args(run.get_args())
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        let mut running = Running::spawn(command);
+        running.say("up\n");
+        running.until("up");
+        // cat has no handler: any other container would end by this.
+        running.signal(libc::SIGHUP);
+        running.say("still up\n");
+        running.until("still up");
+        running.signal(libc::SIGTERM);
+        running.end().exits(143);
+    });
+}
+
+#[test]
 fn a_helper_that_is_killed_takes_its_container_along() {
     packets(|lab| killed(lab, &[]));
 }
