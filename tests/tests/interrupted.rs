@@ -68,23 +68,21 @@ const OTHERS: [&str; 22] = [
     "waitid",
 ];
 
+fn is_ours(call: &str) -> bool {
+    !OTHERS.contains(&call)
+}
+
+/// Success all the same, or the one line that says what has failed; whether it was that.
+fn told_in_one_line(outcome: &Outcome) -> (bool, bool) {
+    let told = outcome.code == 125
+        && outcome.stderr.starts_with(b"host-helper: ")
+        && outcome.err().lines().count() == 1;
+    (outcome.code == 0 || told, told)
+}
+
 #[test]
 fn a_system_call_that_fails_leaves_nothing_and_is_told_in_one_line() {
-    let judge = |outcome: &Outcome| {
-        let told = outcome.code == 125
-            && outcome.stderr.starts_with(b"host-helper: ")
-            && outcome.err().lines().count() == 1;
-        (outcome.code == 0 || told, told)
-    };
-    case(|lab| {
-        inject(
-            lab,
-            "error=ENOSPC",
-            FIXED,
-            |name| !OTHERS.contains(&name),
-            judge,
-        )
-    });
+    case(|lab| inject(lab, "error=ENOSPC", FIXED, is_ours, told_in_one_line));
 }
 
 #[test]
@@ -109,21 +107,9 @@ fn a_kill_of_attach_leaves_nothing_that_detach_does_not_take() {
 
 #[test]
 fn a_system_call_of_attach_that_fails_leaves_nothing_and_is_told_in_one_line() {
-    let judge = |outcome: &Outcome| {
-        let told = outcome.code == 125
-            && outcome.stderr.starts_with(b"host-helper: ")
-            && outcome.err().lines().count() == 1;
-        (outcome.code == 0 || told, told)
-    };
     case(|lab| {
         with_attach(lab, |work| {
-            inject_into(
-                lab,
-                "error=ENOSPC",
-                work,
-                |name| !OTHERS.contains(&name),
-                judge,
-            )
+            inject_into(lab, "error=ENOSPC", work, is_ours, told_in_one_line)
         })
     });
 }
@@ -155,21 +141,9 @@ fn a_kill_of_a_hook_leaves_nothing_that_poststop_does_not_take() {
 
 #[test]
 fn a_system_call_of_a_hook_that_fails_leaves_nothing_and_is_told_in_one_line() {
-    let judge = |outcome: &Outcome| {
-        let told = outcome.code == 125
-            && outcome.stderr.starts_with(b"host-helper: ")
-            && outcome.err().lines().count() == 1;
-        (outcome.code == 0 || told, told)
-    };
     case(|lab| {
         with_hook(lab, |work| {
-            inject_into(
-                lab,
-                "error=ENOSPC",
-                work,
-                |name| !OTHERS.contains(&name),
-                judge,
-            )
+            inject_into(lab, "error=ENOSPC", work, is_ours, told_in_one_line)
         })
     });
 }
@@ -222,10 +196,9 @@ fn a_system_call_of_a_cni_add_that_fails_leaves_nothing_and_is_told() {
         let told = outcome.code == 1 && answer.is_ok_and(|answer| answer["code"].is_u64());
         (outcome.code == 0 || told, told)
     };
-    let wanted = |name: &str| !OTHERS.contains(&name);
     case(|lab| {
         with_plugin(lab, "ADD", |work| {
-            inject_into(lab, "error=ENOSPC", work, wanted, judge)
+            inject_into(lab, "error=ENOSPC", work, is_ours, judge)
         })
     });
 }

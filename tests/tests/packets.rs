@@ -2,6 +2,9 @@
 
 use lab::{Lab, Running, packets, sh};
 
+/// Says by which address the internet's server sees who asks.
+const WHO_AM_I: &str = "wget -q -O - http://198.51.100.10/cgi-bin/whoami";
+
 #[test]
 fn two_containers_reach_each_other() {
     packets(|lab| {
@@ -52,18 +55,7 @@ fn a_container_sees_the_others_own_address() {
 fn the_server_sees_the_uplinks_address() {
     packets(|lab| {
         lab.serve();
-        let seen = lab
-            .run(
-                &[],
-                &[
-                    "wget",
-                    "-q",
-                    "-O",
-                    "-",
-                    "http://198.51.100.10/cgi-bin/whoami",
-                ],
-            )
-            .ok();
+        let seen = lab.run_sh(&[], WHO_AM_I).ok();
         assert_eq!(seen, "192.0.2.2");
     });
 }
@@ -116,18 +108,7 @@ fn containers_on_two_bridges_and_ptp_reach_the_outside() {
             &["--network", "ptp"],
             &[],
         ] {
-            let seen = lab
-                .run(
-                    options,
-                    &[
-                        "wget",
-                        "-q",
-                        "-O",
-                        "-",
-                        "http://198.51.100.10/cgi-bin/whoami",
-                    ],
-                )
-                .ok();
+            let seen = lab.run_sh(options, WHO_AM_I).ok();
             assert_eq!(seen, "192.0.2.2", "{options:?}");
         }
     });

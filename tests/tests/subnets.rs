@@ -55,18 +55,8 @@ fn auto_takes_a_free_one() {
             octets[0] == 172 && (24..32).contains(&octets[1]),
             "of 172.16.0.0/12 without the route's: {first}"
         );
-        let seen = lab
-            .run(
-                &auto,
-                &[
-                    "wget",
-                    "-q",
-                    "-O",
-                    "-",
-                    "http://198.51.100.10/cgi-bin/whoami",
-                ],
-            )
-            .ok();
+        let whoami = "wget -q -O - http://198.51.100.10/cgi-bin/whoami";
+        let seen = lab.run_sh(&auto, whoami).ok();
         assert_eq!(seen, "192.0.2.2", "and it is masqueraded");
         let second = address(lab, &["--bridge", "b2", "--subnet", "auto"]);
         assert_ne!(

@@ -260,21 +260,26 @@ fn a_process_outside_survives() {
     });
 }
 
+/// init with these words, where nothing is mounted on /proc.
+fn without_proc(words: &[&str]) -> Running {
+    let script = "mount -t tmpfs none /proc; exec \"$@\"";
+    let init = Supervised::command(words);
+    let mut command = Command::new("unshare");
+    command
+        .args(["-m", "sh", "-c", script, "sh"])
+        .arg(init.get_program())
+        .args(init.get_args())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    sys::without_terminal(&mut command);
+    Running::spawn(command)
+}
+
 #[test]
 fn without_proc_the_process_group_is_all() {
     case(|_| {
-        let script = "mount -t tmpfs none /proc; exec \"$@\"";
-        let init = Supervised::command(&["--grace", "0", "--", LISTENER, "!cmd", "%inner"]);
-        let mut command = Command::new("unshare");
-        command
-            .args(["-m", "sh", "-c", script, "sh"])
-            .arg(init.get_program())
-            .args(init.get_args())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        sys::without_terminal(&mut command);
-        let mut running = Running::spawn(command);
+        let mut running = without_proc(&["--grace", "0", "--", LISTENER, "!cmd", "%inner"]);
         assert_eq!(running.lines(2).len(), 2, "both are up");
         running.signal(libc::SIGTERM);
         let outcome = running.end().exits(137);
@@ -316,19 +321,8 @@ fn newcomers_are_asked_when_the_command_has_ended() {
 #[test]
 fn without_proc_another_session_is_left() {
     case(|_| {
-        let script = "mount -t tmpfs none /proc; exec \"$@\"";
         let words = ["--grace", "0", "--", LISTENER, "<cmd=5", "@!outer"];
-        let init = Supervised::command(&words);
-        let mut command = Command::new("unshare");
-        command
-            .args(["-m", "sh", "-c", script, "sh"])
-            .arg(init.get_program())
-            .args(init.get_args())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        sys::without_terminal(&mut command);
-        let mut running = Running::spawn(command);
+        let mut running = without_proc(&words);
         let mut lines = running.lines(2);
         let outer = lines.pop().expect("the other one's");
         let outer = outer.split(' ').nth(2).expect("its number");
