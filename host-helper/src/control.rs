@@ -7,13 +7,14 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::socket::{
-    getsockopt, setsockopt,
+    AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, setsockopt, socket,
     sockopt::{PeerCredentials, SndBufForce},
 };
 
@@ -157,6 +158,18 @@ pub fn ask_at(path: &Path, request: &str) -> io::Result<String> {
         connection.set_read_timeout(Some(Duration::from_secs(2)))?;
     }
     exchange(connection, request)
+}
+
+/// Tells whoever listens at `path`, and waits for nothing: not even for a place in the queue of one that is stopped.
+pub fn tell(path: &Path, request: &str) {
+    let tell = || -> io::Result<()> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+        UnixStream::from(socket).write_all(format!("{VERSION}{request}\n").as_bytes())
+    };
+    // Nobody listens: its container is gone.
+    let _ = tell();
 }
 
 /// The answer comes when the container has ended.

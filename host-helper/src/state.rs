@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::Flock;
@@ -86,14 +86,13 @@ pub fn path(name: &str, extension: &str) -> PathBuf {
 /// The next number of a counter that goes round: where the search for a free address starts, so that one is not
 /// given again while its last owner's namespace is still being torn down. A hint: what counts is the link's name.
 pub fn next_offset(network: &str, _lock: &Lock) -> u32 {
-    let path = Path::new(DIRECTORY).join(format!("{network}.next"));
     let file = File::options()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .open(path);
+        .open(counter(network));
     let Ok(mut file) = file else {
         return crate::sys::random_u32();
     };
@@ -108,6 +107,53 @@ pub fn next_offset(network: &str, _lock: &Lock) -> u32 {
         .seek(SeekFrom::Start(0))
         .and_then(|_| file.write_all(&next));
     offset
+}
+
+/// Where a network's counter is, and behind it its [`Listener`].
+fn counter(network: &str) -> PathBuf {
+    Path::new(DIRECTORY).join(format!("{network}.next"))
+}
+
+/// Who has the socket by which a network's supervisors hear of the firewall. A hint too: it may have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listener {
+    /// The process.
+    pub pid: i32,
+    /// Its number of the descriptor.
+    pub fd: i32,
+    /// When the process began, in clock ticks since boot: what tells it from another of its number.
+    pub start: u64,
+}
+
+/// How many bytes the counter has.
+const COUNTER: u64 = 4;
+
+/// Who has it, as far as that is known.
+pub fn listener(network: &str) -> Option<Listener> {
+    let mut bytes = [0; 16];
+    let file = File::open(counter(network)).ok()?;
+    file.read_exact_at(&mut bytes, COUNTER).ok()?;
+    let [pid, fd, ..] = [0, 4, 8].map(|at| i32::from_ne_bytes(array(&bytes, at)));
+    let start = u64::from_ne_bytes(array(&bytes, 8));
+    Some(Listener { pid, fd, start })
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    std::array::from_fn(|index| bytes[at + index])
+}
+
+/// Keeps who has it. A network without a counter has nowhere to keep it.
+pub fn keep_listener(network: &str, listener: Listener) {
+    let Listener { pid, fd, start } = listener;
+    let bytes = [
+        &pid.to_ne_bytes()[..],
+        &fd.to_ne_bytes(),
+        &start.to_ne_bytes(),
+    ];
+    // Not kept, the next one opens a socket of its own.
+    if let Ok(file) = File::options().write(true).open(counter(network)) {
+        let _ = file.write_all_at(&bytes.concat(), COUNTER);
+    }
 }
 
 /// The number of a machine without one, in [`DIRECTORY`].
@@ -151,7 +197,7 @@ pub fn machine_id() -> Result<Vec<u8>> {
 
 /// Forgets the counter of a network that is gone.
 pub fn forget_offset(network: &str) {
-    let _ = fs::remove_file(Path::new(DIRECTORY).join(format!("{network}.next")));
+    let _ = fs::remove_file(counter(network));
 }
 
 /// Removes what ended containers have left for `logs` and `wait`, and names that nobody holds; then the directory.

@@ -17,17 +17,17 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::attach::Container;
 use crate::attached::Ours;
-use crate::control::Client;
+use crate::control::{self, Client};
 use crate::error::Result;
 use crate::follower::Follower;
 use crate::ls::Description;
 use crate::mark;
-use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner;
 use crate::publish::Port;
 use crate::signals::Signals;
 use crate::spawn::Said;
+use crate::state;
 use crate::sys;
 use crate::terminal::Terminal;
 use wake::{CHILD, FOLLOWER, INPUT, LISTENER, NEWS, OUTPUT, PORTS, SIGNALS, STATUS, TERMINAL};
@@ -50,7 +50,7 @@ pub struct Supervisor {
     killed_for: Option<u8>,
     is_status_open: bool,
     /// Tells when something of the ruleset was deleted.
-    news: Option<Netlink>,
+    news: Option<nft::News>,
     /// Something has come by a published port: more will.
     is_busy: bool,
     /// Ports that have been published: connections to who had them before are to be forgotten.
@@ -88,7 +88,10 @@ impl Supervisor {
         let news = container
             .entry
             .as_ref()
-            .and_then(|_| nft::Entry::listen().ok());
+            .zip(container.attachment.as_ref())
+            .and_then(|(entry, attachment)| {
+                nft::News::listen(&attachment.network, entry.as_fd()).ok()
+            });
         if let Some(entry) = &mut container.entry {
             // As above.
             let _ = entry.look_again();
@@ -199,8 +202,7 @@ impl Supervisor {
                 }
             }
             if is(NEWS) {
-                // Whoever took them away may be about to forbid them; the next deletion or start tries again.
-                let _ = self.restore_rules();
+                self.hear();
             }
             self.look_at_host(is(FOLLOWER));
             self.is_busy = is(PORTS);
@@ -262,17 +264,24 @@ impl Supervisor {
         }
     }
 
-    /// Somebody has deleted rules of ours, a flush of the whole ruleset say.
-    fn restore_rules(&mut self) -> Result<()> {
-        if let Some(news) = &mut self.news {
-            // What exactly is not of interest, and more than fits says the same.
-            loop {
-                match news.receive(libc::MSG_DONTWAIT) {
-                    Err(refusal) if refusal.errno != Errno::ENOBUFS => break,
-                    _ => {}
-                }
+    /// Somebody has deleted rules of ours, a flush of the whole ruleset say. What one supervisor has read is gone for the others
+    /// that share its socket: it tells them.
+    fn hear(&mut self) {
+        if !self.news.as_ref().is_some_and(nft::News::take) {
+            return;
+        }
+        let own = state::path(&self.description.name, "sock");
+        for other in control::sockets().unwrap_or_default() {
+            if other != own {
+                control::tell(&other, "restore");
             }
         }
+        // Whoever took them away may be about to forbid them; the next deletion or start tries again.
+        let _ = self.restore_rules();
+    }
+
+    /// Rules of ours that are gone are there again.
+    fn restore_rules(&mut self) -> Result<()> {
         let Some(entry) = &mut self.container.entry else {
             return Ok(());
         };

@@ -26,7 +26,7 @@ pub use mounts::{
 };
 pub use processes::{
     Clone, as_nobody_else, clone_process, effective_capabilities, exit_now, filter_system_calls,
-    is_ignored, join_session_keyring, pidfd_open, pidfd_send_signal, set_not_dumpable,
+    is_ignored, join_session_keyring, pidfd_getfd, pidfd_open, pidfd_send_signal, set_not_dumpable,
 };
 pub use sockets::{listen, only_deletions, socket_option};
 pub use terminals::{copy_window_size, open_terminal_peer, set_controlling_terminal};

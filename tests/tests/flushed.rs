@@ -198,3 +198,43 @@ fn who_goes_on_is_served_again() {
         assert_eq!(&data[..length], b"after");
     });
 }
+
+/// Sockets that hear of changes of the firewall (proc(5), netlink): the kernel offers each change to each.
+fn listeners() -> usize {
+    const NETFILTER: &str = "12"; // linux/netlink.h
+    const NFTABLES: u32 = 1 << 6; // linux/netfilter/nfnetlink.h, group 7
+    let text = std::fs::read_to_string("/proc/thread-self/net/netlink").expect("list sockets");
+    let hears = |line: &&str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let groups = words
+            .get(3)
+            .and_then(|word| u32::from_str_radix(word, 16).ok());
+        words.get(1) == Some(&NETFILTER) && groups.is_some_and(|groups| groups & NFTABLES != 0)
+    };
+    text.lines().filter(hears).count()
+}
+
+#[test]
+fn the_supervisors_of_a_network_hear_by_one_socket() {
+    packets(|lab| {
+        lab.with_network();
+        let mut all = Containers::start(lab, &[&[], &["-p", "8080:80"], &["--egress", "none"]]);
+        assert_eq!(listeners(), 1);
+        all.flush("nft flush ruleset");
+        all.put_back();
+        // Who has opened it ends; the others keep it.
+        let mut first = all.running.remove(0);
+        first.say("\n");
+        first.end().exits(0);
+        assert_eq!(listeners(), 1);
+        all.before = sh(LIST);
+        all.flush("nft flush ruleset");
+        all.put_back();
+        // Who comes now cannot get it from whoever has opened it, nor does it hear less.
+        let mut more = Containers::start(lab, &[&["-p", "8081:80"], &[]]);
+        assert_eq!(listeners(), 2);
+        more.running.append(&mut all.running);
+        more.flush("nft flush ruleset");
+        more.put_back();
+    });
+}

@@ -8,14 +8,13 @@ use nix::errno::Errno;
 
 use super::object::Element;
 use super::sets::{add, ask, known, moment, sweep, take};
-use super::{TABLE, add_again, elements, ensure, open};
+use super::{TABLE, add_again, elements, ensure};
 use crate::attach::Attachment;
 use crate::error::{Doing, Result};
 use crate::netlink::Netlink;
 use crate::owner::Mark;
 use crate::publish::Port;
 use crate::reach::Reach;
-use crate::sys;
 
 /// What the tables know of one container.
 pub struct Entry {
@@ -99,7 +98,7 @@ impl Entry {
         })
     }
 
-    /// Somebody may have flushed the tables before [`Entry::listen`] was there to hear it.
+    /// Somebody may have flushed the tables before [`super::News`] was there to hear it.
     ///
     /// # Errors
     /// What the kernel refused.
@@ -192,18 +191,6 @@ impl Entry {
         // Not limited: no such element, and nothing was refused.
         let _ = ask(&mut self.nft, &asked, |_, count| packets += count);
         packets
-    }
-
-    /// Listens to changes of the ruleset that may have taken ours away. See [`Entry::heard`].
-    ///
-    /// # Errors
-    /// What the kernel refuses.
-    pub fn listen() -> Result<Netlink> {
-        let mut news = open()?;
-        let doing = || "listen to nf_tables".to_string();
-        sys::only_deletions(news.as_fd()).doing(doing)?;
-        news.join(libc::NFNLGRP_NFTABLES as u32).doing(doing)?;
-        Ok(news)
     }
 
     /// Something was deleted from the ruleset: what is ours is there again afterwards.

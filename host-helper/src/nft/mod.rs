@@ -14,6 +14,7 @@ mod inet;
 mod installed;
 mod message;
 mod nat;
+mod news;
 mod object;
 mod sets;
 mod tables;
@@ -23,6 +24,7 @@ mod words;
 pub use entry::Entry;
 pub use group::{Policy, group, group_of, group_of_hash, group_of_name, is_ours, policy_of};
 pub use installed::{State, ensure, is_whole, look, other_version, remove};
+pub use news::News;
 pub use sets::{close_later, forget, forget_link, led_to, sweep_dead, tenant_at};
 
 use nix::errno::Errno;

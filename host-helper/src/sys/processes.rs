@@ -83,6 +83,12 @@ pub fn pidfd_open(pid: i32) -> Result<OwnedFd> {
     own(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
 }
 
+/// `pidfd_getfd(2)`: a copy of another process's descriptor.
+pub fn pidfd_getfd(process: BorrowedFd, fd: i32) -> Result<OwnedFd> {
+    // SAFETY: integers only.
+    own(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) })
+}
+
 /// `prctl(2)` with `PR_SET_DUMPABLE` 0: nobody may trace this process or look at it under `/proc`, but for root with
 /// CAP_SYS_PTRACE.
 pub fn set_not_dumpable() -> Result<()> {
