@@ -97,7 +97,7 @@ fn check_connect(route: &mut Netlink, request: &Request) -> Result<()> {
 /// `up`: a network without a container.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`super::run`].
 pub fn ensure_bridge(name: &str, wanted: &Wanted, steps: &mut Steps) -> Result<Network> {
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     let network = bridge::ensure(&mut route, name, wanted)?;
@@ -182,7 +182,7 @@ fn ensure_way_out(
     Ok((network, nft))
 }
 
-/// The host end of a point-to-point container has a switch of its own: see [`attach`].
+/// The host end of a point-to-point container has a switch of its own: see [`super::attach`].
 fn ensure_forwarding(
     route: &mut Netlink,
     network: &mut Network,

@@ -31,7 +31,7 @@ pub struct Entry {
 impl Entry {
     /// Adds a container. What another has left over under its address is swept first.
     ///
-    /// Undone by [`Entry::withdraw`], or [`forget`].
+    /// Undone by [`Entry::withdraw`], or [`super::forget`].
     ///
     /// # Errors
     /// What the kernel refused; nothing is changed then.

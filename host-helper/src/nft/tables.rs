@@ -1,4 +1,4 @@
-//! The two tables as data: every chain, set and rule (`inet.rs`, `frames.rs`), and the names
+//! The two tables as data: every chain, set and rule (`inet.rs`, `nat.rs`, `frames.rs`), and the names
 //! of what is in them. Nothing of it depends on which containers there are: those are
 //! elements of the sets (`elements.rs`). `tests/golden` has what `nft list ruleset` makes of it.
 //!
