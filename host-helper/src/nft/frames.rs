@@ -132,8 +132,12 @@ fn server_rules() -> Vec<Rule> {
         let to = is(DESTINATION_PORT, &port.to_be_bytes());
         rules.push(rule("dhcp", &[to, then(Drop)]));
     }
+    // Reports are for routers, and each container sends some at its start: to all of the others, were they let through.
     for kind in [
         MEMBERSHIP_QUERY6,
+        MEMBERSHIP_REPORT6,
+        MEMBERSHIP_DONE6,
+        MEMBERSHIP_REPORT6_V2,
         ROUTER_SOLICITATION,
         ROUTER_ADVERTISEMENT,
         REDIRECT6,

@@ -10,7 +10,7 @@ use crate::netlink::Netlink;
 use crate::state;
 
 /// The version that is in the tables' comments.
-const COMMENT: &str = "hawser 5";
+const COMMENT: &str = "hawser 6";
 
 /// A chain, and how many rules it has, and how many jump to it.
 type Expected = (Family, &'static str, u32, u32);
@@ -29,7 +29,7 @@ const EXPECTED: [Expected; 22] = [
     (Family::Inet, "nat_output", 6, 0),
     (Family::Inet, "nat_postrouting", 7, 0),
     (Family::Bridge, "route", 3, 2),
-    (Family::Bridge, "neighbours", 8, 1),
+    (Family::Bridge, "neighbours", 11, 1),
     (Family::Bridge, "solicitation", 7, 1),
     (Family::Bridge, "advertisement", 8, 1),
     (Family::Bridge, "routers", 5, 1),
@@ -294,7 +294,7 @@ mod tests {
         let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
             (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
         });
-        assert_eq!((COMMENT, hash), ("hawser 5", 856_346_274));
+        assert_eq!((COMMENT, hash), ("hawser 6", 3_657_601_952));
     }
 
     #[test]

@@ -44,8 +44,11 @@ pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 pub const REDIRECT6: u8 = 137;
 pub const REDIRECT4: u8 = 5;
 pub const ROUTER_ADVERTISEMENT4: u8 = 9;
-// Who asks for members of groups gets all that is sent to any: MLD (RFC 2710), IGMP (RFC 2236), and RFC 4286 of both.
+// Who asks for members of groups gets all that is sent to any: MLD (RFC 2710, RFC 3810), IGMP (RFC 2236), and RFC 4286 of both.
 pub const MEMBERSHIP_QUERY6: u8 = 130;
+pub const MEMBERSHIP_REPORT6: u8 = 131;
+pub const MEMBERSHIP_DONE6: u8 = 132;
+pub const MEMBERSHIP_REPORT6_V2: u8 = 143;
 pub const MULTICAST_ROUTER6: u8 = 151;
 pub const MEMBERSHIP_QUERY4: u8 = 0x11;
 pub const MULTICAST_ROUTER4: u8 = 0x30;
