@@ -296,7 +296,8 @@ fn mark_veth(
     request: &Request,
     child: &Child,
 ) -> Result<()> {
-    match Owner::of(&request.name, child.pid.as_raw(), attachment.netns) {
+    let owner = Owner::of(&request.name, child.pid.as_raw(), attachment.netns);
+    match owner.doing(|| "look at the container's first process".into())? {
         Some(owner) => mark_as(route, attachment, &Mark::Run(owner)),
         // It has ended, and will be found to have said why.
         None => Ok(()),

@@ -62,11 +62,28 @@ pub fn attach(options: &cli::Attach, mut steps: Steps) -> Result<u8> {
     };
     let guest = guest::attach(&request, &target, &how, &signals, &mut steps)
         .inspect_err(|_| state::remove_directory_if_empty())?;
-    crate::show(&format!("{}\n", request.name))?;
+    if let Err(error) = crate::show(&format!("{}\n", request.name)) {
+        // Its name may be made up: nobody would know of it.
+        take_back(guest);
+        return Err(error);
+    }
     if options.stay {
         return stay(&request, target, guest, signals);
     }
     Ok(0)
+}
+
+/// Detaches again. What goes wrong is no matter: there was an error already.
+fn take_back(guest: Guest) {
+    let link = guest.attachment.veth.name.clone();
+    // Whoever detaches asks for a supervisor by the name, which is ours until now.
+    drop(guest);
+    if let Ok(mut route) = Netlink::route() {
+        if let Ok(Some(end)) = route.find_link(&link) {
+            let _ = take_over(&mut route, &end);
+        }
+    }
+    state::remove_directory_if_empty();
 }
 
 /// What options ask for, as far as that container can have it. `to`: its own init writes its files.

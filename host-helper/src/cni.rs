@@ -19,7 +19,7 @@ use std::io::Read;
 
 use serde_json::{Value, json};
 
-use crate::error::Result;
+use crate::error::{Refusal, Result};
 use crate::show;
 use crate::steps::Steps;
 use call::{Call, Command};
@@ -72,10 +72,18 @@ pub fn run(steps: Steps) -> Result<u8> {
         ));
     }
     let mut version = None;
-    match act(&mut version, steps) {
-        Ok(Value::Null) => Ok(0),
-        Ok(answer) => show(&format!("{answer}\n")),
+    let mut added = None;
+    let answered = act(&mut version, &mut added, steps).and_then(|answer| match answer {
+        Value::Null => Ok(()),
+        answer => show(&format!("{answer}\n")).map(drop).judge(),
+    });
+    match answered {
+        Ok(()) => Ok(0),
         Err(fault) => {
+            if let Some(call) = added {
+                // Nobody has heard of it. The first error is the one that matters.
+                let _ = delete::delete(&call);
+            }
             let newest = Version(VERSIONS.len() - 1);
             let version = version.unwrap_or(newest).text();
             show(&format!("{}\n", fault.to_json(version))).map(|_| 1)
@@ -90,7 +98,12 @@ fn is_nothing_said() -> bool {
     !std::env::vars_os().any(|(name, _)| is_ours(&name))
 }
 
-fn act(version: &mut Option<Version>, steps: Steps) -> std::result::Result<Value, Fault> {
+/// `added`: the call that has given a container its interface.
+fn act(
+    version: &mut Option<Version>,
+    added: &mut Option<Call>,
+    steps: Steps,
+) -> std::result::Result<Value, Fault> {
     // Drained in any case: who writes to us is not to be ended by SIGPIPE.
     let input = read_input();
     let command = Command::of_environment()?;
@@ -124,7 +137,11 @@ fn act(version: &mut Option<Version>, steps: Steps) -> std::result::Result<Value
     let call = Call::of_environment(command, spoken, configuration, input)?;
     crate::run::need_privileges("set a container's network up").judge()?;
     match command {
-        Command::Add => add::add(&call, steps),
+        Command::Add => {
+            let answer = add::add(&call, steps)?;
+            *added = Some(call);
+            Ok(answer)
+        }
         Command::Del => delete::delete(&call).map(|()| Value::Null),
         Command::Check => check::check(&call).map(|()| Value::Null),
         Command::Gc => delete::collect_garbage(&call).map(|()| Value::Null),
@@ -144,7 +161,7 @@ fn read_input() -> std::result::Result<Vec<u8>, Fault> {
     let drained = std::io::copy(&mut stdin, &mut std::io::sink());
     let doing = "read the network configuration";
     read.and(drained)
-        .map_err(|error| Fault::new(code::IO, format!("{doing}: {error}")))?;
+        .map_err(|error| Fault::new(code::IO, format!("{doing}: {}", Refusal::from(error))))?;
     if input.len() as u64 > LONGEST {
         let why = format!("{doing}: it has more than {LONGEST} bytes");
         return Err(Fault::new(code::DECODE, why));

@@ -53,23 +53,25 @@ impl Lease {
                 if listens(&path) {
                     return Ok(None);
                 }
-                fs::remove_file(&path).doing(doing)?;
-                UnixListener::bind(&path)
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(error).doing(doing);
+                    }
+                    _ => UnixListener::bind(&path),
+                }
             }
             bound => bound,
         };
         // From here on there is a file to take back, even when it was not to be listened on.
-        let inode = fs::metadata(&path).map_or(0, |found| found.ino());
-        let listener = match listener.and_then(|listener| {
+        let taken = listener.and_then(|listener| {
             listener.set_nonblocking(true)?;
-            Ok(listener)
-        }) {
-            Err(error) => {
+            Ok((listener, fs::metadata(&path)?.ino()))
+        });
+        let (listener, inode) = taken
+            .inspect_err(|_| {
                 let _ = fs::remove_file(&path);
-                return Err(error).doing(doing);
-            }
-            Ok(listener) => listener,
-        };
+            })
+            .doing(doing)?;
         let name = name.to_string();
         let lease = Lease {
             listener,
@@ -86,7 +88,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         // The directory may have been removed, and the name taken anew.
         let path = state::path(&self.name, "sock");
-        if fs::metadata(&path).is_ok_and(|found| found.ino() == self.inode) {
+        if fs::metadata(&path).map_or(true, |found| found.ino() == self.inode) {
             if !self.keeps_output {
                 state::forget_output(&self.name);
             }
@@ -108,7 +110,9 @@ pub fn listens(path: &Path) -> bool {
     };
     match getsockopt(&connection, PeerCredentials) {
         // 0: of a pid namespace that is not below ours.
-        Ok(maker) => maker.pid() == 0 || start_time(maker.pid()).is_some(),
+        Ok(maker) => {
+            maker.pid() == 0 || start_time(maker.pid()).map_or(true, |start| start.is_some())
+        }
         Err(_) => true,
     }
 }

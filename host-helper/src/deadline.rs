@@ -7,7 +7,6 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
@@ -46,35 +45,52 @@ pub fn check() -> Result<()> {
     }
 }
 
+/// A file whose lock (flock(2)) is ours until this is dropped.
+pub struct Locked(File);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // It never waits, and what it says does not matter: with the last descriptor the lock goes too.
+        let _ = sys::flock(&self.0, libc::LOCK_UN);
+    }
+}
+
 /// Waits for a lock on a file (flock(2)), until the deadline at most.
 ///
 /// # Errors
 /// What the kernel says; ETIME: it is too late.
-pub fn lock(file: File) -> nix::Result<Flock<File>> {
+pub fn lock(file: File) -> nix::Result<Locked> {
     if left().is_none() {
-        return Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno);
+        wait_for_lock(&file, libc::LOCK_EX)?;
+        return Ok(Locked(file));
     }
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Err((file, Errno::EWOULDBLOCK)) => {
-            wait_for_lock(&file)?;
-            Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)
+    match wait_for_lock(&file, libc::LOCK_EX | libc::LOCK_NB) {
+        Err(Errno::EWOULDBLOCK) => {
+            let_child_wait(&file)?;
+            wait_for_lock(&file, libc::LOCK_EX)?;
         }
-        locked => locked.map_err(|(_, errno)| errno),
+        locked => locked?,
+    }
+    Ok(Locked(file))
+}
+
+fn wait_for_lock(file: &File, operation: i32) -> nix::Result<()> {
+    loop {
+        match sys::flock(file, operation) {
+            Err(Errno::EINTR) => {}
+            locked => return locked,
+        }
     }
 }
 
 /// flock(2) knows no timeout, but a lock belongs to the open file, which a child shares: it waits in our place, and is
 /// killed when we have no more time.
-fn wait_for_lock(file: &File) -> nix::Result<()> {
+fn let_child_wait(file: &File) -> nix::Result<()> {
     match sys::clone_process(0)? {
         Clone::Child => {
             let waits = || -> nix::Result<()> {
                 set_pdeathsig(Signal::SIGKILL)?;
-                let file = file.try_clone().map_err(|_| Errno::EMFILE)?;
-                let held = Flock::lock(file, FlockArg::LockExclusive);
-                // Dropping it would unlock it for both.
-                std::mem::forget(held.map_err(|(_, errno)| errno)?);
-                Ok(())
+                wait_for_lock(file, libc::LOCK_EX)
             };
             std::process::exit(waits().err().map_or(0, |errno| errno as i32));
         }

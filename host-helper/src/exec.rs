@@ -127,7 +127,10 @@ fn supervise(
     // It may have been stopped before it was bound to our end.
     begun.inspect_err(|_| attach::kill(&pidfd))?;
     let sides = match spawn.stdio {
-        Stdio::Terminal => Sides::from(terminal::receive_descriptors(&child.channel)),
+        Stdio::Terminal => {
+            let sides = terminal::receive_descriptors(&child.channel);
+            Sides::from(sides.doing(|| "take over the terminal".into())?)
+        }
         _ => None,
     };
     let terminal = sides

@@ -14,10 +14,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use nix::fcntl::Flock;
-
 use crate::bridge::Network;
-use crate::deadline;
+use crate::deadline::{self, Locked};
 use crate::error::{Doing, Result};
 use crate::request::Request;
 use crate::state;
@@ -214,9 +212,10 @@ impl Hosts {
         let mut length = 0;
         // Its end may be cut meanwhile.
         while length < text.len() {
-            match self.file.read_at(&mut text[length..], length as u64)? {
-                0 => break,
-                read => length += read,
+            match self.file.read_at(&mut text[length..], length as u64) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) => break,
+                read => length += read?,
             }
         }
         text.truncate(length);
@@ -350,7 +349,7 @@ pub fn is_left_over(path: &Path) -> bool {
     read.is_err() || !lines.any(|(_, line)| line[0] != FREE && is_alive(line))
 }
 
-fn lock(file: &File) -> io::Result<Flock<File>> {
+fn lock(file: &File) -> io::Result<Locked> {
     Ok(deadline::lock(file.try_clone()?)?)
 }
 

@@ -1,6 +1,8 @@
 //! One netlink request function that knows the rules: sequence numbers, acknowledgements, EINTR, dumps that were
 //! interrupted, the kernel's own sentence about an error. Every verb is data and one call.
 
+use std::ops::RangeInclusive;
+
 use hawser::netlink::{Message, Messages, Writer};
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -76,8 +78,9 @@ impl Netlink {
         write: impl Fn(&mut Writer, u32) -> u32,
         mut each: impl FnMut(&Message),
     ) -> Result<(), Refusal> {
+        let first = self.sequence + 1;
         let last = self.send(&write)?;
-        self.collect(last, &mut each).map(drop)
+        self.collect(first..=last, &mut each).map(drop)
     }
 
     /// One message that wants an acknowledgement and nothing else.
@@ -108,8 +111,13 @@ impl Netlink {
         let Some(last) = last.map(|request| request.sequence) else {
             return Ok(());
         };
-        let sent = self.socket.send(requests, 0);
-        sent.map_err(|error| none(error.into()))?;
+        loop {
+            match self.socket.send(requests, 0).map_err(Refusal::from) {
+                Err(refusal) if refusal.errno == Errno::EINTR => {}
+                Err(refusal) => return Err(none(refusal)),
+                Ok(_) => break,
+            }
+        }
         loop {
             // Worked off when send(2) has returned: nothing is waited for.
             let len = self.receive(libc::MSG_DONTWAIT).map_err(none)?;
@@ -136,11 +144,13 @@ impl Netlink {
     ) -> Result<Vec<RouteNetlinkMessage>, Refusal> {
         for _ in 0..DUMP_TRIES {
             let mut found = Vec::new();
+            let first = self.sequence + 1;
             let last = self.send(&|batch: &mut Writer, sequence| {
                 write(batch, sequence);
                 sequence
             })?;
-            if self.collect(last, &mut |message: &Message| found.extend(parse(message)))? {
+            let each = &mut |message: &Message| found.extend(parse(message));
+            if self.collect(first..=last, each)? {
                 return Ok(found);
             }
         }
@@ -174,7 +184,11 @@ impl Netlink {
     }
 
     /// Reads until the answer to `last` is complete. False: the dump was interrupted and must be asked for again.
-    fn collect(&mut self, last: u32, each: &mut impl FnMut(&Message)) -> Result<bool, Refusal> {
+    fn collect(
+        &mut self,
+        asked: RangeInclusive<u32>,
+        each: &mut impl FnMut(&Message),
+    ) -> Result<bool, Refusal> {
         let mut first_refusal = None;
         let mut consistent = true;
         loop {
@@ -187,11 +201,14 @@ impl Netlink {
             };
             let len = match (self.receive(flags), &first_refusal) {
                 (Ok(len), _) => len,
-                (Err(_), Some(refusal)) => return Err(Refusal::clone(refusal)),
-                (Err(refusal), None) => return Err(refusal),
+                (Err(error), Some(refusal)) if error.errno == Errno::EAGAIN => {
+                    return Err(Refusal::clone(refusal));
+                }
+                (Err(error), _) => return Err(error),
             };
             for message in Messages::new(&self.buffer[..len]) {
-                if message.sequence == 0 || message.sequence > last {
+                // Behind an error answers to what was asked before may still be there.
+                if !asked.contains(&message.sequence) {
                     continue;
                 }
                 consistent &= message.flags & libc::NLM_F_DUMP_INTR as u16 == 0;
@@ -210,7 +227,7 @@ impl Netlink {
                 let answered = done
                     || message.outcome().is_some()
                     || message.flags & libc::NLM_F_MULTI as u16 == 0;
-                if message.sequence == last && answered {
+                if message.sequence == *asked.end() && answered {
                     return match first_refusal {
                         Some(refusal) => Err(refusal),
                         None => Ok(consistent),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -190,22 +191,26 @@ impl Mark {
 impl Owner {
     /// The owner that process `pid` is, under `name`, with the network namespace of inode `netns`; `None` when the
     /// process is gone.
-    pub fn of(name: &str, pid: i32, netns: u64) -> Option<Owner> {
-        let start = start_time(pid)?;
-        let pidns = namespace("self", "pid").ok()?;
-        Some(Owner {
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn of(name: &str, pid: i32, netns: u64) -> io::Result<Option<Owner>> {
+        let pidns = namespace("self", "pid")?;
+        Ok(start_time(pid)?.map(|start| Owner {
             name: name.to_string(),
             pid,
             start,
             pidns,
             netns,
-        })
+        }))
     }
 
-    /// Whether the process still runs; unknown (another pid namespace's) counts as running.
+    /// Whether the process still runs; unknown (another pid namespace's, or we cannot look) counts as running.
     pub fn is_running(&self) -> bool {
         match namespace("self", "pid") {
-            Ok(ours) if ours == self.pidns => start_time(self.pid) == Some(self.start),
+            Ok(ours) if ours == self.pidns => {
+                start_time(self.pid).map_or(true, |start| start == Some(self.start))
+            }
             _ => true,
         }
     }
@@ -253,13 +258,27 @@ impl Owner {
 }
 
 /// Inode number of a namespace of process `pid` ("self" is one): two are the same when these are.
-pub fn namespace(pid: &str, kind: &str) -> std::io::Result<u64> {
+pub fn namespace(pid: &str, kind: &str) -> io::Result<u64> {
     Ok(fs::metadata(format!("/proc/{pid}/ns/{kind}"))?.ino())
 }
 
 /// Field 22 of `/proc/PID/stat`, or `None` when there is no such process or it is a zombie, which holds nothing.
-pub fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+///
+/// # Errors
+/// It cannot be told.
+pub fn start_time(pid: i32) -> io::Result<Option<u64>> {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Err(error) if is_gone(&error) => Ok(None),
+        read => Ok(start_in(&read?)),
+    }
+}
+
+/// There is no such process (any more), as `/proc` says it.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+fn start_in(stat: &str) -> Option<u64> {
     // The command's name (field 2) may hold blanks and brackets: count from behind the last one.
     let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
     if matches!(fields.next()?, "Z" | "X") {
@@ -276,13 +295,25 @@ pub fn any_process_in(netns: u64) -> bool {
 /// A process that is in this network namespace: its number.
 ///
 /// # Errors
-/// There is no `/proc`.
-pub fn process_in(netns: u64) -> std::io::Result<Option<String>> {
-    Ok(fs::read_dir("/proc")?
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name.starts_with(|first: char| first.is_ascii_digit()))
-        .find(|pid| namespace(pid, "net").is_ok_and(|inode| inode == netns)))
+/// `/proc` cannot be read.
+pub fn process_in(netns: u64) -> io::Result<Option<String>> {
+    for entry in fs::read_dir("/proc")? {
+        let Ok(name) = entry?.file_name().into_string() else {
+            continue;
+        };
+        if !name.starts_with(|first: char| first.is_ascii_digit()) {
+            continue;
+        }
+        match namespace(&name, "net") {
+            Ok(inode) if inode == netns => return Ok(Some(name)),
+            // One that we may not look at is none of ours.
+            Err(error) if !is_gone(&error) && error.kind() != io::ErrorKind::PermissionDenied => {
+                return Err(error);
+            }
+            _ => {}
+        }
+    }
+    Ok(None)
 }
 
 /// The name that leases `address`: `hw` and its 8 or 32 hexadecimal digits. A host end has it as its name, for an IPv6
@@ -393,6 +424,7 @@ mod tests {
             std::process::id() as i32,
             namespace("self", "net").unwrap(),
         )
+        .unwrap()
         .unwrap();
         assert!(me.is_running());
         assert!(

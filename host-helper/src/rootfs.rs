@@ -266,13 +266,19 @@ pub fn check(directory: &Path, needs_etc: bool) -> Result<PathBuf> {
         Mode::empty(),
     )
     .doing(|| format!("open root file system {shown}"))?;
-    let missing: Vec<String> = ["proc", "sys", "dev"]
-        .iter()
-        .filter(|name| {
-            open_in_root(&root, Path::new(name), OFlag::O_PATH | OFlag::O_DIRECTORY).is_err()
-        })
-        .map(|name| format!("/{name}"))
-        .collect();
+    let has =
+        |name: &str| match open_in_root(&root, Path::new(name), OFlag::O_PATH | OFlag::O_DIRECTORY)
+        {
+            Ok(_) => Ok(true),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(false),
+            Err(errno) => Err(errno).doing(|| format!("open {shown}/{name}")),
+        };
+    let mut missing = Vec::new();
+    for name in ["proc", "sys", "dev"] {
+        if !has(name)? {
+            missing.push(format!("/{name}"));
+        }
+    }
     if !missing.is_empty() {
         let list = missing.join(", ");
         return Err(Error::new(format!(
@@ -284,9 +290,7 @@ pub fn check(directory: &Path, needs_etc: bool) -> Result<PathBuf> {
                 .join(" ")
         )));
     }
-    if needs_etc
-        && open_in_root(&root, Path::new("etc"), OFlag::O_PATH | OFlag::O_DIRECTORY).is_err()
-    {
+    if needs_etc && !has("etc")? {
         return Err(Error::new(format!(
             "use root file system {shown}: it has no directory /etc for resolv.conf; make it (mkdir {shown}/etc), or use --resolv=off"
         )));

@@ -15,7 +15,7 @@ use crate::attach::{self, Container};
 use crate::cli;
 use crate::config;
 use crate::control;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Refusal, Result};
 use crate::follower::{Follower, Following};
 use crate::hosts::Private;
 use crate::ls::Description;
@@ -138,13 +138,19 @@ fn supervise(
     signals: Signals,
 ) -> Result<Supervisor> {
     let files = if request.writes_resolv {
-        terminal::receive_descriptors(&container.child.channel)
+        // The command runs already: it stays as it is.
+        terminal::receive_descriptors(&container.child.channel).unwrap_or_else(|errno| {
+            let cause = Refusal::from(errno);
+            warn(&format!("follow the host's resolvers: {cause}"));
+            Vec::new()
+        })
     } else {
         Vec::new()
     };
     let follower = follower(request, &container, files);
     let sides = match command_stdio(options) {
-        StdioChoice::Terminal => terminal::receive_descriptors(&container.child.channel),
+        StdioChoice::Terminal => terminal::receive_descriptors(&container.child.channel)
+            .doing(|| "take over the terminal".into())?,
         _ => Vec::new(),
     };
     let terminal = match Sides::from(sides) {

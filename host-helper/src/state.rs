@@ -5,9 +5,7 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::Flock;
-
-use crate::deadline;
+use crate::deadline::{self, Locked};
 use crate::error::{Doing, Error, Result};
 
 /// The directory, 0700 and root's own.
@@ -15,7 +13,7 @@ pub const DIRECTORY: &str = "/run/hawser";
 
 /// A lock on the directory, for the few microseconds in which names are taken or the network is made. It is the
 /// kernel's (flock(2)): whoever is killed has let go of it.
-pub struct Lock(#[expect(dead_code, reason = "held, never looked at")] Flock<File>);
+pub struct Lock(#[expect(dead_code, reason = "held, never looked at")] Locked);
 
 /// Makes the directory where it is missing, and waits for its lock.
 ///

@@ -29,7 +29,7 @@ use crate::signals::Signals;
 use crate::spawn::Said;
 use crate::state;
 use crate::sys;
-use crate::terminal::Terminal;
+use crate::terminal::{self, Terminal};
 use wake::{CHILD, FOLLOWER, INPUT, LISTENER, NEWS, OUTPUT, PORTS, SIGNALS, STATUS, TERMINAL};
 
 /// A container and what is done for it until it ends.
@@ -365,9 +365,7 @@ fn leave_code(name: &str, code: u8) {
 /// When `/dev/null` cannot be opened.
 pub fn detach() -> io::Result<()> {
     let nothing = File::options().read(true).write(true).open("/dev/null")?;
-    nix::unistd::dup2_stdin(&nothing)?;
-    nix::unistd::dup2_stdout(&nothing)?;
-    nix::unistd::dup2_stderr(&nothing)?;
+    terminal::become_standard(&nothing, &nothing)?;
     std::env::set_current_dir("/")?;
     Ok(())
 }

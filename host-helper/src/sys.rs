@@ -16,8 +16,8 @@ mod terminals;
 
 pub use beyond::{keep_open_beyond_our_end, wait_for_rcu};
 pub use descriptors::{
-    adopt, close_on_exec_from, close_range, duplicate_from, inherited, is_directory, is_open,
-    keep_over_exec,
+    adopt, close_on_exec_from, close_range, duplicate_from, flock, inherited, is_directory,
+    is_open, keep_over_exec,
 };
 pub use memory::{release_memory, release_spare, with_scratch};
 pub use mounts::{
@@ -32,6 +32,16 @@ pub use sockets::{listen, only_deletions, socket_option};
 pub use terminals::{copy_window_size, open_terminal_peer, set_controlling_terminal};
 
 type Result<T> = std::result::Result<T, Errno>;
+
+/// Makes a call once more as long as it was only interrupted.
+pub fn again<T>(mut call: impl FnMut() -> Result<T>) -> Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            done => return done,
+        }
+    }
+}
 
 /// Random bytes (`getrandom(2)`): never blocks after boot.
 pub fn random_u32() -> u32 {

@@ -36,11 +36,19 @@ pub fn take(dev: &OwnedFd, user: u32, to_host: &UnixStream) -> Result<u32> {
     // The size first: a program may ask at once. Without a terminal on our side there is none to take over.
     let _ = sys::copy_window_size(user_side(), host_side.as_fd());
     sys::set_controlling_terminal(terminal.as_fd()).doing(doing)?;
-    dup2_stdin(&terminal).doing(doing)?;
-    dup2_stdout(&terminal).doing(doing)?;
-    dup2_stderr(&terminal).doing(doing)?;
+    become_standard(&terminal, &terminal).doing(doing)?;
     send_descriptors(to_host, &[host_side.as_raw_fd(), terminal.as_raw_fd()]).doing(doing)?;
     Ok(number)
+}
+
+/// Lets this process read from one descriptor, and write to another.
+///
+/// # Errors
+/// As dup2(2).
+pub fn become_standard(input: impl AsFd, output: impl AsFd) -> nix::Result<()> {
+    sys::again(|| dup2_stdin(&input))?;
+    sys::again(|| dup2_stdout(&output))?;
+    sys::again(|| dup2_stderr(&output))
 }
 
 /// Sends descriptors to the process at the other end of a socket.
@@ -49,8 +57,8 @@ pub fn take(dev: &OwnedFd, user: u32, to_host: &UnixStream) -> Result<u32> {
 /// As sendmsg(2).
 pub fn send_descriptors(to: &UnixStream, fds: &[RawFd]) -> nix::Result<()> {
     let message = [ControlMessage::ScmRights(fds)];
-    let flags = MsgFlags::MSG_NOSIGNAL;
-    sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(b"t")], &message, flags, None).map(drop)
+    let (slices, flags) = ([IoSlice::new(b"t")], MsgFlags::MSG_NOSIGNAL);
+    sys::again(|| sendmsg::<()>(to.as_raw_fd(), &slices, &message, flags, None).map(drop))
 }
 
 /// In the first process of a container: `/dev/console` is its terminal too.
@@ -65,20 +73,28 @@ pub fn bind_console(dev: &OwnedFd, number: u32) -> nix::Result<()> {
 }
 
 /// Waits for descriptors, two at most. None: the other end is closed.
-pub fn receive_descriptors(from: &UnixStream) -> Vec<OwnedFd> {
+///
+/// # Errors
+/// As recvmsg(2).
+pub fn receive_descriptors(from: &UnixStream) -> nix::Result<Vec<OwnedFd>> {
     let mut byte = [0];
     let mut space = nix::cmsg_space!([RawFd; 2]);
     let mut slices = [IoSliceMut::new(&mut byte)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let Ok(message) = recvmsg::<()>(from.as_raw_fd(), &mut slices, Some(&mut space), flags) else {
-        return Vec::new();
+    let message = loop {
+        match recvmsg::<()>(from.as_raw_fd(), &mut slices, Some(&mut space), flags) {
+            Err(Errno::EINTR) => {}
+            // The other end was closed with something unread in it.
+            Err(Errno::ECONNRESET) => return Ok(Vec::new()),
+            received => break received?,
+        }
     };
     let control = message.cmsgs().into_iter().flatten();
     let fds = control.flat_map(|message| match message {
         ControlMessageOwned::ScmRights(fds) => fds,
         _ => Vec::new(),
     });
-    fds.map(sys::adopt).collect()
+    Ok(fds.map(sys::adopt).collect())
 }
 
 /// Both sides of a container's terminal.

@@ -12,6 +12,7 @@ use crate::control;
 use crate::error::{Doing, Error, Result};
 use crate::request::{NetworkChoice, Request};
 use crate::spawn::{self, Child, Spawn};
+use crate::sys;
 use crate::users::{NewNetwork, Users};
 
 /// The user namespace, where the container is to have one, and the network namespace with it.
@@ -77,7 +78,7 @@ pub fn namespace(choice: &NetworkChoice) -> Result<Option<OwnedFd>> {
     let file = file.doing(doing)?;
     // linux/magic.h: any other file would be refused by setns(2), but after everything else was made.
     const NSFS_MAGIC: u64 = 0x6e73_6673;
-    let kind = nix::sys::statfs::fstatfs(&file)
+    let kind = sys::again(|| nix::sys::statfs::fstatfs(&file))
         .doing(doing)?
         .filesystem_type()
         .0;

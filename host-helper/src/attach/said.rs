@@ -2,6 +2,10 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+
 use crate::error::{Error, Result};
 use crate::spawn::{Child, Said, StatusReader};
 
@@ -18,7 +22,29 @@ pub fn expect(
         // Its end: it says the same on its standard error, and must not be killed before it has.
         while !matches!(status.read(&mut child.status), Ok(Said::Nothing) | Err(_)) {}
     }
+    if said == Said::Nothing {
+        if let Some(code) = exit_code(child) {
+            let mut error = Error::new(format!(
+                "start the command: init has ended with exit code {code} before it, and could not say why"
+            ));
+            error.unsaid = !hears_init;
+            return Err(error);
+        }
+    }
     judge(said, expected, hears_init)
+}
+
+/// The exit code of a child that has closed its status pipe, which it does as it ends; none if it was killed. It has failed
+/// before it could write there, and what it had to say is on its standard error alone.
+fn exit_code(child: &Child) -> Option<i32> {
+    const AT_ONCE: u16 = 1000; // milliseconds
+    let mut fds = [PollFd::new(child.pidfd.as_fd(), PollFlags::POLLIN)];
+    while poll(&mut fds, AT_ONCE) == Err(Errno::EINTR) {}
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
+    match waitid(Id::PIDFd(child.pidfd.as_fd()), flags) {
+        Ok(WaitStatus::Exited(_, code)) => Some(code),
+        _ => None,
+    }
 }
 
 /// The error that it is, when something else is said than what is expected.
@@ -43,7 +69,6 @@ pub fn judge(said: Said, expected: &Said, hears_init: bool) -> Result<()> {
 
 /// Kills the container and waits for it.
 pub fn kill(pidfd: &OwnedFd) {
-    use nix::sys::wait::{Id, WaitPidFlag, waitid};
     let _ = crate::sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
     let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
 }

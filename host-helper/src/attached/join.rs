@@ -20,9 +20,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, fstat, umask};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use nix::unistd::{
-    UnlinkatFlags, chroot, dup2_stderr, dup2_stdin, dup2_stdout, fchdir, setsid, unlinkat,
-};
+use nix::unistd::{UnlinkatFlags, chroot, fchdir, setsid, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use super::links;
@@ -134,7 +132,8 @@ fn receive(
     signals: &Signals,
 ) -> Result<Vec<OwnedFd>> {
     signals.interrupt_unless_readable(&child.channel)?;
-    let made = terminal::receive_descriptors(&child.channel);
+    let doing = || "take over what was made inside".to_string();
+    let made = terminal::receive_descriptors(&child.channel).doing(doing)?;
     if made.is_empty() {
         attach::kill(&child.pidfd);
         // Its last words, or that it had none.
@@ -182,9 +181,7 @@ fn open_nothing() -> Result<OwnedFd> {
 
 fn redirect(nothing: &OwnedFd) -> Result<()> {
     let doing = || "redirect init's output".to_string();
-    dup2_stdin(nothing).doing(doing)?;
-    dup2_stdout(nothing).doing(doing)?;
-    dup2_stderr(nothing).doing(doing)
+    terminal::become_standard(nothing, nothing).doing(doing)
 }
 
 /// In the child: into the container's network, and to its files.

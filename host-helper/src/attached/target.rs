@@ -80,8 +80,8 @@ impl Target {
             shown,
         };
         // Another's than ours may still be the host's: that of its first process.
-        let hosts = ["self", "1"].map(|pid| namespace(pid, "net").ok());
-        if hosts.contains(&Some(inode)) {
+        let ours = namespace("self", "net").doing(|| "look at our own network".into())?;
+        if ours == inode || namespace("1", "net").is_ok_and(|hosts| hosts == inode) {
             return Err(Error::new(format!(
                 "attach {}: its network is the host's own; give it one first (--network none, unshare -n)",
                 target.shown
@@ -99,15 +99,18 @@ impl Target {
         let Some(process) = &self.process else {
             return Ok(());
         };
-        let now = namespace(&process.pid.to_string(), "net").ok();
+        let doing = || format!("look at {}", self.shown);
+        let now = namespace(&process.pid.to_string(), "net");
         // Behind the look at its number: as long as it lives, that is its own.
-        if has_ended(&process.pidfd)? || start_time(process.pid) != Some(process.start) {
+        if has_ended(&process.pidfd)?
+            || start_time(process.pid).doing(doing)? != Some(process.start)
+        {
             return Err(Error::new(format!(
                 "attach {}: it has ended meanwhile",
                 self.shown
             )));
         }
-        if now != Some(self.inode) {
+        if now.doing(doing)? != self.inode {
             return Err(Error::new(format!(
                 "attach {}: it has gone to another network namespace meanwhile; run it again",
                 self.shown
@@ -193,6 +196,7 @@ impl Target {
         };
         self.check()?;
         let owner = Owner::of(name, process.pid, self.inode);
+        let owner = owner.doing(|| format!("look at {}", self.shown))?;
         let owner = owner.filter(|owner| owner.start == process.start);
         owner
             .map(Mark::Attached)
@@ -261,8 +265,8 @@ impl Process {
             error.cure(Errno::ENOENT, cure)
         })?;
         let ended = || Error::new(format!("attach process {pid}: it has ended"));
-        let start = start_time(pid).ok_or_else(ended)?;
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let start = start_time(pid).doing(doing)?.ok_or_else(ended)?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).doing(doing)?;
         if is_of_kernel(&stat) {
             return Err(Error::new(format!(
                 "attach process {pid}: it is a thread of the kernel's, and no container"
@@ -284,7 +288,8 @@ impl Process {
     pub fn is(&self, owner: &Owner) -> bool {
         // Its start, and that its number is meant as ours are, are part of it.
         self.start == owner.start
-            && Owner::of(&owner.name, self.pid, owner.netns).as_ref() == Some(owner)
+            && Owner::of(&owner.name, self.pid, owner.netns)
+                .is_ok_and(|found| found.as_ref() == Some(owner))
     }
 }
 
@@ -312,8 +317,12 @@ fn open_namespace(path: &Path) -> Result<OwnedFd> {
 
 fn has_ended(pidfd: &OwnedFd) -> Result<bool> {
     let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-    let ready = poll(&mut fds, PollTimeout::ZERO).doing(|| "look at a process".into())?;
-    Ok(ready > 0)
+    loop {
+        match poll(&mut fds, PollTimeout::ZERO) {
+            Err(Errno::EINTR) => {}
+            polled => return Ok(polled.doing(|| "look at a process".into())? > 0),
+        }
+    }
 }
 
 /// Field 9 of proc(5)'s stat has this bit.

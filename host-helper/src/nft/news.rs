@@ -40,7 +40,7 @@ impl News {
             Listener {
                 pid,
                 fd: fd.as_raw_fd(),
-                start: start_time(pid).unwrap_or(0),
+                start: start_time(pid).ok().flatten().unwrap_or(0),
             },
         );
         Ok(News(fd))
@@ -70,7 +70,7 @@ impl AsFd for News {
 /// The socket that is known of, should it still be what it was: one as `like` is, in the same network namespace.
 fn copy(known: &Listener, like: BorrowedFd) -> Option<OwnedFd> {
     let process = sys::pidfd_open(known.pid).ok()?;
-    if start_time(known.pid) != Some(known.start) {
+    if start_time(known.pid).ok()? != Some(known.start) {
         return None;
     }
     let socket = sys::pidfd_getfd(process.as_fd(), known.fd).ok()?;

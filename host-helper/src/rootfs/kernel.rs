@@ -11,7 +11,7 @@ use nix::sys::stat::Mode;
 use super::{NODEV, NOEXEC, NOSUID, RDONLY, Rootfs, mount_new};
 use crate::error::{Doing, Refusal, Result};
 use crate::inside::{Permission, is_directory, open_if_there, open_in_root};
-use crate::sys::{attach_tree, attach_tree_at, clone_tree, set_mount_attributes};
+use crate::sys::{again, attach_tree, attach_tree_at, clone_tree, set_mount_attributes};
 
 /// Tells about the host or changes it: hidden. (What Docker and runc hide too.)
 const MASKED_PROC: [&CStr; 9] = [
@@ -68,7 +68,7 @@ fn write_at(directory: &OwnedFd, path: &str, value: &str) -> std::result::Result
         OFlag::O_WRONLY | OFlag::O_CLOEXEC,
         Mode::empty(),
     )?;
-    nix::unistd::write(&file, value.as_bytes())?;
+    again(|| nix::unistd::write(&file, value.as_bytes()))?;
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, execveat, setsid};
+use nix::unistd::{execveat, setsid};
 
 use super::program::embedded_init;
 use super::{ChildEnds, Spawn, Stdio};
@@ -26,19 +26,18 @@ pub(super) fn become_init(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible>
     set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
     setsid().doing(|| "start a session".into())?;
     umask(Mode::empty());
+    let receive = |what: &str| {
+        let doing = || format!("wait for {what}");
+        let arrived = terminal::receive_descriptors(&ends.channel).doing(doing)?;
+        let first = arrived.into_iter().next();
+        first.ok_or_else(|| Error::new(format!("{}: host-helper has given up", doing())))
+    };
     let join_network = || {
-        let mut arrived = terminal::receive_descriptors(&ends.channel).into_iter();
         // Without it nothing may be changed any more: this is still the host's network.
-        let network = arrived.next().ok_or_else(|| {
-            Error::new("wait for the network namespace: host-helper has given up")
-        })?;
+        let network = receive("the network namespace")?;
         setns(network, CloneFlags::CLONE_NEWNET).doing(|| "join the network namespace".into())
     };
-    let receive_hosts = || {
-        let mut arrived = terminal::receive_descriptors(&ends.channel).into_iter();
-        let hosts = arrived.next();
-        hosts.ok_or_else(|| Error::new("wait for the network's hosts: host-helper has given up"))
-    };
+    let receive_hosts = || receive("the network's hosts");
     let view = rootfs::enter(
         &spawn.rootfs,
         &Permission(ends.config.as_fd()),
@@ -91,9 +90,7 @@ pub fn exec_init(spawn: &Spawn, dev: &OwnedFd, ends: &ChildEnds) -> Result<Infal
             let doing = || "redirect the command's output".to_string();
             let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
             let nothing = openat(dev, "null", flags, Mode::empty()).doing(doing)?;
-            dup2_stdin(nothing).doing(doing)?;
-            dup2_stdout(log).doing(doing)?;
-            dup2_stderr(log).doing(doing)?;
+            terminal::become_standard(nothing, log).doing(doing)?;
         }
         Stdio::Inherit => {}
     }

@@ -63,7 +63,10 @@ extern "C" fn keep_open(kept: *mut libc::c_void) -> libc::c_int {
     unsafe {
         let kept = &*kept.cast::<Kept>();
         for (first, last) in &kept.closed {
-            libc::syscall(libc::SYS_close_range, *first, *last, 0);
+            // Without memory for that it would keep open what others wait for the end of.
+            if libc::syscall(libc::SYS_close_range, *first, *last, 0) < 0 {
+                libc::_exit(1);
+            }
         }
         libc::read(kept.end.as_raw_fd(), [0_u8].as_mut_ptr().cast(), 1);
         wait_for_rcu();

@@ -1,10 +1,17 @@
 //! Descriptors: whose they are, and what becomes of them at the next exec.
 
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::fs::File;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
 use super::Result;
+
+/// flock(2): `LOCK_EX`, `LOCK_UN`... nix's guard panics where unlocking fails.
+pub fn flock(file: &File, operation: i32) -> Result<()> {
+    // SAFETY: no pointers.
+    Errno::result(unsafe { libc::flock(file.as_raw_fd(), operation) }).map(drop)
+}
 
 /// `close_range(2)` with `CLOSE_RANGE_CLOEXEC`: everything from `first` on is closed by the next exec.
 pub fn close_on_exec_from(first: RawFd) -> Result<()> {
