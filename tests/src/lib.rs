@@ -9,6 +9,7 @@ mod case;
 mod changes;
 mod clients;
 mod debian;
+pub mod errnos;
 mod firewalls;
 mod machine;
 mod net;
@@ -22,6 +23,7 @@ mod snapshot;
 pub mod strace;
 mod supervised;
 pub mod sys;
+pub mod tracer;
 pub mod wire;
 mod work;
 
@@ -40,7 +42,8 @@ pub use scene::{Scene, Station};
 pub use snapshot::Snapshot;
 pub use supervised::Supervised;
 pub use work::{
-    Work, calls, inject_into, with_attach, with_hook, with_plugin, with_poststop, with_run,
+    Work, calls, inject_into, with_attach, with_first_run, with_hook, with_plugin, with_poststop,
+    with_run,
 };
 
 /// Runs a witness (`ip`, `nft`...) and gives what it prints; panics with its complaint if it fails.

@@ -7,6 +7,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use nix::sys::ptrace;
+use nix::unistd::Pid;
+
 /// What is written to `uid_map` and `gid_map` of a case that is not run by root.
 #[derive(Clone)]
 pub struct IdMaps {
@@ -41,6 +44,14 @@ pub fn move_apart(netns: &OwnedFd) -> io::Result<()> {
     unsafe {
         check(libc::unshare(libc::CLONE_FS | libc::CLONE_NEWNS))?;
         check(libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET)).map(drop)
+    }
+}
+
+/// Makes `command` a tracee of the thread that spawns it: it stops once it is executed.
+pub fn trace(command: &mut Command) {
+    // SAFETY: PTRACE_TRACEME is one system call without arguments.
+    unsafe {
+        command.pre_exec(|| ptrace::traceme().map_err(io::Error::from));
     }
 }
 
@@ -294,4 +305,58 @@ fn mount(source: &CStr, target: &CStr, kind: Option<&CStr>, flags: u64) -> io::R
         )
     })
     .map(drop)
+}
+
+/// The number of the system call that a tracee is stopped before, and its second argument.
+pub fn call(pid: Pid) -> nix::Result<(i64, u64)> {
+    let registers = ptrace::getregs(pid)?;
+    #[cfg(target_arch = "x86_64")]
+    let (number, second) = (registers.orig_rax, registers.rsi);
+    #[cfg(target_arch = "aarch64")]
+    let (number, second) = (registers.regs[8], registers.regs[1]);
+    Ok((number as i64, second))
+}
+
+/// Lets a tracee that is stopped before a system call not make it.
+pub fn skip_call(pid: Pid) -> nix::Result<()> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let mut registers = ptrace::getregs(pid)?;
+        registers.orig_rax = u64::MAX;
+        ptrace::setregs(pid, registers)
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        // linux/elf.h
+        const NT_ARM_SYSTEM_CALL: usize = 0x404;
+        let mut number: i32 = -1;
+        let mut vector = libc::iovec {
+            iov_base: (&raw mut number).cast(),
+            iov_len: size_of::<i32>(),
+        };
+        // SAFETY: PTRACE_SETREGSET reads the vector and the number, which live until the call returns.
+        let done = unsafe {
+            libc::ptrace(
+                libc::PTRACE_SETREGSET,
+                pid.as_raw(),
+                NT_ARM_SYSTEM_CALL,
+                &raw mut vector,
+            )
+        };
+        nix::errno::Errno::result(done).map(drop)
+    }
+}
+
+/// Lets a system call that a tracee is stopped after have given `result`.
+pub fn set_result(pid: Pid, result: i64) -> nix::Result<()> {
+    let mut registers = ptrace::getregs(pid)?;
+    #[cfg(target_arch = "x86_64")]
+    {
+        registers.rax = result as u64;
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        registers.regs[0] = result as u64;
+    }
+    ptrace::setregs(pid, registers)
 }

@@ -129,6 +129,19 @@ pub fn with_run(lab: &Lab, options: &[&str], body: impl FnOnce(&Work)) {
     });
 }
 
+/// The same where there is no network yet; it is taken away again.
+pub fn with_first_run(lab: &Lab, options: &[&str], body: impl FnOnce(&Work)) {
+    lab.hawser(&["down"]).ok();
+    body(&Work {
+        command: &|| lab.run_command(options, &["true"]),
+        undo: &|_| {
+            lab.settle();
+            lab.hawser(&["down"]).ok();
+        },
+        input: None,
+    });
+}
+
 /// `attach` of a container with mounts of its own, and everything that it may leave taken back by `detach`.
 pub fn with_attach(lab: &Lab, body: impl FnOnce(&Work)) {
     let guest = Running::unshared(&["-n", "-m"], "exec cat");
@@ -248,7 +261,8 @@ pub fn with_plugin(lab: &Lab, operation: &str, body: impl FnOnce(&Work)) {
     });
 }
 
-/// Whether what it has made is there, or may be: it has succeeded, or nobody was left to take it back.
+/// Whether what it has made is there, or may be: it has succeeded, or nobody was left to take it back (killed, or without
+/// memory).
 fn is_taken_back(outcome: &Outcome) -> bool {
-    outcome.code == 0 || outcome.code == -libc::SIGKILL
+    [0, -libc::SIGKILL, -libc::SIGABRT].contains(&outcome.code)
 }

@@ -1,0 +1,324 @@
+//! A tracer (ptrace(2)) that counts the system calls of a program and of all the processes that it makes, and lets one of
+//! them fail. Unlike strace's `inject` it can tell those processes apart, and sees where the program under test ends: what a
+//! container runs is no longer traced.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::sys::ptrace::{self, Event, Options};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::errnos;
+use crate::process::{DEADLINE, Outcome};
+use crate::sys;
+
+/// One system call of a run, told in a way that means the same in the next run.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Call {
+    /// Which process: `1` is the program, `1.2` the second that it makes.
+    pub process: String,
+    /// Its number (`libc::SYS_*`).
+    pub number: i64,
+    /// What it is to do, where one call does many things: the second argument of fcntl(2), flock(2) and ioctl(2). Else 0.
+    pub command: u64,
+    /// The how manieth of that number it is in its process, from 1 on.
+    pub nth: usize,
+}
+
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It does not take place, and fails.
+    Instead(Errno),
+    /// It takes place, and is said to have failed.
+    After(Errno),
+}
+
+/// What was seen.
+pub struct Trace {
+    /// How the program ended.
+    pub outcome: Outcome,
+    /// All of its calls, in the order in which they began. After a fault there are no more of them.
+    pub calls: Vec<Call>,
+    /// Whether the call was made that was to fail.
+    pub is_hit: bool,
+    /// Whether it took so long that it was killed.
+    pub is_stuck: bool,
+}
+
+/// Runs `command` to its end and that of all the processes that it makes; the call in `fault` fails.
+pub fn trace(command: Command, fault: Option<(&Call, Fault)>) -> Trace {
+    // The tracees are children of one thread, and of that one alone: what else this process has started is not waited for.
+    thread::scope(|scope| {
+        let traced = scope.spawn(|| trace_here(command, fault));
+        traced.join().expect("the thread that traces")
+    })
+}
+
+fn trace_here(mut command: Command, fault: Option<(&Call, Fault)>) -> Trace {
+    sys::trace(&mut command);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let started = Instant::now();
+    #[expect(
+        clippy::zombie_processes,
+        reason = "it is waited for with its children"
+    )]
+    let child = command
+        .spawn()
+        .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+    let first = pid_of(&child);
+    let pids = Arc::new(Mutex::new(BTreeSet::from([first.as_raw()])));
+    let mut tracer = Tracer {
+        fault,
+        pids: Arc::clone(&pids),
+        processes: BTreeMap::from([(first, Process::new("1".into()))]),
+        early: BTreeSet::new(),
+        calls: vec![],
+        state: State::Counting,
+    };
+    let (done, is_done) = channel::<()>();
+    let watchdog = thread::spawn(move || {
+        let is_late = is_done.recv_timeout(DEADLINE) == Err(RecvTimeoutError::Timeout);
+        if is_late {
+            for pid in pids.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+            }
+        }
+        is_late
+    });
+    let code = tracer.follow(first);
+    drop(done);
+    let is_stuck = watchdog.join().expect("the watchdog");
+    let outcome = Outcome {
+        code,
+        stdout: rest(child.stdout),
+        stderr: rest(child.stderr),
+        elapsed: started.elapsed(),
+    };
+    Trace {
+        outcome,
+        calls: tracer.calls,
+        is_hit: matches!(tracer.state, State::Over),
+        is_stuck,
+    }
+}
+
+/// What is in a pipe that nobody writes to any more.
+fn rest(pipe: Option<impl Read>) -> Vec<u8> {
+    let mut found = vec![];
+    if let Some(mut pipe) = pipe {
+        pipe.read_to_end(&mut found).expect("read a pipe");
+    }
+    found
+}
+
+fn pid_of(child: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id()).expect("a process id"))
+}
+
+/// How far the fault is.
+#[derive(Debug, Clone, Copy)]
+enum State {
+    /// Its call is still to come, or there is none.
+    Counting,
+    /// This process is inside of it.
+    Inside(Pid),
+    /// It is over: from now on nobody is stopped.
+    Over,
+}
+
+struct Process {
+    name: String,
+    /// How many it has made of each.
+    counts: BTreeMap<i64, usize>,
+    children: usize,
+    is_inside: bool,
+    /// It is one of ours; else it has executed something else.
+    is_ours: bool,
+}
+
+impl Process {
+    fn new(name: String) -> Self {
+        Self {
+            name,
+            counts: BTreeMap::new(),
+            children: 0,
+            is_inside: false,
+            is_ours: true,
+        }
+    }
+}
+
+struct Tracer<'a> {
+    fault: Option<(&'a Call, Fault)>,
+    /// For the watchdog.
+    pids: Arc<Mutex<BTreeSet<i32>>>,
+    processes: BTreeMap<Pid, Process>,
+    /// Stopped before their parents' stop told of them.
+    early: BTreeSet<Pid>,
+    calls: Vec<Call>,
+    state: State,
+}
+
+impl Tracer<'_> {
+    /// Until nobody is left. Gives the exit code of `first`; minus a signal's number.
+    fn follow(&mut self, first: Pid) -> i32 {
+        let mut code = None;
+        loop {
+            // Children of this thread, and whoever it traces.
+            let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
+            let status = match waitpid(None, Some(flags)) {
+                Ok(status) => status,
+                Err(Errno::ECHILD) => break,
+                Err(Errno::EINTR) => continue,
+                Err(error) => panic!("wait for tracees: {error}"),
+            };
+            match status {
+                WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..) => {
+                    if pid == first {
+                        code = Some(match status {
+                            WaitStatus::Exited(_, code) => code,
+                            WaitStatus::Signaled(_, signal, _) => -(signal as i32),
+                            _ => unreachable!("one of the two"),
+                        });
+                    }
+                    self.processes.remove(&pid);
+                    self.lock_pids().remove(&pid.as_raw());
+                }
+                WaitStatus::Stopped(pid, signal) => self.stopped(pid, signal, first),
+                WaitStatus::PtraceSyscall(pid) => self.at_call(pid),
+                WaitStatus::PtraceEvent(pid, _, event) => self.event(pid, event),
+                other => panic!("a tracee does what was not asked for: {other:?}"),
+            }
+        }
+        code.expect("the program has ended")
+    }
+
+    fn lock_pids(&self) -> std::sync::MutexGuard<'_, BTreeSet<i32>> {
+        self.pids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stopped(&mut self, pid: Pid, signal: Signal, first: Pid) {
+        if !self.processes.contains_key(&pid) {
+            self.lock_pids().insert(pid.as_raw());
+            self.early.insert(pid);
+            return;
+        }
+        if self.early.remove(&pid) {
+            // It has just been made: the stop is the tracer's own, no signal.
+            return self.go_on(pid, None);
+        }
+        if pid == first && signal == Signal::SIGTRAP && self.processes[&pid].counts.is_empty() {
+            let options = Options::PTRACE_O_TRACESYSGOOD
+                | Options::PTRACE_O_TRACEFORK
+                | Options::PTRACE_O_TRACEVFORK
+                | Options::PTRACE_O_TRACECLONE
+                | Options::PTRACE_O_TRACEEXEC
+                | Options::PTRACE_O_EXITKILL;
+            ptrace::setoptions(pid, options).expect("options of the tracer");
+            return self.go_on(pid, None);
+        }
+        self.go_on(pid, Some(signal));
+    }
+
+    fn event(&mut self, pid: Pid, event: i32) {
+        if event == Event::PTRACE_EVENT_EXEC as i32 {
+            let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+            let program = program.to_string_lossy();
+            let process = self.processes.get_mut(&pid).expect("a known process");
+            process.is_ours = program.contains("/host-helper") || program.contains("memfd:init");
+        } else {
+            let made = ptrace::getevent(pid).expect("a new process");
+            let made = Pid::from_raw(i32::try_from(made).expect("a process id"));
+            let parent = self.processes.get_mut(&pid).expect("a known process");
+            parent.children += 1;
+            let mut child = Process::new(format!("{}.{}", parent.name, parent.children));
+            child.is_ours = parent.is_ours;
+            self.processes.insert(made, child);
+            self.lock_pids().insert(made.as_raw());
+            if self.early.remove(&made) {
+                self.go_on(made, None);
+            } else {
+                self.early.insert(made);
+            }
+        }
+        self.go_on(pid, None);
+    }
+
+    /// Before a system call, or after it.
+    fn at_call(&mut self, pid: Pid) {
+        let process = self.processes.get_mut(&pid).expect("a known process");
+        process.is_inside = !process.is_inside;
+        match self.state {
+            State::Over => {}
+            State::Inside(inside) => {
+                if pid == inside {
+                    self.fail(pid);
+                }
+            }
+            State::Counting if process.is_inside => {
+                let Ok((number, second)) = sys::call(pid) else {
+                    // Killed meanwhile.
+                    return self.go_on(pid, None);
+                };
+                let count = process.counts.entry(number).or_default();
+                *count += 1;
+                let call = Call {
+                    process: process.name.clone(),
+                    number,
+                    command: if errnos::has_commands(number) {
+                        second
+                    } else {
+                        0
+                    },
+                    nth: *count,
+                };
+                if let Some((_, fault)) = self.fault.filter(|(wanted, _)| **wanted == call) {
+                    self.state = State::Inside(pid);
+                    if let Fault::Instead(_) = fault {
+                        let _ = sys::skip_call(pid);
+                    }
+                }
+                self.calls.push(call);
+            }
+            State::Counting => {}
+        }
+        self.go_on(pid, None);
+    }
+
+    /// The call that was to fail is over.
+    fn fail(&mut self, pid: Pid) {
+        if let Some((_, Fault::Instead(errno) | Fault::After(errno))) = self.fault {
+            let _ = sys::set_result(pid, -i64::from(errno as i32));
+        }
+        self.state = State::Over;
+    }
+
+    fn go_on(&self, pid: Pid, signal: Option<Signal>) {
+        let is_ours = self.processes.get(&pid).is_some_and(|one| one.is_ours);
+        // Between a call and its end it is stopped at the end too, or the two could no longer be told apart.
+        let _ = if matches!(self.state, State::Over) || !is_ours {
+            ptrace::cont(pid, signal)
+        } else {
+            ptrace::syscall(pid, signal)
+        };
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Instead(errno) => write!(f, "{errno:?}"),
+            Self::After(errno) => write!(f, "{errno:?} after it took place"),
+        }
+    }
+}

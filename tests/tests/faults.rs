@@ -1,0 +1,272 @@
+//! Every system call fails once, in each way that its manual page names as likely: either the command succeeds all the same, or
+//! it says in one line what it was doing, and why that failed, and nothing is left.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use nix::errno::Errno;
+
+use lab::tracer::{Call, Fault, trace};
+use lab::{
+    DEADLINE, Lab, Outcome, Snapshot, Work, case, collect, errnos, with_attach, with_first_run,
+    with_hook, with_plugin, with_poststop, with_run,
+};
+
+/// What a call and its fault are called in a complaint.
+fn describe(call: &Call, fault: Fault) -> String {
+    let name = errnos::name(call);
+    format!("process {} {name} {}: {fault}", call.process, call.nth)
+}
+
+fn errno(fault: Fault) -> String {
+    match fault {
+        Fault::Instead(errno) | Fault::After(errno) => format!("{errno:?}"),
+    }
+}
+
+fn number(fault: Fault) -> i32 {
+    match fault {
+        Fault::Instead(errno) | Fault::After(errno) => errno as i32,
+    }
+}
+
+/// Whether the cause is in a sentence: by its name, or in other words.
+fn names_cause(sentence: &str, fault: Fault) -> bool {
+    let is_named = sentence.contains(&format!("({})", errno(fault)));
+    // It takes a free port or name for taken.
+    let is_taken = fault == Fault::Instead(Errno::EADDRINUSE) && sentence.contains("is in use");
+    // What init has no word for it tells as a number.
+    let is_number = sentence.contains(&format!("errno {}", number(fault)));
+    is_named || is_taken || is_number
+}
+
+/// No memory for what Rust's library cannot go on without: it says so, and aborts; what is left is as after a kill.
+fn is_out_of_memory(outcome: &Outcome, fault: Fault) -> bool {
+    outcome.code == -libc::SIGABRT && fault == Fault::Instead(Errno::ENOMEM)
+}
+
+/// Whether an outcome of `run`, `attach` and the hook may be.
+fn is_told(outcome: &Outcome, call: &Call, fault: Fault) -> bool {
+    let (text, name) = (outcome.err(), errnos::name(call));
+    let is_line = text.lines().count() == 1 && text.ends_with('\n');
+    let is_ours = text.starts_with("host-helper: ") || text.starts_with("init: ");
+    match outcome.code {
+        // A warning, at most; and an interruption is none.
+        0 => text.is_empty() || is_line && is_ours && errno(fault) != "EINTR",
+        // init has no status pipe to say it on, and its standard error is not ours.
+        125 if name == "fcntl(F_DUPFD)" => is_line && text.contains("init"),
+        125 => is_line && is_ours && names_cause(&text, fault) && errno(fault) != "EINTR",
+        126 | 127 => is_line && ["execve", "faccessat"].contains(&name.as_str()),
+        _ => is_out_of_memory(outcome, fault),
+    }
+}
+
+/// The same of the CNI plugin.
+fn is_told_in_json(outcome: &Outcome, _: &Call, fault: Fault) -> bool {
+    let answer = serde_json::from_slice::<serde_json::Value>(&outcome.stdout).ok();
+    let sentence = answer.as_ref().and_then(|answer| answer["msg"].as_str());
+    match outcome.code {
+        0 => sentence.is_none() && outcome.err().lines().count() < 2,
+        1 => {
+            let has_code = answer
+                .as_ref()
+                .is_some_and(|answer| answer["code"].is_u64());
+            let is_told = sentence.is_some_and(|sentence| names_cause(sentence, fault));
+            has_code && is_told && outcome.stderr.is_empty() && errno(fault) != "EINTR"
+        }
+        _ => is_out_of_memory(outcome, fault),
+    }
+}
+
+/// What the next start of the same takes back: a name whose socket could not be removed.
+fn is_stale(changes: &[String]) -> bool {
+    changes == ["files: /run/hawser/web.sock is left"]
+}
+
+/// Lets each call of `work` fail, in those of its ways that are wanted.
+fn sweep(
+    lab: &Lab,
+    what: &str,
+    work: &Work,
+    is_wanted: impl Fn(usize) -> bool,
+    judge: impl Fn(&Outcome, &Call, Fault) -> bool,
+) {
+    (work.undo)(&collect((work.command)(), DEADLINE).exits(0));
+    let first = trace((work.command)(), None);
+    (work.undo)(&first.outcome.exits(0));
+    lab.settle();
+    let mut before = Snapshot::take();
+    let (mut tried, mut missed, mut told, mut complaints) = (0, 0, 0, vec![]);
+    let only = std::env::var("ONLY").ok();
+    let faults = first.calls.iter().flat_map(|call| {
+        let ways = errnos::faults(call).into_iter().enumerate();
+        let wanted = ways.filter(|(at, _)| is_wanted(*at));
+        wanted.map(move |(_, fault)| (call, fault))
+    });
+    for (call, fault) in faults {
+        let described = describe(call, fault);
+        if only.as_ref().is_some_and(|only| !described.contains(only)) {
+            continue;
+        }
+        let seen = trace((work.command)(), Some((call, fault)));
+        let outcome = &seen.outcome;
+        tried += usize::from(seen.is_hit);
+        missed += usize::from(!seen.is_hit);
+        told += usize::from(outcome.code != 0);
+        let mut complain = |why: &str| {
+            let complaint = format!("## {what} {described}: {why}: {outcome}").replace('\n', "; ");
+            complaints.push(complaint);
+        };
+        if seen.is_stuck {
+            complain("it does not end");
+        } else if seen.is_hit && !judge(outcome, call, fault) {
+            complain("not told");
+        }
+        if catch_unwind(AssertUnwindSafe(|| (work.undo)(outcome))).is_err() {
+            complain("left inside");
+            // So that the next one is judged by itself.
+            let again = trace((work.command)(), None);
+            (work.undo)(&again.outcome);
+        }
+        // What it could not take back from the firewall, the next call does, once the link is gone.
+        lab.settle();
+        lab.hawser(&["ls"]).exits(0);
+        let mut changes = before.changes();
+        if is_stale(&changes) {
+            (work.undo)(&collect((work.command)(), DEADLINE).exits(0));
+            lab.settle();
+            changes = before.changes();
+        }
+        if !changes.is_empty() {
+            complain(&changes.join("; "));
+            before = Snapshot::take();
+        }
+    }
+    show(&format!(
+        "| {what} | {} calls | {tried} faults | {missed} calls that another run did not make | {told} errors |",
+        first.calls.len()
+    ));
+    assert!(
+        complaints.is_empty(),
+        "{} complaints of {tried} faults:\n{}",
+        complaints.len(),
+        complaints.join("\n")
+    );
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "libtest captures it, and shows it when it is asked to"
+)]
+fn show(line: &str) {
+    // libtest has begun a line.
+    println!("\n{line}");
+}
+
+/// Only the first, the likeliest: in the time that all tests together may take.
+fn likeliest(at: usize) -> bool {
+    at == 0
+}
+
+/// All of them: `cargo nextest run -p tests --test faults --run-ignored only --success-output final`.
+fn all(_: usize) -> bool {
+    true
+}
+
+const RUN: &[&str] = &["--name", "web", "--ip", "172.19.0.9", "-p", "8080:80"];
+
+#[test]
+fn each_call_of_a_run_fails_in_its_likeliest_way() {
+    case(|lab| with_run(lab, RUN, |work| sweep(lab, "run", work, likeliest, is_told)));
+}
+
+#[test]
+#[ignore = "a soak: minutes"]
+fn each_call_of_a_run_fails_in_every_way() {
+    case(|lab| with_run(lab, RUN, |work| sweep(lab, "run", work, all, is_told)));
+}
+
+#[test]
+fn each_call_of_the_first_run_fails_in_its_likeliest_way() {
+    case(|lab| {
+        with_first_run(lab, RUN, |work| {
+            sweep(lab, "first run", work, likeliest, is_told)
+        })
+    });
+}
+
+#[test]
+#[ignore = "a soak: minutes"]
+fn each_call_of_the_first_run_fails_in_every_way() {
+    case(|lab| with_first_run(lab, RUN, |work| sweep(lab, "first run", work, all, is_told)));
+}
+
+#[test]
+fn each_call_of_attach_fails_in_its_likeliest_way() {
+    case(|lab| with_attach(lab, |work| sweep(lab, "attach", work, likeliest, is_told)));
+}
+
+#[test]
+#[ignore = "a soak: minutes"]
+fn each_call_of_attach_fails_in_every_way() {
+    case(|lab| with_attach(lab, |work| sweep(lab, "attach", work, all, is_told)));
+}
+
+#[test]
+fn each_call_of_the_hook_fails_in_its_likeliest_way() {
+    case(|lab| with_hook(lab, |work| sweep(lab, "hook", work, likeliest, is_told)));
+}
+
+#[test]
+#[ignore = "a soak: minutes"]
+fn each_call_of_the_hook_fails_in_every_way() {
+    case(|lab| with_hook(lab, |work| sweep(lab, "hook", work, all, is_told)));
+}
+
+#[test]
+fn each_call_of_poststop_fails_in_its_likeliest_way() {
+    case(|lab| with_poststop(lab, |work| sweep(lab, "poststop", work, likeliest, is_told)));
+}
+
+#[test]
+#[ignore = "a soak: minutes"]
+fn each_call_of_poststop_fails_in_every_way() {
+    case(|lab| with_poststop(lab, |work| sweep(lab, "poststop", work, all, is_told)));
+}
+
+#[test]
+fn each_call_of_cni_add_fails_in_its_likeliest_way() {
+    case(|lab| {
+        with_plugin(lab, "ADD", |work| {
+            sweep(lab, "CNI ADD", work, likeliest, is_told_in_json)
+        })
+    });
+}
+
+#[test]
+#[ignore = "a soak: minutes"]
+fn each_call_of_cni_add_fails_in_every_way() {
+    case(|lab| {
+        with_plugin(lab, "ADD", |work| {
+            sweep(lab, "CNI ADD", work, all, is_told_in_json)
+        })
+    });
+}
+
+#[test]
+fn each_call_of_cni_del_fails_in_its_likeliest_way() {
+    case(|lab| {
+        with_plugin(lab, "DEL", |work| {
+            sweep(lab, "CNI DEL", work, likeliest, is_told_in_json)
+        })
+    });
+}
+
+#[test]
+#[ignore = "a soak: minutes"]
+fn each_call_of_cni_del_fails_in_every_way() {
+    case(|lab| {
+        with_plugin(lab, "DEL", |work| {
+            sweep(lab, "CNI DEL", work, all, is_told_in_json)
+        })
+    });
+}
