@@ -12,6 +12,7 @@ use nix::errno::Errno;
 
 use crate::address::{gateway_of, link_local_of, mac_of};
 use crate::error::{Doing, Error, Result};
+use crate::hosts;
 use crate::link::Link;
 use crate::netlink::{ACK, CREATE, Netlink};
 use crate::nft;
@@ -151,6 +152,7 @@ fn create(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Network> {
             ..network
         })
     })();
+    hosts::begin(name);
     if made.is_err() {
         // The first error is the one that matters.
         let _ = delete(route, name);

@@ -8,7 +8,7 @@
 //! for what leads elsewhere takes a dump, which locks every chain of the kernel's table in turn, 9 ms for 262,144 of them.
 //! So it is done once for both families when there are few connections, and not at all when there are none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use hawser::netlink::{Attributes, Message, Writer, read_u32};
@@ -43,6 +43,8 @@ const BY_DESTINATION_PORT: u32 = 1 << 5;
 
 /// What is deleted in one exchange.
 const AT_ONCE: usize = 64;
+/// The connections of so few addresses are looked for by the kernel, one address after the other.
+const SINGLY: usize = 8;
 /// So few connections are told whole: a megabyte.
 const FEW: u32 = 4096;
 
@@ -135,51 +137,77 @@ fn forget_of(conntrack: &mut Netlink, addresses: &[IpAddr], side: u16) -> Result
     if entries(conntrack)? == 0 {
         return Ok(());
     }
-    for address in addresses {
-        let (family, kind, octets) = match address {
-            IpAddr::V4(address) => (libc::AF_INET, CTA_IP_V4_SRC, address.octets().to_vec()),
-            IpAddr::V6(address) => (libc::AF_INET6, CTA_IP_V6_SRC, address.octets().to_vec()),
-        };
-        let write = |batch: &mut Writer, command, flags, sequence| {
-            batch.begin(command, flags, sequence, &[family as u8, 0, 0, 0]);
-            let tuple = batch.open(nested(side));
-            let ip = batch.open(nested(CTA_TUPLE_IP));
-            batch.attribute(kind, &octets);
-            batch.close(ip);
-            batch.close(tuple);
-            write_flags(batch, original, reply);
+    let (v4, v6): (Vec<&IpAddr>, Vec<&IpAddr>) = addresses.iter().partition(|it| it.is_ipv4());
+    if addresses.len() > SINGLY {
+        return forget_by_look(conntrack, libc::AF_UNSPEC, addresses.iter().collect(), side);
+    }
+    for address in v4 {
+        forget_one(conntrack, address, side, (original, reply))?;
+    }
+    // The kernel's comparison is the wrong way round for IPv6 (ctnetlink_filter_match_tuple() takes what ipv6_addr_cmp() gives for its
+    // opposite): all others would be deleted.
+    forget_by_look(conntrack, libc::AF_INET6, v6.into_iter().collect(), side)
+}
+
+/// Those of one IPv4 address, which the kernel looks for.
+fn forget_one(
+    conntrack: &mut Netlink,
+    address: &IpAddr,
+    side: u16,
+    (original, reply): (u32, u32),
+) -> Result<(), Refusal> {
+    let IpAddr::V4(octets) = address else {
+        return Ok(());
+    };
+    let write = |batch: &mut Writer, command, flags, sequence| {
+        batch.begin(command, flags, sequence, &[libc::AF_INET as u8, 0, 0, 0]);
+        let tuple = batch.open(nested(side));
+        let ip = batch.open(nested(CTA_TUPLE_IP));
+        batch.attribute(CTA_IP_V4_SRC, &octets.octets());
+        batch.close(ip);
+        batch.close(tuple);
+        write_flags(batch, original, reply);
+        batch.end();
+    };
+    match conntrack.request(|batch, sequence| write(batch, DELETE, ACK, sequence)) {
+        // An older kernel, which takes it for one connection, whose other half is missing.
+        Err(refusal) if is_absent(refusal.errno) => {
+            forget_by_look(conntrack, libc::AF_INET, BTreeSet::from([address]), side)
+        }
+        Err(refusal) if refusal.errno != Errno::ENOENT => Err(refusal),
+        _ => Ok(()),
+    }
+}
+
+/// Those of all these addresses, with one look at all connections of a family.
+fn forget_by_look(
+    conntrack: &mut Netlink,
+    family: i32,
+    addresses: BTreeSet<&IpAddr>,
+    side: u16,
+) -> Result<(), Refusal> {
+    if addresses.is_empty() {
+        return Ok(());
+    }
+    let mut found = Vec::new();
+    let dumped = conntrack.exchange(
+        |batch, sequence| {
+            batch.begin(GET, DUMP, sequence, &[family as u8, 0, 0, 0]);
             batch.end();
-        };
-        match conntrack.request(|batch, sequence| write(batch, DELETE, ACK, sequence)) {
-            // An older kernel, which takes it for one connection, whose other half is missing. Where there is no such
-            // family there is nothing to be found either.
-            Err(refusal) if is_absent(refusal.errno) => {}
-            Err(refusal) if refusal.errno != Errno::ENOENT => return Err(refusal),
-            _ => continue,
-        }
-        let mut found = Vec::new();
-        let dumped = conntrack.exchange(
-            |batch, sequence| {
-                write(batch, GET, DUMP, sequence);
-                sequence
-            },
-            |message| found.extend(read(message).map(|(_, _, entry)| entry)),
-        );
-        match dumped {
-            Err(refusal) if is_absent(refusal.errno) => continue,
-            dumped => dumped?,
-        }
-        found.retain(|entry| {
-            let source = if side == CTA_TUPLE_ORIG {
-                entry.from
-            } else {
-                entry.by
-            };
-            source == *address
-        });
-        for some in found.chunks(AT_ONCE) {
-            delete(conntrack, some)?;
-        }
+            sequence
+        },
+        |message| {
+            let entry = read(message).map(|(_, _, entry)| entry);
+            found.extend(entry.filter(|entry| addresses.contains(&entry.source(side))));
+        },
+    );
+    match dumped {
+        // No connection tracking of this family.
+        Err(refusal) if is_absent(refusal.errno) => return Ok(()),
+        dumped => dumped?,
+    }
+    for some in found.chunks(AT_ONCE) {
+        delete(conntrack, some)?;
     }
     Ok(())
 }
@@ -232,6 +260,17 @@ struct Entry {
     tuple: Vec<u8>,
     zone: Option<Vec<u8>>,
     id: Option<Vec<u8>>,
+}
+
+impl Entry {
+    /// Who has sent the first packet, or the first answer.
+    fn source(&self, side: u16) -> IpAddr {
+        if side == CTA_TUPLE_ORIG {
+            self.from
+        } else {
+            self.by
+        }
+    }
 }
 
 /// All connections to one of these ports, of whichever host.

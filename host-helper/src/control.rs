@@ -5,6 +5,7 @@
 //! container has ended), `stop SECONDS` (the same, after it was made to end), `restore` (`done`, when its rules are there
 //! again), `port add RANGE` and `port rm RANGE` (the ports, a range a line).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -126,6 +127,40 @@ pub fn forget_stale(name: &str) {
     if !is_supervised(name) {
         let _ = fs::remove_file(state::path(name, "sock"));
     }
+}
+
+/// Removes the sockets of all supervisors that were killed, and logs into which nothing was written. Nobody who lives is woken by it:
+/// the kernel knows whose sockets are open, but for those of others who share the directory.
+pub fn sweep_stale() {
+    let sockets = sockets().unwrap_or_default();
+    if sockets.is_empty() {
+        return;
+    }
+    let Ok(open) = fs::read_to_string("/proc/net/unix") else {
+        return;
+    };
+    let open: BTreeSet<&str> = open
+        .lines()
+        .filter_map(|line| line.split(' ').next_back())
+        .collect();
+    let is_open = |path: &PathBuf| path.to_str().is_some_and(|path| open.contains(path));
+    let stale: Vec<PathBuf> = sockets.into_iter().filter(|path| !is_open(path)).collect();
+    if stale.is_empty() {
+        return;
+    }
+    // As above.
+    let Ok(_lock) = state::lock() else {
+        return;
+    };
+    for path in stale.iter().filter(|path| !listens(path)) {
+        let log = path.with_extension("log");
+        if fs::metadata(&log).is_ok_and(|log| log.len() == 0) {
+            let _ = fs::remove_file(log);
+        }
+        let _ = fs::remove_file(path);
+    }
+    // Only when it is empty.
+    let _ = fs::remove_dir(state::DIRECTORY);
 }
 
 /// The error of who wants the name of a living container. Not under the lock: the holder may be waiting for it.

@@ -7,6 +7,7 @@
 mod private;
 mod slots;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -24,7 +25,7 @@ use crate::veth::Veth;
 
 pub use private::Private;
 
-use slots::{FREE, SLOT, is_alive, lines_of, slot, words_of};
+use slots::{FREE, SLOT, is_alive, lines_of, link_of, slot, words_of};
 
 /// What each of our hosts files begins with.
 pub const LOCALHOST: [&str; 2] = [
@@ -102,22 +103,22 @@ impl Hosts {
     /// What the file system refuses.
     pub fn open(network: &Network) -> Result<Hosts> {
         let path = path_of(network);
-        let doing = || format!("open {}", path.display());
-        let open = || -> io::Result<(File, File)> {
-            let (file, beside) = (open_or_make(&path)?, open_or_make(&lock_of(&path))?);
+        let doing = format!("open {}", path.display());
+        Hosts::at(path).doing(|| doing)
+    }
+
+    fn at(path: PathBuf) -> io::Result<Hosts> {
+        let (file, beside) = (open_or_make(&path)?, open_or_make(&lock_of(&path))?);
+        if file.metadata()?.len() == 0 {
+            let locked = lock(&beside)?;
             if file.metadata()?.len() == 0 {
-                let locked = lock(&beside)?;
-                if file.metadata()?.len() == 0 {
-                    // Whatever our umask is: every user inside reads it.
-                    file.set_permissions(PermissionsExt::from_mode(0o644))?;
-                    let lines: Vec<u8> = LOCALHOST.into_iter().flat_map(slot).collect();
-                    file.write_all_at(&lines, 0)?;
-                }
-                drop(locked);
+                // Whatever our umask is: every user inside reads it.
+                file.set_permissions(PermissionsExt::from_mode(0o644))?;
+                let lines: Vec<u8> = LOCALHOST.into_iter().flat_map(slot).collect();
+                file.write_all_at(&lines, 0)?;
             }
-            Ok((file, beside))
-        };
-        let (file, beside) = open().doing(doing)?;
+            drop(locked);
+        }
         Ok(Hosts {
             file: Rc::new(file),
             lock: Rc::new(beside),
@@ -224,11 +225,20 @@ impl Hosts {
 
     /// Removes what containers that were killed have left; whether there was something.
     fn sweep(&self) -> io::Result<bool> {
+        self.sweep_some(|_| true)
+    }
+
+    /// The same, of lines that are about certain links.
+    fn sweep_some(&self, is_meant: impl Fn(&str) -> bool) -> io::Result<bool> {
         let _locked = lock(&self.lock)?;
         let text = self.read()?;
         let (mut used, mut has_changed) = (0, false);
         for (at, line) in lines_of(&text) {
-            if at >= LOCALHOST.len() * SLOT && line[0] != FREE && !is_alive(line) {
+            let is_swept = at >= LOCALHOST.len() * SLOT
+                && line[0] != FREE
+                && is_meant(link_of(line))
+                && !is_alive(line);
+            if is_swept {
                 self.free(at)?;
                 has_changed = true;
             } else if line[0] != FREE {
@@ -326,18 +336,28 @@ fn open_or_make(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Removes what containers that are gone have left in the file of a network, where there is one.
-pub fn sweep(network: &Network) {
-    let path = path_of(network);
-    if !path.exists() {
-        return;
+/// A bridge is there anew: what its file says of the containers of an older one, from before the machine was reset say, goes.
+pub fn begin(network: &str) {
+    let path = Path::new(state::DIRECTORY).join(format!("{network}.hosts"));
+    if path.exists() {
+        // What stays goes with the next container that has been given a name.
+        drop(Hosts::at(path).and_then(|hosts| hosts.sweep()));
     }
-    let Ok(hosts) = Hosts::open(network) else {
-        return;
-    };
-    if hosts.sweep().unwrap_or(false) {
-        // Those who keep a copy are behind until the next change.
-        let _ = hosts.tell();
+}
+
+/// Removes what containers with these links have left, which are gone, in the file of whatever network. Others may share the
+/// directory with us who have links of those names: they are told apart by their numbers.
+pub fn sweep_links(links: &BTreeSet<&str>) {
+    let entries = std::fs::read_dir(state::DIRECTORY).into_iter().flatten();
+    let paths = entries.flatten().map(|entry| entry.path());
+    let hosts = paths.filter(|path| path.extension().is_some_and(|it| it == "hosts"));
+    for path in hosts {
+        let swept = Hosts::at(path).and_then(|hosts| {
+            let has_changed = hosts.sweep_some(|link| links.contains(link))?;
+            if has_changed { hosts.tell() } else { Ok(()) }
+        });
+        // What stays goes with the next container of that name or address.
+        drop(swept);
     }
 }
 

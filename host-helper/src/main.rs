@@ -100,6 +100,7 @@ fn act() -> Result<u8> {
         // Not allowed, or no netlink: whoever is allowed does it.
         let _ = Netlink::route().map(|mut route| nft::sweep_dead(&mut route));
         let _ = attached::sweep();
+        control::sweep_stale();
     }
     perform(cli.action, begin, steps)
 }

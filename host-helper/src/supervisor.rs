@@ -322,7 +322,11 @@ impl Supervisor {
         let lives_on =
             self.ours.is_none() && self.is_shared && netns.is_some_and(owner::any_process_in);
         if let Some(entry) = self.container.entry.as_mut().filter(|_| !lives_on) {
-            entry.withdraw();
+            if self.had_ports {
+                entry.withdraw_but_tenant();
+            } else {
+                entry.withdraw();
+            }
             // Only now: what is in the tables is about whoever holds the port.
             self.container.splice.let_go();
         }
@@ -337,6 +341,10 @@ impl Supervisor {
         }
         self.container.names.sweep();
         self.forget_container();
+        let entry = self.container.entry.as_mut().filter(|_| !lives_on);
+        if let Some(entry) = entry.filter(|_| self.had_ports) {
+            entry.withdraw_tenant();
+        }
         if self.description.is_detached {
             // Nobody waits for us any more.
             sys::wait_for_rcu();

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use crate::error::{Doing, Result};
+use crate::owner::namespace;
 use crate::state::{self, Lock};
 use crate::uplink::Uplink;
 
@@ -14,7 +15,7 @@ const ROOT: &str = "/proc/sys/net";
 const IP_FORWARD: &str = "ipv4/ip_forward";
 const FORWARDING: &str = "ipv6/conf/all/forwarding";
 
-/// Where the old values are kept, in the order of their changes: a line of name and value for each.
+/// Where the old values are kept, in the order of their changes: a line of name, value and [`place`] for each.
 const SAVED: &str = "switches";
 
 fn path(switch: &str) -> PathBuf {
@@ -55,10 +56,22 @@ fn saved() -> PathBuf {
     Path::new(state::DIRECTORY).join(SAVED)
 }
 
+/// Whose switches they are: this network namespace's, since this boot. Others may share the directory, and it may be older.
+fn place() -> String {
+    let netns = namespace("self", "net").unwrap_or_default();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    format!("{netns} {}", boot.trim())
+}
+
+/// A line of what is kept: name and value.
+fn words_of<'a>(line: &'a str, place: &str) -> Option<(&'a str, &'a str)> {
+    line.strip_suffix(place)?.trim_end().split_once(' ')
+}
+
 /// Keeps what a switch is at for `down`, unless something older is kept.
 fn save(switch: &str, value: &str, _lock: &Lock) -> Result<()> {
-    let kept = fs::read_to_string(saved()).unwrap_or_default();
-    let mut lines = kept.lines().filter_map(|line| line.split_once(' '));
+    let (kept, place) = (fs::read_to_string(saved()).unwrap_or_default(), place());
+    let mut lines = kept.lines().filter_map(|line| words_of(line, &place));
     if lines.any(|(name, _)| name == switch) {
         return Ok(());
     }
@@ -66,7 +79,7 @@ fn save(switch: &str, value: &str, _lock: &Lock) -> Result<()> {
         .append(true)
         .create(true)
         .open(saved())
-        .and_then(|mut file| file.write_all(format!("{switch} {value}\n").as_bytes()))
+        .and_then(|mut file| file.write_all(format!("{switch} {value} {place}\n").as_bytes()))
         .doing(|| format!("write {}", saved().display()))
 }
 
@@ -242,8 +255,9 @@ pub fn restore() -> Result<()> {
     let Ok(kept) = fs::read_to_string(saved()) else {
         return Ok(());
     };
-    let mut done = Ok(());
-    for (switch, old) in kept.lines().rev().filter_map(|line| line.split_once(' ')) {
+    let (mut done, place) = (Ok(()), place());
+    let ours = kept.lines().filter_map(|line| words_of(line, &place));
+    for (switch, old) in ours.rev() {
         // A link that has gone has taken its switches along.
         let is_back = value(switch)?.is_none_or(|value| value == old);
         if !is_back {
@@ -251,5 +265,15 @@ pub fn restore() -> Result<()> {
         }
     }
     done?;
-    fs::remove_file(saved()).doing(|| format!("remove {}", saved().display()))
+    let boot = place.split_once(' ').map_or("", |(_, boot)| boot);
+    let others = kept
+        .lines()
+        .filter(|line| line.ends_with(boot) && words_of(line, &place).is_none());
+    let others: String = others.map(|line| format!("{line}\n")).collect();
+    let forgotten = if others.is_empty() {
+        fs::remove_file(saved())
+    } else {
+        fs::write(saved(), others)
+    };
+    forgotten.doing(|| format!("write {}", saved().display()))
 }

@@ -3,6 +3,7 @@
 use crate::attached;
 use crate::bridge::{self, Network, POINT_TO_POINT_NAME};
 use crate::control;
+use crate::detach;
 use crate::error::{Doing, Error, Result, all_of};
 use crate::foreign;
 use crate::netlink::Netlink;
@@ -145,8 +146,8 @@ pub fn restore() -> Result<()> {
     all_of(&errors)
 }
 
-/// The firewall and forwarding. A bridge that has just been made for it goes again when it cannot be. One that is not
-/// ours has its own way out, but nobody on it speaks for another.
+/// The firewall and forwarding. When they cannot be, a bridge that has just been made for it goes again, and with the first network of
+/// all the tables and the switches. One that is not ours has its own way out, but nobody on it speaks for another.
 fn ensure_way_out(
     route: &mut Netlink,
     network: Network,
@@ -169,10 +170,12 @@ fn ensure_way_out(
         }
         Ok((nft, is_first))
     });
-    if ensured.is_err() && network.is_new {
+    if ensured.is_err() {
         // The first error is the one that matters.
-        let _ = bridge::delete(route, &network.name);
-        let _ = sysctl::restore();
+        if network.is_new {
+            let _ = bridge::delete(route, &network.name);
+        }
+        let _ = detach::remove_rest_of_none();
     }
     let (mut nft, is_first) = ensured?;
     // Nothing is made for a point-to-point network but the tables, for the first.

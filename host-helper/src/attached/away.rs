@@ -1,6 +1,7 @@
 //! What `attach` gave is taken away again: by `detach`, by a supervisor at its end, and, of containers that are gone, by
 //! whoever comes next. Clean-up goes on after an error, and what is gone already is success.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -127,20 +128,19 @@ pub fn take_over(route: &mut Netlink, end: &Link) -> Result<()> {
 fn take_away(route: &mut Netlink, end: &Link) -> Result<()> {
     let mut errors = Vec::new();
     let kept = Kept::of(end);
-    let attachment = kept.as_ref().and_then(|kept| kept.attachment(route, end));
-    nft::forget_link(&end.name);
+    // Who was killed may have kept nothing yet.
+    let known = nft::forget_link(&end.name);
     if let Some(kept) = &kept {
         errors.extend(take_files_back(end, kept).err());
     }
     errors.extend(delete(route, end.index).err());
-    let addresses = addresses_of(end, kept.as_ref());
+    let mut addresses = addresses_of(end, kept.as_ref());
+    addresses.extend(known);
     if let Some(kept) = &kept {
         forget_connections(kept, &addresses);
     }
     errors.extend(mark::sweep_neighbours(route, &addresses).err());
-    if let Some(attachment) = attachment {
-        hosts::sweep(&attachment.network);
-    }
+    hosts::sweep_links(&BTreeSet::from([&*end.name]));
     forget(&end.name);
     all_of(&errors)
 }
@@ -207,7 +207,7 @@ fn release_link(route: &mut Netlink, link: &str) -> Result<()> {
         .find_link(link)
         .doing(|| format!("look for link {link}"))?;
     let Some(end) = end else {
-        return tidy(route, link);
+        return tidy(route, link, Vec::new());
     };
     let mark = end.mark.as_ref().filter(|mark| mark.is_attached());
     let Some(owner) = mark.and_then(Mark::owner) else {
@@ -220,29 +220,27 @@ fn release_link(route: &mut Netlink, link: &str) -> Result<()> {
     }
     if owner.is_dead() {
         // The kernel takes the link back in a moment, sooner than we could.
-        nft::forget_link(link);
+        let known = nft::forget_link(link);
         if reclaim::is_gone(end.index)? {
-            return tidy(route, link);
+            return tidy(route, link, known);
         }
     }
     take_over(route, &end)
 }
 
-/// What a link has left, but for its rules: they are swept with those of all others.
+/// What a link has left, but for its rules: they are swept with those of all others. `known` are addresses that they said it had.
 ///
 /// Before: the link is gone, and was of here.
-fn tidy(route: &mut Netlink, link: &str) -> Result<()> {
-    let Some(kept) = kept::read(link) else {
-        // Of one who was killed before it was written.
-        kept::forget(link);
-        return Ok(());
-    };
-    let addresses: Vec<IpAddr> = kept.addresses().collect();
-    forget_connections(&kept, &addresses);
-    let swept = mark::sweep_neighbours(route, &addresses);
-    if let Some(network) = kept.network(route) {
-        hosts::sweep(&network);
+fn tidy(route: &mut Netlink, link: &str, known: Vec<IpAddr>) -> Result<()> {
+    let mut addresses = known;
+    // None of one who was killed before it was written.
+    let kept = kept::read(link);
+    addresses.extend(kept.iter().flat_map(Kept::addresses));
+    if let Some(kept) = &kept {
+        forget_connections(kept, &addresses);
     }
+    hosts::sweep_links(&BTreeSet::from([link]));
+    let swept = mark::sweep_neighbours(route, &addresses);
     forget(link);
     swept
 }
@@ -317,7 +315,7 @@ pub fn sweep() -> Result<()> {
         let end = route.find_link(&name).doing(doing)?;
         match (end, kept::read(&name)) {
             (_, Some(kept)) if !kept.is_of_here() => {}
-            (None, _) => tidy(&mut route, &name)?,
+            (None, _) => tidy(&mut route, &name, Vec::new())?,
             (Some(end), Some(_)) if Kept::of(&end).is_some() => {
                 if end.mark.as_ref().is_some_and(Mark::is_dead) {
                     take_away(&mut route, &end)?;

@@ -176,16 +176,6 @@ impl Kept {
         self.id.as_deref() == Some(id) && self.is_of_here()
     }
 
-    /// Its network, whose bridge may be there still.
-    pub fn network(&self, route: &mut Netlink) -> Option<Network> {
-        let bridge = match &*self.container.network {
-            POINT_TO_POINT_NAME => None,
-            name => Some(route.find_link(name).ok()??),
-        };
-        let group = bridge.as_ref().map_or(0, |it| it.group);
-        self.network_of(bridge.as_ref(), group)
-    }
-
     fn network_of(&self, bridge: Option<&Link>, group: u32) -> Option<Network> {
         let known = &self.container;
         Some(Network {

@@ -38,6 +38,12 @@ pub(super) fn words_of(line: &[u8]) -> (&str, &str, &str) {
     )
 }
 
+/// The name of the link that a line is about.
+pub(super) fn link_of(line: &[u8]) -> &str {
+    let mut words = words_of(line).2.split_whitespace();
+    words.next().unwrap_or_default()
+}
+
 /// Whether the link is there by which the line's address is leased: the one that was there then.
 pub(super) fn is_alive(line: &[u8]) -> bool {
     let mut words = words_of(line).2.split_whitespace();

@@ -213,6 +213,21 @@ impl Entry {
         let _ = take(&mut self.nft, Some(&tenant), &elements);
     }
 
+    /// The same, but for the one by which whoever sweeps finds what is left of it, should we be killed before we have
+    /// forgotten its connections. [`Entry::withdraw_tenant`] comes after that.
+    pub fn withdraw_but_tenant(&mut self) {
+        let mut elements = self.of_container();
+        let tenant = self.tenant();
+        elements.retain(|element| *element != tenant);
+        let _ = take(&mut self.nft, Some(&tenant), &elements);
+    }
+
+    /// The last of it, unless another has its place by now.
+    pub fn withdraw_tenant(&mut self) {
+        let tenant = self.tenant();
+        let _ = take(&mut self.nft, Some(&tenant), std::slice::from_ref(&tenant));
+    }
+
     /// Without the network's own, which stay until `down`.
     fn of_container(&self) -> Vec<Element> {
         let network = elements::of_network(&self.attachment.network);

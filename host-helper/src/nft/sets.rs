@@ -11,7 +11,9 @@ use super::message::{self, Batch};
 use super::object::{Element, Family};
 use super::{NEW_ELEMENTS, TABLE, elements, ignore_missing, open, tables, transaction};
 use crate::attach::Attachment;
+use crate::conntrack;
 use crate::error::{Doing, Refusal, Result};
+use crate::hosts;
 use crate::mark;
 use crate::netlink::Netlink;
 use crate::owner::lease_name;
@@ -35,16 +37,18 @@ pub fn close_later(nft: &Netlink) {
     let _ = sys::keep_open_beyond_our_end(&[nft.as_fd()]);
 }
 
-/// The same by the name of its host end alone.
-pub fn forget_link(link: &str) {
+/// The same by the name of its host end alone. Gives the addresses that it had.
+pub fn forget_link(link: &str) -> Vec<IpAddr> {
     let Ok(mut nft) = open() else {
-        return;
+        return Vec::new();
     };
-    if let Some((_, addresses)) = known(&mut nft, link) {
-        // As above.
-        let _ = sweep(&mut nft, link, &addresses);
-        close_later(&nft);
-    }
+    let Some((_, addresses)) = known(&mut nft, link) else {
+        return Vec::new();
+    };
+    // As above.
+    let _ = sweep(&mut nft, link, &addresses);
+    close_later(&nft);
+    addresses
 }
 
 /// What the tables know of a container with this host end, whoever left it.
@@ -65,7 +69,17 @@ pub fn sweep(nft: &mut Netlink, link: &str, addresses: &[IpAddr]) -> Result<()> 
     let doing = || format!("sweep what is left over of {link}");
     let mut found = all_elements(nft).doing(doing)?;
     found.retain(|element| elements::is_of(element, addresses, link));
-    take(nft, None, &found).doing(doing)
+    take(nft, None, &found).doing(doing)?;
+    if !found.is_empty() {
+        forget_connections(nft, addresses);
+    }
+    Ok(())
+}
+
+/// What was led to containers is led there no more: connections that are left would reach whoever gets an address next.
+fn forget_connections(nft: &mut Netlink, addresses: &[IpAddr]) {
+    // Where nothing is tracked nothing is left.
+    let _ = conntrack::forget_container(nft, addresses);
 }
 
 /// Sweeps what killed supervisors have left: of every container whose link is not there any more. Something that
@@ -97,6 +111,7 @@ pub fn sweep_dead(route: &mut Netlink) -> Result<()> {
         if dead.is_empty() {
             return Ok(());
         }
+        hosts::sweep_links(&dead.iter().map(|(name, _)| name.as_str()).collect());
         let mut found = all_elements(&mut nft).doing(doing)?;
         found.retain(|element| {
             dead.iter()
@@ -116,8 +131,9 @@ pub fn sweep_dead(route: &mut Netlink) -> Result<()> {
             Err(refusal) if matches!(refusal.errno, Errno::ERESTART | Errno::ENOENT) => {}
             done => {
                 done.doing(doing)?;
-                close_later(&nft);
                 let addresses: Vec<IpAddr> = dead.into_iter().flat_map(|(_, all)| all).collect();
+                forget_connections(&mut nft, &addresses);
+                close_later(&nft);
                 return mark::sweep_neighbours(route, &addresses);
             }
         }
