@@ -8,6 +8,7 @@
 mod case;
 mod changes;
 mod clients;
+pub mod crash;
 mod debian;
 pub mod errnos;
 mod firewalls;

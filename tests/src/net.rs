@@ -9,6 +9,7 @@
 //! ```
 //! The internet has no route to any container: what is not masqueraded gets no answer.
 
+use std::ffi::CStr;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use nix::mount::{MsFlags, mount};
+use nix::net::if_::if_nameindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{
@@ -303,7 +305,9 @@ impl Lab {
     /// Waits until no veth of ours is left, living or on its way out.
     #[track_caller]
     pub fn settle(&self) {
-        let gone = || !sh("ip -o link").contains(": hw");
+        let is_end = |name: &CStr| name.to_bytes().starts_with(b"hw");
+        let links = || if_nameindex().expect("list links");
+        let gone = || !links().iter().any(|link| is_end(link.name()));
         assert!(
             Watch::new().until(gone),
             "a veth stays: {}",
@@ -363,6 +367,14 @@ impl Watch {
     /// Notices changes of IPv6 routes, and what routers advertise, instead.
     pub fn routes() -> Self {
         let groups = libc::RTMGRP_IPV6_ROUTE | libc::RTMGRP_IPV6_PREFIX;
+        Self::of(SockProtocol::NetlinkRoute, groups)
+    }
+
+    /// Notices that network namespaces to which links have led come and go instead.
+    pub fn namespaces() -> Self {
+        // linux/rtnetlink.h
+        const RTNLGRP_NSID: u32 = 28;
+        let groups = i32::try_from(1u32 << (RTNLGRP_NSID - 1)).expect("group bits");
         Self::of(SockProtocol::NetlinkRoute, groups)
     }
 

@@ -83,6 +83,24 @@ pub fn renumber(command: &mut Command, moves: &[(RawFd, RawFd)]) {
     }
 }
 
+/// Makes the thread that spawns `command` the tracer of it: see ptrace(2).
+pub fn be_traced(command: &mut Command) {
+    // SAFETY: one system call, between fork and exec.
+    unsafe {
+        command.pre_exec(|| nix::sys::ptrace::traceme().map_err(io::Error::from));
+    }
+}
+
+/// The number of the system call that a tracee is about to make; `None` when it has just made one.
+pub fn entered_call(pid: nix::unistd::Pid) -> Option<u64> {
+    let info = nix::sys::ptrace::syscall_info(pid).ok()?;
+    if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
+        return None;
+    }
+    // SAFETY: `op` says that this is the member of the union which the kernel has filled in.
+    Some(unsafe { info.u.entry.nr })
+}
+
 /// Makes `command` the leader of a session whose controlling terminal is its standard input.
 pub fn with_terminal(command: &mut Command) {
     // SAFETY: setsid and ioctl are system calls; TIOCSCTTY takes an integer.

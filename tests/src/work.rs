@@ -93,10 +93,6 @@ pub fn inject_into(
             complaints.push(format!("{inject}: {outcome}"));
         }
         effects += i32::from(effect);
-        if fault.contains("KILL") {
-            // Who is killed cannot unlink its socket; that is a stale name, and the next start takes it.
-            let _ = std::fs::remove_file("/run/hawser/web.sock");
-        }
         // What it could not take back from the firewall, the next call does, once the link is gone.
         lab.settle();
         lab.hawser(&["ls"]).exits(0);
@@ -107,8 +103,6 @@ pub fn inject_into(
                 outcome.code,
                 changes.join("; ")
             ));
-            // So that the next one is judged by itself.
-            let _ = std::fs::remove_file("/run/hawser/web.sock");
         }
     }
     assert!(

@@ -1,8 +1,6 @@
 //! A signal, or a failure, at any system call of the helper: nothing is left.
 
-use lab::{
-    Lab, Outcome, case, inject_into, with_attach, with_hook, with_plugin, with_poststop, with_run,
-};
+use lab::{Lab, Outcome, case, inject_into, with_attach, with_hook, with_plugin, with_run};
 
 const FIXED: &[&str] = &["--name", "web", "--ip", "172.19.0.9"];
 
@@ -34,12 +32,6 @@ fn a_termination_at_any_moment_leaves_nothing() {
         )
     };
     case(|lab| inject(lab, "signal=TERM", &["--network", "ptp"], |_| true, judge));
-}
-
-#[test]
-fn a_kill_at_any_moment_leaves_nothing_but_a_stale_name() {
-    let judge = |outcome: &Outcome| ([0, -9].contains(&outcome.code), outcome.code != 0);
-    case(|lab| inject(lab, "signal=KILL", FIXED, |_| true, judge));
 }
 
 /// Not those of the C library's start and of the allocator, nor those that cannot fail, nor those that take away.
@@ -96,16 +88,6 @@ fn an_interrupt_of_attach_leaves_nothing() {
 }
 
 #[test]
-fn a_kill_of_attach_leaves_nothing_that_detach_does_not_take() {
-    let judge = |outcome: &Outcome| ([0, -9].contains(&outcome.code), outcome.code != 0);
-    case(|lab| {
-        with_attach(lab, |work| {
-            inject_into(lab, "signal=KILL", work, |_| true, judge)
-        })
-    });
-}
-
-#[test]
 fn a_system_call_of_attach_that_fails_leaves_nothing_and_is_told_in_one_line() {
     case(|lab| {
         with_attach(lab, |work| {
@@ -130,16 +112,6 @@ fn a_termination_of_a_hook_leaves_nothing() {
 }
 
 #[test]
-fn a_kill_of_a_hook_leaves_nothing_that_poststop_does_not_take() {
-    let judge = |outcome: &Outcome| ([0, -9].contains(&outcome.code), outcome.code != 0);
-    case(|lab| {
-        with_hook(lab, |work| {
-            inject_into(lab, "signal=KILL", work, |_| true, judge)
-        })
-    });
-}
-
-#[test]
 fn a_system_call_of_a_hook_that_fails_leaves_nothing_and_is_told_in_one_line() {
     case(|lab| {
         with_hook(lab, |work| {
@@ -149,36 +121,6 @@ fn a_system_call_of_a_hook_that_fails_leaves_nothing_and_is_told_in_one_line() {
 }
 
 /// poststop at any moment: the next one takes the rest.
-#[test]
-fn a_kill_of_poststop_leaves_nothing_that_the_next_one_does_not_take() {
-    case(|lab| {
-        let judge = |outcome: &Outcome| ([0, -9].contains(&outcome.code), outcome.code != 0);
-        with_poststop(lab, |work| {
-            inject_into(lab, "signal=KILL", work, |_| true, judge)
-        });
-    });
-}
-
-#[test]
-fn a_kill_of_a_cni_add_leaves_nothing_that_del_does_not_take() {
-    let judge = |outcome: &Outcome| ([0, -9].contains(&outcome.code), outcome.code != 0);
-    case(|lab| {
-        with_plugin(lab, "ADD", |work| {
-            inject_into(lab, "signal=KILL", work, |_| true, judge)
-        })
-    });
-}
-
-#[test]
-fn a_kill_of_a_cni_del_leaves_nothing_that_the_next_does_not_take() {
-    let judge = |outcome: &Outcome| ([0, -9].contains(&outcome.code), outcome.code != 0);
-    case(|lab| {
-        with_plugin(lab, "DEL", |work| {
-            inject_into(lab, "signal=KILL", work, |_| true, judge)
-        })
-    });
-}
-
 #[test]
 fn a_termination_of_a_cni_add_leaves_nothing() {
     let judge = |outcome: &Outcome| ([0, 1, -15].contains(&outcome.code), outcome.code != 0);

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
-use lab::{DEADLINE, Lab, Snapshot, case, collect, strace};
+use lab::{DEADLINE, Lab, Snapshot, Work, calls, case, collect, sh, strace};
 
 /// Runs `arguments` so that the first netlink message with `kind` in it asks for `other` instead.
 fn without(lab: &Lab, arguments: &[&str], kind: &str, other: &str) -> lab::Outcome {
@@ -131,5 +131,87 @@ fn status_of_a_network() {
             lab::Answer(outcome).fault(50, &["try what a container needs", why]);
             before.assert_back();
         }
+    });
+}
+
+/// Each request to the kernel is refused, one in each run, on a host that has no network yet. Either nothing is changed, or the network
+/// is there, and whole; and `down` leaves nothing of that either.
+#[test]
+fn a_first_run_of_which_anything_is_refused() {
+    case(|lab| {
+        let options = ["--name", "web", "--ip", "172.19.0.9", "-p", "8080:80"];
+        lab.run(&options, &["true"]).ok();
+        lab.settle();
+        let with_network = Snapshot::take();
+        lab.hawser(&["down"]).ok();
+        let untouched = Snapshot::whole();
+        let work = Work {
+            command: &|| {
+                lab.hawser(&["down"]).ok();
+                lab.run_command(&options, &["true"])
+            },
+            undo: &|_| (),
+            input: None,
+        };
+        let all = calls(lab, &work);
+        fs::remove_file(lab.dir.join("trace")).expect("remove the trace");
+        let (mut refused, mut complaints) = (0, Vec::new());
+        for (call, errors) in [
+            ("sendto", ["EPERM", "EOPNOTSUPP"]),
+            ("socket", ["EPERM", "EAFNOSUPPORT"]),
+        ] {
+            let times = all.iter().filter(|(name, _)| name == call).count();
+            for (when, error) in (1..=times).flat_map(|when| errors.map(|error| (when, error))) {
+                let inject = format!("inject={call}:error={error}:when={when}");
+                let (is_refused, found) = refuse(lab, &work, &inject, &with_network);
+                refused += u32::from(is_refused);
+                lab.hawser(&["down"]).ok();
+                let changes = [found, untouched.changes()].concat();
+                complaints.extend(changes.iter().map(|change| format!("{inject}: {change}")));
+            }
+        }
+        assert!(
+            complaints.is_empty(),
+            "{} complaints:\n{}",
+            complaints.len(),
+            complaints.join("\n")
+        );
+        assert!(refused > 20, "hardly anything was refused: {refused}");
+    });
+}
+
+/// Whether it was, and what is not as it should be.
+fn refuse(lab: &Lab, work: &Work, inject: &str, with_network: &Snapshot) -> (bool, Vec<String>) {
+    let trace = lab.dir.join("trace");
+    let outcome = collect(
+        work.traced(&["-e", inject], &trace.to_string_lossy()),
+        DEADLINE,
+    );
+    fs::remove_file(&trace).expect("remove the trace");
+    lab.settle();
+    let mut found = Vec::new();
+    let is_told = outcome.code == 125 && outcome.err().lines().count() == 1;
+    if outcome.code != 0 && !is_told {
+        found.push(outcome.to_string());
+    }
+    if Path::new("/sys/class/net/hawser0").exists() || !sh("nft list tables").is_empty() {
+        let mut changes = with_network.changes();
+        // Files of the network come with its first container.
+        changes.retain(|change| !change.starts_with("files: "));
+        found.extend(changes);
+    }
+    (outcome.code == 125, found)
+}
+
+#[test]
+fn switches_that_cannot_be_written() {
+    case(|lab| {
+        sh("mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys");
+        let before = Snapshot::whole();
+        for network in ["bridge", "ptp"] {
+            let outcome = lab.run(&["--network", network], &["true"]);
+            outcome.refused(&["EROFS", "/proc/sys is read-only here: set net.", " outside"]);
+        }
+        assert_eq!(before.host_changes(), Vec::<String>::new());
     });
 }

@@ -1,0 +1,440 @@
+//! A program and all that it starts, stopped by ptrace(2) at each system call, and killed at one of them.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use nix::sys::ptrace::{self, Event, Options};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, connect, sendto, socket,
+};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::net::Lab;
+use crate::process::Outcome;
+use crate::snapshot::Snapshot;
+use crate::sys;
+use crate::work::Work;
+
+/// Who is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Victims {
+    /// The process that is about to make the call.
+    It,
+    /// All the others, whatever they do or wait for at that moment.
+    Others,
+    /// All at once.
+    All,
+}
+
+/// A moment: the process, in the order in which they come to be, and which of its system calls it is about to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    process: usize,
+    call: usize,
+}
+
+/// What came of it.
+pub struct Traced {
+    /// How the first process ended.
+    pub outcome: Outcome,
+    /// The numbers of the system calls of each process, up to its last exec where it has become another program twice: what a
+    /// container's command does is its own.
+    pub calls: Vec<Vec<u64>>,
+    /// Who was killed.
+    pub killed: Vec<usize>,
+}
+
+struct Process {
+    index: usize,
+    calls: Vec<u64>,
+    execs: usize,
+    is_new: bool,
+}
+
+/// Runs `command` to its end, and until all is over that it has started. `at_command` is called when a process has become a
+/// program for the second time: a container's command.
+pub fn trace(
+    mut command: Command,
+    directory: &Path,
+    fatal: Option<(Moment, Victims)>,
+    at_command: &(dyn Fn() + Sync),
+) -> Traced {
+    let [out, err] = ["traced.out", "traced.err"].map(|name| directory.join(name));
+    command.stdout(File::create(&out).expect("a file for stdout"));
+    command.stderr(File::create(&err).expect("a file for stderr"));
+    sys::be_traced(&mut command);
+    // A thread of its own waits for nobody else's children.
+    let mut traced = std::thread::scope(|scope| {
+        let tracer = scope.spawn(|| Tracer::default().run(command, fatal, at_command));
+        tracer.join().expect("the tracer")
+    });
+    for (path, into) in [
+        (out, &mut traced.outcome.stdout),
+        (err, &mut traced.outcome.stderr),
+    ] {
+        *into = fs::read(&path).expect("what it said");
+        fs::remove_file(&path).expect("remove a file");
+    }
+    traced
+}
+
+#[derive(Default)]
+struct Tracer {
+    living: BTreeMap<Pid, Process>,
+    calls: Vec<Vec<u64>>,
+    killed: Vec<usize>,
+}
+
+impl Tracer {
+    fn run(
+        mut self,
+        mut command: Command,
+        mut fatal: Option<(Moment, Victims)>,
+        at_command: &(dyn Fn() + Sync),
+    ) -> Traced {
+        let started = Instant::now();
+        #[expect(
+            clippy::zombie_processes,
+            reason = "the loop below waits for all of them"
+        )]
+        let child = command.spawn().expect("start what is traced");
+        let main = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
+        waitpid(main, Some(WaitPidFlag::__WALL)).expect("its first stop");
+        let options = Options::PTRACE_O_TRACESYSGOOD
+            | Options::PTRACE_O_EXITKILL
+            | Options::PTRACE_O_TRACEEXEC
+            | Options::PTRACE_O_TRACECLONE
+            | Options::PTRACE_O_TRACEFORK
+            | Options::PTRACE_O_TRACEVFORK;
+        ptrace::setoptions(main, options).expect("trace its children too");
+        self.meet(main).is_new = false;
+        self.go_on(main, None);
+        let mut code = 0;
+        let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
+        while let Ok(status) = waitpid(None, Some(flags)) {
+            match status {
+                WaitStatus::Exited(pid, exit) => {
+                    self.forget(pid);
+                    code = if pid == main { exit } else { code };
+                }
+                WaitStatus::Signaled(pid, signal, _) => {
+                    self.forget(pid);
+                    code = if pid == main { -(signal as i32) } else { code };
+                }
+                WaitStatus::PtraceSyscall(pid) => {
+                    if let Some(number) = sys::entered_call(pid) {
+                        let process = self.meet(pid);
+                        let (process, call) = (process.index, process.enter(number));
+                        let is_now = |(moment, _): &mut (Moment, Victims)| {
+                            *moment == Moment { process, call }
+                        };
+                        if let Some((_, victims)) = fatal.take_if(is_now) {
+                            self.kill(process, victims);
+                        }
+                    }
+                    self.go_on(pid, None);
+                }
+                WaitStatus::PtraceEvent(pid, _, event) => {
+                    if event == Event::PTRACE_EVENT_EXEC as i32 {
+                        let process = self.meet(pid);
+                        process.execs += 1;
+                        if process.execs == 2 {
+                            at_command();
+                        }
+                    } else if let Ok(new) = ptrace::getevent(pid) {
+                        self.meet(Pid::from_raw(i32::try_from(new).expect("a process id")));
+                    }
+                    self.go_on(pid, None);
+                }
+                WaitStatus::Stopped(pid, signal) => {
+                    let process = self.meet(pid);
+                    let is_first = std::mem::take(&mut process.is_new);
+                    self.go_on(pid, (!is_first).then_some(signal));
+                }
+                _ => {}
+            }
+        }
+        Traced {
+            outcome: Outcome {
+                code,
+                stdout: Vec::new(),
+                stderr: Vec::new(),
+                elapsed: started.elapsed(),
+            },
+            calls: self.calls,
+            killed: self.killed,
+        }
+    }
+
+    fn meet(&mut self, pid: Pid) -> &mut Process {
+        self.living.entry(pid).or_insert_with(|| {
+            self.calls.push(Vec::new());
+            Process {
+                index: self.calls.len() - 1,
+                calls: Vec::new(),
+                execs: 0,
+                is_new: true,
+            }
+        })
+    }
+
+    fn forget(&mut self, pid: Pid) {
+        if let Some(process) = self.living.remove(&pid) {
+            self.calls[process.index] = process.calls;
+        }
+    }
+
+    fn go_on(&self, pid: Pid, signal: Option<Signal>) {
+        // It may have been killed meanwhile.
+        let _ = if self.killed.is_empty() {
+            ptrace::syscall(pid, signal)
+        } else {
+            ptrace::cont(pid, signal)
+        };
+    }
+
+    fn kill(&mut self, it: usize, victims: Victims) {
+        for (pid, process) in &self.living {
+            let is_victim = match victims {
+                Victims::It => process.index == it,
+                Victims::Others => process.index != it,
+                Victims::All => true,
+            };
+            if is_victim && kill(*pid, Signal::SIGKILL).is_ok() {
+                self.killed.push(process.index);
+            }
+        }
+    }
+}
+
+impl Process {
+    /// Gives which one it is.
+    fn enter(&mut self, number: u64) -> usize {
+        if self.execs < 2 {
+            self.calls.push(number);
+            return self.calls.len() - 1;
+        }
+        usize::MAX
+    }
+}
+
+/// System calls that change nothing beyond the process that makes them: to be killed at one of them is to be killed at the next.
+const PRIVATE: &[i64] = &[
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mprotect,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_sigaltstack,
+    libc::SYS_set_tid_address,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_statfs,
+    libc::SYS_fstatfs,
+    libc::SYS_lseek,
+    libc::SYS_pread64,
+    libc::SYS_getdents64,
+    libc::SYS_readlinkat,
+    libc::SYS_fcntl,
+    libc::SYS_ioctl,
+    libc::SYS_getpid,
+    libc::SYS_getppid,
+    libc::SYS_gettid,
+    libc::SYS_getuid,
+    libc::SYS_geteuid,
+    libc::SYS_getgid,
+    libc::SYS_getegid,
+    libc::SYS_prlimit64,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_clock_gettime,
+    libc::SYS_getrandom,
+    libc::SYS_ppoll,
+    libc::SYS_capget,
+    libc::SYS_uname,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_getsockname,
+    libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_arch_prctl,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_stat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_lstat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_access,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_readlink,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_poll,
+];
+
+/// The kernel kills a container whose helper is killed, so that both at once are not much else; and it is where the helper is that
+/// matters when the container alone is killed.
+const OTHERS_STRIDE: usize = 3;
+
+/// The moments of a run that are worth a kill.
+pub fn moments(traced: &Traced) -> Vec<Moment> {
+    let is_private = |number: u64| PRIVATE.iter().any(|own| u64::try_from(*own) == Ok(number));
+    let mut all = Vec::new();
+    for (process, calls) in traced.calls.iter().enumerate() {
+        let shown = calls.iter().enumerate().filter(|(_, it)| !is_private(**it));
+        all.extend(shown.map(|(call, _)| Moment { process, call }));
+    }
+    all
+}
+
+/// Somebody outside who uses port 8080 of the host, by UDP and TCP, always from the same ports.
+struct Client<'a> {
+    lab: &'a Lab,
+    port: u16,
+}
+
+impl Client<'_> {
+    fn knock(&self) {
+        self.lab.internet.enter(|| {
+            let to = SockaddrIn::new(192, 0, 2, 2, 8080);
+            let from = SockaddrIn::new(192, 0, 2, 1, self.port);
+            for (kind, protocol) in [(SockType::Datagram, "udp"), (SockType::Stream, "tcp")] {
+                let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+                let made = socket(AddressFamily::Inet, kind, flags, None).expect(protocol);
+                let reuse = nix::sys::socket::sockopt::ReuseAddr;
+                nix::sys::socket::setsockopt(&made, reuse, &true).expect("share the port");
+                nix::sys::socket::bind(made.as_raw_fd(), &from).expect("its port");
+                // Nobody may be there any more.
+                let _ = match kind {
+                    SockType::Datagram => {
+                        sendto(made.as_raw_fd(), b"x", &to, MsgFlags::empty()).map(drop)
+                    }
+                    _ => connect(made.as_raw_fd(), &to),
+                };
+            }
+        });
+    }
+
+    fn is_connected(&self) -> bool {
+        let port = format!("sport={} dport=8080", self.port);
+        let all = fs::read_to_string("/proc/net/nf_conntrack").expect("the connections");
+        all.lines()
+            .any(|line| line.contains(&port) && !line.contains("src=192.0.2.2 "))
+    }
+}
+
+/// What a sweep is to find.
+pub struct Sweep<'a> {
+    /// Where.
+    pub lab: &'a Lab,
+    /// What is killed.
+    pub work: &'a Work<'a>,
+    /// The process that takes everything back at the end: when it lives on, nobody else has to. `None`: somebody has to all the same.
+    pub keeper: Option<usize>,
+    /// What the next command is, which takes back what nobody else could.
+    pub next: &'a dyn Fn(),
+    /// Every so manieth moment only, of those that `CRASH_STRIDE` leaves; where others are killed than who makes a call, a third of those.
+    pub stride: usize,
+}
+
+impl Sweep<'_> {
+    /// Kills at all of the moments, each time all that is named by `victims`, and complains of what is not as `before`. Prints
+    /// how many kills there were.
+    #[track_caller]
+    pub fn run(&self, title: &str, victims: &[Victims], before: &Snapshot) {
+        let plain = self.trace(None, &|| ());
+        assert_eq!(plain.outcome.code, 0, "{}", plain.outcome);
+        (self.work.undo)(&plain.outcome);
+        let (mut kills, mut connected, mut complaints) = (0, 0, Vec::new());
+        let is_alone = plain.calls.len() == 1;
+        let stride = std::env::var("CRASH_STRIDE").map_or(3, |it| it.parse().expect("a number"));
+        let moments = moments(&plain).into_iter().step_by(self.stride * stride);
+        for (index, moment) in moments.enumerate() {
+            let is_meant = |victims: &Victims| {
+                *victims == Victims::It || (!is_alone && index % OTHERS_STRIDE == 0)
+            };
+            for victims in victims.iter().filter(|victims| is_meant(victims)) {
+                let (found, had_client) = self.kill(moment, *victims, before, &mut kills);
+                connected += u32::from(had_client);
+                let number = plain.calls[moment.process][moment.call];
+                let what = format!("{victims:?} at call {number} of {moment:?}");
+                complaints.extend(found.iter().map(|found| format!("{what}: {found}")));
+            }
+        }
+        self.report(title, kills, connected);
+        assert!(
+            complaints.is_empty(),
+            "{} complaints:\n{}",
+            complaints.len(),
+            complaints.join("\n")
+        );
+        assert!(kills > 5, "hardly anything was killed");
+    }
+
+    /// Does the work.
+    pub fn trace(
+        &self,
+        fatal: Option<(Moment, Victims)>,
+        at_command: &(dyn Fn() + Sync),
+    ) -> Traced {
+        let mut command = (self.work.command)();
+        if let Some(path) = &self.work.input {
+            command.stdin(Stdio::from(File::open(path).expect("what it reads")));
+        }
+        trace(command, &self.lab.dir, fatal, at_command)
+    }
+
+    fn kill(
+        &self,
+        moment: Moment,
+        victims: Victims,
+        before: &Snapshot,
+        kills: &mut usize,
+    ) -> (Vec<String>, bool) {
+        let lab = self.lab;
+        let client = Client {
+            lab,
+            port: u16::try_from(20_000 + *kills % 10_000).expect("a port"),
+        };
+        let traced = self.trace(Some((moment, victims)), &|| client.knock());
+        *kills += usize::from(!traced.killed.is_empty());
+        client.knock();
+        let had_client = client.is_connected();
+        let mut found = Vec::new();
+        let Traced {
+            outcome, killed, ..
+        } = &traced;
+        let is_told = |code| outcome.code == code && outcome.err().lines().count() == 1;
+        let is_told_to_runtime = outcome.code == 1 && outcome.out().contains("\"code\"");
+        if !([0, 137, -9].contains(&outcome.code) || is_told(125) || is_told_to_runtime) {
+            found.push(outcome.to_string());
+        }
+        (self.work.undo)(outcome);
+        lab.settle();
+        if self.keeper.is_none_or(|keeper| killed.contains(&keeper)) {
+            (self.next)();
+        }
+        found.extend(before.changes());
+        if !found.is_empty() {
+            // So that the next one is judged by itself.
+            (self.next)();
+        }
+        (found, had_client)
+    }
+
+    #[expect(
+        clippy::print_stdout,
+        reason = "libtest captures it, and shows it when it is asked to"
+    )]
+    fn report(&self, title: &str, kills: usize, connected: u32) {
+        println!("\n| {title} | {kills} kills, {connected} of them with a client connected |");
+    }
+}

@@ -1,0 +1,204 @@
+//! A kill at any moment, of the helper, of the container, or of all at once: nothing is left, at the latest after the next command;
+//! and after `down` the host is what it was before the first.
+//!
+//! CRASH_STRIDE=1 takes every moment, four thousand of them; without it, it is every third.
+
+use lab::crash::{Sweep, Victims};
+use lab::{
+    Lab, Snapshot, Work, case, with_attach, with_hook, with_plugin, with_poststop, with_run,
+};
+
+use Victims::{All, It, Others};
+
+const NAMED: &[&str] = &[
+    "--name",
+    "web",
+    "--ip",
+    "172.19.0.9",
+    "-p",
+    "8080:80",
+    "-p",
+    "8080:80/udp",
+];
+
+/// With a network that is there.
+fn sweep(lab: &Lab, title: &str, keeper: Option<usize>, victims: &[Victims], work: &Work) {
+    strided(lab, title, keeper, victims, work, 1);
+}
+
+/// The same at every so manieth moment.
+fn strided(
+    lab: &Lab,
+    title: &str,
+    keeper: Option<usize>,
+    victims: &[Victims],
+    work: &Work,
+    stride: usize,
+) {
+    let untouched = Snapshot::whole();
+    let next = || drop(lab.hawser(&["ls"]).exits(0));
+    let sweep = Sweep {
+        lab,
+        work,
+        keeper,
+        next: &next,
+        stride,
+    };
+    let first = sweep.trace(None, &|| ());
+    (work.undo)(&first.outcome.exits(0));
+    lab.settle();
+    sweep.run(title, victims, &Snapshot::with_namespaces());
+    for bridge in ["hawser0", "cni0"] {
+        lab.hawser(&["down", "--bridge", bridge]).ok();
+    }
+    untouched.assert_host_back();
+}
+
+#[test]
+fn a_run() {
+    case(|lab| {
+        with_run(lab, NAMED, |work| {
+            sweep(lab, "run", Some(0), &[It, Others, All], work)
+        });
+    });
+}
+
+#[test]
+fn a_run_by_itself() {
+    case(|lab| {
+        let options = [&["-d"], NAMED].concat();
+        let work = Work {
+            command: &|| lab.run_command(&options, &["true"]),
+            // Its log and its exit code stay; a start that was killed has none.
+            undo: &|_| drop(lab.hawser(&["rm", "web"])),
+            input: None,
+        };
+        sweep(lab, "run -d", Some(1), &[It, Others, All], &work);
+    });
+}
+
+#[test]
+fn a_run_with_a_user_namespace_and_without_a_bridge() {
+    case(|lab| {
+        let options = [
+            "--userns",
+            "--init",
+            "--network",
+            "ptp",
+            "--name",
+            "web",
+            "--add-host",
+            "db:192.0.2.7",
+            "-p",
+            "8080:80",
+        ];
+        if !lab.real_root {
+            return lab::skip("user namespaces for containers are made by root");
+        }
+        with_run(lab, &options, |work| {
+            strided(lab, "run --userns, ptp", None, &[It, All], work, 2);
+        });
+    });
+}
+
+/// Each is a first one. After a kill the network is there, or not, or half; `down` takes whatever it is.
+#[test]
+fn a_first_run_and_then_down() {
+    case(|lab| {
+        // What a run makes in the root filesystem stays.
+        lab.run(&[], &["true"]).ok();
+        lab.settle();
+        lab.hawser(&["down"]).ok();
+        let untouched = Snapshot::whole();
+        let work = Work {
+            command: &|| lab.run_command(NAMED, &["true"]),
+            undo: &|_| {},
+            input: None,
+        };
+        let sweep = Sweep {
+            lab,
+            work: &work,
+            keeper: None,
+            next: &|| drop(lab.hawser(&["down"]).ok()),
+            stride: 1,
+        };
+        let first = sweep.trace(None, &|| ());
+        first.outcome.exits(0);
+        (sweep.next)();
+        sweep.run("first run, then down", &[It, All], &untouched);
+    });
+}
+
+/// The next run finds whatever it is, and makes it whole.
+#[test]
+fn a_first_run_and_then_another() {
+    case(|lab| {
+        lab.run(NAMED, &["true"]).ok();
+        lab.settle();
+        let before = Snapshot::with_namespaces();
+        let work = Work {
+            command: &|| {
+                lab.hawser(&["down"]).ok();
+                lab.run_command(NAMED, &["true"])
+            },
+            undo: &|_| {},
+            input: None,
+        };
+        let sweep = Sweep {
+            lab,
+            work: &work,
+            keeper: None,
+            next: &|| {
+                lab.run(NAMED, &["true"]).ok();
+                lab.settle();
+            },
+            stride: 2,
+        };
+        sweep.run("first run, then another", &[It], &before);
+    });
+}
+
+#[test]
+fn an_attachment() {
+    case(|lab| {
+        with_attach(lab, |work| {
+            sweep(lab, "attach", Some(0), &[It, Others, All], work)
+        });
+    });
+}
+
+#[test]
+fn a_hook() {
+    case(|lab| {
+        with_hook(lab, |work| {
+            sweep(lab, "hook createRuntime", Some(0), &[It, Others, All], work);
+        });
+    });
+}
+
+#[test]
+fn a_hook_that_releases() {
+    case(|lab| {
+        with_poststop(lab, |work| {
+            sweep(lab, "hook poststop", Some(0), &[It], work)
+        });
+    });
+}
+
+#[test]
+fn an_add_of_the_plugin() {
+    case(|lab| {
+        with_plugin(lab, "ADD", |work| {
+            sweep(lab, "CNI ADD", Some(0), &[It, Others, All], work);
+        });
+    });
+}
+
+#[test]
+fn a_del_of_the_plugin() {
+    case(|lab| {
+        with_plugin(lab, "DEL", |work| {
+            sweep(lab, "CNI DEL", Some(0), &[It], work)
+        });
+    });
+}
