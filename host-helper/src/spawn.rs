@@ -155,16 +155,29 @@ pub fn clone(
 pub struct Elsewhere(CpuSet);
 
 /// Lets the child begin on another processor. A scheduler that packs processes together would let it wait behind this
-/// one, which goes on working; the two are meant to work side by side.
+/// one, which goes on working; the two are meant to work side by side. Where more want to run than there are processors it is
+/// left alone: it would wait for that one, when there is room on ours.
 ///
 /// Undone by [`Elsewhere::end`].
 pub fn begin_elsewhere(child: Pid) -> Option<Elsewhere> {
     let allowed = sched_getaffinity(Pid::from_raw(0)).ok()?;
+    let is_ours = |number: &usize| allowed.is_set(*number).unwrap_or(false);
+    let processors = (0..CpuSet::count()).filter(is_ours).count();
+    // This one and the child are among them.
+    if running()? > processors {
+        return None;
+    }
     let mut others = allowed;
     others.unset(sched_getcpu().ok()?).ok()?;
     // With a single processor this is refused, and nothing is lost.
     sched_setaffinity(child, &others).ok()?;
     Some(Elsewhere(allowed))
+}
+
+/// How many threads run, or would if they had a processor: the first half of the fourth field of proc(5)'s loadavg.
+fn running() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+    text.split(' ').nth(3)?.split('/').next()?.parse().ok()
 }
 
 impl Elsewhere {
