@@ -321,9 +321,10 @@ impl Supervisor {
         let netns = self.container.attachment.as_ref().map(|one| one.netns);
         let lives_on =
             self.ours.is_none() && self.is_shared && netns.is_some_and(owner::any_process_in);
+        let mut is_tenant_left = false;
         if let Some(entry) = self.container.entry.as_mut().filter(|_| !lives_on) {
             if self.had_ports {
-                entry.withdraw_but_tenant();
+                is_tenant_left = entry.withdraw_but_tenant();
             } else {
                 entry.withdraw();
             }
@@ -342,7 +343,7 @@ impl Supervisor {
         self.container.names.sweep();
         self.forget_container();
         let entry = self.container.entry.as_mut().filter(|_| !lives_on);
-        if let Some(entry) = entry.filter(|_| self.had_ports) {
+        if let Some(entry) = entry.filter(|_| is_tenant_left) {
             entry.withdraw_tenant();
         }
         if self.description.is_detached {

@@ -189,6 +189,8 @@ fn refuse(lab: &Lab, work: &Work, inject: &str, with_network: &Snapshot) -> (boo
     );
     fs::remove_file(&trace).expect("remove the trace");
     lab.settle();
+    // What could not be taken back.
+    lab.hawser(&["ls"]).exits(0);
     let mut found = Vec::new();
     let is_told = outcome.code == 125 && outcome.err().lines().count() == 1;
     if outcome.code != 0 && !is_told {
@@ -196,8 +198,14 @@ fn refuse(lab: &Lab, work: &Work, inject: &str, with_network: &Snapshot) -> (boo
     }
     if Path::new("/sys/class/net/hawser0").exists() || !sh("nft list tables").is_empty() {
         let mut changes = with_network.changes();
-        // Files of the network come with its first container.
-        changes.retain(|change| !change.starts_with("files: "));
+        // Files of the network come with its first container, and so do the elements by which the rules know it. A neighbour that
+        // cannot be taken back does no harm: see `mark.rs`.
+        let comes_later = |change: &String| {
+            change.starts_with("files: ")
+                || change.starts_with("neighbours: ")
+                || (change.contains("elements = ") && change.ends_with(" is gone"))
+        };
+        changes.retain(|change| !comes_later(change));
         found.extend(changes);
     }
     (outcome.code == 125, found)

@@ -214,12 +214,12 @@ impl Entry {
     }
 
     /// The same, but for the one by which whoever sweeps finds what is left of it, should we be killed before we have
-    /// forgotten its connections. [`Entry::withdraw_tenant`] comes after that.
-    pub fn withdraw_but_tenant(&mut self) {
+    /// forgotten its connections. [`Entry::withdraw_tenant`] comes after that, unless this has not been done.
+    pub fn withdraw_but_tenant(&mut self) -> bool {
         let mut elements = self.of_container();
         let tenant = self.tenant();
         elements.retain(|element| *element != tenant);
-        let _ = take(&mut self.nft, Some(&tenant), &elements);
+        take(&mut self.nft, Some(&tenant), &elements).is_ok()
     }
 
     /// The last of it, unless another has its place by now.
