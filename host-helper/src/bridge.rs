@@ -217,9 +217,9 @@ fn configure(
     };
     if let Some(net) = v6 {
         sysctl::ignore_advertisements(&link.name)?;
-        addresses.push(net.into());
-        // The kernel would make the same one, and be a second about it.
+        // The kernel would make the same one, and be a second about it. Before the one by which the bridge counts as whole.
         addresses.push(Ipv6Net::new_assert(link_local_of(mac), 64).into());
+        addresses.push(net.into());
     }
     for address in addresses {
         let added = route.request(|batch, sequence| {

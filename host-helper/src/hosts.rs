@@ -17,7 +17,7 @@ use std::rc::Rc;
 
 use crate::bridge::Network;
 use crate::deadline::{self, Locked};
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Result, all_of};
 use crate::request::Request;
 use crate::state;
 use crate::sys::{clone_tree, seclude};
@@ -160,12 +160,25 @@ impl Hosts {
             .filter(|_| !is_taken(name))
             .map(|address| slot(&format!("{address} {name} # {} {index} {note}", veth.name)))
             .collect();
-        let entered = self.write_lines(lines, name).doing(doing)?;
+        let entered = self.write_lines(lines, name);
+        let entered = entered
+            .inspect_err(|_| self.take_out(&veth.name))
+            .doing(doing)?;
         Ok(Lines {
             hosts: self.clone(),
             lines: entered,
             is_made_up,
         })
+    }
+
+    /// Takes back what there is of a container that could not be entered whole.
+    fn take_out(&self, link: &str) {
+        let text = self.read().unwrap_or_default();
+        let ours = lines_of(&text).skip(LOCALHOST.len());
+        for (at, _) in ours.filter(|(_, line)| line[0] != FREE && link_of(line) == link) {
+            // The first error is the one that matters.
+            let _ = self.free(at);
+        }
     }
 
     fn write_lines(&self, lines: Vec<Vec<u8>>, name: &str) -> io::Result<Vec<(u64, Vec<u8>)>> {
@@ -301,8 +314,8 @@ impl Lines {
             }
             io::Result::Ok(())
         };
-        // What stays is swept.
-        let _ = remove();
+        // What was wrong for a moment is not the second time; what stays is swept.
+        let _ = remove().or_else(|_| remove());
         self.announce();
     }
 
@@ -347,18 +360,28 @@ pub fn begin(network: &str) {
 
 /// Removes what containers with these links have left, which are gone, in the file of whatever network. Others may share the
 /// directory with us who have links of those names: they are told apart by their numbers.
-pub fn sweep_links(links: &BTreeSet<&str>) {
-    let entries = std::fs::read_dir(state::DIRECTORY).into_iter().flatten();
-    let paths = entries.flatten().map(|entry| entry.path());
-    let hosts = paths.filter(|path| path.extension().is_some_and(|it| it == "hosts"));
-    for path in hosts {
+///
+/// # Errors
+/// What the file system refuses, after all files were looked at.
+pub fn sweep_links(links: &BTreeSet<&str>) -> Result<()> {
+    let doing = || "sweep names that dead containers have left".to_string();
+    let entries = match std::fs::read_dir(state::DIRECTORY) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.doing(doing)?,
+    };
+    let mut errors = Vec::new();
+    for entry in entries {
+        let path = entry.doing(doing)?.path();
+        if path.extension().is_none_or(|it| it != "hosts") {
+            continue;
+        }
         let swept = Hosts::at(path).and_then(|hosts| {
             let has_changed = hosts.sweep_some(|link| links.contains(link))?;
             if has_changed { hosts.tell() } else { Ok(()) }
         });
-        // What stays goes with the next container of that name or address.
-        drop(swept);
+        errors.extend(swept.doing(doing).err());
     }
+    all_of(&errors)
 }
 
 /// Whether nobody who lives is in a file.

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use crate::attach::Attachment;
 use crate::bridge::Network;
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Refusal, Result};
 use crate::link::{Mac, family, octets};
 use crate::netlink::{ACK, CREATE, Netlink};
 use crate::owner::Mark;
@@ -97,8 +97,7 @@ pub fn forget_neighbours_of(attachment: &Attachment) {
     let (Some(device), Some(_)) = (attachment.device, attachment.network.bridge) else {
         return;
     };
-    // Gone already, with the bridge say, is what is wanted, and nothing depends on it.
-    let _ = Netlink::route().and_then(|mut route| {
+    let forget = || {
         let write = |batch: &mut Writer, first: u32| {
             let mut last = first;
             let places = attachment.veth.places(&attachment.network);
@@ -108,8 +107,10 @@ pub fn forget_neighbours_of(attachment: &Attachment) {
             }
             last
         };
-        route.exchange(write, |_| {})
-    });
+        Netlink::route()?.exchange(write, |_| {})
+    };
+    // Gone already, with the bridge say, is what is wanted. What was wrong for a moment is not the second time.
+    let _: std::result::Result<(), Refusal> = forget().or_else(|_| forget());
 }
 
 /// Takes the neighbours with these addresses back that killed supervisors have left on bridges of ours.
@@ -124,10 +125,14 @@ pub fn sweep_neighbours(route: &mut Netlink, addresses: &[IpAddr]) -> Result<()>
         }
         let link = route.link(neighbour.link).doing(doing)?;
         if link.is_some_and(|link| matches!(link.mark, Some(Mark::Network(_)))) {
-            // Gone already is success.
-            let _ = route.request(|batch, sequence| {
+            let removed = route.request(|batch, sequence| {
                 write_removal(batch, sequence, neighbour.address, neighbour.link);
             });
+            match removed {
+                // Gone already, it or the bridge, is success.
+                Err(refusal) if matches!(refusal.errno, Errno::ENOENT | Errno::ENODEV) => {}
+                removed => removed.doing(doing)?,
+            }
         }
     }
     Ok(())

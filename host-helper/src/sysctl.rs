@@ -57,10 +57,11 @@ fn saved() -> PathBuf {
 }
 
 /// Whose switches they are: this network namespace's, since this boot. Others may share the directory, and it may be older.
-fn place() -> String {
-    let netns = namespace("self", "net").unwrap_or_default();
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    format!("{netns} {}", boot.trim())
+fn place() -> Result<String> {
+    const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+    let netns = namespace("self", "net").doing(|| "look at our network namespace".into())?;
+    let boot = fs::read_to_string(BOOT).doing(|| format!("read {BOOT}"))?;
+    Ok(format!("{netns} {}", boot.trim()))
 }
 
 /// A line of what is kept: name and value.
@@ -70,7 +71,7 @@ fn words_of<'a>(line: &'a str, place: &str) -> Option<(&'a str, &'a str)> {
 
 /// Keeps what a switch is at for `down`, unless something older is kept.
 fn save(switch: &str, value: &str, _lock: &Lock) -> Result<()> {
-    let (kept, place) = (fs::read_to_string(saved()).unwrap_or_default(), place());
+    let (kept, place) = (fs::read_to_string(saved()).unwrap_or_default(), place()?);
     let mut lines = kept.lines().filter_map(|line| words_of(line, &place));
     if lines.any(|(name, _)| name == switch) {
         return Ok(());
@@ -255,7 +256,7 @@ pub fn restore() -> Result<()> {
     let Ok(kept) = fs::read_to_string(saved()) else {
         return Ok(());
     };
-    let (mut done, place) = (Ok(()), place());
+    let (mut done, place) = (Ok(()), place()?);
     let ours = kept.lines().filter_map(|line| words_of(line, &place));
     for (switch, old) in ours.rev() {
         // A link that has gone has taken its switches along.

@@ -187,14 +187,15 @@ fn is_told(line: &str) -> bool {
     !line.contains("fe80:") || line.contains("hawser") || line.contains(" hw")
 }
 
-/// Who is connected with whom, where a container answers: with an address that is none of the lab's own. What a container has opened
-/// is forgotten by the kernel in its time.
+/// Who is connected with whom, where a container answers: with an address that is none of the lab's own, nor a gateway's. What a
+/// container has opened is forgotten by the kernel in its time.
 fn connection(line: &str) -> Option<String> {
     const LAB: [&str; 5] = ["192.0.2.", "198.51.100.", "127.", "2001:", "0000:"];
     let words: Vec<&str> = line.split_whitespace().collect();
     let mut sources = words.iter().filter_map(|word| word.strip_prefix("src="));
     let answers = sources.next_back()?;
-    let is_ours = !LAB.iter().any(|own| answers.starts_with(own));
+    let is_gateways = [".0.1", ":0001"].iter().any(|end| answers.ends_with(end));
+    let is_ours = !is_gateways && !LAB.iter().any(|own| answers.starts_with(own));
     let kept = |word: &&&str| word.contains('=') && !word.starts_with("use=");
     let known: Vec<&str> = words.iter().filter(kept).copied().collect();
     is_ours.then(|| format!("{} {}", words[2], known.join(" ")))

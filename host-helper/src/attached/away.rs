@@ -140,8 +140,11 @@ fn take_away(route: &mut Netlink, end: &Link) -> Result<()> {
         forget_connections(kept, &addresses);
     }
     errors.extend(mark::sweep_neighbours(route, &addresses).err());
-    hosts::sweep_links(&BTreeSet::from([&*end.name]));
-    forget(&end.name);
+    errors.extend(hosts::sweep_links(&BTreeSet::from([&*end.name])).err());
+    if errors.is_empty() {
+        // Until then it says what is left to be done.
+        forget(&end.name);
+    }
     all_of(&errors)
 }
 
@@ -239,9 +242,11 @@ fn tidy(route: &mut Netlink, link: &str, known: Vec<IpAddr>) -> Result<()> {
     if let Some(kept) = &kept {
         forget_connections(kept, &addresses);
     }
-    hosts::sweep_links(&BTreeSet::from([link]));
-    let swept = mark::sweep_neighbours(route, &addresses);
-    forget(link);
+    let names = hosts::sweep_links(&BTreeSet::from([link]));
+    let swept = names.and(mark::sweep_neighbours(route, &addresses));
+    if swept.is_ok() {
+        forget(link);
+    }
     swept
 }
 

@@ -111,7 +111,7 @@ pub fn sweep_dead(route: &mut Netlink) -> Result<()> {
         if dead.is_empty() {
             return Ok(());
         }
-        hosts::sweep_links(&dead.iter().map(|(name, _)| name.as_str()).collect());
+        hosts::sweep_links(&dead.iter().map(|(name, _)| name.as_str()).collect())?;
         let mut found = all_elements(&mut nft).doing(doing)?;
         found.retain(|element| {
             dead.iter()
