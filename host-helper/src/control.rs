@@ -154,7 +154,9 @@ pub fn sweep_stale() {
     };
     for path in stale.iter().filter(|path| !listens(path)) {
         let log = path.with_extension("log");
-        if fs::metadata(&log).is_ok_and(|log| log.len() == 0) {
+        // Who has ended meanwhile as it should has left its exit code before it let go of the name, and its log is to stay.
+        let has_ended = path.with_extension("code").exists();
+        if !has_ended && fs::metadata(&log).is_ok_and(|log| log.len() == 0) {
             let _ = fs::remove_file(log);
         }
         let _ = fs::remove_file(path);

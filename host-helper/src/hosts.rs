@@ -307,8 +307,13 @@ impl Lines {
             let _locked = lock(&self.hosts.lock)?;
             for (at, line) in &self.lines {
                 let mut now = vec![0; line.len()];
+                match self.hosts.file.read_exact_at(&mut now, *at) {
+                    // Cut off: it had been freed.
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+                    read => read?,
+                }
                 // Another may have it already, who found us dead.
-                if self.hosts.file.read_exact_at(&mut now, *at).is_ok() && now == *line {
+                if now == *line {
                     self.hosts.free(*at as usize)?;
                 }
             }
