@@ -265,10 +265,11 @@ fn attach(
     let veth = veth::create(route, &wish)?;
     let device = match network.bridge {
         Some(bridge) => network.is_ours.then_some(bridge.index),
-        None => Some(
+        None => {
             set_up_host_end(route, &veth, network)
-                .inspect_err(|_| drop(bridge::delete(route, &veth.name)))?,
-        ),
+                .inspect_err(|_| drop(bridge::delete(route, &veth.name)))?;
+            Some(veth.index)
+        }
     };
     let netns = fstat(namespace)
         .doing(|| "look at the network namespace".into())?
@@ -282,12 +283,12 @@ fn attach(
     }))
 }
 
-fn set_up_host_end(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<u32> {
+fn set_up_host_end(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()> {
     veth::address_host_end(route, veth, network)?;
     if network.has_ipv6() {
         sysctl::forward_from(&veth.name)?;
     }
-    Ok(veth.index)
+    Ok(())
 }
 
 fn mark_veth(

@@ -9,7 +9,7 @@
 //! So it is done once for both families when there are few connections, and not at all when there are none.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use hawser::netlink::{Attributes, Message, Writer, read_u32};
 use nix::errno::Errno;
@@ -129,41 +129,36 @@ pub fn forget_opened_by(conntrack: &mut Netlink, addresses: &[IpAddr]) -> Result
 
 /// `side`: whose source the addresses are, of the first packet's or of the answer's.
 fn forget_of(conntrack: &mut Netlink, addresses: &[IpAddr], side: u16) -> Result<(), Refusal> {
+    if entries(conntrack)? == 0 {
+        return Ok(());
+    }
+    if addresses.len() > SINGLY {
+        return forget_by_look(conntrack, libc::AF_UNSPEC, addresses.iter().collect(), side);
+    }
+    let mut v6 = BTreeSet::new();
+    for address in addresses {
+        match address {
+            IpAddr::V4(v4) => forget_one(conntrack, *v4, side)?,
+            IpAddr::V6(_) => drop(v6.insert(address)),
+        }
+    }
+    // The kernel's comparison is the wrong way round for IPv6 (ctnetlink_filter_match_tuple() takes what ipv6_addr_cmp() gives for its
+    // opposite): all others would be deleted.
+    forget_by_look(conntrack, libc::AF_INET6, v6, side)
+}
+
+/// Those of one IPv4 address, which the kernel looks for.
+fn forget_one(conntrack: &mut Netlink, address: Ipv4Addr, side: u16) -> Result<(), Refusal> {
     let (original, reply) = if side == CTA_TUPLE_ORIG {
         (BY_SOURCE, 0)
     } else {
         (0, BY_SOURCE)
     };
-    if entries(conntrack)? == 0 {
-        return Ok(());
-    }
-    let (v4, v6): (Vec<&IpAddr>, Vec<&IpAddr>) = addresses.iter().partition(|it| it.is_ipv4());
-    if addresses.len() > SINGLY {
-        return forget_by_look(conntrack, libc::AF_UNSPEC, addresses.iter().collect(), side);
-    }
-    for address in v4 {
-        forget_one(conntrack, address, side, (original, reply))?;
-    }
-    // The kernel's comparison is the wrong way round for IPv6 (ctnetlink_filter_match_tuple() takes what ipv6_addr_cmp() gives for its
-    // opposite): all others would be deleted.
-    forget_by_look(conntrack, libc::AF_INET6, v6.into_iter().collect(), side)
-}
-
-/// Those of one IPv4 address, which the kernel looks for.
-fn forget_one(
-    conntrack: &mut Netlink,
-    address: &IpAddr,
-    side: u16,
-    (original, reply): (u32, u32),
-) -> Result<(), Refusal> {
-    let IpAddr::V4(octets) = address else {
-        return Ok(());
-    };
     let write = |batch: &mut Writer, command, flags, sequence| {
         batch.begin(command, flags, sequence, &[libc::AF_INET as u8, 0, 0, 0]);
         let tuple = batch.open(nested(side));
         let ip = batch.open(nested(CTA_TUPLE_IP));
-        batch.attribute(CTA_IP_V4_SRC, &octets.octets());
+        batch.attribute(CTA_IP_V4_SRC, &address.octets());
         batch.close(ip);
         batch.close(tuple);
         write_flags(batch, original, reply);
@@ -172,7 +167,8 @@ fn forget_one(
     match conntrack.request(|batch, sequence| write(batch, DELETE, ACK, sequence)) {
         // An older kernel, which takes it for one connection, whose other half is missing.
         Err(refusal) if is_absent(refusal.errno) => {
-            forget_by_look(conntrack, libc::AF_INET, BTreeSet::from([address]), side)
+            let address = IpAddr::V4(address);
+            forget_by_look(conntrack, libc::AF_INET, BTreeSet::from([&address]), side)
         }
         Err(refusal) if refusal.errno != Errno::ENOENT => Err(refusal),
         _ => Ok(()),

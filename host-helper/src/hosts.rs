@@ -4,12 +4,12 @@
 //! stays where it is as long as its container lives, and comes and goes by its first byte, which is `#` when nobody has
 //! the slot. So a reader never misses a line because of another one, and to come or to go is one write, of one line.
 
+mod left;
 mod private;
 mod slots;
 
-use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -17,12 +17,13 @@ use std::rc::Rc;
 
 use crate::bridge::Network;
 use crate::deadline::{self, Locked};
-use crate::error::{Doing, Result, all_of};
+use crate::error::{Doing, Result};
 use crate::request::Request;
 use crate::state;
 use crate::sys::{clone_tree, seclude};
 use crate::veth::Veth;
 
+pub use left::{begin, forget, is_left_over, sweep_links};
 pub use private::Private;
 
 use slots::{FREE, SLOT, is_alive, lines_of, link_of, slot, words_of};
@@ -91,7 +92,11 @@ fn path_of(network: &Network) -> PathBuf {
         // No bridge is called so.
         None => format!("{}:{}", network.name, network.subnet).replace('/', "-"),
     };
-    Path::new(state::DIRECTORY).join(format!("{name}.hosts"))
+    path_named(&name)
+}
+
+fn path_named(network: &str) -> PathBuf {
+    Path::new(state::DIRECTORY).join(format!("{network}.hosts"))
 }
 
 impl Hosts {
@@ -333,13 +338,6 @@ impl Lines {
     }
 }
 
-/// Forgets the file of a network that is gone.
-pub fn forget(network: &str) {
-    let path = Path::new(state::DIRECTORY).join(format!("{network}.hosts"));
-    let _ = std::fs::remove_file(lock_of(&path));
-    let _ = std::fs::remove_file(path);
-}
-
 fn lock_of(path: &Path) -> PathBuf {
     path.with_extension("lock")
 }
@@ -352,49 +350,6 @@ fn open_or_make(path: &Path) -> io::Result<File> {
         .truncate(false)
         .mode(0o600)
         .open(path)
-}
-
-/// A bridge is there anew: what its file says of the containers of an older one, from before the machine was reset say, goes.
-pub fn begin(network: &str) {
-    let path = Path::new(state::DIRECTORY).join(format!("{network}.hosts"));
-    if path.exists() {
-        // What stays goes with the next container that has been given a name.
-        drop(Hosts::at(path).and_then(|hosts| hosts.sweep()));
-    }
-}
-
-/// Removes what containers with these links have left, which are gone, in the file of whatever network. Others may share the
-/// directory with us who have links of those names: they are told apart by their numbers.
-///
-/// # Errors
-/// What the file system refuses, after all files were looked at.
-pub fn sweep_links(links: &BTreeSet<&str>) -> Result<()> {
-    let doing = || "sweep names that dead containers have left".to_string();
-    let entries = match std::fs::read_dir(state::DIRECTORY) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.doing(doing)?,
-    };
-    let mut errors = Vec::new();
-    for entry in entries {
-        let path = entry.doing(doing)?.path();
-        if path.extension().is_none_or(|it| it != "hosts") {
-            continue;
-        }
-        let swept = Hosts::at(path).and_then(|hosts| {
-            let has_changed = hosts.sweep_some(|link| links.contains(link))?;
-            if has_changed { hosts.tell() } else { Ok(()) }
-        });
-        errors.extend(swept.doing(doing).err());
-    }
-    all_of(&errors)
-}
-
-/// Whether nobody who lives is in a file.
-pub fn is_left_over(path: &Path) -> bool {
-    let mut text = Vec::new();
-    let read = File::open(path).and_then(|mut file| file.read_to_end(&mut text));
-    let mut lines = lines_of(&text).skip(LOCALHOST.len());
-    read.is_err() || !lines.any(|(_, line)| line[0] != FREE && is_alive(line))
 }
 
 fn lock(file: &File) -> io::Result<Locked> {

@@ -131,13 +131,11 @@ pub fn listener(network: &str) -> Option<Listener> {
     let mut bytes = [0; 16];
     let file = File::open(counter(network)).ok()?;
     file.read_exact_at(&mut bytes, COUNTER).ok()?;
-    let [pid, fd, ..] = [0, 4, 8].map(|at| i32::from_ne_bytes(array(&bytes, at)));
-    let start = u64::from_ne_bytes(array(&bytes, 8));
-    Some(Listener { pid, fd, start })
-}
-
-fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    std::array::from_fn(|index| bytes[at + index])
+    Some(Listener {
+        pid: i32::from_ne_bytes(bytes[..4].try_into().ok()?),
+        fd: i32::from_ne_bytes(bytes[4..8].try_into().ok()?),
+        start: u64::from_ne_bytes(bytes[8..].try_into().ok()?),
+    })
 }
 
 /// Keeps who has it. A network without a counter has nowhere to keep it.

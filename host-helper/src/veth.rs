@@ -23,7 +23,7 @@ use crate::owner::lease_name;
 use crate::reclaim::reclaim;
 use crate::wanted::Words;
 
-pub use port::{let_back, settle};
+pub use port::{just_removed, let_back, settle};
 
 use port::set_up_port;
 

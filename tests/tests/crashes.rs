@@ -110,22 +110,19 @@ fn a_first_run_and_then_down() {
         lab.settle();
         lab.hawser(&["down"]).ok();
         let untouched = Snapshot::whole();
-        let work = Work {
-            command: &|| lab.run_command(NAMED, &["true"]),
-            undo: &|_| {},
-            input: None,
-        };
-        let sweep = Sweep {
-            lab,
-            work: &work,
-            keeper: None,
-            next: &|| drop(lab.hawser(&["down"]).ok()),
-            stride: 1,
-        };
-        let first = sweep.trace(None, &|| ());
-        first.outcome.exits(0);
-        (sweep.next)();
-        sweep.run("first run, then down", &[It, All], &untouched);
+        with_run(lab, NAMED, |work| {
+            let sweep = Sweep {
+                lab,
+                work,
+                keeper: None,
+                next: &|| drop(lab.hawser(&["down"]).ok()),
+                stride: 1,
+            };
+            let first = sweep.trace(None, &|| ());
+            first.outcome.exits(0);
+            (sweep.next)();
+            sweep.run("first run, then down", &[It, All], &untouched);
+        });
     });
 }
 

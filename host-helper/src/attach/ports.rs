@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use super::Attachment;
 use crate::attached::kept;
 use crate::conntrack;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::netlink::Netlink;
 use crate::nft;
 use crate::publish::{self, Held, Port};
@@ -93,9 +93,8 @@ pub(super) fn publish(
     let mut entry = nft::Entry::add(nft, attachment, &request.reach, &ports, servers)?;
     if entry.has_made_tables() && attachment.network.is_ours && !sysctl::is_forwarding()? {
         // Not flushed alone: whoever removed the last network has not seen that this one was about to be used.
-        let (name, network) = (&attachment.veth.name, &attachment.network.name);
-        let gone = format!("attach {name} to {network}: it has just been removed; run it again");
-        return Err(Error::new(gone).cause(Errno::ENODEV));
+        let gone = veth::just_removed(&attachment.veth, &attachment.network);
+        return Err(gone.cause(Errno::ENODEV));
     }
     if request.reach != Reach::default() {
         // What the last one at its address had opened is not its own. Where nothing is tracked nothing is left.

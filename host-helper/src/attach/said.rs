@@ -2,12 +2,12 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::error::{Error, Result};
 use crate::spawn::{Child, Said, StatusReader};
+use crate::sys;
 
 /// Waits until init has said what is expected next; anything else is the error that it means. `hears_init`: the user
 /// has read what init had to say.
@@ -39,7 +39,8 @@ pub fn expect(
 fn exit_code(child: &Child) -> Option<i32> {
     const AT_ONCE: u16 = 1000; // milliseconds
     let mut fds = [PollFd::new(child.pidfd.as_fd(), PollFlags::POLLIN)];
-    while poll(&mut fds, AT_ONCE) == Err(Errno::EINTR) {}
+    // One that has not ended then is told apart below.
+    let _ = sys::again(|| poll(&mut fds, AT_ONCE));
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
     match waitid(Id::PIDFd(child.pidfd.as_fd()), flags) {
         Ok(WaitStatus::Exited(_, code)) => Some(code),
@@ -69,6 +70,6 @@ pub fn judge(said: Said, expected: &Said, hears_init: bool) -> Result<()> {
 
 /// Kills the container and waits for it.
 pub fn kill(pidfd: &OwnedFd) {
-    let _ = crate::sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+    let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
     let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
 }

@@ -317,12 +317,8 @@ fn open_namespace(path: &Path) -> Result<OwnedFd> {
 
 fn has_ended(pidfd: &OwnedFd) -> Result<bool> {
     let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-    loop {
-        match poll(&mut fds, PollTimeout::ZERO) {
-            Err(Errno::EINTR) => {}
-            polled => return Ok(polled.doing(|| "look at a process".into())? > 0),
-        }
-    }
+    let ready = sys::again(|| poll(&mut fds, PollTimeout::ZERO));
+    Ok(ready.doing(|| "look at a process".into())? > 0)
 }
 
 /// Field 9 of proc(5)'s stat has this bit.

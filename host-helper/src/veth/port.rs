@@ -109,10 +109,7 @@ pub fn settle(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()>
     };
     let done = route.exchange(write, |message| seen.extend(parse(message)));
     match (links(seen).next(), done) {
-        (Some(link), _) if link.controller != bridge => Err(Error::new(format!(
-            "attach {} to {}: it has just been removed; run it again",
-            veth.name, network.name
-        ))),
+        (Some(link), _) if link.controller != bridge => Err(just_removed(veth, network)),
         // Its namespace is at its end, which is found out by another way.
         (None, Err(refusal)) if refusal.errno != Errno::ENODEV => {
             Err(refusal).doing(|| format!("look at link {}", veth.name))
@@ -120,6 +117,14 @@ pub fn settle(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()>
         // There may be no such route.
         _ => Ok(()),
     }
+}
+
+/// The error of who comes to a network at its end.
+pub fn just_removed(veth: &Veth, network: &Network) -> Error {
+    let (name, network) = (&veth.name, &network.name);
+    Error::new(format!(
+        "attach {name} to {network}: it has just been removed; run it again"
+    ))
 }
 
 fn write_no_multicasts(batch: &mut Writer, sequence: u32, veth: &Veth) {

@@ -1,0 +1,61 @@
+//! Hosts files, and lines in them, that nobody needs any more.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::slots::{FREE, is_alive, lines_of};
+use super::{Hosts, LOCALHOST, lock_of, path_named};
+use crate::error::{Doing, Result, all_of};
+use crate::state;
+
+/// Forgets the file of a network that is gone.
+pub fn forget(network: &str) {
+    let path = path_named(network);
+    let _ = std::fs::remove_file(lock_of(&path));
+    let _ = std::fs::remove_file(path);
+}
+
+/// A bridge is there anew: what its file says of the containers of an older one, from before the machine was reset say, goes.
+pub fn begin(network: &str) {
+    let path = path_named(network);
+    if path.exists() {
+        // What stays goes with the next container that has been given a name.
+        drop(Hosts::at(path).and_then(|hosts| hosts.sweep()));
+    }
+}
+
+/// Removes what containers with these links have left, which are gone, in the file of whatever network. Others may share the
+/// directory with us who have links of those names: they are told apart by their numbers.
+///
+/// # Errors
+/// What the file system refuses, after all files were looked at.
+pub fn sweep_links(links: &BTreeSet<&str>) -> Result<()> {
+    let doing = || "sweep names that dead containers have left".to_string();
+    let entries = match std::fs::read_dir(state::DIRECTORY) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.doing(doing)?,
+    };
+    let mut errors = Vec::new();
+    for entry in entries {
+        let path = entry.doing(doing)?.path();
+        if path.extension().is_none_or(|it| it != "hosts") {
+            continue;
+        }
+        let swept = Hosts::at(path).and_then(|hosts| {
+            let has_changed = hosts.sweep_some(|link| links.contains(link))?;
+            if has_changed { hosts.tell() } else { Ok(()) }
+        });
+        errors.extend(swept.doing(doing).err());
+    }
+    all_of(&errors)
+}
+
+/// Whether nobody who lives is in a file.
+pub fn is_left_over(path: &Path) -> bool {
+    let mut text = Vec::new();
+    let read = File::open(path).and_then(|mut file| file.read_to_end(&mut text));
+    let mut lines = lines_of(&text).skip(LOCALHOST.len());
+    read.is_err() || !lines.any(|(_, line)| line[0] != FREE && is_alive(line))
+}
