@@ -50,7 +50,7 @@ const FEW: u32 = 4096;
 
 /// Forgets the connections by these ports of the host's own addresses, but for those that lead to one of the addresses
 /// `kept`. Gives how many. By a socket that is there: one that is closed after elements were deleted waits until the kernel has let
-/// go of them (7 ms), whether it has deleted them itself or not.
+/// go of them (some 10 ms), whether it has deleted them itself or not.
 ///
 /// # Errors
 /// What the kernel says; one without connection tracking has none to forget.

@@ -236,17 +236,22 @@ impl Supervisor {
         }
     }
 
-    /// When the container has ended, our caller need not wait until the kernel has let go of what was deleted (7 ms) or
+    /// When the container has ended, our caller need not wait until the kernel has let go of what was deleted (some 10 ms) or
     /// watched (16 ms): another process does. It is made while the container runs, since nobody waits for that. If it
     /// cannot be, they wait.
     fn let_caller_go_first(&self) {
+        let sockets = self.sockets();
+        let watch = self.follower.as_ref().and_then(Follower::descriptor);
+        if !sockets.is_empty() || watch.is_some() {
+            let _ = sys::keep_open_beyond_our_end(&sockets, watch.as_slice());
+        }
+    }
+
+    /// Those of nf_tables.
+    fn sockets(&self) -> Vec<BorrowedFd<'_>> {
         let entry = self.container.entry.as_ref().map(AsFd::as_fd);
         let news = self.news.as_ref().map(AsFd::as_fd);
-        let watch = self.follower.as_ref().and_then(Follower::descriptor);
-        let slow: Vec<BorrowedFd> = [entry, news, watch].into_iter().flatten().collect();
-        if !slow.is_empty() {
-            let _ = sys::keep_open_beyond_our_end(&slow);
-        }
+        entry.into_iter().chain(news).collect()
     }
 
     /// The one place where the host's new resolvers are known: what depends on them comes before the command hears.
@@ -348,7 +353,7 @@ impl Supervisor {
         }
         if self.description.is_detached {
             // Nobody waits for us any more.
-            sys::wait_for_rcu();
+            sys::wait_until_quiet(&self.sockets());
         }
         code
     }

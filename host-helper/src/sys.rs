@@ -11,10 +11,11 @@ mod descriptors;
 mod memory;
 mod mounts;
 mod processes;
+mod quiet;
 mod sockets;
 mod terminals;
 
-pub use beyond::{keep_open_beyond_our_end, wait_for_rcu};
+pub use beyond::keep_open_beyond_our_end;
 pub use descriptors::{
     adopt, close_on_exec_from, close_range, duplicate_from, flock, inherited, is_directory,
     is_open, keep_over_exec,
@@ -28,7 +29,8 @@ pub use processes::{
     Clone, as_nobody_else, clone_process, effective_capabilities, exit_now, filter_system_calls,
     is_ignored, join_session_keyring, pidfd_getfd, pidfd_open, pidfd_send_signal, set_not_dumpable,
 };
-pub use sockets::{listen, only_deletions, socket_option};
+pub use quiet::wait_until_quiet;
+pub use sockets::{link_index, listen, netlink_socket, only_deletions, socket_option};
 pub use terminals::{copy_window_size, open_terminal_peer, set_controlling_terminal};
 
 type Result<T> = std::result::Result<T, Errno>;

@@ -31,10 +31,10 @@ pub fn forget(attachment: &Attachment) {
     });
 }
 
-/// For one that ends soon after elements were deleted, by whomever: see [`sys::wait_for_rcu`].
+/// For one that ends soon after elements were deleted, by whomever: see [`sys::wait_until_quiet`].
 pub fn close_later(nft: &Netlink) {
     // Where there can be no process, we wait.
-    let _ = sys::keep_open_beyond_our_end(&[nft.as_fd()]);
+    let _ = sys::keep_open_beyond_our_end(&[nft.as_fd()], &[]);
 }
 
 /// The same by the name of its host end alone. Gives the addresses that it had.

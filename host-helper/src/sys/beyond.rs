@@ -4,23 +4,27 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use super::Result;
+use super::{Result, wait_until_quiet};
 
 /// What [`keep_open_beyond_our_end`] hands to its process.
 struct Kept {
     /// First and last of the descriptors to close, in pairs.
     closed: Vec<(u32, u32)>,
+    /// Sockets of netfilter, which are closed when that is quick.
+    sockets: Vec<BorrowedFd<'static>>,
     /// Ends when we do.
     end: OwnedFd,
 }
 
 /// Starts a process that keeps descriptors open until this process is gone, and holds nothing else: for those that take
-/// the kernel long to close. It closes them when that has become quick. It shares our memory: a copy of that, which nobody needs, would be half as dear as the wait.
-pub fn keep_open_beyond_our_end(descriptors: &[BorrowedFd]) -> Result<()> {
+/// the kernel long to close, and for sockets of netfilter (see [`wait_until_quiet`]). It shares our memory: a copy of that, which
+/// nobody needs, would be half as dear as the wait.
+pub fn keep_open_beyond_our_end(sockets: &[BorrowedFd], others: &[BorrowedFd]) -> Result<()> {
     const STACK: usize = 16 * 1024;
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-    let mut kept: Vec<u32> = descriptors
+    let mut kept: Vec<u32> = sockets
         .iter()
+        .chain(others)
         .chain([&read.as_fd()])
         .map(|kept| kept.as_raw_fd() as u32)
         .collect();
@@ -35,7 +39,15 @@ pub fn keep_open_beyond_our_end(descriptors: &[BorrowedFd]) -> Result<()> {
     }
     closed.push((first, u32::MAX));
     // Both are there as long as the process is, which is longer than we are: never given back.
-    let kept = Box::leak(Box::new(Kept { closed, end: read }));
+    // SAFETY: the new process has a copy of each, under the same number, which it never closes.
+    let sockets = sockets
+        .iter()
+        .map(|socket| unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) });
+    let kept = Box::leak(Box::new(Kept {
+        closed,
+        sockets: sockets.collect(),
+        end: read,
+    }));
     let stack = Box::leak(vec![0_u8; STACK].into_boxed_slice());
     // SAFETY: the stack is the new process's alone, and grows downwards from its aligned end; what it reads of ours is
     // leaked, and nobody writes to it.
@@ -55,8 +67,8 @@ pub fn keep_open_beyond_our_end(descriptors: &[BorrowedFd]) -> Result<()> {
     Ok(())
 }
 
-/// The process. What it shares with the other, which runs meanwhile, it only reads; it allocates nothing, and of its
-/// system calls none fails that could (errno is shared).
+/// The process. What it shares with the other, which runs meanwhile, it only reads; it allocates nothing, and as long as that one
+/// is there none of its system calls fails that could (errno is shared).
 extern "C" fn keep_open(kept: *mut libc::c_void) -> libc::c_int {
     // SAFETY: a Kept that is never given back; of descriptors it closes what is its own alone, and reads into a byte of
     // its stack.
@@ -68,20 +80,9 @@ extern "C" fn keep_open(kept: *mut libc::c_void) -> libc::c_int {
                 libc::_exit(1);
             }
         }
-        libc::read(kept.end.as_raw_fd(), [0_u8].as_mut_ptr().cast(), 1);
-        wait_for_rcu();
+        // An answer that is waiting in a socket is the other's as long as that one lives.
+        while libc::read(kept.end.as_raw_fd(), [0_u8].as_mut_ptr().cast(), 1) < 0 {}
+        wait_until_quiet(&kept.sockets);
         libc::_exit(0)
-    }
-}
-
-/// Waits until the kernel has given back what was deleted from nf_tables before, which it does a grace period of RCU
-/// later. A socket of nf_tables that is closed earlier waits for the same, but with a lock that every link which goes
-/// away takes while it has RTNL: for all that time nobody on this machine could make a link.
-pub fn wait_for_rcu() {
-    // The kernel's own wait may have begun after this one did: the second is begun after it. With one processor, or an
-    // older kernel, neither waits, and closing does.
-    for _ in 0..2 {
-        // SAFETY: no pointers.
-        unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
     }
 }

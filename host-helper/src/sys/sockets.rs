@@ -1,6 +1,6 @@
 //! Sockets: options that nix has not, and a filter for news of nf_tables.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use nix::errno::Errno;
 
@@ -80,4 +80,34 @@ pub fn socket_option(
         )
     };
     Errno::result(done).map(|_| len as usize)
+}
+
+/// `netdevice(7)` with `SIOCGIFINDEX`: the number of a link in the network namespace of `socket`.
+pub fn link_index(socket: BorrowedFd, name: &str) -> Result<u32> {
+    // SAFETY: plain bytes and integers, for which zero is fine.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // With a NUL behind it.
+    if name.len() >= request.ifr_name.len() {
+        return Err(Errno::ENAMETOOLONG);
+    }
+    for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *place = byte as libc::c_char;
+    }
+    // SAFETY: the kernel reads the name and stores a number in the request, which is there; SIOCGIFINDEX has the number
+    // as that member.
+    unsafe {
+        let done = libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCGIFINDEX as _,
+            &raw mut request,
+        );
+        Errno::result(done)?;
+        Ok(request.ifr_ifru.ifru_ifindex as u32)
+    }
+}
+
+/// A netlink socket as netlink-sys has it.
+pub fn netlink_socket(socket: OwnedFd) -> netlink_sys::Socket {
+    // SAFETY: it owns the descriptor from here on, as we did.
+    unsafe { netlink_sys::Socket::from_raw_fd(socket.into_raw_fd()) }
 }
