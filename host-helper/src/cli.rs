@@ -3,6 +3,7 @@
 mod guests;
 mod network;
 mod port;
+mod usual;
 mod values;
 
 use std::ffi::OsString;
@@ -288,18 +289,10 @@ pub fn usage(why: &str) -> Error {
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> std::result::Result<Asked, String> {
     use clap::error::ErrorKind;
     let words: Vec<OsString> = words.into_iter().collect();
-    let parsed = if words.get(1).is_some_and(|word| word == "run") {
-        Cli::try_parse_from(words).map(|Cli { action, verbose }| {
-            let OnlyRun::Run(run) = action;
-            Cli {
-                action: Action::Run(run),
-                verbose,
-            }
-        })
-    } else {
-        Cli::try_parse_from(words)
-    };
-    match parsed {
+    if let Some(cli) = usual::parse(&words) {
+        return Ok(Asked::For(cli));
+    }
+    match parse_all(&words) {
         Ok(cli) => Ok(Asked::For(cli)),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
@@ -311,6 +304,24 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> std::result::Result<A
             _ => Err(one_line(&error.render().to_string())),
         },
     }
+}
+
+/// By the definition of all options.
+fn parse_all(words: &[OsString]) -> std::result::Result<Cli, clap::Error> {
+    if !begins_with_run(words) {
+        return Cli::try_parse_from(words);
+    }
+    Cli::try_parse_from(words).map(|Cli { action, verbose }| {
+        let OnlyRun::Run(run) = action;
+        Cli {
+            action: Action::Run(run),
+            verbose,
+        }
+    })
+}
+
+fn begins_with_run(words: &[OsString]) -> bool {
+    words.get(1).is_some_and(|word| word == "run")
 }
 
 /// Whether a command line that may be wrong otherwise is one of `hook`.

@@ -6,7 +6,7 @@ use std::cell::UnsafeCell;
 use dlmalloc::Dlmalloc;
 
 /// The heap: musl's own allocator makes a system call for every few objects, a tenth of a start. And a scratch for
-/// what is needed at the start only: the definition of the command line takes 100 kB, a third of what a supervisor may.
+/// what is needed at the start only: the definition of the command line takes 140 kB, half of what a supervisor may.
 pub struct Heap {
     lasting: UnsafeCell<Dlmalloc>,
     scratch: UnsafeCell<Scratch>,
@@ -22,8 +22,8 @@ struct Scratch {
 impl Scratch {
     /// Bytes of address space; what is not touched costs nothing.
     const SIZE: usize = 1024 * 1024;
-    /// What the definition of the command line takes, at one go: a fault for each page would be dearer.
-    const USUAL: usize = 120 * 1024;
+    /// What the usual options of the command line take, at one go: a fault for each page would be dearer.
+    const USUAL: usize = 28 * 1024;
 
     fn open(&mut self) {
         // SAFETY: a new private mapping, at a place of the kernel's choice.
