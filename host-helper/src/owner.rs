@@ -1,8 +1,8 @@
 //! Who a link belongs to, as its alias says it: the truth lives in the kernel and dies with the container.
 
 use std::fmt;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -267,9 +267,19 @@ pub fn namespace(pid: &str, kind: &str) -> io::Result<u64> {
 /// # Errors
 /// It cannot be told.
 pub fn start_time(pid: i32) -> io::Result<Option<u64>> {
-    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+    // At one go: the name has at most 16 bytes, each of the 51 numbers at most 20 digits (proc(5)).
+    let mut stat = [0; 2048];
+    let read = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| {
+        loop {
+            match file.read(&mut stat) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read,
+            }
+        }
+    });
+    match read {
         Err(error) if is_gone(&error) => Ok(None),
-        read => Ok(start_in(&read?)),
+        read => Ok(start_in(&String::from_utf8_lossy(&stat[..read?]))),
     }
 }
 

@@ -6,7 +6,7 @@
 use hawser::buffer::Buffer;
 use hawser::protocol::{Fact, Message};
 
-use crate::error::{OrFail, Step};
+use crate::error::{self, OrFail, Step};
 use crate::sys::{self, Capabilities, Errno};
 
 const BOUND: Step = "drop a capability from the bounding set; it needs CAP_SETPCAP";
@@ -102,13 +102,19 @@ fn collect<'a>(message: &Message<'a>, groups: &mut Buffer<'_>) -> Wanted<'a> {
 
 /// Capabilities that the kernel knows and our table does not are dropped as well.
 fn drop_bounding_set(kept: u64) {
-    let mut number = 0;
-    // One behind the kernel's last gives an error.
-    while let Ok(has) = sys::control(libc::PR_CAPBSET_READ, number, 0) {
-        if has == 1 && kept >> number & 1 == 0 {
-            sys::control(libc::PR_CAPBSET_DROP, number, 0).or_fail(BOUND, b"");
+    for number in 0..u64::BITS as usize {
+        if kept >> number & 1 != 0 {
+            continue;
         }
-        number += 1;
+        if let Err(errno) = sys::control(libc::PR_CAPBSET_DROP, number, 0) {
+            match sys::control(libc::PR_CAPBSET_READ, number, 0) {
+                // What is not there need not be dropped.
+                Ok(0) => {}
+                Ok(_) => error::fail_by_errno(BOUND, b"", errno, error::OURS),
+                // One behind the kernel's last.
+                Err(_) => return,
+            }
+        }
     }
 }
 

@@ -2,18 +2,22 @@
 
 use std::net::Ipv6Addr;
 
-use hawser::netlink::{Writer, ifinfomsg, rtmsg};
+use hawser::netlink::{Attributes, Writer, ifinfomsg, read_u32, rtmsg};
 use nix::errno::Errno;
 
 use super::Veth;
 use crate::bridge::Network;
 use crate::error::{Doing, Error, Result};
-use crate::link::{links, write_look, write_no_own_addresses};
-use crate::netlink::{ACK, Netlink, parse};
+use crate::link::{write_look, write_no_own_addresses};
+use crate::netlink::{ACK, Netlink};
 
 // linux/if_link.h
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
+
+/// struct ifinfomsg: its length, and where `ifi_index` is.
+const IFINFOMSG: usize = 16;
+const IFI_INDEX: usize = 4;
 
 /// The bridge sends frames back by the port that they came from, as it never does by itself.
 ///
@@ -97,7 +101,7 @@ fn write_port(batch: &mut Writer, sequence: u32, veth: &Veth, has_ipv6: bool) {
 /// The host's end is not on its bridge any more.
 pub fn settle(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()> {
     let bridge = network.bridge.map(|bridge| bridge.index);
-    let mut seen = Vec::new();
+    let mut controller = None;
     let write = |batch: &mut Writer, sequence: u32| {
         write_look(batch, sequence, veth.index, |_| {});
         let Some(bridge) = bridge else {
@@ -107,9 +111,17 @@ pub fn settle(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()>
         write_no_multicasts(batch, sequence + 2, veth);
         sequence + 2
     };
-    let done = route.exchange(write, |message| seen.extend(parse(message)));
-    match (links(seen).next(), done) {
-        (Some(link), _) if link.controller != bridge => Err(just_removed(veth, network)),
+    // Of all that is said of the two, one word is of interest.
+    let done = route.exchange(write, |message| {
+        if read_u32(message.payload, IFI_INDEX) == Some(veth.index) {
+            let attributes = message.payload.get(IFINFOMSG..).unwrap_or(&[]);
+            let mut masters =
+                Attributes::new(attributes).filter(|(kind, _)| *kind == libc::IFLA_MASTER);
+            controller = Some(masters.next().and_then(|(_, index)| read_u32(index, 0)));
+        }
+    });
+    match (controller, done) {
+        (Some(controller), _) if controller != bridge => Err(just_removed(veth, network)),
         // Its namespace is at its end, which is found out by another way.
         (None, Err(refusal)) if refusal.errno != Errno::ENODEV => {
             Err(refusal).doing(|| format!("look at link {}", veth.name))
