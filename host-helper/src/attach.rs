@@ -7,14 +7,16 @@ mod names;
 mod namespace;
 mod ports;
 mod said;
+mod talk;
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::stat::fstat;
 
+use crate::attached;
 use crate::bridge::{self, Network};
-use crate::config::{self, Privileges};
+use crate::config::{self, Links, Privileges};
 use crate::control::{self, Lease};
 use crate::error::{Doing, Result};
 use crate::mark;
@@ -40,8 +42,9 @@ pub use said::{expect, judge, kill};
 
 use ensure::{choose_mtu, ensure_network, find_ways_out};
 use names::open_names;
-use namespace::{hand_over, make_users, network_namespace};
+use namespace::make_users;
 use ports::{hold, publish, splice_to};
+use talk::Talk;
 
 /// A container whose command runs.
 pub struct Container {
@@ -106,22 +109,15 @@ pub fn run(
     let environment = command.environment.clone();
     let (mut spawn, privileges) = prepare(request, command)?;
     steps.done("plan");
-    let mut child = spawn::spawn(&spawn)?;
-    let elsewhere = spawn::begin_elsewhere(child.pid);
+    let mut talk = Talk::begin(spawn::spawn(&spawn)?, signals, hears_init);
     let mut names;
     // Let go of last: as long as a port is held, what the firewall says of it is about us.
     let splice;
     let mut undo = Undo::default();
-    let pidfd = child
-        .pidfd
-        .try_clone()
-        .doing(|| "copy a descriptor".into())?;
-    undo.push(move || kill(&pidfd));
+    undo.push(talk.end()?);
     steps.done("clone");
-    // Beside the child's mounts, as all that follows.
-    let namespace = network_namespace(&mut spawn, &request.network)?;
-    hand_over(&child, namespace.as_ref())?;
-    steps.done("namespace");
+    // Beside what the child makes, as all that follows.
+    let joined = namespace::join(&talk.child, &request.network, &mut spawn)?;
     let held = hold(request, None, steps)?;
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     signals.check()?;
@@ -129,9 +125,14 @@ pub fn run(
     let ways = find_ways_out(&mut route, request)?;
     let (network, nft) = ensure_network(&mut route, request, &ways, steps)?.unzip();
     let (mtu, network) = choose_mtu(&mut route, request, network, &ways, steps)?;
-    names = open_names(request, network.as_ref(), &child)?;
+    names = open_names(request, network.as_ref(), &talk.child)?;
     steps.done("ensure");
     signals.check()?;
+    let (namespace, inside) = match joined {
+        Some(joined) => joined,
+        None => talk.receive_network()?.unzip(),
+    };
+    steps.done("namespace");
     let (network, namespace) = (network.as_ref(), namespace.as_ref());
     let attachment = attach(&mut route, request, network, mtu, namespace)?;
     steps.done("veth");
@@ -140,36 +141,39 @@ pub fn run(
     let entry = publish(&mut route, request, known, &splice, &mut undo)?;
     steps.done("publish");
     names.look_up(request, attachment.as_ref());
-    config::send(
-        &child.config,
-        &config::write(request, &privileges, attachment.as_ref(), &names.first),
-    )?;
-    steps.done("config");
     if let Some(attachment) = &attachment {
         let ours = attachment.clone();
         undo.push(move || mark::forget_neighbours_of(&ours));
-        mark_veth(&mut route, attachment, request, &child)?;
+        mark_veth(&mut route, attachment, request, &talk.child)?;
         names.enter(request, attachment)?;
         steps.done("mark");
     }
     undo.push(|| names.leave());
-    let mut status = StatusReader::default();
-    signals.interrupt_unless_readable(&child.status)?;
-    expect(&Said::Up, &mut status, &mut child, hears_init)?;
-    if let Some(attachment) = &attachment {
-        veth::settle(&mut route, &attachment.veth, &attachment.network)?;
-    }
-    steps.done("link");
-    elsewhere.map_or(Ok(()), |elsewhere| elsewhere.end(child.pid))?;
-    child.tell_to_go()?;
-    // At once, and a signal from here on is the command's.
-    expect(&Said::Ready, &mut status, &mut child, hears_init)?;
-    steps.done("ready");
+    let message = |links| {
+        config::write(
+            request,
+            &privileges,
+            attachment.as_ref(),
+            links,
+            &names.first,
+        )
+    };
+    // Switches of a link are to be there before the link is up, and init comes after the child that sets them.
+    let inside = inside.filter(|_| spawn.rootfs.sysctls.is_empty());
+    hand_off(
+        &mut talk,
+        &mut route,
+        inside,
+        attachment.as_ref(),
+        request,
+        message,
+        steps,
+    )?;
     steps.total("started");
     undo.commit();
     Ok(Container {
-        child,
-        status,
+        child: talk.child,
+        status: talk.status,
         lease: Some(lease),
         attachment,
         entry,
@@ -178,6 +182,44 @@ pub fn run(
         environment,
         names,
     })
+}
+
+/// The rest of it: the container's end, where it is set up from here; init's message; and then the command. `message` writes
+/// what init is to do.
+fn hand_off(
+    talk: &mut Talk,
+    route: &mut Netlink,
+    inside: Option<Netlink>,
+    attachment: Option<&Attachment>,
+    request: &Request,
+    message: impl FnOnce(Links) -> String,
+    steps: &mut Steps,
+) -> Result<()> {
+    let settle = |route: &mut Netlink| match attachment {
+        Some(Attachment { veth, network, .. }) => veth::settle(route, veth, network),
+        None => Ok(()),
+    };
+    if let Some(mut inside) = inside {
+        if let Some(attachment) = attachment {
+            attached::set_up_by(&mut inside, request, attachment)?;
+        }
+        settle(route)?;
+        steps.done("link");
+        // All at once: init has nothing to wait for.
+        talk.tell(&message(Links::Ours))?;
+        talk.let_go()?;
+        talk.wait_for(&Said::Up)?;
+    } else {
+        talk.tell(&message(Links::OfInit))?;
+        talk.wait_for(&Said::Up)?;
+        settle(route)?;
+        steps.done("link");
+        talk.let_go()?;
+    }
+    // At once, and a signal from here on is the command's.
+    talk.expect(&Said::Ready)?;
+    steps.done("ready");
+    Ok(())
 }
 
 /// Takes the name.
@@ -195,6 +237,7 @@ fn prepare(request: &Request, command: Command) -> Result<(Spawn, Privileges)> {
         StdioChoice::Log => Stdio::Log(open_log(&request.name)?),
     };
     let users = make_users(request, &command.privileges)?;
+    let makes_network = namespace::is_made_by_child(&request.network, users.as_ref());
     let spawn = Spawn {
         rootfs: Rootfs {
             users,
@@ -203,6 +246,7 @@ fn prepare(request: &Request, command: Command) -> Result<(Spawn, Privileges)> {
         stdio,
         user: command.privileges.user.uid,
         is_first: true,
+        makes_network,
         supervised: command.supervised,
         preserved: command.preserved,
         init: command.init,

@@ -49,21 +49,40 @@ impl Privileges {
     }
 }
 
+/// Who sets up a container's end of the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    /// We do: see [`write_links`].
+    Ours,
+    /// init does.
+    OfInit,
+}
+
 /// The config message (`docs/protocol.md`). `names` are those of its network that its own hosts file begins with.
 pub fn write(
     request: &Request,
     privileges: &Privileges,
     attachment: Option<&Attachment>,
+    links: Links,
     names: &str,
 ) -> String {
     message(|line| {
-        network_lines(request, attachment, line);
+        match attachment {
+            Some(attachment) if links == Links::OfInit => network_lines(request, attachment, line),
+            None if request.network == NetworkChoice::None => {}
+            _ => line(format_args!("no-links")),
+        }
         if request.writes_resolv {
             resolv_lines(request, attachment, names, line);
         }
         line(format_args!("hostname {}", request.hostname));
         privilege_lines(privileges, line);
     })
+}
+
+/// A message about the container's end of the link alone: what init would be told if it had to set that up.
+pub fn write_links(request: &Request, attachment: &Attachment) -> String {
+    message(|line| network_lines(request, attachment, line))
 }
 
 /// Whose init a message is for.
@@ -78,7 +97,7 @@ pub enum Of {
 /// The same for a container that another tool made: its host name and its privileges are that tool's.
 pub fn write_attached(request: &Request, attachment: &Attachment, names: &str, init: Of) -> String {
     message(|line| {
-        network_lines(request, Some(attachment), line);
+        network_lines(request, attachment, line);
         if request.writes_resolv {
             resolv_lines(request, Some(attachment), names, line);
         }
@@ -99,49 +118,46 @@ fn message(facts: impl FnOnce(&mut dyn FnMut(std::fmt::Arguments))) -> String {
 
 fn network_lines(
     request: &Request,
-    attachment: Option<&Attachment>,
+    attachment: &Attachment,
     line: &mut dyn FnMut(std::fmt::Arguments),
 ) {
-    if let Some(Attachment { network, veth, .. }) = attachment {
-        line(format_args!("link {}", request.interface));
-        // Who may not reach all of its neighbours asks the gateway for each, who says no at once.
-        let is_on_link = network.bridge.is_some() && !request.reach.is_routed();
-        if let Some(link_local) = veth.link_local {
-            // The one that the kernel would make, but at once.
-            line(format_args!("address {link_local}/64"));
+    let Attachment { network, veth, .. } = attachment;
+    line(format_args!("link {}", request.interface));
+    // Who may not reach all of its neighbours asks the gateway for each, who says no at once.
+    let is_on_link = network.bridge.is_some() && !request.reach.is_routed();
+    if let Some(link_local) = veth.link_local {
+        // The one that the kernel would make, but at once.
+        line(format_args!("address {link_local}/64"));
+    }
+    for place in veth.places(network) {
+        let Place {
+            address,
+            subnet,
+            gateway,
+        } = place;
+        let whole = subnet.max_prefix_len();
+        if is_on_link {
+            line(format_args!("address {address}/{}", subnet.prefix_len()));
+        } else {
+            line(format_args!("address {address}/{whole}"));
+            line(format_args!("route {gateway}/{whole} onlink"));
         }
-        for place in veth.places(network) {
-            let Place {
-                address,
-                subnet,
-                gateway,
-            } = place;
-            let whole = subnet.max_prefix_len();
-            if is_on_link {
-                line(format_args!("address {address}/{}", subnet.prefix_len()));
+        if network.is_ours {
+            let mac = Mac(network.gateway_mac(veth.address));
+            line(format_args!("neighbour {gateway} {mac}"));
+        }
+        let is_ipv4 = address.is_ipv4();
+        if request.details.leads_everywhere(is_ipv4) {
+            line(format_args!("route default via {gateway}"));
+        }
+        for (destination, router) in request.details.routes_of(is_ipv4) {
+            let router = router.unwrap_or(gateway);
+            if destination.prefix_len() == 0 {
+                line(format_args!("route default via {router}"));
             } else {
-                line(format_args!("address {address}/{whole}"));
-                line(format_args!("route {gateway}/{whole} onlink"));
-            }
-            if network.is_ours {
-                let mac = Mac(network.gateway_mac(veth.address));
-                line(format_args!("neighbour {gateway} {mac}"));
-            }
-            let is_ipv4 = address.is_ipv4();
-            if request.details.leads_everywhere(is_ipv4) {
-                line(format_args!("route default via {gateway}"));
-            }
-            for (destination, router) in request.details.routes_of(is_ipv4) {
-                let router = router.unwrap_or(gateway);
-                if destination.prefix_len() == 0 {
-                    line(format_args!("route default via {router}"));
-                } else {
-                    line(format_args!("route {destination} via {router}"));
-                }
+                line(format_args!("route {destination} via {router}"));
             }
         }
-    } else if request.network != NetworkChoice::None {
-        line(format_args!("no-links"));
     }
 }
 

@@ -2,6 +2,7 @@
 //! interrupted, the kernel's own sentence about an error. Every verb is data and one call.
 
 use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
 
 use hawser::netlink::{Message, Messages, Writer};
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader};
@@ -11,6 +12,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt::SndBufForce};
 
 use crate::error::Refusal;
+use crate::sys;
 
 /// What an answer fits into: the kernel builds dump replies of at most 32 KiB (netlink(7)).
 const ANSWER: usize = 32 * 1024;
@@ -46,6 +48,19 @@ impl Netlink {
         Ok(this)
     }
 
+    /// A socket of [`Netlink::route`] that came from another process of ours, which has sent nothing.
+    pub fn handed_over(socket: OwnedFd) -> Self {
+        Self::new(sys::netlink_socket(socket))
+    }
+
+    fn new(socket: Socket) -> Self {
+        Netlink {
+            socket,
+            sequence: 0,
+            buffer: Vec::new(),
+        }
+    }
+
     /// nf_tables, by its subsystem of netfilter's netlink.
     pub fn netfilter() -> Result<Self, Refusal> {
         Self::open(protocols::NETLINK_NETFILTER)
@@ -56,11 +71,7 @@ impl Netlink {
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
         socket.bind(&SocketAddr::new(0, 0))?;
-        Ok(Netlink {
-            socket,
-            sequence: 0,
-            buffer: Vec::new(),
-        })
+        Ok(Self::new(socket))
     }
 
     /// Joins a multicast group (`RTNLGRP_*`).

@@ -105,11 +105,12 @@ impl Signals {
                 Err(Errno::EINTR) => continue,
                 polled => polled.doing(|| "wait for init".into())?,
             };
-            self.check()?;
+            // First: who is told to end may have ended, and a command that runs gets the signal itself.
             let ready = std::array::from_fn(|at| polled[at + 1].any().unwrap_or(false));
             if ready.contains(&true) {
                 return Ok(ready);
             }
+            self.check()?;
         }
     }
 }

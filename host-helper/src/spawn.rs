@@ -16,9 +16,7 @@ use hawser::protocol;
 use libc::sock_filter;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
-use nix::sched::{
-    CloneFlags, CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity, setns, unshare,
-};
+use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity, unshare};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, pipe2};
 
@@ -56,6 +54,8 @@ pub struct Spawn {
     pub user: u32,
     /// It is the first process of its container.
     pub is_first: bool,
+    /// It makes its network namespace, and hands it over; else it waits for one to join.
+    pub makes_network: bool,
     /// init stays as PID 1, and gives what is left at the end so many seconds; else it becomes the command.
     pub supervised: Option<u64>,
     /// How many descriptors from 3 on the command inherits.
@@ -244,23 +244,19 @@ pub fn own_network_namespace() -> Result<OwnedFd> {
         .doing(|| "open /proc/self/ns/net".into())
 }
 
-/// A new network namespace. Making it takes as long as half of the child's mounts, and so it is made here, beside
-/// them, and not by clone3; this process is in it for a moment only.
+/// A new network namespace, which this process is in from here on.
 ///
 /// # Errors
 /// None left; not allowed.
 pub fn make_network_namespace() -> Result<OwnedFd> {
-    let host = own_network_namespace()?;
     unshare(CloneFlags::CLONE_NEWNET)
         .doing(|| "make a network namespace".into())
         .map_err(explain_namespace)?;
-    let made = own_network_namespace();
-    setns(host, CloneFlags::CLONE_NEWNET)
-        .doing(|| "go back to the host's network namespace".into())?;
-    made
+    own_network_namespace()
 }
 
-/// The network namespace is not among them: see [`make_network_namespace`]; others are in [`users::LATER`].
+/// The network namespace is not among them: the child makes it, which takes as long as half of its mounts, while we look after the
+/// host's side. Others are in [`users::LATER`].
 const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWPID.union(CloneFlags::CLONE_NEWNS);
 
 /// Says what is lacking where a namespace is refused.

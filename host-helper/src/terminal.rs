@@ -75,7 +75,7 @@ pub fn bind_console(dev: &OwnedFd, number: u32) -> nix::Result<()> {
 /// Waits for descriptors, two at most. None: the other end is closed.
 ///
 /// # Errors
-/// As recvmsg(2).
+/// As recvmsg(2); EMFILE when there is no room for them.
 pub fn receive_descriptors(from: &UnixStream) -> nix::Result<Vec<OwnedFd>> {
     let mut byte = [0];
     let mut space = nix::cmsg_space!([RawFd; 2]);
@@ -89,6 +89,9 @@ pub fn receive_descriptors(from: &UnixStream) -> nix::Result<Vec<OwnedFd>> {
             received => break received?,
         }
     };
+    if message.bytes > 0 && message.flags.contains(MsgFlags::MSG_CTRUNC) {
+        return Err(Errno::EMFILE);
+    }
     let control = message.cmsgs().into_iter().flatten();
     let fds = control.flat_map(|message| match message {
         ControlMessageOwned::ScmRights(fds) => fds,

@@ -1,8 +1,9 @@
-//! The sequence. The steps have the letters of the design: a and b (mounts, this program's own start) are the helper's.
+//! The sequence. The steps have the letters of the design: a and b (mounts, this program's own start) are the helper's, and where that
+//! has set up the links the message has none.
 //!
 //! - c: wait for the config message and check all of it; nothing was changed before
 //! - d: the host name, when all links are there; the network: `lo` and the links, addresses, routes, neighbours in one batch; say `up`
-//! - e: resolv.conf and hosts, while the helper looks whether its end forwards
+//! - e: resolv.conf and hosts, while the helper does what is left to do
 //! - f: drop privileges, then the parent-death signal, which setresuid would have cleared
 //! - g: wait for `go`, say `ready`, become the command
 //!

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
 
-use crate::attached;
+use crate::attached::{self, look_inside};
 use crate::config::Privileges;
 use crate::control;
 use crate::error::{Doing, Error, Result};
+use crate::netlink::Netlink;
 use crate::request::{NetworkChoice, Request};
 use crate::spawn::{self, Child, Spawn};
 use crate::sys;
@@ -33,24 +34,34 @@ pub(super) fn make_users(request: &Request, privileges: &Privileges) -> Result<O
     made.map(Some)
 }
 
-/// That of the container; it may have been made with the user namespace. `None`: the host's.
-pub(super) fn network_namespace(
-    spawn: &mut Spawn,
-    choice: &NetworkChoice,
-) -> Result<Option<OwnedFd>> {
-    let users = spawn.rootfs.users.as_mut();
-    match users.and_then(|users| users.network.take()) {
-        Some(made) => Ok(Some(made)),
-        None => namespace(choice),
-    }
+/// Whether the child makes it.
+pub(super) fn is_made_by_child(choice: &NetworkChoice, users: Option<&Users>) -> bool {
+    choice.is_new() && users.is_none()
 }
 
-/// Tells the child which network namespace is its own; it may be the one that it is in.
-pub(super) fn hand_over(child: &Child, namespace: Option<&OwnedFd>) -> Result<()> {
-    match namespace {
-        Some(namespace) => child.hand_over(namespace),
-        None => child.hand_over(&spawn::own_network_namespace()?),
+/// That of the container, unless the child makes it: made with the user namespace, another's, or the host's, which is `None`.
+/// With it, when it is new, a socket inside. The child is told to join it.
+pub(super) fn join(
+    child: &Child,
+    choice: &NetworkChoice,
+    spawn: &mut Spawn,
+) -> Result<Option<(Option<OwnedFd>, Option<Netlink>)>> {
+    if spawn.makes_network {
+        return Ok(None);
     }
+    let users = spawn.rootfs.users.as_mut();
+    if let Some(made) = users.and_then(|users| users.network.take()) {
+        child.hand_over(&made)?;
+        let doing = || "look into the network namespace".to_string();
+        let inside = look_inside(&made, Netlink::route).doing(doing)?;
+        return Ok(Some((Some(made), Some(inside.doing(doing)?))));
+    }
+    let joined = namespace(choice)?;
+    match &joined {
+        Some(namespace) => child.hand_over(namespace)?,
+        None => child.hand_over(&spawn::own_network_namespace()?)?,
+    }
+    Ok(Some((joined, None)))
 }
 
 /// The network namespace of the container; `None`: the host's.
@@ -66,7 +77,7 @@ pub fn namespace(choice: &NetworkChoice) -> Result<Option<OwnedFd>> {
             }
         },
         NetworkChoice::Path(path) => path.clone(),
-        _ => return spawn::make_network_namespace().map(Some),
+        _ => return Err(Error::new("open a network namespace: it is not there yet")),
     };
     let doing = || format!("open network namespace {}", path.display());
     let file = openat(

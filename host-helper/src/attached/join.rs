@@ -75,6 +75,7 @@ pub fn configure(
         stdio: Stdio::Inherit,
         user: 0,
         is_first: false,
+        makes_network: false,
         supervised: None,
         preserved: 0,
         init: Some(spawn::embedded_init()?),

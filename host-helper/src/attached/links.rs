@@ -1,9 +1,13 @@
-//! The network inside a container whose files are not ours to write: the same message as ever, made into the same batch as
+//! The network inside a container, set up from outside: the same message as ever, made into the same batch as
 //! init would (`hawser::batch`), and sent by a socket of that namespace. Nobody enters it but for the moment in which the
 //! socket is made.
 
+use std::os::fd::AsFd;
+
 use hawser::batch;
+use hawser::netlink::ifinfomsg;
 use hawser::protocol::{Fact, Message};
+use nix::errno::Errno;
 
 use super::target::Target;
 use crate::attach::Attachment;
@@ -12,31 +16,37 @@ use crate::error::{Doing, Error, Refusal, Result};
 use crate::link::write_no_own_addresses;
 use crate::netlink::{ACK, Netlink};
 use crate::request::Request;
-use hawser::netlink::ifinfomsg;
+use crate::sys;
 
 /// What most messages make fits into this, and what the longest one makes into that (`docs/protocol.md`).
 const USUAL: usize = 4 * 1024;
 const LONGEST: usize = 256 * 1024;
 
-/// Sets up what the message says.
+/// Sets up the network of a container whose files are not ours to write.
 ///
 /// Before: the link is there. Undone with the link.
 ///
 /// # Errors
 /// What the kernel refuses, of which line.
 pub fn set_up(request: &Request, target: &Target, attachment: &Attachment) -> Result<()> {
-    let doing = || "set up the container's network".to_string();
-    let text = config::write_attached(request, attachment, "", config::Of::Ours);
-    config::check(&text)?;
+    let mut inside = target.look()?;
+    if request.no_ipv6 {
+        no_link_local(&mut inside, &request.interface);
+    }
+    set_up_by(&mut inside, request, attachment)
+}
+
+/// The same by a socket inside.
+///
+/// # Errors
+/// As [`set_up`].
+pub fn set_up_by(inside: &mut Netlink, request: &Request, attachment: &Attachment) -> Result<()> {
+    let text = config::write_links(request, attachment);
     let message = Message::parse(text.as_bytes());
     let message = message.map_err(|fault| Error::new(format!("write the config: {fault}")))?;
     let interface = &request.interface;
-    let mut inside = target.look()?;
-    if request.no_ipv6 {
-        no_link_local(&mut inside, interface);
-    }
-    let link = inside.find_link(interface).doing(doing)?;
-    let index = link.map_or(0, |link| link.index);
+    // One that is not there is found out by the first request.
+    let index = sys::link_index(inside.as_fd(), interface).unwrap_or(0);
     let mut space = vec![0; USUAL];
     if batch::write(&message, |_| index, &mut space).is_none() {
         space.resize(LONGEST, 0);
@@ -67,10 +77,19 @@ fn explain(message: &Message, line: usize, interface: &str, refusal: Refusal) ->
         }
     };
     let refused: std::result::Result<(), Refusal> = Err(refusal);
-    match refused.doing(step) {
-        Ok(()) => Error::new("set up the container's network: nothing was refused"),
+    let error = match refused.doing(step) {
+        Ok(()) => return Error::new("set up the container's network: nothing was refused"),
         Err(error) => error,
-    }
+    };
+    let gateway = "a gateway is in an address's subnet, or an `onlink` route leads to it";
+    let ipv6 = "there may be no IPv6";
+    error
+        .cure(Errno::EPERM, "it needs CAP_NET_ADMIN here")
+        .cure(Errno::ENETUNREACH, gateway)
+        .cure(Errno::EHOSTUNREACH, gateway)
+        .cure(Errno::EOPNOTSUPP, ipv6)
+        .cure(Errno::EAFNOSUPPORT, ipv6)
+        .cure(Errno::EACCES, ipv6)
 }
 
 /// With IPv4 alone the kernel is not to make IPv6 addresses by itself either. Without IPv6 there is no such switch, and a link

@@ -13,9 +13,10 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{execveat, setsid};
 
 use super::program::embedded_init;
-use super::{ChildEnds, Spawn, Stdio};
+use super::{ChildEnds, Spawn, Stdio, make_network_namespace};
 use crate::error::{Doing, Error, Result};
 use crate::inside::Permission;
+use crate::netlink::Netlink;
 use crate::rootfs;
 use crate::sys;
 use crate::terminal;
@@ -26,6 +27,13 @@ pub(super) fn become_init(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible>
     set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
     setsid().doing(|| "start a session".into())?;
     umask(Mode::empty());
+    if spawn.makes_network {
+        let network = make_network_namespace()?;
+        let inside = Netlink::route().doing(|| "open a netlink socket".into())?;
+        let both = [network.as_raw_fd(), inside.as_fd().as_raw_fd()];
+        terminal::send_descriptors(&ends.channel, &both)
+            .doing(|| "hand the network namespace over".into())?;
+    }
     let receive = |what: &str| {
         let doing = || format!("wait for {what}");
         let arrived = terminal::receive_descriptors(&ends.channel).doing(doing)?;
@@ -33,6 +41,9 @@ pub(super) fn become_init(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible>
         first.ok_or_else(|| Error::new(format!("{}: host-helper has given up", doing())))
     };
     let join_network = || {
+        if spawn.makes_network {
+            return Ok(());
+        }
         // Without it nothing may be changed any more: this is still the host's network.
         let network = receive("the network namespace")?;
         setns(network, CloneFlags::CLONE_NEWNET).doing(|| "join the network namespace".into())

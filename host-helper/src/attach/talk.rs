@@ -1,0 +1,102 @@
+//! What is said to the container's first process, and what it answers, from the clone to the command.
+
+use std::os::fd::OwnedFd;
+
+use super::said::{expect, kill};
+use crate::config;
+use crate::error::{Doing, Result};
+use crate::netlink::Netlink;
+use crate::signals::Signals;
+use crate::spawn::{self, Child, Elsewhere, Said, StatusReader};
+use crate::terminal;
+
+/// A child that is on its way to the command.
+pub struct Talk<'a> {
+    /// It.
+    pub child: Child,
+    /// What it has said.
+    pub status: StatusReader,
+    signals: &'a Signals,
+    hears_init: bool,
+    elsewhere: Option<Elsewhere>,
+}
+
+impl Talk<'_> {
+    /// `hears_init`: the user reads what init has to say.
+    pub fn begin(child: Child, signals: &Signals, hears_init: bool) -> Talk<'_> {
+        let elsewhere = spawn::begin_elsewhere(child.pid);
+        Talk {
+            child,
+            status: StatusReader::default(),
+            signals,
+            hears_init,
+            elsewhere,
+        }
+    }
+
+    /// What kills it, whatever becomes of this.
+    ///
+    /// # Errors
+    /// No descriptors left.
+    pub fn end(&self) -> Result<impl FnOnce() + 'static> {
+        let pidfd = self.child.pidfd.try_clone();
+        let pidfd = pidfd.doing(|| "copy a descriptor".into())?;
+        Ok(move || kill(&pidfd))
+    }
+
+    /// The network namespace that it has made, and a socket inside.
+    ///
+    /// # Errors
+    /// Why it has made none; a signal.
+    pub fn receive_network(&mut self) -> Result<Option<(OwnedFd, Netlink)>> {
+        self.signals
+            .interrupt_unless_readable(&self.child.channel)?;
+        let made = terminal::receive_descriptors(&self.child.channel);
+        let made = made.doing(|| "take over the network namespace".into())?;
+        let mut made = made.into_iter();
+        let (namespace, inside) = (made.next(), made.next());
+        if namespace.is_none() {
+            kill(&self.child.pidfd);
+            // Its last words, or that it had none.
+            self.expect(&Said::Up)?;
+        }
+        Ok(namespace.zip(inside.map(Netlink::handed_over)))
+    }
+
+    /// Gives init its message. A signal until then undoes everything.
+    ///
+    /// # Errors
+    /// A signal; what the parser says, or write(2).
+    pub fn tell(&mut self, message: &str) -> Result<()> {
+        self.signals.check()?;
+        config::send(&self.child.config, message)
+    }
+
+    /// Waits until init has said that.
+    ///
+    /// # Errors
+    /// What it says instead; a signal.
+    pub fn wait_for(&mut self, said: &Said) -> Result<()> {
+        self.signals.interrupt_unless_readable(&self.child.status)?;
+        self.expect(said)
+    }
+
+    /// The same at once, whatever signal comes.
+    ///
+    /// # Errors
+    /// What it says instead.
+    pub fn expect(&mut self, said: &Said) -> Result<()> {
+        expect(said, &mut self.status, &mut self.child, self.hears_init)
+    }
+
+    /// It may go on to the command, on any processor.
+    ///
+    /// # Errors
+    /// What write(2) or sched_setaffinity(2) says.
+    pub fn let_go(&mut self) -> Result<()> {
+        if let Some(elsewhere) = self.elsewhere.take() {
+            elsewhere.end(self.child.pid)?;
+        }
+        self.child.tell_to_go()
+    }
+}
