@@ -308,6 +308,18 @@ fn remounts_what_it_has() {
     });
 }
 
+/// Whoever executes the command is the program behind `/proc/self/exe`: it is not the host's.
+#[test]
+fn executes_what_executes_it() {
+    case(|lab| {
+        std::os::unix::fs::symlink("/proc/self/exe", lab.rootfs.join("again")).expect("a link");
+        for options in [&[][..], &["--init"], &["--userns"]] {
+            let outcome = lab.run(options, &["/again", "-V"]).exits(0);
+            assert!(outcome.out().starts_with("init (hawser) "), "{outcome}");
+        }
+    });
+}
+
 #[test]
 fn writes_to_init() {
     case(|lab| {
