@@ -4,10 +4,11 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
-use std::process::Stdio;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use lab::{Running, Supervised, case};
+use lab::{DEADLINE, Running, Supervised, case, collect, init_binary};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 const LISTENER: &str = env!("CARGO_BIN_EXE_listener");
@@ -157,5 +158,18 @@ fn the_command_cannot_kill_pid_1() {
         Running::spawn(Supervised::command_as_pid_1(&arguments))
             .end()
             .exits(16);
+    });
+}
+
+/// A command that asks for its own end, and leaves somebody who ends with it: the group is asked twice, and looked for in between.
+#[test]
+fn a_group_that_ends_at_once() {
+    case(|_| {
+        for _ in 0..300 {
+            let mut init = Command::new(init_binary());
+            let script = "kill -TERM $PPID; sleep 100 & wait";
+            init.arg0("dumb-init").args(["--", "sh", "-c", script]);
+            collect(init, DEADLINE).exits(128 + libc::SIGTERM);
+        }
     });
 }

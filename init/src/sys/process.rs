@@ -61,7 +61,8 @@ pub fn reap() -> Result<Option<(Pid, i32)>, Errno> {
 /// True where a child of ours, be it dead, is in this group: its number is nobody else's then.
 pub fn has_child_in(group: Pid) -> bool {
     let flags = (libc::WNOHANG | libc::WEXITED | libc::WNOWAIT) as usize;
-    let group = [libc::P_PGID as usize, group.0 as usize, 0, flags];
+    // The kernel's call has a fifth argument, where it would write what was used of resources.
+    let group = [libc::P_PGID as usize, group.0 as usize, 0, flags, 0];
     call_by_value(libc::SYS_waitid, group).is_ok()
 }
 
