@@ -38,7 +38,7 @@ use crate::wanted::Wanted;
 pub use ensure::{ensure_bridge, restore};
 pub use names::Names;
 pub use namespace::namespace;
-pub use said::{expect, judge, kill};
+pub use said::{expect, judge, kill, receive_made};
 
 use ensure::{choose_mtu, ensure_network, find_ways_out};
 use names::open_names;
@@ -237,7 +237,6 @@ fn prepare(request: &Request, command: Command) -> Result<(Spawn, Privileges)> {
         StdioChoice::Log => Stdio::Log(open_log(&request.name)?),
     };
     let users = make_users(request, &command.privileges)?;
-    let makes_network = namespace::is_made_by_child(&request.network, users.as_ref());
     let spawn = Spawn {
         rootfs: Rootfs {
             users,
@@ -246,7 +245,6 @@ fn prepare(request: &Request, command: Command) -> Result<(Spawn, Privileges)> {
         stdio,
         user: command.privileges.user.uid,
         is_first: true,
-        makes_network,
         supervised: command.supervised,
         preserved: command.preserved,
         init: command.init,

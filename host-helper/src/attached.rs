@@ -43,7 +43,7 @@ pub use away::{Ours, delete_link, delete_unmarked, detach, release, sweep, take_
 use kept::Kept;
 pub use links::set_up_by;
 use target::Target;
-pub use target::look_inside;
+pub use target::socket_inside;
 
 /// Attaches a container. Gives the exit code.
 ///

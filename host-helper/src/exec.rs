@@ -66,7 +66,6 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
         },
         user: privileges.user.uid,
         is_first: false,
-        makes_network: false,
         supervised: None,
         preserved: 0,
         init: Some(spawn::embedded_init()?),

@@ -54,8 +54,6 @@ pub struct Spawn {
     pub user: u32,
     /// It is the first process of its container.
     pub is_first: bool,
-    /// It makes its network namespace, and hands it over; else it waits for one to join.
-    pub makes_network: bool,
     /// init stays as PID 1, and gives what is left at the end so many seconds; else it becomes the command.
     pub supervised: Option<u64>,
     /// How many descriptors from 3 on the command inherits.
@@ -68,6 +66,13 @@ pub struct Spawn {
     pub environment: Vec<CString>,
     /// The system calls that init and the command may make; `None`: all.
     pub filter: Option<Vec<sock_filter>>,
+}
+
+impl Spawn {
+    /// It makes its network namespace, and hands it over; else it waits for one to join.
+    pub fn makes_network(&self) -> bool {
+        self.rootfs.is_new_network && self.rootfs.users.is_none()
+    }
 }
 
 /// The host's ends of a new child.

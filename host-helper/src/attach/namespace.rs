@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
 
-use crate::attached::{self, look_inside};
+use crate::attached::{self, socket_inside};
 use crate::config::Privileges;
 use crate::control;
 use crate::error::{Doing, Error, Result};
@@ -34,11 +34,6 @@ pub(super) fn make_users(request: &Request, privileges: &Privileges) -> Result<O
     made.map(Some)
 }
 
-/// Whether the child makes it.
-pub(super) fn is_made_by_child(choice: &NetworkChoice, users: Option<&Users>) -> bool {
-    choice.is_new() && users.is_none()
-}
-
 /// That of the container, unless the child makes it: made with the user namespace, another's, or the host's, which is `None`.
 /// With it, when it is new, a socket inside. The child is told to join it.
 pub(super) fn join(
@@ -46,15 +41,14 @@ pub(super) fn join(
     choice: &NetworkChoice,
     spawn: &mut Spawn,
 ) -> Result<Option<(Option<OwnedFd>, Option<Netlink>)>> {
-    if spawn.makes_network {
+    if spawn.makes_network() {
         return Ok(None);
     }
     let users = spawn.rootfs.users.as_mut();
     if let Some(made) = users.and_then(|users| users.network.take()) {
         child.hand_over(&made)?;
-        let doing = || "look into the network namespace".to_string();
-        let inside = look_inside(&made, Netlink::route).doing(doing)?;
-        return Ok(Some((Some(made), Some(inside.doing(doing)?))));
+        let inside = socket_inside(&made, "the network namespace")?;
+        return Ok(Some((Some(made), Some(inside))));
     }
     let joined = namespace(choice)?;
     match &joined {

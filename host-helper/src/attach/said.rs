@@ -5,9 +5,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
-use crate::error::{Error, Result};
+use crate::error::{Doing, Error, Result};
+use crate::signals::Signals;
 use crate::spawn::{Child, Said, StatusReader};
 use crate::sys;
+use crate::terminal;
 
 /// Waits until init has said what is expected next; anything else is the error that it means. `hears_init`: the user
 /// has read what init had to say.
@@ -32,6 +34,26 @@ pub fn expect(
         }
     }
     judge(said, expected, hears_init)
+}
+
+/// What the child has made and hands over.
+///
+/// # Errors
+/// Its last words, where it has made nothing, or that it had none; a signal.
+pub fn receive_made(
+    child: &mut Child,
+    status: &mut StatusReader,
+    signals: &Signals,
+    hears_init: bool,
+) -> Result<Vec<OwnedFd>> {
+    signals.interrupt_unless_readable(&child.channel)?;
+    let made = terminal::receive_descriptors(&child.channel);
+    let made = made.doing(|| "take over what was made inside".into())?;
+    if made.is_empty() {
+        kill(&child.pidfd);
+        expect(&Said::Up, status, child, hears_init)?;
+    }
+    Ok(made)
 }
 
 /// The exit code of a child that has closed its status pipe, which it does as it ends; none if it was killed. It has failed

@@ -2,13 +2,12 @@
 
 use std::os::fd::OwnedFd;
 
-use super::said::{expect, kill};
+use super::said::{expect, kill, receive_made};
 use crate::config;
 use crate::error::{Doing, Result};
 use crate::netlink::Netlink;
 use crate::signals::Signals;
 use crate::spawn::{self, Child, Elsewhere, Said, StatusReader};
-use crate::terminal;
 
 /// A child that is on its way to the command.
 pub struct Talk<'a> {
@@ -49,17 +48,10 @@ impl Talk<'_> {
     /// # Errors
     /// Why it has made none; a signal.
     pub fn receive_network(&mut self) -> Result<Option<(OwnedFd, Netlink)>> {
-        self.signals
-            .interrupt_unless_readable(&self.child.channel)?;
-        let made = terminal::receive_descriptors(&self.child.channel);
-        let made = made.doing(|| "take over the network namespace".into())?;
+        let Talk { child, status, .. } = self;
+        let made = receive_made(child, status, self.signals, self.hears_init)?;
         let mut made = made.into_iter();
         let (namespace, inside) = (made.next(), made.next());
-        if namespace.is_none() {
-            kill(&self.child.pidfd);
-            // Its last words, or that it had none.
-            self.expect(&Said::Up)?;
-        }
         Ok(namespace.zip(inside.map(Netlink::handed_over)))
     }
 

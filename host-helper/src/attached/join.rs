@@ -75,7 +75,6 @@ pub fn configure(
         stdio: Stdio::Inherit,
         user: 0,
         is_first: false,
-        makes_network: false,
         supervised: None,
         preserved: 0,
         init: Some(spawn::embedded_init()?),
@@ -100,7 +99,7 @@ pub fn configure(
     let mut child = Ended(child);
     let mut status = StatusReader::default();
     // It binds nothing before the message comes; so nothing is bound that could not be taken back.
-    let made = receive(&mut child.0, &mut status, signals)?;
+    let made = attach::receive_made(&mut child.0, &mut status, signals, false)?;
     let bound = bound(&made, hosts, missing)?;
     keep(bound.clone())?;
     let message = config::write_attached(request, attachment, names, config::Of::Ours);
@@ -124,23 +123,6 @@ impl Drop for Ended {
         }
         attach::kill(&self.0.pidfd);
     }
-}
-
-/// What the child has made, and is about to bind.
-fn receive(
-    child: &mut Child,
-    status: &mut StatusReader,
-    signals: &Signals,
-) -> Result<Vec<OwnedFd>> {
-    signals.interrupt_unless_readable(&child.channel)?;
-    let doing = || "take over what was made inside".to_string();
-    let made = terminal::receive_descriptors(&child.channel).doing(doing)?;
-    if made.is_empty() {
-        attach::kill(&child.pidfd);
-        // Its last words, or that it had none.
-        attach::expect(&Said::Up, status, child, false)?;
-    }
-    Ok(made)
 }
 
 /// Until init is ready: all is done then.

@@ -181,9 +181,7 @@ impl Target {
     /// # Errors
     /// What the kernel says.
     pub fn look(&self) -> Result<Netlink> {
-        let doing = || format!("look into {}", self.shown);
-        let socket = look_inside(&self.netns, Netlink::route).doing(doing)?;
-        socket.doing(doing)
+        socket_inside(&self.netns, &self.shown)
     }
 
     /// What the link says of it.
@@ -291,6 +289,16 @@ impl Process {
             && Owner::of(&owner.name, self.pid, owner.netns)
                 .is_ok_and(|found| found.as_ref() == Some(owner))
     }
+}
+
+/// A socket of rtnetlink in a network namespace, which is called so.
+///
+/// # Errors
+/// It may not be entered, or there are no descriptors left.
+pub fn socket_inside(netns: &OwnedFd, shown: &str) -> Result<Netlink> {
+    let doing = || format!("look into {shown}");
+    let socket = look_inside(netns, Netlink::route).doing(doing)?;
+    socket.doing(doing)
 }
 
 /// What is to be seen in another network namespace, or a socket of it. This process is in it for that moment only.

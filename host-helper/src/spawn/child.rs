@@ -27,7 +27,7 @@ pub(super) fn become_init(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible>
     set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
     setsid().doing(|| "start a session".into())?;
     umask(Mode::empty());
-    if spawn.makes_network {
+    if spawn.makes_network() {
         let network = make_network_namespace()?;
         let inside = Netlink::route().doing(|| "open a netlink socket".into())?;
         let both = [network.as_raw_fd(), inside.as_fd().as_raw_fd()];
@@ -41,7 +41,7 @@ pub(super) fn become_init(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible>
         first.ok_or_else(|| Error::new(format!("{}: host-helper has given up", doing())))
     };
     let join_network = || {
-        if spawn.makes_network {
+        if spawn.makes_network() {
             return Ok(());
         }
         // Without it nothing may be changed any more: this is still the host's network.
