@@ -58,6 +58,13 @@ impl Follower {
         self.due
     }
 
+    /// What the kernel takes long to close: that, and files that are the last to hold a file system of the container's.
+    pub fn slow_to_close(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let resolvers = self.resolvers.as_ref().map(|one| one.file.as_fd());
+        let hosts = self.hosts.as_ref().map(Private::file);
+        self.descriptor().into_iter().chain(resolvers).chain(hosts)
+    }
+
     /// What to wait for.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.watch.as_ref().map(AsFd::as_fd)

@@ -56,7 +56,6 @@ mod written;
 mod xtables;
 
 use std::io::Write;
-use std::process::ExitCode;
 use std::time::Instant;
 
 use cli::{Action, Asked};
@@ -65,17 +64,16 @@ use netlink::Netlink;
 use steps::Steps;
 use wanted::{Ipv6, Wanted, Words};
 
-/// The one place that prints an error, and the one that exits.
-fn main() -> ExitCode {
-    match act() {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            if error.unsaid {
-                let _ = writeln!(std::io::stderr(), "host-helper: {error}");
-            }
-            ExitCode::from(error.code)
+/// The one place that prints an error, and the one that exits: at once, there is nothing left to take down.
+fn main() -> ! {
+    let code = act().unwrap_or_else(|error| {
+        if error.unsaid {
+            let _ = writeln!(std::io::stderr(), "host-helper: {error}");
         }
-    }
+        error.code
+    });
+    let _ = std::io::stdout().flush();
+    sys::exit_now(code)
 }
 
 fn act() -> Result<u8> {

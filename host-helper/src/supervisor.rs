@@ -241,9 +241,9 @@ impl Supervisor {
     /// cannot be, they wait.
     fn let_caller_go_first(&self) {
         let sockets = self.sockets();
-        let watch = self.follower.as_ref().and_then(Follower::descriptor);
-        if !sockets.is_empty() || watch.is_some() {
-            let _ = sys::keep_open_beyond_our_end(&sockets, watch.as_slice());
+        let others: Vec<_> = self.follower.iter().flat_map(Follower::slow_to_close).collect();
+        if !sockets.is_empty() || !others.is_empty() {
+            let _ = sys::keep_open_beyond_our_end(&sockets, &others);
         }
     }
 

@@ -198,7 +198,7 @@ impl Users {
                 drop(write);
                 // Until the other end is closed; nothing is ever in it.
                 let _ = nix::unistd::read(&read, &mut [0]);
-                sys::exit_now()
+                sys::exit_now(0)
             }
         };
         drop(read);

@@ -3,12 +3,11 @@
 mod port;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use hawser::netlink::{Writer, ifinfomsg};
 use ipnet::IpNet;
 use nix::errno::Errno;
-use nix::net::if_::if_nametoindex;
 
 use crate::address::{
     candidates, host_mac_of, link_local_of, mac_of, partner_of, same_host, usable,
@@ -21,6 +20,7 @@ use crate::netlink::{ACK, CREATE, Netlink};
 use crate::nft;
 use crate::owner::lease_name;
 use crate::reclaim::reclaim;
+use crate::sys;
 use crate::wanted::Words;
 
 pub use port::{just_removed, let_back, settle};
@@ -131,7 +131,7 @@ pub fn create(route: &mut Netlink, wish: &Wish) -> Result<Veth> {
             .or_else(|| same_host(address, network.subnet, subnet6))
     });
     let name = lease_name(address);
-    let index = if_nametoindex(&*name).doing(|| format!("look for link {name}"))?;
+    let index = sys::link_index(route.as_fd(), &name).doing(|| format!("look for link {name}"))?;
     let veth = Veth {
         name,
         index,

@@ -2,12 +2,19 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
 /// A file of the container's that we have written.
 pub struct Written {
     file: File,
     text: String,
+}
+
+impl AsFd for Written {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
 }
 
 impl Written {

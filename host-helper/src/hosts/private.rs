@@ -1,6 +1,7 @@
 //! The hosts file of one container alone: lines of its own, and the names of its network, which it follows.
 
 use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use super::Hosts;
@@ -27,6 +28,11 @@ impl Private {
     /// The file whose names it follows: a change of its attributes says that there are others.
     pub fn network(&self) -> &Path {
         self.network.path()
+    }
+
+    /// The container's own.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     /// Takes over the names that there are now.

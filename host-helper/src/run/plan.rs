@@ -74,8 +74,8 @@ pub(super) fn plan(options: &cli::Run) -> Result<(Request, Command)> {
 fn sysctls(options: &cli::Run) -> Vec<(String, String)> {
     const GENERATE: &str = "net/ipv6/conf/all/addr_gen_mode";
     const NONE: &str = "1"; // linux/if_link.h, enum in6_addr_gen_mode
-    let is_there = Path::new("/proc/sys").join(GENERATE).exists();
-    let no_ipv6 = options.net.no_ipv6 && is_there;
+    let is_there = || Path::new("/proc/sys").join(GENERATE).exists();
+    let no_ipv6 = options.net.no_ipv6 && is_there();
     let own = no_ipv6.then(|| (GENERATE.to_string(), NONE.to_string()));
     own.into_iter().chain(options.sysctl.clone()).collect()
 }
