@@ -15,7 +15,7 @@ use crate::error::Refusal;
 use crate::netlink::{ACK, DUMP, Netlink, parse};
 use crate::owner::Mark;
 
-pub use message::{gone, links};
+pub use message::{gone, links, used_of};
 
 use message::{address, advertised, neighbour, route};
 
@@ -23,6 +23,9 @@ use message::{address, advertised, neighbour, route};
 const SKIP_STATS: u32 = 1 << 3;
 /// `RTM_F_FIB_MATCH` of `linux/rtnetlink.h`: answer with the route that matched, not with the resolved path.
 const FIB_MATCH: u32 = 0x2000;
+
+/// The length of struct ifinfomsg.
+pub const IFINFOMSG: usize = 16;
 
 /// What the kernel answers who asks for the route to a place that there is none to.
 const IS_NO_ROUTE: [Errno; 6] = [

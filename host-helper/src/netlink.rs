@@ -1,6 +1,7 @@
 //! One netlink request function that knows the rules: sequence numbers, acknowledgements, EINTR, dumps that were
 //! interrupted, the kernel's own sentence about an error. Every verb is data and one call.
 
+use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 
@@ -12,6 +13,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt::SndBufForce};
 
 use crate::error::Refusal;
+use crate::link;
 use crate::sys;
 
 /// What an answer fits into: the kernel builds dump replies of at most 32 KiB (netlink(7)).
@@ -283,5 +285,9 @@ impl std::os::fd::AsFd for Netlink {
 pub fn parse(message: &Message) -> Option<RouteNetlinkMessage> {
     let mut header = NetlinkHeader::default();
     header.message_type = message.kind;
-    RouteNetlinkMessage::deserialize(&header, message.payload).ok()
+    let used = match message.kind {
+        libc::RTM_NEWLINK | libc::RTM_DELLINK => Cow::Owned(link::used_of(message.payload)),
+        _ => Cow::Borrowed(message.payload),
+    };
+    RouteNetlinkMessage::deserialize(&header, &used).ok()
 }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use hawser::netlink::{Attributes, HEADER, Writer};
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -14,7 +15,65 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteType,
 };
 
-use super::{Link, Neighbour, Route, is_link_local};
+use super::{IFINFOMSG, Link, Neighbour, Route, is_link_local};
+
+/// Of a message about a link what a [`Link`] is made of: a bridge says some ninety things of itself, and to parse them all takes
+/// longer than to ask for them.
+pub fn used_of(payload: &[u8]) -> Vec<u8> {
+    const USED: [u16; 9] = [
+        libc::IFLA_IFNAME,
+        libc::IFLA_IFALIAS,
+        libc::IFLA_ADDRESS,
+        libc::IFLA_MTU,
+        libc::IFLA_LINK,
+        libc::IFLA_LINK_NETNSID,
+        libc::IFLA_GROUP,
+        libc::IFLA_MASTER,
+        libc::IFLA_PROP_LIST,
+    ];
+    const FAMILIES: [u16; 1] = [libc::AF_INET6 as u16];
+    const SETTINGS: [u16; 1] = [2]; // IFLA_INET6_CONF of linux/if_link.h
+    let mut used = vec![0; HEADER + payload.len()];
+    let mut writer = Writer::new(&mut used);
+    let (header, attributes) = payload.split_at(payload.len().min(IFINFOMSG));
+    writer.begin(0, 0, 0, header);
+    for (kind, value) in Attributes::new(attributes) {
+        match kind {
+            libc::IFLA_LINKINFO => {
+                let nest = writer.open(kind);
+                copy(&mut writer, value, &[libc::IFLA_INFO_KIND]);
+                writer.close(nest);
+            }
+            libc::IFLA_AF_SPEC => {
+                let nest = writer.open(kind);
+                for (family, settings) in of(value, &FAMILIES) {
+                    let nest = writer.open(family);
+                    copy(&mut writer, settings, &SETTINGS);
+                    writer.close(nest);
+                }
+                writer.close(nest);
+            }
+            _ if USED.contains(&kind) => writer.attribute(kind, value),
+            _ => {}
+        }
+    }
+    writer.end();
+    // Never longer than what was there.
+    let len = writer.finish().map_or(HEADER, <[u8]>::len);
+    used.truncate(len);
+    used.drain(..HEADER);
+    used
+}
+
+fn of<'a>(attributes: &'a [u8], kinds: &[u16]) -> impl Iterator<Item = (u16, &'a [u8])> {
+    Attributes::new(attributes).filter(|(kind, _)| kinds.contains(kind))
+}
+
+fn copy(writer: &mut Writer, attributes: &[u8], kinds: &[u16]) {
+    for (kind, value) in of(attributes, kinds) {
+        writer.attribute(kind, value);
+    }
+}
 
 impl From<LinkMessage> for Link {
     fn from(message: LinkMessage) -> Self {

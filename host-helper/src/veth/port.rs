@@ -8,15 +8,14 @@ use nix::errno::Errno;
 use super::Veth;
 use crate::bridge::Network;
 use crate::error::{Doing, Error, Result};
-use crate::link::{write_look, write_no_own_addresses};
+use crate::link::{IFINFOMSG, write_look, write_no_own_addresses};
 use crate::netlink::{ACK, Netlink};
 
 // linux/if_link.h
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 
-/// struct ifinfomsg: its length, and where `ifi_index` is.
-const IFINFOMSG: usize = 16;
+/// Where `ifi_index` is in struct ifinfomsg.
 const IFI_INDEX: usize = 4;
 
 /// The bridge sends frames back by the port that they came from, as it never does by itself.
