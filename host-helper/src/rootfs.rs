@@ -256,7 +256,8 @@ pub fn mount_new(
 /// Not there, not a directory, or without the directories that are mounted on.
 pub fn check(directory: &Path, needs_etc: bool) -> Result<PathBuf> {
     let shown = directory.display();
-    let whole = std::path::absolute(directory).doing(|| format!("open root file system {shown}"))?;
+    let whole =
+        std::path::absolute(directory).doing(|| format!("open root file system {shown}"))?;
     let root = openat(
         AT_FDCWD,
         &whole,

@@ -241,7 +241,11 @@ impl Supervisor {
     /// cannot be, they wait.
     fn let_caller_go_first(&self) {
         let sockets = self.sockets();
-        let others: Vec<_> = self.follower.iter().flat_map(Follower::slow_to_close).collect();
+        let others: Vec<_> = self
+            .follower
+            .iter()
+            .flat_map(Follower::slow_to_close)
+            .collect();
         if !sockets.is_empty() || !others.is_empty() {
             let _ = sys::keep_open_beyond_our_end(&sockets, &others);
         }
