@@ -128,7 +128,7 @@ pub fn run(
     names = open_names(request, network.as_ref(), &talk.child)?;
     steps.done("ensure");
     signals.check()?;
-    let (namespace, inside) = match joined {
+    let (namespace, mut inside) = match joined {
         Some(joined) => joined,
         None => talk.receive_network()?.unzip(),
     };
@@ -158,7 +158,10 @@ pub fn run(
             &names.first,
         )
     };
-    // Switches of a link are to be there before the link is up, and init comes after the child that sets them.
+    // Both before the link is up; switches are set by the child, and init comes after that.
+    if let Some(inside) = &mut inside {
+        attached::no_link_local(inside, request);
+    }
     let inside = inside.filter(|_| spawn.rootfs.sysctls.is_empty());
     hand_off(
         &mut talk,

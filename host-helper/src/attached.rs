@@ -41,7 +41,7 @@ use crate::supervisor::Supervisor;
 use crate::sys;
 pub use away::{Ours, delete_link, delete_unmarked, detach, release, sweep, take_over};
 use kept::Kept;
-pub use links::set_up_by;
+pub use links::{no_link_local, set_up_by};
 use target::Target;
 pub use target::socket_inside;
 

@@ -5,6 +5,7 @@ mod plan;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::absolute;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
@@ -208,6 +209,7 @@ fn describe(options: &cli::Run, request: &Request, container: &Container) -> Des
         rootfs: options
             .rootfs
             .as_ref()
+            .map(|path| absolute(path).unwrap_or_else(|_| path.clone()))
             .map(|path| path.display().to_string()),
         environment: container.environment.clone(),
         privileges: container.privileges.clone(),

@@ -185,7 +185,7 @@ fn enter(
     setns(&target.netns, CloneFlags::CLONE_NEWNET).doing(|| "join the network namespace".into())?;
     if request.no_ipv6 {
         let mut inside = Netlink::route().doing(|| "open a netlink socket".into())?;
-        links::no_link_local(&mut inside, &request.interface);
+        links::no_link_local(&mut inside, request);
     }
     let hosts_root = open_path(Path::new("/")).doing(|| "open /".into())?;
     let hosts_root = identity(&hosts_root).ok();

@@ -30,9 +30,7 @@ const LONGEST: usize = 256 * 1024;
 /// What the kernel refuses, of which line.
 pub fn set_up(request: &Request, target: &Target, attachment: &Attachment) -> Result<()> {
     let mut inside = target.look()?;
-    if request.no_ipv6 {
-        no_link_local(&mut inside, &request.interface);
-    }
+    no_link_local(&mut inside, request);
     set_up_by(&mut inside, request, attachment)
 }
 
@@ -94,10 +92,13 @@ fn explain(message: &Message, line: usize, interface: &str, refusal: Refusal) ->
 
 /// With IPv4 alone the kernel is not to make IPv6 addresses by itself either. Without IPv6 there is no such switch, and a link
 /// that is not there is found out later.
-pub fn no_link_local(inside: &mut Netlink, interface: &str) {
+pub fn no_link_local(inside: &mut Netlink, request: &Request) {
+    if !request.no_ipv6 {
+        return;
+    }
     let refused = inside.request(|batch, sequence| {
         batch.begin(libc::RTM_NEWLINK, ACK, sequence, &ifinfomsg(0, 0, 0));
-        batch.string(libc::IFLA_IFNAME, interface);
+        batch.string(libc::IFLA_IFNAME, &request.interface);
         write_no_own_addresses(batch);
         batch.end();
     });

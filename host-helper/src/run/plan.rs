@@ -1,7 +1,5 @@
 //! What `run` is asked for, as a request and a command: nothing is made yet, but what makes no sense is refused.
 
-use std::path::Path;
-
 use crate::cli::{self, Resolv, Switch};
 use crate::config::Privileges;
 use crate::error::Result;
@@ -36,7 +34,7 @@ pub(super) fn plan(options: &cli::Run) -> Result<(Request, Command)> {
         tmpfs: options.tmpfs.clone(),
         binds_resolv: needs_etc,
         shares_hosts: needs_etc && request.view_of_hosts() == Some(View::Shared),
-        sysctls: sysctls(options),
+        sysctls: options.sysctl.clone(),
         is_new_network: options.net.network.is_new(),
         users: None,
     };
@@ -68,16 +66,6 @@ pub(super) fn plan(options: &cli::Run) -> Result<(Request, Command)> {
         environment,
     };
     Ok((request, command))
-}
-
-/// What was asked for; and with IPv4 alone the kernel is not to make IPv6 addresses by itself either.
-fn sysctls(options: &cli::Run) -> Vec<(String, String)> {
-    const GENERATE: &str = "net/ipv6/conf/all/addr_gen_mode";
-    const NONE: &str = "1"; // linux/if_link.h, enum in6_addr_gen_mode
-    let is_there = || Path::new("/proc/sys").join(GENERATE).exists();
-    let no_ipv6 = options.net.no_ipv6 && is_there();
-    let own = no_ipv6.then(|| (GENERATE.to_string(), NONE.to_string()));
-    own.into_iter().chain(options.sysctl.clone()).collect()
 }
 
 /// Options that make no sense together.
