@@ -39,7 +39,9 @@ use crate::state;
 use crate::steps::{Steps, warn};
 use crate::supervisor::Supervisor;
 use crate::sys;
-pub use away::{Ours, delete_link, delete_unmarked, detach, release, sweep, take_over};
+pub use away::{
+    Ours, delete_link, delete_unmarked, detach, release, sweep, take_over, take_over_all,
+};
 use kept::Kept;
 pub use links::{no_link_local, set_up_by};
 use target::Target;

@@ -100,12 +100,11 @@ fn empty(route: &mut Netlink, bridge: &Link, living: Living) -> Result<()> {
             names(&ends)
         )));
     }
-    for end in &ends {
-        if end.mark.as_ref().is_some_and(Mark::is_attached) {
-            // Its processes are not ours to end.
-            attached::take_over(route, end)?;
-            continue;
-        }
+    let is_attached = |end: &&Link| end.mark.as_ref().is_some_and(Mark::is_attached);
+    let (attached, run): (Vec<&Link>, Vec<&Link>) = ends.iter().partition(is_attached);
+    // Their processes are not ours to end.
+    all_of(&attached::take_over_all(route, &attached))?;
+    for end in run {
         let asked = control::ask(name_of(end), "stop 10");
         if let (Err(_), Some(Mark::Run(owner))) = (asked, &end.mark) {
             // Its supervisor was killed, and it has seen to it that this was not its end.

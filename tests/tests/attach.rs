@@ -6,6 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -274,6 +275,38 @@ fn a_network_whose_ipv6_is_off_gets_ipv4_alone() {
         attach(lab, guest.pid(), &["--name", "web", "--no-ipv6"]).ok();
         let out = netns.sh("ip -o addr show dev eth0");
         assert!(out.contains("172.19.") && !out.contains("inet6"), "{out}");
+    });
+}
+
+/// What is kept of attachments is in a directory that goes with the last of them: another may be at that moment.
+#[test]
+fn a_directory_that_others_remove_is_made_again() {
+    case(|lab| {
+        lab.with_network();
+        let guest = guest(&["-n"]);
+        let before = Snapshot::take();
+        let is_over = AtomicBool::new(false);
+        let outcomes: Vec<_> = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let _ = fs::remove_dir("/run/hawser/attachments");
+                    // Else nobody could ever put anything there.
+                    (0..1000).for_each(|_| std::hint::spin_loop());
+                }
+            });
+            let both = |_| {
+                let attached = attach(lab, guest.pid(), &["--name", "web"]);
+                [attached, lab.hawser(&["detach", "web"])]
+            };
+            let outcomes = (0..20).map(both).collect();
+            is_over.store(true, Ordering::Relaxed);
+            outcomes
+        });
+        for [attached, detached] in outcomes {
+            attached.ok();
+            detached.ok();
+        }
+        before.assert_back();
     });
 }
 

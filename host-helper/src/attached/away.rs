@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use hawser::netlink::ifinfomsg;
+use hawser::netlink::{Writer, ifinfomsg};
 use nix::errno::Errno;
 
 use super::join;
@@ -104,12 +104,58 @@ pub fn detach(options: &cli::Detach) -> Result<()> {
     if let Some(target) = target {
         delete_unmarked(&target);
     }
-    let errors: Vec<Error> = ends
-        .iter()
-        .filter_map(|end| take_over(&mut route, end).err())
-        .collect();
+    let ends: Vec<&Link> = ends.iter().collect();
+    let errors = take_over_all(&mut route, &ends);
     state::remove_directory_if_empty();
     all_of(&errors)
+}
+
+/// [`take_over`] of each, and what could not be taken of any.
+pub fn take_over_all(route: &mut Netlink, ends: &[&Link]) -> Vec<Error> {
+    if ends.len() < 2 {
+        let over = |end: &&Link| take_over(route, end).err();
+        return ends.iter().filter_map(over).collect();
+    }
+    for end in ends {
+        ask_to_let_go(end);
+    }
+    // What is refused here is deleted below, one by one.
+    let _ = delete_together(route, ends);
+    let away = |end: &&Link| take_away(route, end).err();
+    ends.iter().filter_map(away).collect()
+}
+
+/// The kernel waits some 20 ms for the end of a link, and as long for that of many.
+///
+/// They are down before they are in another group than that which the rules are about.
+fn delete_together(route: &mut Netlink, ends: &[&Link]) -> Result<()> {
+    let up = libc::IFF_UP as u32;
+    let write = |batch: &mut Writer, first: u32| {
+        let mut sequence = first;
+        for (end, group) in ends
+            .iter()
+            .flat_map(|end| [(end, None), (end, Some(nft::LEAVING_GROUP))])
+        {
+            let change = if group.is_none() { up } else { 0 };
+            batch.begin(
+                libc::RTM_NEWLINK,
+                0,
+                sequence,
+                &ifinfomsg(end.index, 0, change),
+            );
+            if let Some(group) = group {
+                batch.number(libc::IFLA_GROUP, group);
+            }
+            batch.end();
+            sequence += 1;
+        }
+        batch.begin(libc::RTM_DELLINK, ACK, sequence, &ifinfomsg(0, 0, 0));
+        batch.number(libc::IFLA_GROUP, nft::LEAVING_GROUP);
+        batch.end();
+        sequence
+    };
+    let done = route.exchange(write, |_| {});
+    done.doing(|| "delete links".into())
 }
 
 /// By its supervisor, where it has one, and else, or if that left something, by ourselves.
@@ -117,11 +163,15 @@ pub fn detach(options: &cli::Detach) -> Result<()> {
 /// # Errors
 /// What could not be taken.
 pub fn take_over(route: &mut Netlink, end: &Link) -> Result<()> {
+    ask_to_let_go(end);
+    take_away(route, end)
+}
+
+fn ask_to_let_go(end: &Link) {
     if let Some((name, _)) = end.mark.as_ref().and_then(Mark::container) {
         // Nobody listens: there is none.
         let _ = control::ask(name, "stop 0");
     }
-    take_away(route, end)
 }
 
 /// Takes everything back that belongs to a link of an attachment, and goes on after an error.

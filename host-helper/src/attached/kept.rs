@@ -28,6 +28,8 @@ use crate::veth::Veth;
 
 /// A file is longer only by mistake: a description has 65535 ports in one range.
 const LONGEST: u64 = 1 << 20;
+/// How often a directory is made again that others remove.
+const TRIES: usize = 100;
 
 /// What is kept of one attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +89,7 @@ pub fn write(link: &str, kept: &Kept) -> Result<()> {
     let path = path_of(link);
     let doing = || format!("write {}", path.display());
     let text = serde_json::to_vec_pretty(kept).map_err(std::io::Error::from);
+    let text = text.doing(doing)?;
     let put = || -> std::io::Result<()> {
         match DirBuilder::new().mode(0o700).create(directory()) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
@@ -95,10 +98,22 @@ pub fn write(link: &str, kept: &Kept) -> Result<()> {
         let new = unfinished_of(link, kept.host);
         let mut options = File::options();
         let options = options.write(true).create(true).truncate(true).mode(0o600);
-        std::io::Write::write_all(&mut options.open(&new)?, &text?)?;
+        std::io::Write::write_all(&mut options.open(&new)?, &text)?;
         fs::rename(new, &path)
     };
-    put().doing(doing)
+    let mut done = put();
+    for _ in 0..TRIES {
+        // Another has forgotten the last one that was there, and removed the directory, before this one was in it.
+        match &done {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                // Makes the one above it.
+                drop(state::lock()?);
+                done = put();
+            }
+            _ => break,
+        }
+    }
+    done.doing(doing)
 }
 
 /// Forgets it; gone already is success.

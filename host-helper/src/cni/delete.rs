@@ -72,16 +72,17 @@ pub fn collect_garbage(call: &Call) -> Result<(), Fault> {
         .doing(|| "open a netlink socket".into())
         .judge()?;
     let links = route.links().doing(|| "list links".into()).judge()?;
-    let mut faults = Vec::new();
-    for end in &links {
-        let of_network = end
-            .mark
-            .as_ref()
-            .and_then(|mark| attachment_of(call, end, mark));
-        if of_network.is_some_and(|attachment| !known.contains(&attachment)) {
-            faults.extend(attached::take_over(&mut route, end).judge().err());
-        }
-    }
+    let is_unknown = |end: &&Link| {
+        let mark = end.mark.as_ref();
+        let of_network = mark.and_then(|mark| attachment_of(call, end, mark));
+        of_network.is_some_and(|attachment| !known.contains(&attachment))
+    };
+    let unknown: Vec<&Link> = links.iter().filter(is_unknown).collect();
+    let errors = attached::take_over_all(&mut route, &unknown);
+    let mut faults: Vec<Fault> = errors
+        .into_iter()
+        .filter_map(|error| Err::<(), _>(error).judge().err())
+        .collect();
     faults.extend(nft::sweep_dead(&mut route).judge().err());
     faults.extend(attached::sweep().judge().err());
     if let Some(kind) = delegated(&call.configuration) {

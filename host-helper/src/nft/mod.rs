@@ -41,6 +41,8 @@ use object::Element;
 
 /// The group of the host ends that are ports of a bridge.
 pub const PORT_GROUP: u32 = tables::PORT;
+/// The group of host ends on their way out: no rule is about it, and they are down by then.
+pub const LEAVING_GROUP: u32 = tables::LEAVING;
 /// Name of both tables.
 const TABLE: &str = "hawser";
 

@@ -26,6 +26,8 @@ pub const OPEN_MASK: u32 = 0xfe00_0000;
 pub const PORT: u32 = 0x6900_0000;
 /// What both have in common.
 pub const OURS_OR_PORT_MASK: u32 = 0xfe00_0000;
+/// That of host ends which are deleted together.
+pub const LEAVING: u32 = 0x6c00_0000;
 /// The number of `lo`, in each network namespace (`LOOPBACK_IFINDEX`, net/flow.h).
 pub const LOOPBACK: u32 = 1;
 
