@@ -28,7 +28,7 @@ use crate::publish::Port;
 use crate::signals::Signals;
 use crate::spawn::Said;
 use crate::state;
-use crate::sys;
+use crate::sys::{self, Beyond};
 use crate::terminal::{self, Terminal};
 use wake::{CHILD, FOLLOWER, INPUT, LISTENER, NEWS, OUTPUT, PORTS, SIGNALS, STATUS, TERMINAL};
 
@@ -51,6 +51,10 @@ pub struct Supervisor {
     is_status_open: bool,
     /// Tells when something of the ruleset was deleted.
     news: Option<nft::News>,
+    /// When to begin to hear of it.
+    listen_at: Option<Instant>,
+    /// Lets our caller go before what is slow to close is closed.
+    beyond: Option<Beyond>,
     /// Something has come by a published port: more will.
     is_busy: bool,
     /// Ports that have been published: connections to who had them before are to be forgotten.
@@ -72,6 +76,9 @@ pub struct Supervisor {
     answered: Vec<UnixStream>,
 }
 
+/// A container that lives shorter than this hears of no flush by itself: what the kernel offers to each who listens, it builds
+/// for the first one. What has happened until then is looked for once.
+const BEGIN: Duration = Duration::from_millis(500);
 /// Between init's end of patience and ours.
 const MARGIN: Duration = Duration::from_secs(1);
 
@@ -84,23 +91,23 @@ impl Supervisor {
         description: Description,
         grace: Duration,
     ) -> Self {
-        // Without it, rules that somebody flushes are back with the next start only.
-        let news = container
+        let listen_at = container
             .entry
             .as_ref()
-            .zip(container.attachment.as_ref())
-            .and_then(|(entry, attachment)| {
-                nft::News::listen(&attachment.network, entry.as_fd()).ok()
-            });
+            .and_then(|_| Instant::now().checked_add(BEGIN));
         if let Some(entry) = &mut container.entry {
-            // As above.
-            let _ = entry.look_again();
+            if !entry.is_known() {
+                // What is refused is tried again below, and with the next start.
+                let _ = entry.restore();
+            }
         }
         let published: Vec<Port> = container.splice.ports().collect();
         let had_ports = !published.is_empty();
         Supervisor {
             container,
-            news,
+            news: None,
+            listen_at,
+            beyond: None,
             terminal,
             signals,
             description,
@@ -170,6 +177,7 @@ impl Supervisor {
         }
         loop {
             self.forget_connections();
+            self.listen();
             let ready = self.poll();
             let is = |at: usize| ready.get(at).copied().unwrap_or(false);
             if is(SIGNALS) {
@@ -239,7 +247,10 @@ impl Supervisor {
     /// When the container has ended, our caller need not wait until the kernel has let go of what was deleted (some 10 ms) or
     /// watched (16 ms): another process does. It is made while the container runs, since nobody waits for that. If it
     /// cannot be, they wait.
-    fn let_caller_go_first(&self) {
+    fn let_caller_go_first(&mut self) {
+        if let Some(beyond) = self.beyond.take() {
+            beyond.end();
+        }
         let sockets = self.sockets();
         let others: Vec<_> = self
             .follower
@@ -247,7 +258,29 @@ impl Supervisor {
             .flat_map(Follower::slow_to_close)
             .collect();
         if !sockets.is_empty() || !others.is_empty() {
-            let _ = sys::keep_open_beyond_our_end(&sockets, &others);
+            self.beyond = sys::keep_open_beyond_our_end(&sockets, &others).ok();
+        }
+    }
+
+    /// Hears of what becomes of the rules, when it is time for that; without it, those that somebody flushes are back with the next start only.
+    fn listen(&mut self) {
+        if self.listen_at.is_none_or(|due| due > Instant::now()) {
+            return;
+        }
+        self.listen_at = None;
+        let Container {
+            entry, attachment, ..
+        } = &mut self.container;
+        let (Some(entry), Some(attachment)) = (entry, attachment) else {
+            return;
+        };
+        self.news = nft::News::listen(&attachment.network, entry.as_fd()).ok();
+        if !entry.is_known() {
+            // Refused: as above.
+            let _ = self.restore_rules();
+        }
+        if !self.description.is_detached {
+            self.let_caller_go_first();
         }
     }
 

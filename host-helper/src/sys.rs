@@ -15,7 +15,7 @@ mod quiet;
 mod sockets;
 mod terminals;
 
-pub use beyond::keep_open_beyond_our_end;
+pub use beyond::{Beyond, keep_open_beyond_our_end};
 pub use descriptors::{
     adopt, close_on_exec_from, close_range, duplicate_from, flock, inherited, is_directory,
     is_open, keep_over_exec,

@@ -98,15 +98,9 @@ impl Entry {
         })
     }
 
-    /// Somebody may have flushed the tables before [`super::News`] was there to hear it.
-    ///
-    /// # Errors
-    /// What the kernel refused.
-    pub fn look_again(&mut self) -> Result<()> {
-        match known(&mut self.nft, &self.attachment.veth.name) {
-            Some(_) => Ok(()),
-            None => self.restore(),
-        }
+    /// Whether the tables know of it: somebody may have flushed them.
+    pub fn is_known(&mut self) -> bool {
+        known(&mut self.nft, &self.attachment.veth.name).is_some()
     }
 
     /// Publishes further ports.

@@ -32,7 +32,7 @@ impl Supervisor {
         let mut answered = std::mem::take(&mut self.answered);
         let mut fds = self.watched();
         let look_at = self.follower.as_ref().and_then(Follower::due);
-        let next = [self.kill_at, self.forget_at, look_at]
+        let next = [self.kill_at, self.forget_at, self.listen_at, look_at]
             .into_iter()
             .flatten()
             .min();

@@ -1,10 +1,14 @@
 //! What goes on after this process has ended: the kernel takes long to let go of some descriptors.
 
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
 
-use super::{Result, wait_until_quiet};
+use super::{Result, again, wait_until_quiet};
 
 /// What [`keep_open_beyond_our_end`] hands to its process.
 struct Kept {
@@ -16,10 +20,27 @@ struct Kept {
     end: OwnedFd,
 }
 
+/// The process that [`keep_open_beyond_our_end`] has started.
+pub struct Beyond {
+    pid: Pid,
+    /// Open as long as we are.
+    end: ManuallyDrop<OwnedFd>,
+}
+
+impl Beyond {
+    /// Ends it now: what it has kept open is still ours.
+    pub fn end(self) {
+        // It is our child, and has its number until it is waited for.
+        let _ = kill(self.pid, Signal::SIGKILL);
+        let _ = again(|| waitpid(self.pid, None));
+        drop(ManuallyDrop::into_inner(self.end));
+    }
+}
+
 /// Starts a process that keeps descriptors open until this process is gone, and holds nothing else: for those that take
 /// the kernel long to close, and for sockets of netfilter (see [`wait_until_quiet`]). It shares our memory: a copy of that, which
 /// nobody needs, would be half as dear as the wait.
-pub fn keep_open_beyond_our_end(sockets: &[BorrowedFd], others: &[BorrowedFd]) -> Result<()> {
+pub fn keep_open_beyond_our_end(sockets: &[BorrowedFd], others: &[BorrowedFd]) -> Result<Beyond> {
     const STACK: usize = 16 * 1024;
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let mut kept: Vec<u32> = sockets
@@ -61,10 +82,10 @@ pub fn keep_open_beyond_our_end(sockets: &[BorrowedFd], others: &[BorrowedFd]) -
             (&raw mut *kept).cast(),
         )
     };
-    Errno::result(pid)?;
-    // Open as long as we are.
-    std::mem::forget(write);
-    Ok(())
+    Ok(Beyond {
+        pid: Pid::from_raw(Errno::result(pid)?),
+        end: ManuallyDrop::new(write),
+    })
 }
 
 /// The process. What it shares with the other, which runs meanwhile, it only reads; it allocates nothing, and as long as that one
