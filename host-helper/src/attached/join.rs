@@ -302,13 +302,25 @@ pub fn unbind(files: &Files, bound: &[Bound]) -> Result<()> {
     if bound.is_empty() {
         return Ok(());
     }
-    let doing = || "take resolv.conf back".to_string();
-    sys::set_not_dumpable().doing(doing)?;
-    match sys::clone_process(0).doing(doing)? {
+    sys::set_not_dumpable().doing(take_back)?;
+    // Killed, for want of memory say: once the link is gone nobody looks for them any more.
+    if try_unbind(files, bound)? || try_unbind(files, bound)? {
+        return Ok(());
+    }
+    Err(Error::new(format!("{}: killed meanwhile", take_back())))
+}
+
+fn take_back() -> String {
+    "take resolv.conf back".into()
+}
+
+/// By a child; false when it was killed.
+fn try_unbind(files: &Files, bound: &[Bound]) -> Result<bool> {
+    match sys::clone_process(0).doing(take_back)? {
         Clone::Parent(_, pidfd) => match waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED) {
-            Ok(WaitStatus::Exited(_, 0)) => Ok(()),
-            Ok(WaitStatus::Exited(_, errno)) => Err(Errno::from_raw(errno)).doing(doing),
-            _ => Err(Error::new("take resolv.conf back: killed meanwhile")),
+            Ok(WaitStatus::Exited(_, 0)) => Ok(true),
+            Ok(WaitStatus::Exited(_, errno)) => Err(Errno::from_raw(errno)).doing(take_back),
+            _ => Ok(false),
         },
         Clone::Child => {
             let Err(error) = unbind_inside(files, bound);
@@ -337,17 +349,16 @@ fn remove_if_empty(root: &OwnedFd, path: &Path) {
 
 /// In the child. By descriptor, and the host's names of those: no link inside leads an unmount elsewhere.
 fn unbind_inside(files: &Files, bound: &[Bound]) -> Result<Infallible> {
-    let doing = || "take resolv.conf back".to_string();
-    let descriptors = open_path(Path::new("/proc/self/fd")).doing(doing)?;
+    let descriptors = open_path(Path::new("/proc/self/fd")).doing(take_back)?;
     let root = enter_files(files)?;
-    fchdir(&descriptors).doing(doing)?;
+    fchdir(&descriptors).doing(take_back)?;
     for one in bound {
         let Ok(place) = open_in_root(&root, Path::new(&one.path), OFlag::O_PATH) else {
             continue;
         };
         if identity(&place)? == (one.device, one.inode) {
             let name = place.as_raw_fd().to_string();
-            umount2(&*name, MntFlags::MNT_DETACH).doing(doing)?;
+            umount2(&*name, MntFlags::MNT_DETACH).doing(take_back)?;
         }
         if one.was_missing {
             remove_if_empty(&root, Path::new(&one.path));
