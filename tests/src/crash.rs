@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -50,6 +51,16 @@ pub struct Traced {
     pub killed: Vec<usize>,
 }
 
+/// What is done meanwhile. All that is traced waits for it.
+pub struct Meanwhile<'a> {
+    /// When a process has become a program for the second time: a container's command.
+    pub at_command: &'a (dyn Fn() + Sync),
+    /// When the first process, which is this one, has said its first word on its standard output.
+    pub at_word: Option<&'a (dyn Fn(Pid) + Sync)>,
+    /// When one is about to make this system call, as long as nobody was killed.
+    pub at_call: Option<&'a (dyn Fn(i64) + Sync)>,
+}
+
 struct Process {
     index: usize,
     calls: Vec<u64>,
@@ -57,21 +68,27 @@ struct Process {
     is_new: bool,
 }
 
-/// Runs `command` to its end, and until all is over that it has started. `at_command` is called when a process has become a
-/// program for the second time: a container's command.
+/// Runs `command` to its end, and until all is over that it has started.
 pub fn trace(
     mut command: Command,
     directory: &Path,
     fatal: Option<(Moment, Victims)>,
-    at_command: &(dyn Fn() + Sync),
+    meanwhile: &Meanwhile,
 ) -> Traced {
     let [out, err] = ["traced.out", "traced.err"].map(|name| directory.join(name));
-    command.stdout(File::create(&out).expect("a file for stdout"));
+    let said = File::create(&out).expect("a file for stdout");
+    command.stdout(said.try_clone().expect("duplicate a file"));
     command.stderr(File::create(&err).expect("a file for stderr"));
     sys::be_traced(&mut command);
     // A thread of its own waits for nobody else's children.
     let mut traced = std::thread::scope(|scope| {
-        let tracer = scope.spawn(|| Tracer::default().run(command, fatal, at_command));
+        let tracer = scope.spawn(|| {
+            let tracer = Tracer {
+                awaited: meanwhile.at_word.map(|at_word| (said, at_word)),
+                ..Tracer::default()
+            };
+            tracer.run(command, fatal, meanwhile)
+        });
         tracer.join().expect("the tracer")
     });
     for (path, into) in [
@@ -85,18 +102,20 @@ pub fn trace(
 }
 
 #[derive(Default)]
-struct Tracer {
+struct Tracer<'a> {
     living: BTreeMap<Pid, Process>,
     calls: Vec<Vec<u64>>,
     killed: Vec<usize>,
+    /// Where the first word will be, and what is done then.
+    awaited: Option<(File, &'a (dyn Fn(Pid) + Sync))>,
 }
 
-impl Tracer {
+impl Tracer<'_> {
     fn run(
         mut self,
         mut command: Command,
         mut fatal: Option<(Moment, Victims)>,
-        at_command: &(dyn Fn() + Sync),
+        meanwhile: &Meanwhile,
     ) -> Traced {
         let started = Instant::now();
         #[expect(
@@ -128,15 +147,11 @@ impl Tracer {
                     code = if pid == main { -(signal as i32) } else { code };
                 }
                 WaitStatus::PtraceSyscall(pid) => {
+                    if pid == main {
+                        self.listen(pid);
+                    }
                     if let Some(number) = sys::entered_call(pid) {
-                        let process = self.meet(pid);
-                        let (process, call) = (process.index, process.enter(number));
-                        let is_now = |(moment, _): &mut (Moment, Victims)| {
-                            *moment == Moment { process, call }
-                        };
-                        if let Some((_, victims)) = fatal.take_if(is_now) {
-                            self.kill(process, victims);
-                        }
+                        self.enter(pid, number, &mut fatal, meanwhile);
                     }
                     self.go_on(pid, None);
                 }
@@ -145,7 +160,7 @@ impl Tracer {
                         let process = self.meet(pid);
                         process.execs += 1;
                         if process.execs == 2 {
-                            at_command();
+                            (meanwhile.at_command)();
                         }
                     } else if let Ok(new) = ptrace::getevent(pid) {
                         self.meet(Pid::from_raw(i32::try_from(new).expect("a process id")));
@@ -172,6 +187,32 @@ impl Tracer {
         }
     }
 
+    /// A process is about to make a call.
+    fn enter(
+        &mut self,
+        pid: Pid,
+        number: u64,
+        fatal: &mut Option<(Moment, Victims)>,
+        meanwhile: &Meanwhile,
+    ) {
+        let process = self.meet(pid);
+        let (process, call) = (process.index, process.enter(number));
+        let is_now = |(moment, _): &mut (Moment, Victims)| *moment == Moment { process, call };
+        if let Some((_, victims)) = fatal.take_if(is_now) {
+            self.kill(process, victims);
+        } else if let Some(at_call) = meanwhile.at_call.filter(|_| self.killed.is_empty()) {
+            at_call(i64::try_from(number).unwrap_or(-1));
+        }
+    }
+
+    /// Whether the first process has said something.
+    fn listen(&mut self, main: Pid) {
+        let has_said = |(said, _): &mut (File, _)| said.metadata().is_ok_and(|it| it.len() > 0);
+        if let Some((_, at_word)) = self.awaited.take_if(has_said) {
+            at_word(main);
+        }
+    }
+
     fn meet(&mut self, pid: Pid) -> &mut Process {
         self.living.entry(pid).or_insert_with(|| {
             self.calls.push(Vec::new());
@@ -192,7 +233,7 @@ impl Tracer {
 
     fn go_on(&self, pid: Pid, signal: Option<Signal>) {
         // It may have been killed meanwhile.
-        let _ = if self.killed.is_empty() {
+        let _ = if self.killed.is_empty() || self.awaited.is_some() {
             ptrace::syscall(pid, signal)
         } else {
             ptrace::cont(pid, signal)
@@ -284,15 +325,8 @@ const PRIVATE: &[i64] = &[
 /// matters when the container alone is killed.
 const OTHERS_STRIDE: usize = 3;
 
-/// The moments of a run that are worth a kill.
-pub fn moments(traced: &Traced) -> Vec<Moment> {
-    let is_private = |number: u64| PRIVATE.iter().any(|own| u64::try_from(*own) == Ok(number));
-    let mut all = Vec::new();
-    for (process, calls) in traced.calls.iter().enumerate() {
-        let shown = calls.iter().enumerate().filter(|(_, it)| !is_private(**it));
-        all.extend(shown.map(|(call, _)| Moment { process, call }));
-    }
-    all
+fn is_private(number: u64) -> bool {
+    PRIVATE.iter().any(|own| u64::try_from(*own) == Ok(number))
 }
 
 /// Somebody outside who uses port 8080 of the host, by UDP and TCP, always from the same ports.
@@ -332,6 +366,7 @@ impl Client<'_> {
 }
 
 /// What a sweep is to find.
+#[derive(Clone, Copy)]
 pub struct Sweep<'a> {
     /// Where.
     pub lab: &'a Lab,
@@ -341,11 +376,32 @@ pub struct Sweep<'a> {
     pub keeper: Option<usize>,
     /// What the next command is, which takes back what nobody else could.
     pub next: &'a dyn Fn(),
+    /// Whether a process that makes these calls is killed at each of them, also at those that change nothing, and no other is.
+    /// `None`: all processes, where they change something.
+    pub whom: Option<fn(&[u64]) -> bool>,
+    /// What ends a work that does not end by itself, once it has said its first word.
+    pub at_word: Option<&'a (dyn Fn(Pid) + Sync)>,
+    /// What is done when one is about to make a call.
+    pub at_call: Option<&'a (dyn Fn(i64) + Sync)>,
     /// Every so manieth moment only, of those that `CRASH_STRIDE` leaves; where others are killed than who makes a call, a third of those.
     pub stride: usize,
 }
 
-impl Sweep<'_> {
+impl<'a> Sweep<'a> {
+    /// Of all moments; somebody has to take back, and nobody does yet.
+    pub fn new(lab: &'a Lab, work: &'a Work<'a>) -> Self {
+        Self {
+            lab,
+            work,
+            keeper: None,
+            next: &|| (),
+            whom: None,
+            at_word: None,
+            at_call: None,
+            stride: 1,
+        }
+    }
+
     /// Kills at all of the moments, each time all that is named by `victims`, and complains of what is not as `before`. Prints
     /// how many kills there were.
     #[track_caller]
@@ -356,16 +412,19 @@ impl Sweep<'_> {
         let (mut kills, mut connected, mut complaints) = (0, 0, Vec::new());
         let is_alone = plain.calls.len() == 1;
         let stride = std::env::var("CRASH_STRIDE").map_or(3, |it| it.parse().expect("a number"));
-        let moments = moments(&plain).into_iter().step_by(self.stride * stride);
+        let moments = self.moments(&plain).into_iter();
+        let moments = moments.step_by(self.stride * stride);
         for (index, moment) in moments.enumerate() {
             let is_meant = |victims: &Victims| {
                 *victims == Victims::It || (!is_alone && index % OTHERS_STRIDE == 0)
             };
             for victims in victims.iter().filter(|victims| is_meant(victims)) {
-                let (found, had_client) = self.kill(moment, *victims, before, &mut kills);
-                connected += u32::from(had_client);
                 let number = plain.calls[moment.process][moment.call];
                 let what = format!("{victims:?} at call {number} of {moment:?}");
+                let kill = || self.kill(moment, *victims, before, &mut kills);
+                let killed = catch_unwind(AssertUnwindSafe(kill));
+                let (found, had_client) = killed.unwrap_or_else(|_| panic!("{what}: see above"));
+                connected += u32::from(had_client);
                 complaints.extend(found.iter().map(|found| format!("{what}: {found}")));
             }
         }
@@ -379,17 +438,38 @@ impl Sweep<'_> {
         assert!(kills > 5, "hardly anything was killed");
     }
 
-    /// Does the work.
-    pub fn trace(
-        &self,
-        fatal: Option<(Moment, Victims)>,
-        at_command: &(dyn Fn() + Sync),
-    ) -> Traced {
+    /// The moments of a run that are worth a kill.
+    fn moments(&self, traced: &Traced) -> Vec<Moment> {
+        let mut all = Vec::new();
+        for (process, calls) in traced.calls.iter().enumerate() {
+            let is_wanted = |number: u64| match self.whom {
+                Some(is_meant) => is_meant(calls),
+                None => !is_private(number),
+            };
+            let shown = calls.iter().enumerate().filter(|(_, it)| is_wanted(**it));
+            all.extend(shown.map(|(call, _)| Moment { process, call }));
+        }
+        all
+    }
+
+    /// Does the work. `knock` is called when it is there to be used.
+    pub fn trace(&self, fatal: Option<(Moment, Victims)>, knock: &(dyn Fn() + Sync)) -> Traced {
         let mut command = (self.work.command)();
         if let Some(path) = &self.work.input {
             command.stdin(Stdio::from(File::open(path).expect("what it reads")));
         }
-        trace(command, &self.lab.dir, fatal, at_command)
+        let at_word = self.at_word.map(|end| {
+            move |main: Pid| {
+                knock();
+                end(main);
+            }
+        });
+        let meanwhile = Meanwhile {
+            at_command: knock,
+            at_word: at_word.as_ref().map(|it| it as &(dyn Fn(Pid) + Sync)),
+            at_call: self.at_call,
+        };
+        trace(command, &self.lab.dir, fatal, &meanwhile)
     }
 
     fn kill(

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Mutex;
 
 use serde_json::json;
 
@@ -138,25 +139,63 @@ pub fn with_first_run(lab: &Lab, options: &[&str], body: impl FnOnce(&Work)) {
 
 /// `attach` of a container with mounts of its own, and everything that it may leave taken back by `detach`.
 pub fn with_attach(lab: &Lab, body: impl FnOnce(&Work)) {
-    let guest = Running::unshared(&["-n", "-m"], "exec cat");
+    attached(lab, &[], is_taken_back, body);
+}
+
+/// `attach --stay` of the same, which is to be told by a signal that it is to go; it takes everything back then.
+pub fn with_stay(lab: &Lab, body: impl FnOnce(&Work)) {
+    let is_killed = |outcome: &Outcome| outcome.code != 0 && is_taken_back(outcome);
+    attached(lab, &["--stay"], is_killed, body);
+}
+
+/// `attach --stay` of a new container each time, and what ends that: who stays goes by itself then.
+pub fn with_stay_to_the_end(lab: &Lab, body: impl FnOnce(&Work, &(dyn Fn() + Sync))) {
+    let guest = Mutex::new(None);
+    let end = || {
+        let guest = guest.lock().expect("a container").take();
+        if let Some(guest) = guest {
+            Running::end(guest).exits(0);
+        }
+    };
+    let work = Work {
+        command: &|| {
+            let new = guest_with_mounts();
+            let command = attach(lab, &new.pid().to_string(), &["--stay"]);
+            *guest.lock().expect("a container") = Some(new);
+            command
+        },
+        // Of one that was killed too.
+        undo: &|_| end(),
+        input: None,
+    };
+    body(&work, &end);
+}
+
+fn guest_with_mounts() -> Running {
+    Running::unshared(&["-n", "-m"], "exec cat")
+}
+
+fn attach(lab: &Lab, pid: &str, options: &[&str]) -> Command {
+    let words = ["attach", pid, "--name", "web", "--ip", "172.19.0.9"];
+    lab.command(&[&words[..], &["-p", "8080:80"], options].concat())
+}
+
+/// `is_left`: whether it is there, or may be.
+fn attached(
+    lab: &Lab,
+    options: &[&str],
+    is_left: impl Fn(&Outcome) -> bool,
+    body: impl FnOnce(&Work),
+) {
+    let guest = guest_with_mounts();
     let pid = guest.pid().to_string();
     let netns = Netns::of(guest.pid());
     let mounts = || std::fs::read_to_string(format!("/proc/{pid}/mountinfo"));
     let first = mounts().expect("its mounts");
-    let words = [
-        "attach",
-        &pid,
-        "--name",
-        "web",
-        "--ip",
-        "172.19.0.9",
-        "-p",
-        "8080:80",
-    ];
     body(&Work {
-        command: &|| lab.command(&words),
+        command: &|| attach(lab, &pid, options),
         undo: &|outcome| {
-            if is_taken_back(outcome) {
+            if is_left(outcome) {
                 lab.hawser(&["detach", &pid]).ok();
             }
             let links = netns.sh("ip -o link");

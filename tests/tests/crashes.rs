@@ -6,7 +6,10 @@
 use lab::crash::{Sweep, Victims};
 use lab::{
     Lab, Snapshot, Work, case, with_attach, with_hook, with_plugin, with_poststop, with_run,
+    with_stay, with_stay_to_the_end,
 };
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use Victims::{All, It, Others};
 
@@ -23,26 +26,21 @@ const NAMED: &[&str] = &[
 
 /// With a network that is there.
 fn sweep(lab: &Lab, title: &str, keeper: Option<usize>, victims: &[Victims], work: &Work) {
-    strided(lab, title, keeper, victims, work, 1);
+    let sweep = Sweep {
+        keeper,
+        ..Sweep::new(lab, work)
+    };
+    run(title, victims, sweep);
 }
 
-/// The same at every so manieth moment.
-fn strided(
-    lab: &Lab,
-    title: &str,
-    keeper: Option<usize>,
-    victims: &[Victims],
-    work: &Work,
-    stride: usize,
-) {
+/// The same for one with more to say.
+fn run(title: &str, victims: &[Victims], sweep: Sweep) {
+    let Sweep { lab, work, .. } = sweep;
     let untouched = Snapshot::whole();
     let next = || drop(lab.hawser(&["ls"]).exits(0));
     let sweep = Sweep {
-        lab,
-        work,
-        keeper,
         next: &next,
-        stride,
+        ..sweep
     };
     let first = sweep.trace(None, &|| ());
     (work.undo)(&first.outcome.exits(0));
@@ -96,7 +94,11 @@ fn a_run_with_a_user_namespace_and_without_a_bridge() {
             return lab::skip("user namespaces for containers are made by root");
         }
         with_run(lab, &options, |work| {
-            strided(lab, "run --userns, ptp", None, &[It, All], work, 2);
+            let sweep = Sweep {
+                stride: 2,
+                ..Sweep::new(lab, work)
+            };
+            run("run --userns, ptp", &[It, All], sweep);
         });
     });
 }
@@ -112,11 +114,8 @@ fn a_first_run_and_then_down() {
         let untouched = Snapshot::whole();
         with_run(lab, NAMED, |work| {
             let sweep = Sweep {
-                lab,
-                work,
-                keeper: None,
                 next: &|| drop(lab.hawser(&["down"]).ok()),
-                stride: 1,
+                ..Sweep::new(lab, work)
             };
             let first = sweep.trace(None, &|| ());
             first.outcome.exits(0);
@@ -142,14 +141,12 @@ fn a_first_run_and_then_another() {
             input: None,
         };
         let sweep = Sweep {
-            lab,
-            work: &work,
-            keeper: None,
             next: &|| {
                 lab.run(NAMED, &["true"]).ok();
                 lab.settle();
             },
             stride: 2,
+            ..Sweep::new(lab, &work)
         };
         sweep.run("first run, then another", &[It], &before);
     });
@@ -160,6 +157,38 @@ fn an_attachment() {
     case(|lab| {
         with_attach(lab, |work| {
             sweep(lab, "attach", Some(0), &[It, Others, All], work)
+        });
+    });
+}
+
+/// Told to go, it goes, and the container lives on without a link.
+#[test]
+fn an_attachment_that_stays() {
+    case(|lab| {
+        let stop = |main: Pid| kill(main, Signal::SIGTERM).expect("a process of ours");
+        with_stay(lab, |work| {
+            let sweep = Sweep {
+                keeper: Some(0),
+                at_word: Some(&stop),
+                ..Sweep::new(lab, work)
+            };
+            run("attach --stay", &[It, Others, All], sweep);
+        });
+    });
+}
+
+#[test]
+fn an_attachment_that_stays_until_its_container_ends() {
+    case(|lab| {
+        with_stay_to_the_end(lab, |work, end| {
+            let sweep = Sweep {
+                keeper: Some(0),
+                at_word: Some(&|_| end()),
+                // Up to there it is as the other.
+                stride: 2,
+                ..Sweep::new(lab, work)
+            };
+            run("attach --stay, and the end", &[It, All], sweep);
         });
     });
 }
