@@ -2,17 +2,23 @@
 //! meanwhile. So those of containers that have ended stay open as long as the ruleset changes, with one process for all, and no longer.
 
 use std::fs;
+use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
-use lab::{DEADLINE, Lab, Running, Watch, binary, case, wait_for_end};
+use lab::crash::{Sweep, Victims};
+use lab::{DEADLINE, Lab, Running, Watch, Work, binary, case, sh, wait_for_end};
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
-    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept, bind, listen, recv,
-    socket,
+    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, accept, bind,
+    connect, listen, recv, sendmsg, socket,
 };
-use nix::unistd::Pid;
+use nix::unistd::{Pid, pipe2};
 
 const NAME: &str = "hawser/closing";
 
@@ -106,6 +112,127 @@ fn who_collects_may_be_killed() {
     });
 }
 
+/// The process that outlives a run alone makes this call.
+fn waits_for_rcu(calls: &[u64]) -> bool {
+    calls.iter().any(|call| is_barrier(*call as i64))
+}
+
+fn is_barrier(call: i64) -> bool {
+    call == libc::SYS_membarrier
+}
+
+/// A run whose last process is killed at each of its system calls: it holds nothing then, and the next run is as any other. `at_call` is told what
+/// it is about to do, and how many barriers came before.
+fn killed_at_any_moment(
+    lab: &Lab,
+    title: &str,
+    at_call: &(dyn Fn(i64, usize) + Sync),
+    undo: &dyn Fn(),
+) {
+    let barriers = AtomicUsize::new(0);
+    let work = Work {
+        command: &|| {
+            barriers.store(0, Relaxed);
+            lab.run_command(&[], &["true"])
+        },
+        undo: &|outcome| {
+            assert_eq!(outcome.code, 0, "it is nothing to the run: {outcome}");
+            undo();
+        },
+        input: None,
+    };
+    let before = lab.with_network();
+    let sockets_before = sockets();
+    let sweep = Sweep {
+        next: &|| {
+            assert!(!is_collected());
+            lab.run(&[], &["true"]).ok();
+            helpers().into_iter().for_each(wait_for_end);
+            assert_eq!(sockets(), sockets_before);
+        },
+        whom: Some(waits_for_rcu),
+        at_call: Some(&|call| {
+            let count = barriers.fetch_add(usize::from(is_barrier(call)), Relaxed);
+            at_call(call, count);
+        }),
+        ..Sweep::new(lab, &work)
+    };
+    sweep.run(title, &[Victims::It], &before);
+}
+
+/// While it waits, so that it may not end yet.
+fn change() {
+    sh("nft add table ip changes && nft delete table ip changes");
+}
+
+#[test]
+fn who_collects_may_be_killed_at_any_moment() {
+    case(|lab| {
+        let handed_over = Mutex::new(None);
+        let at_call = |call, barriers| match barriers {
+            0 if is_barrier(call) => change(),
+            2 if is_barrier(call) => {
+                change();
+                // It collects by now.
+                let (read, write) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
+                hand_over(&write);
+                *handed_over.lock().expect("a pipe") = Some(read);
+            }
+            _ => {}
+        };
+        let count = AtomicUsize::new(0);
+        let undo = || {
+            let Some(pipe) = handed_over.lock().expect("a pipe").take() else {
+                return;
+            };
+            let deadline = PollTimeout::try_from(DEADLINE).expect("a timeout");
+            let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+            assert_eq!(poll(&mut fds, deadline), Ok(1), "somebody holds it");
+            count.fetch_add(1, Relaxed);
+        };
+        killed_at_any_moment(lab, "who collects", &at_call, &undo);
+        assert!(count.into_inner() > 1, "nothing was handed over");
+    });
+}
+
+/// Another was faster: it takes the name in between.
+#[test]
+fn who_hands_over_may_be_killed_at_any_moment() {
+    case(|lab| {
+        let listener = Mutex::new(None);
+        let at_call = |call, barriers| match barriers {
+            0 if is_barrier(call) => change(),
+            2 if call == libc::SYS_bind => {
+                *listener.lock().expect("a socket") = Some(listen_to_all());
+            }
+            _ => {}
+        };
+        let count = AtomicUsize::new(0);
+        let undo = || {
+            let Some(listener) = listener.lock().expect("a socket").take() else {
+                return;
+            };
+            let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+            let came = poll(&mut fds, PollTimeout::ZERO).expect("look at a socket");
+            count.fetch_add(usize::from(came > 0), Relaxed);
+        };
+        killed_at_any_moment(lab, "who hands over", &at_call, &undo);
+        assert!(count.into_inner() > 1, "nothing was handed over");
+    });
+}
+
+/// As one of ours does.
+fn hand_over(descriptor: &OwnedFd) {
+    let connection = open();
+    let name = UnixAddr::new_abstract(NAME.as_bytes()).expect("a name");
+    connect(connection.as_raw_fd(), &name).expect("who collects");
+    let descriptors = [descriptor.as_raw_fd()];
+    let parcel = [ControlMessage::ScmRights(&descriptors)];
+    let text = [IoSlice::new(b"x")];
+    let (fd, flags) = (connection.as_raw_fd(), MsgFlags::empty());
+    sendmsg::<()>(fd, &text, &parcel, flags, None).expect("send a descriptor");
+}
+
 /// A program that shares the host's network, a container's say, takes the name.
 #[test]
 fn a_stranger_gets_none() {
@@ -149,14 +276,13 @@ fn a_stranger_gets_none() {
     });
 }
 
+fn open() -> OwnedFd {
+    let (kind, flags) = (SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
+    socket(AddressFamily::Unix, kind, flags, None).expect("a socket")
+}
+
 fn listen_to_all() -> OwnedFd {
-    let listener = socket(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    );
-    let listener = listener.expect("a socket");
+    let listener = open();
     let name = UnixAddr::new_abstract(NAME.as_bytes()).expect("a name");
     bind(listener.as_raw_fd(), &name).expect("bind");
     listen(&listener, Backlog::new(8).expect("a number")).expect("listen");
