@@ -204,12 +204,14 @@ impl Supervisor<'_> {
             self.take(sys::wait_for_signal(ALL, patience));
         }
         self.reap_all();
-        // In our group it is a job of a shell's, which is to see it stopped whoever stops it. But an end is an end.
-        let is_job =
-            self.place == Place::Ours && self.rules.peer == Peer::None && self.deadline == FOREVER;
-        if (self.shall_stop || is_job) && !matches!(self.stopped_by, 0 | CONTINUED) {
+        if (self.shall_stop || self.is_job()) && !matches!(self.stopped_by, 0 | CONTINUED) {
             self.stop();
         }
+    }
+
+    /// In our group it is a job of a shell's, which is to see it stopped whoever stops it. But an end is an end.
+    fn is_job(&self) -> bool {
+        self.place == Place::Ours && self.rules.peer == Peer::None && self.deadline == FOREVER
     }
 
     /// As PID 1 we cannot be stopped, and then there is nobody who would wait for it.
@@ -244,9 +246,12 @@ impl Supervisor<'_> {
             CONT => {
                 self.shall_stop = false;
                 self.reap_all();
-                // It has come to our whole group. Passed on again, it could undo the next stop.
-                if self.place == Place::Ours && self.stopped_by == CONTINUED {
-                    self.stopped_by = 0;
+                // It has come to our whole group. Passed on again, it could undo the next stop, which may have come too.
+                let goes_on = self.stopped_by == CONTINUED;
+                if self.place == Place::Ours && (goes_on || self.stopped_by != 0 && self.is_job()) {
+                    if goes_on {
+                        self.stopped_by = 0;
+                    }
                     return;
                 }
             }
@@ -313,6 +318,7 @@ impl Supervisor<'_> {
         }
     }
 
+    #[inline(never)]
     fn command_ended(&mut self, status: i32) {
         self.stopped_by = 0;
         // wait(2): the low 7 bits are the signal, 0x80 is a core dump; without one the code is in the second byte.
