@@ -1,10 +1,12 @@
 //! `init -s` at a terminal: each scene is played with init and without it, and must be the same play.
 
+use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
-use lab::{Outcome, Terminal, case, init_binary, skip, sys};
+use lab::{DEADLINE, Outcome, Terminal, case, init_binary, skip, sys};
 
 const LISTENER: &str = env!("CARGO_BIN_EXE_listener");
 
@@ -22,8 +24,11 @@ enum Step {
     Lacks(&'static str),
     /// Somebody asks the shell for its jobs until one is stopped: it tells of that only when it is asked.
     AsksUntilStopped,
+    /// All but the shell is stopped. A shell sees init alone, which by a second Ctrl-Z may be stopped before it has run again: its command, if that
+    /// has not run either, would take what is typed next before it stops.
+    AllStopped,
 }
-use Step::{AsksUntilStopped, Keys, Lacks, Shows, Signal, Size};
+use Step::{AllStopped, AsksUntilStopped, Keys, Lacks, Shows, Signal, Size};
 
 const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";
@@ -68,8 +73,31 @@ fn play(terminal: &mut Terminal, steps: &[Step]) {
                 });
                 assert!(is_stopped, "no job is");
             }
+            AllStopped => {
+                let end = Instant::now() + DEADLINE;
+                while !are_stopped(terminal.process.pid()) {
+                    assert!(Instant::now() < end, "something goes on");
+                    // Nobody but its parent is told.
+                    std::thread::yield_now();
+                }
+            }
         }
     }
+}
+
+/// Whether all processes of a session are stopped but for its leader.
+fn are_stopped(leader: i32) -> bool {
+    let all = fs::read_dir("/proc").expect("/proc").flatten();
+    let stats = all.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
+    let mut others = stats.filter(|stat| {
+        // proc(5): the name in parentheses, then state, parent, group and session.
+        let fields = stat.rsplit(") ").next().unwrap_or_default();
+        let numbers: Vec<i32> = fields.split(' ').filter_map(|it| it.parse().ok()).collect();
+        // Orphans are nobody's job any more.
+        matches!(numbers[..], [parent, _, session, ..] if parent > 1 && session == leader)
+            && !stat.starts_with(&format!("{leader} "))
+    });
+    others.all(|stat| stat.contains(") T "))
 }
 
 /// A script, what happens to it, its exit code.
@@ -277,6 +305,7 @@ const JOBS: &[&[Step]] = &[
         Keys(CTRL_Z),
         Shows("Stopped"),
         Shows("ready> "),
+        AllStopped,
         // In the background it takes nothing away from the shell.
         Keys("bg\n"),
         Shows("ready> "),
