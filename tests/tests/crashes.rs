@@ -1,7 +1,7 @@
 //! A kill at any moment, of the helper, of the container, or of all at once: nothing is left, at the latest after the next command;
 //! and after `down` the host is what it was before the first.
 //!
-//! CRASH_STRIDE=1 takes every moment, 4,500 of them; without it, it is every third.
+//! CRASH_STRIDE=1 takes every moment, 5,100 of them; without it, it is every third.
 
 use lab::crash::{Sweep, Victims};
 use lab::{
