@@ -123,12 +123,12 @@ fn supervise_detached(
         supervisor.wait(None);
         return Err(Error::new(text).with_code(code));
     }
-    supervisor.keep_output();
     // The command has them now.
     if options.preserve_fds > 0 {
         sys::close_range(3, 2 + options.preserve_fds).doing(|| "close file descriptors".into())?;
     }
     supervisor::detach().doing(|| "let go of the caller".into())?;
+    supervisor.keep_output();
     Ok(supervisor.wait(Some(caller)))
 }
 

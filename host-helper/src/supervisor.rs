@@ -415,8 +415,9 @@ fn leave_code(name: &str, code: u8) {
 /// # Errors
 /// When `/dev/null` cannot be opened.
 pub fn detach() -> io::Result<()> {
-    let nothing = File::options().read(true).write(true).open("/dev/null")?;
-    terminal::become_standard(&nothing, &nothing)?;
     std::env::set_current_dir("/")?;
+    let nothing = File::options().read(true).write(true).open("/dev/null")?;
+    // Last, and of it the standard error last: what fails is said there.
+    terminal::become_standard(&nothing, &nothing)?;
     Ok(())
 }

@@ -9,7 +9,7 @@
 //! ```
 //! The internet has no route to any container: what is not masqueraded gets no answer.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -257,9 +257,15 @@ impl Lab {
 
     /// host-helper with these arguments, stdin empty.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = self.command_of(binary());
+        command.args(arguments);
         command
-            .args(arguments)
+    }
+
+    /// The same of another program.
+    pub fn command_of(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

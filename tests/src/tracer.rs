@@ -80,8 +80,8 @@ fn trace_here(mut command: Command, fault: Option<(&Call, Fault)>) -> Trace {
     let mut tracer = Tracer {
         fault,
         pids: Arc::clone(&pids),
-        processes: BTreeMap::from([(first, Process::new("1".into()))]),
-        early: BTreeSet::new(),
+        processes: BTreeMap::from([(first, Process::new("1".into(), false))]),
+        early: BTreeMap::new(),
         calls: vec![],
         state: State::Counting,
     };
@@ -142,17 +142,20 @@ struct Process {
     counts: BTreeMap<i64, usize>,
     children: usize,
     is_inside: bool,
+    /// It has just been made: the stop that the tracer asks for is still to come.
+    is_new: bool,
     /// It is one of ours; else it has executed something else.
     is_ours: bool,
 }
 
 impl Process {
-    fn new(name: String) -> Self {
+    fn new(name: String, is_new: bool) -> Self {
         Self {
             name,
             counts: BTreeMap::new(),
             children: 0,
             is_inside: false,
+            is_new,
             is_ours: true,
         }
     }
@@ -163,8 +166,8 @@ struct Tracer<'a> {
     /// For the watchdog.
     pids: Arc<Mutex<BTreeSet<i32>>>,
     processes: BTreeMap<Pid, Process>,
-    /// Stopped before their parents' stop told of them.
-    early: BTreeSet<Pid>,
+    /// Stopped, by what, before their parents' stop told of them.
+    early: BTreeMap<Pid, Signal>,
     calls: Vec<Call>,
     state: State,
 }
@@ -210,12 +213,8 @@ impl Tracer<'_> {
     fn stopped(&mut self, pid: Pid, signal: Signal, first: Pid) {
         if !self.processes.contains_key(&pid) {
             self.lock_pids().insert(pid.as_raw());
-            self.early.insert(pid);
+            self.early.insert(pid, signal);
             return;
-        }
-        if self.early.remove(&pid) {
-            // It has just been made: the stop is the tracer's own, no signal.
-            return self.go_on(pid, None);
         }
         if pid == first && signal == Signal::SIGTRAP && self.processes[&pid].counts.is_empty() {
             let options = Options::PTRACE_O_TRACESYSGOOD
@@ -225,33 +224,45 @@ impl Tracer<'_> {
                 | Options::PTRACE_O_TRACEEXEC
                 | Options::PTRACE_O_EXITKILL;
             ptrace::setoptions(pid, options).expect("options of the tracer");
+            self.look_at_program(pid);
             return self.go_on(pid, None);
         }
-        self.go_on(pid, Some(signal));
+        self.hand_on(pid, signal);
+    }
+
+    /// A signal, unless it is the stop of a new one, which is the tracer's own. Another one may come before that.
+    fn hand_on(&mut self, pid: Pid, signal: Signal) {
+        let process = self.processes.get_mut(&pid).expect("a known process");
+        let is_own = process.is_new && signal == Signal::SIGSTOP;
+        process.is_new &= !is_own;
+        self.go_on(pid, (!is_own).then_some(signal));
     }
 
     fn event(&mut self, pid: Pid, event: i32) {
         if event == Event::PTRACE_EVENT_EXEC as i32 {
-            let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-            let program = program.to_string_lossy();
-            let process = self.processes.get_mut(&pid).expect("a known process");
-            process.is_ours = program.contains("/host-helper") || program.contains("memfd:init");
+            self.look_at_program(pid);
         } else {
             let made = ptrace::getevent(pid).expect("a new process");
             let made = Pid::from_raw(i32::try_from(made).expect("a process id"));
             let parent = self.processes.get_mut(&pid).expect("a known process");
             parent.children += 1;
-            let mut child = Process::new(format!("{}.{}", parent.name, parent.children));
+            let mut child = Process::new(format!("{}.{}", parent.name, parent.children), true);
             child.is_ours = parent.is_ours;
             self.processes.insert(made, child);
             self.lock_pids().insert(made.as_raw());
-            if self.early.remove(&made) {
-                self.go_on(made, None);
-            } else {
-                self.early.insert(made);
+            if let Some(signal) = self.early.remove(&made) {
+                self.hand_on(made, signal);
             }
         }
         self.go_on(pid, None);
+    }
+
+    /// It has executed something: a program of ours, or what a container runs, or the shell that calls ours one after another.
+    fn look_at_program(&mut self, pid: Pid) {
+        let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        let program = program.to_string_lossy();
+        let process = self.processes.get_mut(&pid).expect("a known process");
+        process.is_ours = program.contains("/host-helper") || program.contains("memfd:init");
     }
 
     /// Before a system call, or after it.
@@ -276,7 +287,8 @@ impl Tracer<'_> {
                     process: process.name.clone(),
                     number,
                     command: if errnos::has_commands(number) {
-                        second
+                        // An int; musl's ioctl(2) extends its sign.
+                        second & u64::from(u32::MAX)
                     } else {
                         0
                     },

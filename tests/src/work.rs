@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Mutex;
 
-use serde_json::json;
+use nix::sys::termios::{SetArg, tcgetattr, tcsetattr};
+use serde_json::{Value, json};
 
 use crate::net::{Lab, Netns};
 use crate::plugin::Whose;
@@ -117,9 +118,59 @@ pub fn inject_into(
 
 /// `run` of a container that ends at once.
 pub fn with_run(lab: &Lab, options: &[&str], body: impl FnOnce(&Work)) {
+    with_run_of(lab, options, &["true"], body);
+}
+
+/// `run` of this command.
+pub fn with_run_of(lab: &Lab, options: &[&str], command: &[&str], body: impl FnOnce(&Work)) {
     body(&Work {
-        command: &|| lab.run_command(options, &["true"]),
+        command: &|| lab.run_command(options, command),
         undo: &|_| {},
+        input: None,
+    });
+}
+
+/// `run -d` of container web, and the `stop` that ends it; after a `stop` that has failed another, which says nothing.
+pub fn with_run_and_stop(lab: &Lab, options: &[&str], body: impl FnOnce(&Work)) {
+    let options = [&["-d", "--name", "web"], options].concat();
+    let script =
+        "\"$@\" || exit; \"$1\" stop web || { code=$?; \"$1\" stop web 2>/dev/null; exit $code; }";
+    body(&Work {
+        command: &|| {
+            let run = lab.run_command(&options, &["sleep", "1000"]);
+            let mut shell = lab.command_of("sh");
+            shell.args(["-c", script, "sh"]).arg(run.get_program());
+            shell.args(run.get_args());
+            shell
+        },
+        undo: &|outcome| {
+            // Of what has begun its log and its exit code stay.
+            if outcome.out().contains("web") {
+                lab.hawser(&["rm", "web"]).ok();
+            }
+        },
+        input: None,
+    });
+}
+
+/// `run -t` on a terminal, whose settings are to be the same afterwards; the output goes to a pipe.
+pub fn with_run_on_terminal(lab: &Lab, options: &[&str], body: impl FnOnce(&Work)) {
+    let pair = nix::pty::openpty(None, None).expect("open a terminal");
+    let settings = || tcgetattr(&pair.slave).expect("settings of the terminal");
+    let first = settings();
+    let options = [&["-t"], options].concat();
+    body(&Work {
+        command: &|| {
+            let mut run = lab.run_command(&options, &["true"]);
+            run.stdin(pair.slave.try_clone().expect("duplicate the terminal"));
+            run
+        },
+        undo: &|outcome| {
+            if outcome.code < 0 {
+                tcsetattr(&pair.slave, SetArg::TCSANOW, &first).expect("as before");
+            }
+            assert!(settings() == first, "the terminal's settings: {outcome}");
+        },
         input: None,
     });
 }
@@ -281,6 +332,10 @@ pub fn with_plugin(lab: &Lab, operation: &str, body: impl FnOnce(&Work)) {
             if !is_add {
                 plugin.call("ADD", whose, &config).ok();
             }
+            if operation == "GC" {
+                let config = with_none_known(&config);
+                return plugin.command(config.to_string().as_bytes(), &[("CNI_COMMAND", "GC")]);
+            }
             plugin.operation(operation, whose, &config)
         },
         input: Some(plugin.input()),
@@ -292,6 +347,13 @@ pub fn with_plugin(lab: &Lab, operation: &str, body: impl FnOnce(&Work)) {
             assert!(!links.contains("eth0"), "{outcome}: {links}");
         },
     });
+}
+
+/// What GC is told by a runtime that knows of no attachment.
+fn with_none_known(config: &Value) -> Value {
+    let mut config = config.clone();
+    config["cni.dev/valid-attachments"] = json!([]);
+    config
 }
 
 /// Whether what it has made is there, or may be: it has succeeded, or nobody was left to take it back (killed, or without

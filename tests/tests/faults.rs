@@ -7,8 +7,9 @@ use nix::errno::Errno;
 
 use lab::tracer::{Call, Fault, trace};
 use lab::{
-    DEADLINE, Lab, Outcome, Snapshot, Work, case, collect, errnos, with_attach, with_first_run,
-    with_hook, with_plugin, with_poststop, with_run,
+    DEADLINE, Lab, Outcome, Snapshot, Work, case, collect, errnos, skip, with_attach,
+    with_first_run, with_hook, with_plugin, with_poststop, with_run, with_run_and_stop,
+    with_run_of, with_run_on_terminal,
 };
 
 /// What a call and its fault are called in a complaint.
@@ -39,9 +40,11 @@ fn names_cause(sentence: &str, fault: Fault) -> bool {
     is_named || is_taken || is_number
 }
 
-/// No memory for what Rust's library cannot go on without: it says so, and aborts; what is left is as after a kill.
+/// No memory for what Rust's library cannot go on without: it says so, and aborts; what is left is as after a kill. Of a
+/// process that another one waits for, that one says it too.
 fn is_out_of_memory(outcome: &Outcome, fault: Fault) -> bool {
-    outcome.code == -libc::SIGABRT && fault == Fault::Instead(Errno::ENOMEM)
+    let is_said = outcome.code == 125 && outcome.err().contains("memory allocation of ");
+    (is_said || outcome.code == -libc::SIGABRT) && fault == Fault::Instead(Errno::ENOMEM)
 }
 
 /// Whether an outcome of `run`, `attach` and the hook may be.
@@ -54,7 +57,7 @@ fn is_told(outcome: &Outcome, call: &Call, fault: Fault) -> bool {
         0 => text.is_empty() || is_line && is_ours && errno(fault) != "EINTR",
         // init has no status pipe to say it on, and its standard error is not ours.
         125 if name == "fcntl(F_DUPFD)" => is_line && text.contains("init"),
-        125 => is_line && is_ours && names_cause(&text, fault) && errno(fault) != "EINTR",
+        125 if is_line => is_ours && names_cause(&text, fault) && errno(fault) != "EINTR",
         126 | 127 => is_line && ["execve", "faccessat"].contains(&name.as_str()),
         _ => is_out_of_memory(outcome, fault),
     }
@@ -87,7 +90,7 @@ fn sweep(
     lab: &Lab,
     what: &str,
     work: &Work,
-    is_wanted: impl Fn(usize) -> bool,
+    is_wanted: Wanted,
     judge: impl Fn(&Outcome, &Call, Fault) -> bool,
 ) {
     (work.undo)(&collect((work.command)(), DEADLINE).exits(0));
@@ -97,11 +100,16 @@ fn sweep(
     let mut before = Snapshot::take();
     let (mut tried, mut missed, mut told, mut complaints) = (0, 0, 0, vec![]);
     let only = std::env::var("ONLY").ok();
-    let faults = first.calls.iter().flat_map(|call| {
-        let ways = errnos::faults(call).into_iter().enumerate();
-        let wanted = ways.filter(|(at, _)| is_wanted(*at));
-        wanted.map(move |(_, fault)| (call, fault))
-    });
+    let failing = first.calls.iter().map(|call| (call, errnos::faults(call)));
+    let failing: Vec<_> = failing.filter(|(_, ways)| !ways.is_empty()).collect();
+    let faults = failing
+        .into_iter()
+        .enumerate()
+        .flat_map(|(nth, (call, ways))| {
+            let ways = ways.into_iter().enumerate();
+            let wanted = ways.filter(move |(way, _)| is_wanted(nth, *way));
+            wanted.map(move |(_, fault)| (call, fault))
+        });
     for (call, fault) in faults {
         let described = describe(call, fault);
         if only.as_ref().is_some_and(|only| !described.contains(only)) {
@@ -164,13 +172,21 @@ fn show(line: &str) {
     println!("\n{line}");
 }
 
-/// Only the first, the likeliest: in the time that all tests together may take.
-fn likeliest(at: usize) -> bool {
-    at == 0
+/// Whether the how manieth call is to fail in the how manieth of its ways.
+type Wanted = fn(usize, usize) -> bool;
+
+/// Only the first way, the likeliest: in the time that all tests together may take.
+fn likeliest(_: usize, way: usize) -> bool {
+    way == 0
+}
+
+/// The same of every fifth call, where most are those of a plain run.
+fn fifth(nth: usize, way: usize) -> bool {
+    nth % 5 == 0 && way == 0
 }
 
 /// All of them: `cargo nextest run -p tests --test faults --run-ignored only --success-output final`.
-fn all(_: usize) -> bool {
+fn all(_: usize, _: usize) -> bool {
     true
 }
 
@@ -271,4 +287,99 @@ fn each_call_of_cni_del_fails_in_every_way() {
             sweep(lab, "CNI DEL", work, all, is_told_in_json)
         })
     });
+}
+
+#[test]
+fn each_call_of_cni_gc_fails_in_its_likeliest_way() {
+    case(|lab| {
+        with_plugin(lab, "GC", |work| {
+            sweep(lab, "CNI GC", work, likeliest, is_told_in_json)
+        })
+    });
+}
+
+#[test]
+#[ignore = "a soak: minutes"]
+fn each_call_of_cni_gc_fails_in_every_way() {
+    case(|lab| {
+        with_plugin(lab, "GC", |work| {
+            sweep(lab, "CNI GC", work, all, is_told_in_json)
+        })
+    });
+}
+
+/// Addresses and ports as in a plain run.
+const ADDRESS: &[&str] = &["--ip", "172.19.0.9", "-p", "8080:80"];
+
+fn by_itself(lab: &Lab, is_wanted: Wanted) {
+    with_run_and_stop(lab, ADDRESS, |work| {
+        sweep(lab, "run -d, stop", work, is_wanted, is_told)
+    });
+}
+
+#[test]
+fn calls_of_a_run_by_itself_and_its_stop_fail_in_their_likeliest_way() {
+    case(|lab| by_itself(lab, fifth));
+}
+
+#[test]
+#[ignore = "a soak: minutes"]
+fn each_call_of_a_run_by_itself_and_its_stop_fails_in_every_way() {
+    case(|lab| by_itself(lab, all));
+}
+
+fn with_init(lab: &Lab, is_wanted: Wanted) {
+    // What the command leaves is asked to end.
+    let command = ["sh", "-c", "sleep 1000 & exit 0"];
+    with_run_of(lab, &[&["--init"], RUN].concat(), &command, |work| {
+        sweep(lab, "run --init", work, is_wanted, is_told)
+    });
+}
+
+#[test]
+fn calls_of_a_run_with_init_fail_in_their_likeliest_way() {
+    case(|lab| with_init(lab, fifth));
+}
+
+#[test]
+#[ignore = "a soak: minutes"]
+fn each_call_of_a_run_with_init_fails_in_every_way() {
+    case(|lab| with_init(lab, all));
+}
+
+fn with_users(lab: &Lab, is_wanted: Wanted) {
+    if !lab.real_root {
+        return skip("user namespaces for containers are made by root");
+    }
+    with_run(lab, &[&["--userns"], RUN].concat(), |work| {
+        sweep(lab, "run --userns", work, is_wanted, is_told)
+    });
+}
+
+#[test]
+fn calls_of_a_run_with_a_user_namespace_fail_in_their_likeliest_way() {
+    case(|lab| with_users(lab, fifth));
+}
+
+#[test]
+#[ignore = "a soak: minutes"]
+fn each_call_of_a_run_with_a_user_namespace_fails_in_every_way() {
+    case(|lab| with_users(lab, all));
+}
+
+fn on_terminal(lab: &Lab, is_wanted: Wanted) {
+    with_run_on_terminal(lab, RUN, |work| {
+        sweep(lab, "run -t", work, is_wanted, is_told)
+    });
+}
+
+#[test]
+fn calls_of_a_run_on_a_terminal_fail_in_their_likeliest_way() {
+    case(|lab| on_terminal(lab, fifth));
+}
+
+#[test]
+#[ignore = "a soak: minutes"]
+fn each_call_of_a_run_on_a_terminal_fails_in_every_way() {
+    case(|lab| on_terminal(lab, all));
 }

@@ -43,6 +43,24 @@ pub fn clone_process(flags: libc::c_int) -> Result<Clone> {
     }
 }
 
+/// abort(3), in place of musl's: that one signals the thread whose number it remembers, and in a process that clone3(2) has
+/// made this is its parent, which would end in its place and undo nothing.
+#[cfg(target_env = "musl")]
+#[unsafe(no_mangle)]
+extern "C" fn abort() -> ! {
+    use nix::sys::signal::{SigSet, Signal};
+    let signal = Signal::SIGABRT;
+    // What is caught or blocked would come back from here.
+    // SAFETY: no handler is set, and only the numbers of the signal and of this process are passed.
+    unsafe {
+        libc::signal(signal as i32, libc::SIG_DFL);
+        let _ = SigSet::from(signal).thread_unblock();
+        libc::kill(libc::getpid(), signal as i32);
+    }
+    // PID 1 of a container does not hear it.
+    exit_now(128 + signal as u8)
+}
+
 /// `pidfd_send_signal(2)`; unlike `kill(2)` it cannot reach a process that got the number later.
 pub fn pidfd_send_signal(pidfd: BorrowedFd, signal: i32) -> Result<()> {
     // SAFETY: no pointers but a null siginfo, which is documented to stand for that of kill(2).
