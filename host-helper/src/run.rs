@@ -83,20 +83,17 @@ fn run_detached(
     match sys::clone_process(0).doing(|| "start a supervisor".into())? {
         Clone::Parent(_, pidfd) => {
             drop(write);
-            let signals = Signals::block()?;
-            let read = File::from(read);
-            if let Err(interrupted) = signals.interrupt_unless_readable(&read) {
+            let is_begun = tell_of_start(read.into()).inspect_err(|_| {
                 // It takes back what it has made, or ends the container that nobody would know of.
                 let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGTERM);
-                let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
-                return Err(interrupted);
-            }
-            let said = std::io::read_to_string(read).doing(|| "wait for the supervisor".into())?;
-            if !said.is_empty() {
-                return crate::show(&said);
+                let _ = wait_for_end(&pidfd);
+                let _ = forget(&request.name);
+            })?;
+            if is_begun {
+                return Ok(0);
             }
             // It has said why itself.
-            match waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED) {
+            match wait_for_end(&pidfd) {
                 Ok(WaitStatus::Exited(_, code)) => Ok(code as u8),
                 _ => Err(Error::new("start a supervisor: it was killed")),
             }
@@ -106,6 +103,21 @@ fn run_detached(
             supervise_detached(options, request, command, steps, write.into())
         }
     }
+}
+
+/// Waits for the name that the supervisor tells once the command runs, and prints it. False: it has ended without one.
+fn tell_of_start(read: File) -> Result<bool> {
+    let signals = Signals::block()?;
+    signals.interrupt_unless_readable(&read)?;
+    let said = std::io::read_to_string(read).doing(|| "wait for the supervisor".into())?;
+    if !said.is_empty() {
+        crate::show(&said)?;
+    }
+    Ok(!said.is_empty())
+}
+
+fn wait_for_end(pidfd: &OwnedFd) -> nix::Result<WaitStatus> {
+    sys::again(|| waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED))
 }
 
 fn supervise_detached(

@@ -318,7 +318,7 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         if let Some(saved) = &self.saved {
-            let _ = tcsetattr(user_side(), SetArg::TCSADRAIN, saved);
+            let _ = sys::again(|| tcsetattr(user_side(), SetArg::TCSADRAIN, saved));
         }
     }
 }

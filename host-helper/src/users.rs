@@ -197,14 +197,14 @@ impl Users {
             Clone::Child => {
                 drop(write);
                 // Until the other end is closed; nothing is ever in it.
-                let _ = nix::unistd::read(&read, &mut [0]);
+                while nix::unistd::read(&read, &mut [0]).is_err() {}
                 sys::exit_now(0)
             }
         };
         drop(read);
         let made = Users::open(pid, map, network);
         drop(write);
-        let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
+        let _ = sys::again(|| waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED));
         made
     }
 

@@ -166,10 +166,10 @@ pub fn with_run_on_terminal(lab: &Lab, options: &[&str], body: impl FnOnce(&Work
             run
         },
         undo: &|outcome| {
-            if outcome.code < 0 {
-                tcsetattr(&pair.slave, SetArg::TCSANOW, &first).expect("as before");
-            }
-            assert!(settings() == first, "the terminal's settings: {outcome}");
+            let last = settings();
+            tcsetattr(&pair.slave, SetArg::TCSANOW, &first).expect("as before");
+            let is_killed = outcome.code < 0;
+            assert!(is_killed || last == first, "the terminal's settings: {outcome}");
         },
         input: None,
     });
@@ -340,11 +340,18 @@ pub fn with_plugin(lab: &Lab, operation: &str, body: impl FnOnce(&Work)) {
         },
         input: Some(plugin.input()),
         undo: &|outcome| {
+            let assert_gone = || {
+                let links = netns.sh("ip -o link");
+                assert!(!links.contains("eth0"), "{outcome}: {links}");
+            };
+            if !is_add && outcome.code == 0 {
+                // What it says that it has done.
+                assert_gone();
+            }
             if !is_add || is_taken_back(outcome) {
                 plugin.call("DEL", whose, &config).ok();
             }
-            let links = netns.sh("ip -o link");
-            assert!(!links.contains("eth0"), "{outcome}: {links}");
+            assert_gone();
         },
     });
 }

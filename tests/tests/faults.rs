@@ -63,6 +63,18 @@ fn is_told(outcome: &Outcome, call: &Call, fault: Fault) -> bool {
     }
 }
 
+/// The same of a container on a terminal, where the standard error of init, and so what it says, is the terminal.
+fn is_told_on_terminal(outcome: &Outcome, call: &Call, fault: Fault) -> bool {
+    let mut said = [&outcome.stderr[..], &outcome.stdout].concat();
+    said.retain(|byte| *byte != b'\r');
+    let all = Outcome {
+        stdout: vec![],
+        stderr: said,
+        ..*outcome
+    };
+    is_told(&all, call, fault)
+}
+
 /// The same of the CNI plugin.
 fn is_told_in_json(outcome: &Outcome, _: &Call, fault: Fault) -> bool {
     let answer = serde_json::from_slice::<serde_json::Value>(&outcome.stdout).ok();
@@ -369,7 +381,7 @@ fn each_call_of_a_run_with_a_user_namespace_fails_in_every_way() {
 
 fn on_terminal(lab: &Lab, is_wanted: Wanted) {
     with_run_on_terminal(lab, RUN, |work| {
-        sweep(lab, "run -t", work, is_wanted, is_told)
+        sweep(lab, "run -t", work, is_wanted, is_told_on_terminal)
     });
 }
 
