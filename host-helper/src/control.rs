@@ -14,12 +14,13 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, setsockopt, socket,
     sockopt::{PeerCredentials, SndBufForce},
 };
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Refusal, Result};
 use crate::owner::start_time;
 use crate::publish::Range;
 use crate::state;
@@ -106,7 +107,7 @@ pub fn is_supervised(name: &str) -> bool {
 /// Whether the process that has made this socket lives. A process of its that has not come to run yet, and to close what is not its own,
 /// may have it open for a moment longer.
 pub fn listens(path: &Path) -> bool {
-    let Ok(connection) = UnixStream::connect(path) else {
+    let Ok(connection) = connect_to(path) else {
         return false;
     };
     match getsockopt(&connection, PeerCredentials) {
@@ -180,6 +181,16 @@ pub fn in_use(name: &str) -> Error {
     ))
 }
 
+/// Unlike most of the standard library it gives up when it is interrupted.
+fn connect_to(path: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            connected => return connected,
+        }
+    }
+}
+
 /// Asks the supervisor of a running container.
 ///
 /// # Errors
@@ -193,7 +204,7 @@ pub fn ask(name: &str, request: &str) -> io::Result<String> {
 /// # Errors
 /// As [`ask`].
 pub fn ask_at(path: &Path, request: &str) -> io::Result<String> {
-    let connection = UnixStream::connect(path)?;
+    let connection = connect_to(path)?;
     if !waits(request) {
         // A supervisor that is stopped, or has not begun, does not answer; the others wait for an end.
         connection.set_read_timeout(Some(Duration::from_secs(2)))?;
@@ -269,7 +280,13 @@ pub fn no_such(name: &str, error: &io::Error) -> Error {
         _ if has_ended(error) => Error::new(format!(
             "ask container {name}: it has ended meanwhile; host-helper ls shows those that run"
         )),
-        _ => Error::new(format!("ask container {name}: {error}")),
+        _ => {
+            let refusal = match error.raw_os_error() {
+                Some(errno) => Refusal::from(Errno::from_raw(errno)).to_string(),
+                None => error.to_string(),
+            };
+            Error::new(format!("ask container {name}: {refusal}"))
+        }
     }
 }
 
@@ -286,11 +303,23 @@ fn has_ended(error: &io::Error) -> bool {
 /// # Errors
 /// There is none of that name.
 pub fn stop(name: &str, grace: u64) -> Result<()> {
-    match ask(name, &format!("stop {grace}")) {
-        // Of itself, meanwhile.
-        Err(error) if has_ended(&error) => Ok(()),
-        answer => answer.map(drop).map_err(|error| no_such(name, &error)),
+    const TRIES: usize = 3;
+    for _ in 0..TRIES {
+        let answer = match ask(name, &format!("stop {grace}")) {
+            Err(error) if has_ended(&error) => String::new(),
+            answer => answer.map_err(|error| no_such(name, &error))?,
+        };
+        if let Some(why) = answer.strip_prefix("error ") {
+            return Err(Error::new(format!("stop container {name}: {}", why.trim())));
+        }
+        // Nothing is said by who was killed, or has ended of itself meanwhile; but also by who could not take the request.
+        if !answer.is_empty() || !is_supervised(name) {
+            return Ok(());
+        }
     }
+    Err(Error::new(format!(
+        "stop container {name}: its supervisor takes no requests"
+    )))
 }
 
 /// The sockets that are there, whether somebody still listens or not.
@@ -386,7 +415,8 @@ impl Client {
             {
                 None
             }
-            _ => Some(Err("no request".to_string())),
+            Err(error) => Some(Err(format!("read the request: {}", Refusal::from(error)))),
+            Ok(_) => Some(Err("no request".to_string())),
         }
     }
 

@@ -241,6 +241,9 @@ impl Tracer<'_> {
     fn event(&mut self, pid: Pid, event: i32) {
         if event == Event::PTRACE_EVENT_EXEC as i32 {
             self.look_at_program(pid);
+            // What comes next is the end of execve(2), also where its begin was nobody's of ours.
+            let process = self.processes.get_mut(&pid).expect("a known process");
+            process.is_inside = true;
         } else {
             let made = ptrace::getevent(pid).expect("a new process");
             let made = Pid::from_raw(i32::try_from(made).expect("a process id"));

@@ -169,7 +169,10 @@ pub fn with_run_on_terminal(lab: &Lab, options: &[&str], body: impl FnOnce(&Work
             let last = settings();
             tcsetattr(&pair.slave, SetArg::TCSANOW, &first).expect("as before");
             let is_killed = outcome.code < 0;
-            assert!(is_killed || last == first, "the terminal's settings: {outcome}");
+            assert!(
+                is_killed || last == first,
+                "the terminal's settings: {outcome}"
+            );
         },
         input: None,
     });

@@ -44,7 +44,9 @@ fn names_cause(sentence: &str, fault: Fault) -> bool {
 /// process that another one waits for, that one says it too.
 fn is_out_of_memory(outcome: &Outcome, fault: Fault) -> bool {
     let is_said = outcome.code == 125 && outcome.err().contains("memory allocation of ");
-    (is_said || outcome.code == -libc::SIGABRT) && fault == Fault::Instead(Errno::ENOMEM)
+    // As it is, and as a shell tells it.
+    let is_aborted = [-libc::SIGABRT, 128 + libc::SIGABRT].contains(&outcome.code);
+    (is_said || is_aborted) && fault == Fault::Instead(Errno::ENOMEM)
 }
 
 /// Whether an outcome of `run`, `attach` and the hook may be.
