@@ -3,9 +3,14 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+
 use super::Supervisor;
 use crate::signals::ENDING;
 use crate::sys;
+
+/// When a kill that was refused is tried once more.
+const AGAIN: Duration = Duration::from_secs(1);
 
 impl Supervisor {
     pub(super) fn forward(&mut self, signal: i32) {
@@ -25,7 +30,8 @@ impl Supervisor {
             return;
         }
         if !ENDING.contains(&signal) {
-            return self.send(signal);
+            self.send(signal);
+            return;
         }
         self.interrupts += u32::from(signal == libc::SIGINT);
         if self.interrupts > 1 || !self.notices(signal) {
@@ -75,14 +81,17 @@ impl Supervisor {
         })
     }
 
-    pub(super) fn send(&self, signal: i32) {
+    /// False: it was refused.
+    pub(super) fn send(&self, signal: i32) -> bool {
+        let sent = sys::pidfd_send_signal(self.container.child.pidfd.as_fd(), signal);
         // Gone already is what a signal is for.
-        let _ = sys::pidfd_send_signal(self.container.child.pidfd.as_fd(), signal);
+        matches!(sent, Ok(()) | Err(Errno::ESRCH))
     }
 
     pub(super) fn kill(&mut self) {
-        self.kill_at = None;
-        self.send(libc::SIGKILL);
+        // Somebody waits for the end.
+        let is_refused = !self.send(libc::SIGKILL);
+        self.kill_at = is_refused.then(|| Instant::now() + AGAIN);
     }
 
     pub(super) fn kill_after(&mut self, grace: Duration) {
