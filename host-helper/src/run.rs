@@ -80,10 +80,12 @@ fn run_detached(
     steps: Steps,
 ) -> Result<u8> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC).doing(|| "make a pipe".into())?;
+    // For both: each hears of its own.
+    let signals = Signals::block()?;
     match sys::clone_process(0).doing(|| "start a supervisor".into())? {
         Clone::Parent(_, pidfd) => {
             drop(write);
-            let is_begun = tell_of_start(read.into()).inspect_err(|_| {
+            let is_begun = tell_of_start(read.into(), &signals).inspect_err(|_| {
                 // It takes back what it has made, or ends the container that nobody would know of.
                 let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGTERM);
                 let _ = wait_for_end(&pidfd);
@@ -100,14 +102,13 @@ fn run_detached(
         }
         Clone::Child => {
             drop(read);
-            supervise_detached(options, request, command, steps, write.into())
+            supervise_detached(options, request, command, steps, signals, write.into())
         }
     }
 }
 
 /// Waits for the name that the supervisor tells once the command runs, and prints it. False: it has ended without one.
-fn tell_of_start(read: File) -> Result<bool> {
-    let signals = Signals::block()?;
+fn tell_of_start(read: File, signals: &Signals) -> Result<bool> {
     signals.interrupt_unless_readable(&read)?;
     let said = std::io::read_to_string(read).doing(|| "wait for the supervisor".into())?;
     if !said.is_empty() {
@@ -125,10 +126,10 @@ fn supervise_detached(
     request: &Request,
     command: Command,
     mut steps: Steps,
+    signals: Signals,
     caller: File,
 ) -> Result<u8> {
     nix::unistd::setsid().doing(|| "start a session".into())?;
-    let signals = Signals::block()?;
     let container = start(request, command, &signals, &mut steps)?;
     let mut supervisor = supervise(options, request, container, signals)?;
     if let Err((code, text)) = supervisor.wait_for_exec() {

@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::time::Instant;
 
 use lab::{DEADLINE, Lab, Netns, Running, Watch, packets, sh};
 
@@ -200,18 +201,40 @@ fn who_goes_on_is_served_again() {
 }
 
 /// Sockets that hear of changes of the firewall (proc(5), netlink): the kernel offers each change to each.
-fn listeners() -> usize {
+fn listeners() -> Vec<String> {
     const NETFILTER: &str = "12"; // linux/netlink.h
     const NFTABLES: u32 = 1 << 6; // linux/netfilter/nfnetlink.h, group 7
     let text = std::fs::read_to_string("/proc/thread-self/net/netlink").expect("list sockets");
-    let hears = |line: &&str| {
+    let inode = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let groups = words
-            .get(3)
-            .and_then(|word| u32::from_str_radix(word, 16).ok());
-        words.get(1) == Some(&NETFILTER) && groups.is_some_and(|groups| groups & NFTABLES != 0)
+        let groups = u32::from_str_radix(words.get(3)?, 16).ok()?;
+        let hears = words.get(1) == Some(&NETFILTER) && groups & NFTABLES != 0;
+        Some(format!("socket:[{}]", words.last()?)).filter(|_| hears)
     };
-    text.lines().filter(hears).count()
+    text.lines().filter_map(inode).collect()
+}
+
+/// Waits until all of them listen, which a supervisor does only after a while, and says by how many sockets.
+fn listening(all: &Containers) -> usize {
+    let hears = |one: &Running, sockets: &[String]| {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", one.pid())).expect("its descriptors");
+        let leads = open
+            .flatten()
+            .filter_map(|fd| std::fs::read_link(fd.path()).ok());
+        leads
+            .into_iter()
+            .any(|to| sockets.iter().any(|socket| to.as_os_str() == &**socket))
+    };
+    let end = Instant::now() + DEADLINE;
+    loop {
+        let sockets = listeners();
+        if all.running.iter().all(|one| hears(one, &sockets)) {
+            return sockets.len();
+        }
+        assert!(Instant::now() < end, "somebody does not listen");
+        // Nobody is told.
+        std::thread::yield_now();
+    }
 }
 
 #[test]
@@ -219,21 +242,21 @@ fn the_supervisors_of_a_network_hear_by_one_socket() {
     packets(|lab| {
         lab.with_network();
         let mut all = Containers::start(lab, &[&[], &["-p", "8080:80"], &["--egress", "none"]]);
-        assert_eq!(listeners(), 1);
+        assert_eq!(listening(&all), 1);
         all.flush("nft flush ruleset");
         all.put_back();
         // Who has opened it ends; the others keep it.
         let mut first = all.running.remove(0);
         first.say("\n");
         first.end().exits(0);
-        assert_eq!(listeners(), 1);
+        assert_eq!(listeners().len(), 1);
         all.before = sh(LIST);
         all.flush("nft flush ruleset");
         all.put_back();
         // Who comes now cannot get it from whoever has opened it, nor does it hear less.
         let mut more = Containers::start(lab, &[&["-p", "8081:80"], &[]]);
-        assert_eq!(listeners(), 2);
         more.running.append(&mut all.running);
+        assert_eq!(listening(&more), 2);
         more.flush("nft flush ruleset");
         more.put_back();
     });
