@@ -163,14 +163,9 @@ pub fn run(
         attached::no_link_local(inside, request);
     }
     let inside = inside.filter(|_| spawn.rootfs.sysctls.is_empty());
+    let attached = attachment.as_ref();
     hand_off(
-        &mut talk,
-        &mut route,
-        inside,
-        attachment.as_ref(),
-        request,
-        message,
-        steps,
+        &mut talk, &mut route, inside, attached, request, message, steps,
     )?;
     steps.total("started");
     undo.commit();
