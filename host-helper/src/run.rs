@@ -72,6 +72,9 @@ fn has_way_out(request: &Request) -> bool {
     request.network != NetworkChoice::None
 }
 
+/// The exit code of who was ended by SIGTERM.
+const ENDED: u8 = 128 + libc::SIGTERM as u8;
+
 /// The supervisor is a process of its own; the caller hears from it once the command runs.
 fn run_detached(
     options: &cli::Run,
@@ -94,8 +97,11 @@ fn run_detached(
             if is_begun {
                 return Ok(0);
             }
-            // It has said why itself.
             match wait_for_end(&pidfd) {
+                Ok(WaitStatus::Exited(_, code)) if code == i32::from(ENDED) => {
+                    Err(Error::new("start a supervisor: interrupted by SIGTERM").with_code(ENDED))
+                }
+                // It has said why itself.
                 Ok(WaitStatus::Exited(_, code)) => Ok(code as u8),
                 _ => Err(Error::new("start a supervisor: it was killed")),
             }
@@ -130,7 +136,11 @@ fn supervise_detached(
     caller: File,
 ) -> Result<u8> {
     nix::unistd::setsid().doing(|| "start a session".into())?;
-    let container = start(request, command, &signals, &mut steps)?;
+    let container = start(request, command, &signals, &mut steps).map_err(|mut error| {
+        // Its caller has ended it, as a rule, and says why.
+        error.unsaid &= error.code != ENDED;
+        error
+    })?;
     let mut supervisor = supervise(options, request, container, signals)?;
     if let Err((code, text)) = supervisor.wait_for_exec() {
         supervisor.wait(None);

@@ -168,8 +168,9 @@ impl Supervisor {
         if let Some(mut caller) = caller {
             let name = format!("{}\n", self.description.name);
             sys::release_memory();
-            // The caller may be gone; the container is not.
-            let _ = caller.write_all(name.as_bytes());
+            // The caller may be gone; the container is not. Else it would wait as long as that lives: once more.
+            let told = caller.write_all(name.as_bytes());
+            let _ = told.or_else(|_| caller.write_all(name.as_bytes()));
         }
         self.container.names.announce();
         if !self.description.is_detached {
