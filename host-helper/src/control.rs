@@ -301,7 +301,7 @@ fn has_ended(error: &io::Error) -> bool {
 /// `stop`: comes back when the container has ended.
 ///
 /// # Errors
-/// There is none of that name.
+/// There is none of that name; its supervisor refuses, or takes no requests.
 pub fn stop(name: &str, grace: u64) -> Result<()> {
     const TRIES: usize = 3;
     for _ in 0..TRIES {
@@ -318,7 +318,7 @@ pub fn stop(name: &str, grace: u64) -> Result<()> {
         }
     }
     Err(Error::new(format!(
-        "stop container {name}: its supervisor takes no requests"
+        "stop container {name}: its supervisor takes no requests; end the process that host-helper ls shows"
     )))
 }
 

@@ -10,7 +10,6 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
 use crate::error::{Error, Result};
 use crate::sys::{self, Clone};
@@ -103,7 +102,7 @@ fn let_child_wait(file: &File) -> nix::Result<()> {
                 }
             };
             let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
-            let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
+            let _ = sys::wait_for_end(&pidfd);
             if ready == 0 {
                 return Err(Errno::ETIME);
             }

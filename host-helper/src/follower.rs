@@ -13,8 +13,9 @@ use crate::watch::{Of, Watch};
 use crate::written::Written;
 
 /// A container that lives shorter than this is none that a change is for: closing an inotify descriptor may take the
-/// kernel 16 ms, which would be at its end.
-const BEGIN: Duration = Duration::from_millis(500);
+/// kernel 16 ms, which would be at its end. Nor is a flush of the firewall: as soon as somebody listens, the kernel builds
+/// what it tells of each element. What has happened until then is looked for once, all at the same moment.
+pub const BEGIN: Duration = Duration::from_millis(500);
 /// From the first sign of a change until it is read: who writes a file in place empties it first, and who replaces it
 /// may remove it before.
 const SETTLE: Duration = Duration::from_millis(100);

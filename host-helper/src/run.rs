@@ -9,7 +9,7 @@ use std::path::absolute;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::sys::wait::WaitStatus;
 use nix::unistd::pipe2;
 
 use crate::attach::{self, Container};
@@ -91,13 +91,13 @@ fn run_detached(
             let is_begun = tell_of_start(read.into(), &signals).inspect_err(|_| {
                 // It takes back what it has made, or ends the container that nobody would know of.
                 let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGTERM);
-                let _ = wait_for_end(&pidfd);
+                let _ = sys::wait_for_end(&pidfd);
                 let _ = forget(&request.name);
             })?;
             if is_begun {
                 return Ok(0);
             }
-            match wait_for_end(&pidfd) {
+            match sys::wait_for_end(&pidfd) {
                 Ok(WaitStatus::Exited(_, code)) if code == i32::from(ENDED) => {
                     Err(Error::new("start a supervisor: interrupted by SIGTERM").with_code(ENDED))
                 }
@@ -121,10 +121,6 @@ fn tell_of_start(read: File, signals: &Signals) -> Result<bool> {
         crate::show(&said)?;
     }
     Ok(!said.is_empty())
-}
-
-fn wait_for_end(pidfd: &OwnedFd) -> nix::Result<WaitStatus> {
-    sys::again(|| waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED))
 }
 
 fn supervise_detached(

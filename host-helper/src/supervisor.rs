@@ -19,7 +19,7 @@ use crate::attach::Container;
 use crate::attached::Ours;
 use crate::control::{self, Client};
 use crate::error::Result;
-use crate::follower::Follower;
+use crate::follower::{BEGIN, Follower};
 use crate::ls::Description;
 use crate::mark;
 use crate::nft;
@@ -76,9 +76,6 @@ pub struct Supervisor {
     answered: Vec<UnixStream>,
 }
 
-/// A container that lives shorter than this hears of no flush by itself: what the kernel offers to each who listens, it builds
-/// for the first one. What has happened until then is looked for once.
-const BEGIN: Duration = Duration::from_millis(500);
 /// Between init's end of patience and ours.
 const MARGIN: Duration = Duration::from_secs(1);
 

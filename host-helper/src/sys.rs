@@ -28,6 +28,7 @@ pub use mounts::{
 pub use processes::{
     Clone, as_nobody_else, clone_process, effective_capabilities, exit_now, filter_system_calls,
     is_ignored, join_session_keyring, pidfd_getfd, pidfd_open, pidfd_send_signal, set_not_dumpable,
+    wait_for_end,
 };
 pub use quiet::wait_until_quiet;
 pub use sockets::{link_index, listen, netlink_socket, only_deletions, socket_option};

@@ -15,7 +15,6 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::sys::stat::{FileStat, Mode, fstat};
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Gid, Pid, Uid, fchown, pipe2, setfsgid, setfsuid, setresgid, setresuid};
 use serde::{Deserialize, Serialize};
 
@@ -204,7 +203,7 @@ impl Users {
         drop(read);
         let made = Users::open(pid, map, network);
         drop(write);
-        let _ = sys::again(|| waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED));
+        let _ = sys::wait_for_end(&pidfd);
         made
     }
 

@@ -363,6 +363,16 @@ fn is_readable(fd: BorrowedFd) -> bool {
     poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO).unwrap_or(0) > 0
 }
 
+/// Waits for what nobody is told of.
+#[track_caller]
+pub fn wait_untold(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !is_so() {
+        assert!(Instant::now() < end, "{what}: not after {DEADLINE:?}");
+        std::thread::yield_now();
+    }
+}
+
 /// Waits until process `pid`, whoever's it is, has ended.
 #[track_caller]
 pub fn wait_for_end(pid: i32) {

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use lab::crash::{Sweep, Victims};
 use lab::{DEADLINE, Lab, Running, Watch, Work, binary, case, sh, wait_for_end};
@@ -160,6 +161,12 @@ fn killed_at_any_moment(
     sweep.run(title, &[Victims::It], &before);
 }
 
+fn is_readable(fd: &OwnedFd, patience: Duration) -> bool {
+    let patience = PollTimeout::try_from(patience).expect("a timeout");
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, patience).expect("look at a descriptor") > 0
+}
+
 /// While it waits, so that it may not end yet.
 fn change() {
     sh("nft add table ip changes && nft delete table ip changes");
@@ -185,9 +192,7 @@ fn who_collects_may_be_killed_at_any_moment() {
             let Some(pipe) = handed_over.lock().expect("a pipe").take() else {
                 return;
             };
-            let deadline = PollTimeout::try_from(DEADLINE).expect("a timeout");
-            let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
-            assert_eq!(poll(&mut fds, deadline), Ok(1), "somebody holds it");
+            assert!(is_readable(&pipe, DEADLINE), "somebody holds it");
             count.fetch_add(1, Relaxed);
         };
         killed_at_any_moment(lab, "who collects", &at_call, &undo);
@@ -212,9 +217,8 @@ fn who_hands_over_may_be_killed_at_any_moment() {
             let Some(listener) = listener.lock().expect("a socket").take() else {
                 return;
             };
-            let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
-            let came = poll(&mut fds, PollTimeout::ZERO).expect("look at a socket");
-            count.fetch_add(usize::from(came > 0), Relaxed);
+            let has_come = is_readable(&listener, Duration::ZERO);
+            count.fetch_add(usize::from(has_come), Relaxed);
         };
         killed_at_any_moment(lab, "who hands over", &at_call, &undo);
         assert!(count.into_inner() > 1, "nothing was handed over");
@@ -259,9 +263,7 @@ fn a_stranger_gets_none() {
         let mut below = Running::spawn(command);
         below.until("ran");
         // Of so many one at least has ended while the ruleset changed.
-        let deadline = PollTimeout::try_from(DEADLINE).expect("a timeout");
-        let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
-        assert_eq!(poll(&mut fds, deadline), Ok(1));
+        assert!(is_readable(&listener, DEADLINE), "none has handed over");
         let connection = accept(listener.as_raw_fd()).expect("a connection");
         assert_eq!(recv(connection, &mut [0], MsgFlags::empty()), Ok(0));
         assert!(

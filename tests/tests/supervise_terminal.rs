@@ -4,9 +4,8 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
 
-use lab::{DEADLINE, Outcome, Terminal, case, init_binary, skip, sys};
+use lab::{Outcome, Terminal, case, init_binary, skip, sys, wait_untold};
 
 const LISTENER: &str = env!("CARGO_BIN_EXE_listener");
 
@@ -74,12 +73,9 @@ fn play(terminal: &mut Terminal, steps: &[Step]) {
                 assert!(is_stopped, "no job is");
             }
             AllStopped => {
-                let end = Instant::now() + DEADLINE;
-                while !are_stopped(terminal.process.pid()) {
-                    assert!(Instant::now() < end, "something goes on");
-                    // Nobody but its parent is told.
-                    std::thread::yield_now();
-                }
+                let leader = terminal.process.pid();
+                // Only their parents are told.
+                wait_untold("all are stopped", || are_stopped(leader));
             }
         }
     }

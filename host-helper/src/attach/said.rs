@@ -93,5 +93,5 @@ pub fn judge(said: Said, expected: &Said, hears_init: bool) -> Result<()> {
 /// Kills the container and waits for it.
 pub fn kill(pidfd: &OwnedFd) {
     let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
-    let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
+    let _ = sys::wait_for_end(pidfd);
 }

@@ -129,25 +129,17 @@ pub fn take_over_all(route: &mut Netlink, ends: &[&Link]) -> Vec<Error> {
 ///
 /// They are down before they are in another group than that which the rules are about.
 fn delete_together(route: &mut Netlink, ends: &[&Link]) -> Result<()> {
-    let up = libc::IFF_UP as u32;
     let write = |batch: &mut Writer, first: u32| {
         let mut sequence = first;
-        for (end, group) in ends
-            .iter()
-            .flat_map(|end| [(end, None), (end, Some(nft::LEAVING_GROUP))])
-        {
-            let change = if group.is_none() { up } else { 0 };
-            batch.begin(
-                libc::RTM_NEWLINK,
-                0,
-                sequence,
-                &ifinfomsg(end.index, 0, change),
-            );
-            if let Some(group) = group {
-                batch.number(libc::IFLA_GROUP, group);
-            }
+        for end in ends {
+            let down = ifinfomsg(end.index, 0, libc::IFF_UP as u32);
+            batch.begin(libc::RTM_NEWLINK, 0, sequence, &down);
             batch.end();
-            sequence += 1;
+            let same = ifinfomsg(end.index, 0, 0);
+            batch.begin(libc::RTM_NEWLINK, 0, sequence + 1, &same);
+            batch.number(libc::IFLA_GROUP, nft::LEAVING_GROUP);
+            batch.end();
+            sequence += 2;
         }
         batch.begin(libc::RTM_DELLINK, ACK, sequence, &ifinfomsg(0, 0, 0));
         batch.number(libc::IFLA_GROUP, nft::LEAVING_GROUP);

@@ -19,7 +19,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, fstat, umask};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::sys::wait::WaitStatus;
 use nix::unistd::{UnlinkatFlags, chroot, fchdir, setsid, unlinkat};
 use serde::{Deserialize, Serialize};
 
@@ -317,7 +317,7 @@ fn take_back() -> String {
 /// By a child; false when it was killed.
 fn try_unbind(files: &Files, bound: &[Bound]) -> Result<bool> {
     match sys::clone_process(0).doing(take_back)? {
-        Clone::Parent(_, pidfd) => match waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED) {
+        Clone::Parent(_, pidfd) => match sys::wait_for_end(&pidfd) {
             Ok(WaitStatus::Exited(_, 0)) => Ok(true),
             Ok(WaitStatus::Exited(_, errno)) => Err(Errno::from_raw(errno)).doing(take_back),
             _ => Ok(false),

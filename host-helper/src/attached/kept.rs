@@ -101,19 +101,15 @@ pub fn write(link: &str, kept: &Kept) -> Result<()> {
         std::io::Write::write_all(&mut options.open(&new)?, &text)?;
         fs::rename(new, &path)
     };
-    let mut done = put();
     for _ in 0..TRIES {
-        // Another has forgotten the last one that was there, and removed the directory, before this one was in it.
-        match &done {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                // Makes the one above it.
-                drop(state::lock()?);
-                done = put();
-            }
-            _ => break,
+        match put() {
+            // Another has forgotten the last one that was there, and removed the directory, before this one was in it. The lock makes the one
+            // above it.
+            Err(error) if error.kind() == ErrorKind::NotFound => drop(state::lock()?),
+            done => return done.doing(doing),
         }
     }
-    done.doing(doing)
+    put().doing(doing)
 }
 
 /// Forgets it; gone already is success.

@@ -79,10 +79,7 @@ pub fn collect_garbage(call: &Call) -> Result<(), Fault> {
     };
     let unknown: Vec<&Link> = links.iter().filter(is_unknown).collect();
     let errors = attached::take_over_all(&mut route, &unknown);
-    let mut faults: Vec<Fault> = errors
-        .into_iter()
-        .filter_map(|error| Err::<(), _>(error).judge().err())
-        .collect();
+    let mut faults: Vec<Fault> = errors.into_iter().map(Fault::from).collect();
     faults.extend(nft::sweep_dead(&mut route).judge().err());
     faults.extend(attached::sweep().judge().err());
     if let Some(kind) = delegated(&call.configuration) {

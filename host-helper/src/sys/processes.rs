@@ -1,12 +1,13 @@
 //! Processes, and what one may do.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
-use super::Result;
 use super::descriptors::own;
+use super::{Result, again};
 
 /// Who a [`clone_process`] returned to.
 pub enum Clone {
@@ -41,6 +42,11 @@ pub fn clone_process(flags: libc::c_int) -> Result<Clone> {
             Ok(Clone::Parent(Pid::from_raw(pid as i32), pidfd))
         }
     }
+}
+
+/// Waits for the end of a child of ours.
+pub fn wait_for_end(child: impl AsFd) -> Result<WaitStatus> {
+    again(|| waitid(Id::PIDFd(child.as_fd()), WaitPidFlag::WEXITED))
 }
 
 /// abort(3), in place of musl's: that one signals the thread whose number it remembers, and in a process that clone3(2) has
