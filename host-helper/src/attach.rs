@@ -164,6 +164,9 @@ pub fn run(
     }
     let inside = inside.filter(|_| spawn.rootfs.sysctls.is_empty());
     let attached = attachment.as_ref();
+    if let Some(Attachment { veth, network, .. }) = attached {
+        veth::set_up(&mut route, veth, network)?;
+    }
     hand_off(
         &mut talk, &mut route, inside, attached, request, message, steps,
     )?;

@@ -23,9 +23,7 @@ use crate::reclaim::reclaim;
 use crate::sys;
 use crate::wanted::Words;
 
-pub use port::{just_removed, let_back, settle};
-
-use port::set_up_port;
+pub use port::{just_removed, let_back, set_up, settle};
 
 /// Name of the interface inside, unless another is asked for.
 pub const INSIDE: &str = "eth0";
@@ -114,7 +112,7 @@ impl Veth {
 
 /// Creates the veth on the first address that is free; the kernel's `EEXIST` is the lease that another has.
 ///
-/// Before: the namespace is there. After: both ends are there, the host end is up and enslaved; nothing
+/// Before: the namespace is there. After: both ends are there, the host end is enslaved, or up where there is no bridge; nothing
 /// is marked yet, but for the lease of an IPv6 address that goes with no IPv4 one. Undone by the end of the namespace.
 ///
 /// # Errors
@@ -167,9 +165,6 @@ fn check_mac(mac: Mac, wish: &Wish) -> Result<()> {
 
 fn finish(route: &mut Netlink, wish: &Wish, veth: &Veth) -> Result<()> {
     let network = wish.network;
-    if network.bridge.is_some() {
-        set_up_port(route, veth, network)?;
-    }
     if let (Some(address6), Some(subnet6)) = (wish.address6, network.subnet6) {
         if partner_of(address6, subnet6, network.subnet) != Some(veth.address) {
             lease_too(route, wish, veth, address6)?;
@@ -301,6 +296,10 @@ fn explain_create(error: Error, network: &str, bridge: &str) -> Error {
         )
 }
 
+/// `IF_OPER_DORMANT` (linux/if.h, RFC 2863): what a host end is until it has a carrier. A new link is taken for one that works, and
+/// the bridge would have a carrier, and lose it again, with all who use links waiting for that.
+const DORMANT: u8 = 5;
+
 fn write_veth(batch: &mut Writer, sequence: u32, wish: &Wish, address: Ipv4Addr) {
     const VETH_INFO_PEER: u16 = 1; // linux/veth.h
     let up = if wish.network.bridge.is_some() {
@@ -329,6 +328,9 @@ fn write_veth(batch: &mut Writer, sequence: u32, wish: &Wish, address: Ipv4Addr)
             }
         }
         None => batch.number(libc::IFLA_GROUP, nft::group_of(wish.network)),
+    }
+    if wish.network.bridge.is_some() {
+        batch.attribute(libc::IFLA_OPERSTATE, &[DORMANT]);
     }
     write_end(batch, wish.mtu);
     let info = batch.open(libc::IFLA_LINKINFO);

@@ -122,6 +122,7 @@ pub fn attach(
     steps.done("mark");
     undo.push(|| names.leave());
     let mut kept = keep(request, target, how, &attachment, &splice, &mut undo)?;
+    veth::set_up(&mut route, &attachment.veth, &attachment.network)?;
     let files = match how.to {
         Some(fifo) => waiting::serve(fifo, request, target, &attachment).map(|()| Vec::new())?,
         None => {

@@ -227,7 +227,8 @@ fn try_all() -> OurResult<()> {
             namespace: namespace.as_fd(),
             words: Words::CNI,
         };
-        veth::create(&mut route, &wish).map(drop)
+        let veth = veth::create(&mut route, &wish)?;
+        veth::set_up(&mut route, &veth, &network)
     };
     let done = made().map_err(|error| Error::new(format!("try what a container needs: {error}")));
     state::remove_directory_if_empty();

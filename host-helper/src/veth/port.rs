@@ -41,14 +41,24 @@ pub fn let_back(route: &mut Netlink, veth: &Veth) -> Result<()> {
         .doing(|| format!("let the bridge send frames of {} back", veth.name))
 }
 
-/// Sets a port of a bridge up, with what the message that creates it cannot say. It must be up before the end inside is, or that
-/// one would not send until the kernel finds the time.
+/// Sets the host end up, where it is the port of a bridge, with what the message that creates it cannot say. It must be up before the
+/// end inside is, or that one would not send until the kernel finds the time. And not long before: to a worker of the kernel's that
+/// comes by meanwhile (linkwatch) it is a link that has lost its carrier, and it lets all others wait for a grace period.
+///
+/// Before: it is marked. Undone with the link.
 ///
 /// Frames to 01:80:c2:00:00:0x (IEEE 802.1D, table 7-10) are to go the way of all others, past the firewall: the bridge would learn
 /// from them who is where, and give them to the host as what this link has received. And it is no place to send IPv6 packets to: an
 /// address of its own would only cost, timers and packets about it.
-pub(super) fn set_up_port(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()> {
-    let set_up = |route: &mut Netlink, has_ipv6: bool| {
+///
+/// # Errors
+/// The bridge is gone; what the kernel says.
+pub fn set_up(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()> {
+    if network.bridge.is_none() {
+        // It has come up with its addresses.
+        return Ok(());
+    }
+    let exchange = |route: &mut Netlink, has_ipv6: bool| {
         let write = |batch: &mut Writer, sequence: u32| {
             // Told of a change of a link that is up and has no carrier, the kernel goes through all routes (addrconf_notify()).
             write_port(batch, sequence, veth, has_ipv6);
@@ -60,8 +70,8 @@ pub(super) fn set_up_port(route: &mut Netlink, veth: &Veth, network: &Network) -
         };
         route.exchange(write, |_| {})
     };
-    let done = match set_up(route, true) {
-        Err(refusal) if refusal.errno == Errno::EAFNOSUPPORT => set_up(route, false),
+    let done = match exchange(route, true) {
+        Err(refusal) if refusal.errno == Errno::EAFNOSUPPORT => exchange(route, false),
         done => done,
     };
     done.doing(|| format!("set up veth {}", veth.name))
