@@ -109,7 +109,7 @@ pub fn run(
     let environment = command.environment.clone();
     let (mut spawn, privileges) = prepare(request, command)?;
     steps.done("plan");
-    let mut talk = Talk::begin(spawn::spawn(&spawn)?, signals, hears_init);
+    let mut talk = Talk::begin(&spawn, signals, hears_init)?;
     let mut names;
     // Let go of last: as long as a port is held, what the firewall says of it is about us.
     let splice;

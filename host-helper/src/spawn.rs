@@ -164,19 +164,21 @@ pub struct Elsewhere(CpuSet);
 /// left alone: it would wait for that one, when there is room on ours.
 ///
 /// Undone by [`Elsewhere::end`].
-pub fn begin_elsewhere(child: Pid) -> Option<Elsewhere> {
-    let allowed = sched_getaffinity(Pid::from_raw(0)).ok()?;
-    let is_ours = |number: &usize| allowed.is_set(*number).unwrap_or(false);
-    let processors = (0..CpuSet::count()).filter(is_ours).count();
-    // This one and the child are among them.
-    if running()? > processors {
-        return None;
-    }
-    let mut others = allowed;
+pub fn begin_elsewhere(room: Elsewhere, child: Pid) -> Option<Elsewhere> {
+    let mut others = room.0;
     others.unset(sched_getcpu().ok()?).ok()?;
     // With a single processor this is refused, and nothing is lost.
     sched_setaffinity(child, &others).ok()?;
-    Some(Elsewhere(allowed))
+    Some(room)
+}
+
+/// Where there is room for a child on another processor: all that we may run on. Before it is there, since it is to begin at once.
+pub fn look_elsewhere() -> Option<Elsewhere> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).ok()?;
+    let is_ours = |number: &usize| allowed.is_set(*number).unwrap_or(false);
+    let processors = (0..CpuSet::count()).filter(is_ours).count();
+    // This one is among them.
+    (running()? < processors).then_some(Elsewhere(allowed))
 }
 
 /// How many threads run, or would if they had a processor: the first half of the fourth field of proc(5)'s loadavg.

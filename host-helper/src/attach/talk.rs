@@ -7,7 +7,7 @@ use crate::config;
 use crate::error::{Doing, Result};
 use crate::netlink::Netlink;
 use crate::signals::Signals;
-use crate::spawn::{self, Child, Elsewhere, Said, StatusReader};
+use crate::spawn::{self, Child, Elsewhere, Said, Spawn, StatusReader};
 
 /// A child that is on its way to the command.
 pub struct Talk<'a> {
@@ -21,16 +21,21 @@ pub struct Talk<'a> {
 }
 
 impl Talk<'_> {
-    /// `hears_init`: the user reads what init has to say.
-    pub fn begin(child: Child, signals: &Signals, hears_init: bool) -> Talk<'_> {
-        let elsewhere = spawn::begin_elsewhere(child.pid);
-        Talk {
+    /// Clones the child, on another processor where there is room. `hears_init`: the user reads what init has to say.
+    ///
+    /// # Errors
+    /// As [`spawn::spawn`].
+    pub fn begin<'a>(spawn: &Spawn, signals: &'a Signals, hears_init: bool) -> Result<Talk<'a>> {
+        let room = spawn::look_elsewhere();
+        let child = spawn::spawn(spawn)?;
+        let elsewhere = room.and_then(|room| spawn::begin_elsewhere(room, child.pid));
+        Ok(Talk {
             child,
             status: StatusReader::default(),
             signals,
             hears_init,
             elsewhere,
-        }
+        })
     }
 
     /// What kills it, whatever becomes of this.
