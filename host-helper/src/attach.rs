@@ -10,6 +10,7 @@ mod said;
 mod talk;
 
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::stat::fstat;
@@ -126,6 +127,14 @@ pub fn run(
     let (network, nft) = ensure_network(&mut route, request, &ways, steps)?.unzip();
     let (mtu, network) = choose_mtu(&mut route, request, network, &ways, steps)?;
     names = open_names(request, network.as_ref(), &talk.child)?;
+    // All that can be known before the namespace is there.
+    let found = network.as_ref().map(|network| {
+        Ok((
+            Start::find(request, network)?,
+            find_owner(request, &talk.child)?,
+        ))
+    });
+    let (start, owner) = found.transpose()?.unzip();
     steps.done("ensure");
     signals.check()?;
     let (namespace, mut inside) = match joined {
@@ -134,7 +143,12 @@ pub fn run(
     };
     steps.done("namespace");
     let (network, namespace) = (network.as_ref(), namespace.as_ref());
-    let attachment = attach(&mut route, request, network, mtu, namespace)?;
+    let attachment = match (network, namespace, start) {
+        (Some(network), Some(namespace), Some(start)) => {
+            Some(attach(&mut route, request, network, mtu, namespace, start)?)
+        }
+        _ => None,
+    };
     steps.done("veth");
     splice = splice_to(&mut route, request, attachment.as_ref(), held)?;
     let known = attachment.as_ref().zip(nft);
@@ -144,7 +158,11 @@ pub fn run(
     if let Some(attachment) = &attachment {
         let ours = attachment.clone();
         undo.push(move || mark::forget_neighbours_of(&ours));
-        mark_veth(&mut route, attachment, request, &talk.child)?;
+        // One that has ended will be found to have said why.
+        if let Some(owner) = owner.flatten() {
+            let netns = attachment.netns;
+            mark_as(&mut route, attachment, &Mark::Run(Owner { netns, ..owner }))?;
+        }
         names.enter(request, attachment)?;
         steps.done("mark");
     }
@@ -271,25 +289,37 @@ pub fn open_log(name: &str) -> Result<File> {
     log.doing(|| format!("open log {}", path.display()))
 }
 
+/// Where the search for an address begins.
+struct Start {
+    /// The one that it is to be.
+    address: Option<Ipv4Addr>,
+    /// Or the place of the first that is tried, where it may be any.
+    offset: u32,
+}
+
+impl Start {
+    fn find(request: &Request, network: &Network) -> Result<Start> {
+        let (v4, v6) = network.gateways();
+        let address = Wanted::of(request).fixed_address(v4, v6)?;
+        let offset = match address {
+            Some(_) => 0,
+            None => state::next_offset(&network.name, &state::lock()?),
+        };
+        Ok(Start { address, offset })
+    }
+}
+
 /// The veth, and for point-to-point the host's address on it.
 ///
 /// Undone by the end of the namespace.
 fn attach(
     route: &mut Netlink,
     request: &Request,
-    network: Option<&Network>,
+    network: &Network,
     mtu: u32,
-    namespace: Option<&OwnedFd>,
-) -> Result<Option<Attachment>> {
-    let (Some(network), Some(namespace)) = (network, namespace) else {
-        return Ok(None);
-    };
-    let (v4, v6) = network.gateways();
-    let address = Wanted::of(request).fixed_address(v4, v6)?;
-    let offset = match address {
-        Some(_) => 0,
-        None => state::next_offset(&network.name, &state::lock()?),
-    };
+    namespace: &OwnedFd,
+    Start { address, offset }: Start,
+) -> Result<Attachment> {
     let details = &request.details;
     let wish = Wish {
         name: &request.name,
@@ -317,13 +347,13 @@ fn attach(
     let netns = fstat(namespace)
         .doing(|| "look at the network namespace".into())?
         .st_ino;
-    Ok(Some(Attachment {
+    Ok(Attachment {
         network: network.clone(),
         veth,
         mtu,
         device,
         netns,
-    }))
+    })
 }
 
 fn set_up_host_end(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()> {
@@ -334,18 +364,10 @@ fn set_up_host_end(route: &mut Netlink, veth: &Veth, network: &Network) -> Resul
     Ok(())
 }
 
-fn mark_veth(
-    route: &mut Netlink,
-    attachment: &Attachment,
-    request: &Request,
-    child: &Child,
-) -> Result<()> {
-    let owner = Owner::of(&request.name, child.pid.as_raw(), attachment.netns);
-    match owner.doing(|| "look at the container's first process".into())? {
-        Some(owner) => mark_as(route, attachment, &Mark::Run(owner)),
-        // It has ended, and will be found to have said why.
-        None => Ok(()),
-    }
+/// The container's first process, in a network namespace that is not known yet; none when it has ended.
+fn find_owner(request: &Request, child: &Child) -> Result<Option<Owner>> {
+    let owner = Owner::of(&request.name, child.pid.as_raw(), 0);
+    owner.doing(|| "look at the container's first process".into())
 }
 
 fn mark_as(route: &mut Netlink, attachment: &Attachment, mark: &Mark) -> Result<()> {

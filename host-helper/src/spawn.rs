@@ -255,11 +255,10 @@ pub fn own_network_namespace() -> Result<OwnedFd> {
 ///
 /// # Errors
 /// None left; not allowed.
-pub fn make_network_namespace() -> Result<OwnedFd> {
+pub fn make_network_namespace() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET)
         .doing(|| "make a network namespace".into())
-        .map_err(explain_namespace)?;
-    own_network_namespace()
+        .map_err(explain_namespace)
 }
 
 /// The network namespace is not among them: the child makes it, which takes as long as half of its mounts, while we look after the

@@ -31,7 +31,7 @@ pub use processes::{
     wait_for_end,
 };
 pub use quiet::wait_until_quiet;
-pub use sockets::{link_index, listen, netlink_socket, only_deletions, socket_option};
+pub use sockets::{link_index, listen, netlink_socket, network_of, only_deletions, socket_option};
 pub use terminals::{copy_window_size, open_terminal_peer, set_controlling_terminal};
 
 type Result<T> = std::result::Result<T, Errno>;

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use super::{
-    Attachment, Names, choose_mtu, ensure_network, find_ways_out, hold, lease_name, mark_as,
+    Attachment, Names, Start, choose_mtu, ensure_network, find_ways_out, hold, lease_name, mark_as,
     publish, splice_to,
 };
 use crate::attached::join::{self, Bound};
@@ -100,11 +100,11 @@ pub fn attach(
     // Let go of last: as long as a port is held, what the firewall says of it is about us.
     let splice;
     let mut undo = Undo::default();
-    let netns = Some(&target.netns);
-    let attachment = super::attach(&mut route, request, network.as_ref(), mtu, netns);
+    let network = network.ok_or_else(|| Error::new("attach: it has no network"))?;
+    let start = Start::find(request, &network)?;
+    let attachment = super::attach(&mut route, request, &network, mtu, &target.netns, start);
     // There all the same, perhaps: whose answer did not come.
     let attachment = attachment.inspect_err(|_| attached::delete_unmarked(target))?;
-    let attachment = attachment.ok_or_else(|| Error::new("attach: it has no network"))?;
     let name = attachment.veth.name.clone();
     let index = attachment.veth.index;
     undo.push(move || attached::delete_link(index));

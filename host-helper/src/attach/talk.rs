@@ -1,6 +1,6 @@
 //! What is said to the container's first process, and what it answers, from the clone to the command.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::said::{expect, kill, receive_made};
 use crate::config;
@@ -8,6 +8,7 @@ use crate::error::{Doing, Result};
 use crate::netlink::Netlink;
 use crate::signals::Signals;
 use crate::spawn::{self, Child, Elsewhere, Said, Spawn, StatusReader};
+use crate::sys;
 
 /// A child that is on its way to the command.
 pub struct Talk<'a> {
@@ -55,9 +56,13 @@ impl Talk<'_> {
     pub fn receive_network(&mut self) -> Result<Option<(OwnedFd, Netlink)>> {
         let Talk { child, status, .. } = self;
         let made = receive_made(child, status, self.signals, self.hears_init)?;
-        let mut made = made.into_iter();
-        let (namespace, inside) = (made.next(), made.next());
-        Ok(namespace.zip(inside.map(Netlink::handed_over)))
+        let inside = made.into_iter().next().map(Netlink::handed_over);
+        let namespace = |inside: Netlink| {
+            let namespace = sys::network_of(inside.as_fd());
+            let namespace = namespace.doing(|| "look for the network namespace".into())?;
+            Ok((namespace, inside))
+        };
+        inside.map(namespace).transpose()
     }
 
     /// Gives init its message. A signal until then undoes everything.

@@ -28,10 +28,9 @@ pub(super) fn become_init(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible>
     setsid().doing(|| "start a session".into())?;
     umask(Mode::empty());
     if spawn.makes_network() {
-        let network = make_network_namespace()?;
+        make_network_namespace()?;
         let inside = Netlink::route().doing(|| "open a netlink socket".into())?;
-        let both = [network.as_raw_fd(), inside.as_fd().as_raw_fd()];
-        terminal::send_descriptors(&ends.channel, &both)
+        terminal::send_descriptors(&ends.channel, &[inside.as_fd().as_raw_fd()])
             .doing(|| "hand the network namespace over".into())?;
     }
     let receive = |what: &str| {

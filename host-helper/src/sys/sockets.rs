@@ -106,6 +106,15 @@ pub fn link_index(socket: BorrowedFd, name: &str) -> Result<u32> {
     }
 }
 
+/// The network namespace of a socket: `SIOCGSKNS` (linux/sockios.h, Linux 4.9).
+pub fn network_of(socket: BorrowedFd) -> Result<OwnedFd> {
+    // SAFETY: integers only; what comes is a descriptor that nobody else has.
+    unsafe {
+        let namespace = libc::ioctl(socket.as_raw_fd(), libc::SIOCGSKNS as _);
+        Ok(OwnedFd::from_raw_fd(Errno::result(namespace)?))
+    }
+}
+
 /// A netlink socket as netlink-sys has it.
 pub fn netlink_socket(socket: OwnedFd) -> netlink_sys::Socket {
     // SAFETY: it owns the descriptor from here on, as we did.
