@@ -224,9 +224,8 @@ fn hand_off(
         }
         settle(route)?;
         steps.done("link");
-        // All at once: init has nothing to wait for.
-        talk.tell(&message(Links::Ours))?;
-        talk.let_go()?;
+        // All at once: neither init has anything to wait for, nor we.
+        talk.tell_all(message(Links::Ours))?;
         talk.wait_for(&Said::Up)?;
     } else {
         talk.tell(&message(Links::OfInit))?;

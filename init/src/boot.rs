@@ -11,7 +11,7 @@
 
 use core::ffi::CStr;
 
-use hawser::protocol::{Fact, Message, READY_LINE, UP_LINE};
+use hawser::protocol::{BOTH_LINES, Fact, Message, READY_LINE, UP_LINE};
 
 use crate::config::Source;
 use crate::error::{self, OrFail, Step};
@@ -67,13 +67,17 @@ fn set_up(path: &'static CStr, options: &Options, buffers: &mut Buffers) {
     };
     let patience = u64::from(options.timeout.unwrap_or(timeout)) * 1000;
     network::set_up(message, patience, batch, reply, || set_hostname(message));
-    tell(status, UP_LINE);
+    // Who has said `go` already waits for nothing: both at once.
+    let is_let_go = !config.rest.is_empty();
+    if !is_let_go {
+        tell(status, UP_LINE);
+    }
     resolv::write_files(message, options.resolv.unwrap_or(resolv), batch);
     privileges::drop_privileges(message, batch, text);
     if status.is_some() {
         die_with_helper(source.fd);
         source.wait_for_go(config.rest);
-        tell(status, READY_LINE);
+        tell(status, if is_let_go { BOTH_LINES } else { READY_LINE });
     }
 }
 
@@ -88,6 +92,7 @@ fn set_hostname(message: &Message<'_>) {
 }
 
 /// Words over a pipe, and a missing reader is a dead helper.
+#[inline(never)]
 fn tell(status: Option<Fd>, line: &str) {
     if let Some(fd) = status {
         sys::write_all(fd, line.as_bytes()).or_fail("tell the helper", b"");
@@ -101,6 +106,6 @@ fn die_with_helper(fd: Fd) {
     const STEP: Step = "follow the helper";
     sys::control(libc::PR_SET_PDEATHSIG, libc::SIGKILL as usize, 0).or_fail(STEP, b"");
     if sys::has_hung_up(fd).or_fail(STEP, b"") {
-        error::fail(STEP, b"", "its end of the pipe is closed");
+        error::fail(STEP, b"", "it has died");
     }
 }

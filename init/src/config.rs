@@ -118,7 +118,7 @@ impl Source {
             missing = match strip(missing, come) {
                 Some(&[]) => return,
                 Some(missing) => missing,
-                None => error::fail(READ, self.name, "another word came than `go`"),
+                None => error::fail(READ, self.name, "another word than `go`"),
             };
             let mut len = 0;
             if self.read_some(&mut space, &mut len, missing.len()) == 0 {

@@ -31,6 +31,8 @@ pub const UP_LINE: &str = "up\n";
 pub const READY: &str = "ready";
 /// [`READY`] as a line.
 pub const READY_LINE: &str = "ready\n";
+/// [`UP_LINE`] and [`READY_LINE`].
+pub const BOTH_LINES: &str = "up\nready\n";
 /// The first word of what init says on the status pipe when it fails; the exit code and the sentence follow.
 pub const ERROR: &str = "error";
 /// Bytes of a message at most, `end` and its newline included.

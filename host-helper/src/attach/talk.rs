@@ -2,6 +2,8 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use hawser::protocol;
+
 use super::said::{expect, kill, receive_made};
 use crate::config;
 use crate::error::{Doing, Result};
@@ -74,6 +76,15 @@ impl Talk<'_> {
         config::send(&self.child.config, message)
     }
 
+    /// The same, and it may go on to the command.
+    ///
+    /// # Errors
+    /// As [`Talk::tell`] and [`Talk::let_go`].
+    pub fn tell_all(&mut self, message: String) -> Result<()> {
+        self.free()?;
+        self.tell(&(message + protocol::GO_LINE))
+    }
+
     /// Waits until init has said that.
     ///
     /// # Errors
@@ -96,9 +107,14 @@ impl Talk<'_> {
     /// # Errors
     /// What write(2) or sched_setaffinity(2) says.
     pub fn let_go(&mut self) -> Result<()> {
-        if let Some(elsewhere) = self.elsewhere.take() {
-            elsewhere.end(self.child.pid)?;
-        }
+        self.free()?;
         self.child.tell_to_go()
+    }
+
+    fn free(&mut self) -> Result<()> {
+        match self.elsewhere.take() {
+            Some(elsewhere) => elsewhere.end(self.child.pid),
+            None => Ok(()),
+        }
     }
 }
