@@ -80,6 +80,30 @@ pub fn clone() -> Result<Option<i32>, Fail> {
     Ok((pid > 0).then_some(pid))
 }
 
+/// The child begins on another processor than this one, where there is one. Gives all that it may run on in the end.
+pub fn begin_elsewhere(child: i32) -> Result<libc::cpu_set_t, Fail> {
+    // SAFETY: a set of bits, for which zero is a value; the kernel fills it.
+    let (all, here) = unsafe {
+        let mut all: libc::cpu_set_t = std::mem::zeroed();
+        let done = libc::sched_getaffinity(0, size_of_val(&all), &raw mut all);
+        check("look for processors", done.into())?;
+        (all, libc::sched_getcpu())
+    };
+    let mut others = all;
+    // SAFETY: the set has a bit for each processor.
+    unsafe { libc::CPU_CLR(here as usize, &mut others) };
+    // With a single processor this is refused, and nothing is lost.
+    let _ = run_on(child, &others);
+    Ok(all)
+}
+
+/// The child may run on these processors.
+pub fn run_on(child: i32, processors: &libc::cpu_set_t) -> Result<(), Fail> {
+    // SAFETY: the kernel reads a set of bits.
+    let done = unsafe { libc::sched_setaffinity(child, size_of_val(processors), processors) };
+    check("choose processors", done.into()).map(drop)
+}
+
 /// A descriptor of this process.
 pub fn this_process() -> Result<OwnedFd, Fail> {
     // SAFETY: two integers.
