@@ -104,8 +104,9 @@ fn empty(route: &mut Netlink, bridge: &Link, living: Living) -> Result<()> {
     let (attached, run): (Vec<&Link>, Vec<&Link>) = ends.iter().partition(is_attached);
     // Their processes are not ours to end.
     all_of(&attached::take_over_all(route, &attached))?;
-    for end in run {
-        let asked = control::ask(name_of(end), "stop 10");
+    let asked: Vec<&str> = run.iter().map(|end| name_of(end)).collect();
+    let answers = control::ask_all(&asked, "stop 10");
+    for (end, asked) in run.iter().zip(answers) {
         if let (Err(_), Some(Mark::Run(owner))) = (asked, &end.mark) {
             // Its supervisor was killed, and it has seen to it that this was not its end.
             owner.kill();

@@ -1,6 +1,6 @@
 //! `up`, `down`, sysctls of the host.
 
-use lab::{Snapshot, alone, case, sh, wait_for_end};
+use lab::{Running, Snapshot, alone, case, sh, wait_for_end};
 
 fn forwarding() -> String {
     std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward")
@@ -86,6 +86,30 @@ fn force_takes_it_away_from_living_containers() {
         assert!(!sh("ip -o link").contains("hawser0"));
         assert_eq!(sh("nft list ruleset"), "");
         assert_eq!(forwarding(), "0");
+    });
+}
+
+/// Each may take ten seconds.
+#[test]
+fn force_tells_all_at_once() {
+    case(|lab| {
+        let start = |name: &str, trap: &str| {
+            let script = format!("trap '{trap}' TERM; echo up; while :; do sleep 0.01; done");
+            let mut container = lab.start(&["--name", name], &["sh", "-c", &script]);
+            container.until("up");
+            container
+        };
+        // The kernel lists links by number: the first is asked first.
+        let deaf = start("deaf", "");
+        let mut other = start("other", "echo heard; exit 3");
+        let down = Running::spawn(lab.command(&["down", "--force"]));
+        other.until("heard");
+        other.end().exits(3);
+        lab.hawser(&["inspect", "deaf"]).ok();
+        lab.hawser(&["stop", "deaf", "--grace", "0"]).ok();
+        deaf.end().exits(137);
+        down.end().exits(0);
+        assert!(!sh("ip -o link").contains("hawser0"));
     });
 }
 
