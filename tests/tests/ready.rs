@@ -1,9 +1,11 @@
 //! Ready means ready: the command's first connect is answered, however many start at once.
 
+use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
+use std::process::{Command, Stdio};
 
-use lab::{DEADLINE, Lab, alone, case, collect, packets, sh};
+use lab::{DEADLINE, Lab, Running, alone, case, collect, packets, sh, wait_untold};
 
 /// Connects to the gateway and to the outside server, and prints when it began, was between, and was done (seconds).
 const SCRIPT: &str = "read a x < /proc/uptime; nc -w 4 GATEWAY 7000 </dev/null >/dev/null || exit 8; read b x < /proc/uptime; \
@@ -94,4 +96,35 @@ fn more_starts_than_a_neighbour_table_holds() {
 #[ignore = "long: a thousand starts, twice"]
 fn a_thousand_starts_by_sixteen() {
     packets(|lab| starts(lab, 1000, &[], "172.19.0.1"));
+}
+
+/// Until the container's end is up the host's has no carrier: a bridge that took it for one that works would come up and go down
+/// again, with all who use links waiting for that.
+#[test]
+fn a_host_end_is_dormant_and_comes_up_when_all_is_said() {
+    packets(|lab| {
+        lab.with_network();
+        let mut command = Command::new("ip");
+        command.args(["-o", "monitor", "link"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut monitor = Running::spawn(command);
+        let pid = monitor.pid().to_string();
+        let listens = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            // Its number and its groups.
+            words.get(2) == Some(&pid.as_str()) && words.get(3) != Some(&"00000000")
+        };
+        wait_untold("ip listens", || {
+            let sockets = fs::read_to_string("/proc/thread-self/net/netlink");
+            sockets.expect("list sockets").lines().any(listens)
+        });
+        lab.run(&["--name", "late"], &["true"]).ok();
+        let said = monitor.until("LOWER_UP> mtu 1500 qdisc noqueue master hawser0 state UP");
+        let is_up = |line: &&str| line.contains(": hw") && line.contains(",UP");
+        let up = said.lines().find(is_up).expect("a host end that is up");
+        assert!(
+            up.contains("state DORMANT") && up.contains("altname late"),
+            "{said}"
+        );
+    });
 }

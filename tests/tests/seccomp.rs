@@ -53,6 +53,30 @@ fn what_is_refused_is_refused_by_the_filter() {
     });
 }
 
+/// What the caller's session holds, keys of its file systems say, is not for containers; nor is one's what another's is.
+#[test]
+fn each_container_has_a_session_keyring_of_its_own() {
+    case(|lab| {
+        let inside = || answers(lab, &["--seccomp=unconfined"], &["session_keyring"]).remove(0);
+        let hosts = sh(&format!(
+            "{} session_keyring",
+            env!("CARGO_BIN_EXE_attempt")
+        ));
+        let (one, another) = (inside(), inside());
+        for answer in [&hosts, &one, &another] {
+            let number = answer.trim().strip_prefix("session_keyring ");
+            assert!(
+                number.is_some_and(|number| number.parse::<u32>().is_ok()),
+                "{answer}"
+            );
+        }
+        assert!(
+            hosts.trim() != one && hosts.trim() != another && one != another,
+            "{hosts} {one} {another}"
+        );
+    });
+}
+
 #[test]
 fn a_namespace_of_users_is_out_of_reach() {
     case(|lab| {

@@ -1,10 +1,12 @@
 //! Makes system calls that containers have no business with, in a way that does nothing even where they are allowed:
-//! `attempt NAME...` prints a line for each, its name and `done` or the errno. `attempt int80` makes a 32-bit one,
+//! `attempt NAME...` prints a line for each, its name and `done` or the errno (or the number that was asked for). `attempt int80` makes a 32-bit one,
 //! `attempt threads` does what every program does.
 
 use libc::{c_long, syscall};
 use nix::errno::Errno;
 
+/// Gives the number of one's own (`KEYCTL_GET_KEYRING_ID`, `KEY_SPEC_SESSION_KEYRING`; linux/keyctl.h).
+const SESSION_KEYRING: &str = "session_keyring";
 /// No address of anybody's.
 const NOWHERE: usize = 1;
 const ALL_FLAGS: u32 = u32::MAX;
@@ -40,6 +42,7 @@ fn attempt(name: &str) -> c_long {
             ),
             "request_key" => syscall(libc::SYS_request_key, c"user".as_ptr(), NOWHERE, 0, 0),
             "keyctl" => syscall(libc::SYS_keyctl, 0, -3, 1, 0, 0),
+            SESSION_KEYRING => syscall(libc::SYS_keyctl, 0, -3, 0, 0, 0),
             "unshare" => syscall(libc::SYS_unshare, libc::CLONE_NEWUSER),
             "clone" => match syscall(
                 libc::SYS_clone,
@@ -105,6 +108,7 @@ fn by_32_bits() -> c_long {
 fn main() {
     for name in std::env::args().skip(1) {
         match Errno::result(attempt(&name)) {
+            Ok(number) if name == SESSION_KEYRING => println!("{name} {number}"),
             Ok(_) => println!("{name} done"),
             Err(errno) => println!("{name} {errno:?}"),
         }
