@@ -322,6 +322,10 @@ fn has_ended(error: &io::Error) -> bool {
 /// There is none of that name; its supervisor refuses, or takes no requests.
 pub fn stop(name: &str, grace: u64) -> Result<()> {
     const TRIES: usize = 3;
+    let path = state::path(name, "sock");
+    let socket = || fs::metadata(&path).map(|found| found.ino()).ok();
+    // Not the one that takes its name when it has ended.
+    let meant = socket();
     for _ in 0..TRIES {
         let answer = match ask(name, &format!("stop {grace}")) {
             Err(error) if has_ended(&error) => String::new(),
@@ -331,7 +335,7 @@ pub fn stop(name: &str, grace: u64) -> Result<()> {
             return Err(Error::new(format!("stop container {name}: {}", why.trim())));
         }
         // Nothing is said by who was killed, or has ended of itself meanwhile; but also by who could not take the request.
-        if !answer.is_empty() || !is_supervised(name) {
+        if !answer.is_empty() || socket() != meant || !is_supervised(name) {
             return Ok(());
         }
     }
