@@ -127,14 +127,7 @@ pub fn run(
     let (network, nft) = ensure_network(&mut route, request, &ways, steps)?.unzip();
     let (mtu, network) = choose_mtu(&mut route, request, network, &ways, steps)?;
     names = open_names(request, network.as_ref(), &talk.child)?;
-    // All that can be known before the namespace is there.
-    let found = network.as_ref().map(|network| {
-        Ok((
-            Start::find(request, network)?,
-            find_owner(request, &talk.child)?,
-        ))
-    });
-    let (start, owner) = found.transpose()?.unzip();
+    let (start, owner) = look_early(request, network.as_ref(), &talk.child)?;
     steps.done("ensure");
     signals.check()?;
     let (namespace, mut inside) = match joined {
@@ -143,12 +136,7 @@ pub fn run(
     };
     steps.done("namespace");
     let (network, namespace) = (network.as_ref(), namespace.as_ref());
-    let attachment = match (network, namespace, start) {
-        (Some(network), Some(namespace), Some(start)) => {
-            Some(attach(&mut route, request, network, mtu, namespace, start)?)
-        }
-        _ => None,
-    };
+    let attachment = attach(&mut route, request, network, mtu, namespace, start)?;
     steps.done("veth");
     splice = splice_to(&mut route, request, attachment.as_ref(), held)?;
     let known = attachment.as_ref().zip(nft);
@@ -158,11 +146,7 @@ pub fn run(
     if let Some(attachment) = &attachment {
         let ours = attachment.clone();
         undo.push(move || mark::forget_neighbours_of(&ours));
-        // One that has ended will be found to have said why.
-        if let Some(owner) = owner.flatten() {
-            let netns = attachment.netns;
-            mark_as(&mut route, attachment, &Mark::Run(Owner { netns, ..owner }))?;
-        }
+        mark_veth(&mut route, attachment, owner)?;
         names.enter(request, attachment)?;
         steps.done("mark");
     }
@@ -182,9 +166,6 @@ pub fn run(
     }
     let inside = inside.filter(|_| spawn.rootfs.sysctls.is_empty());
     let attached = attachment.as_ref();
-    if let Some(Attachment { veth, network, .. }) = attached {
-        veth::set_up(&mut route, veth, network)?;
-    }
     hand_off(
         &mut talk, &mut route, inside, attached, request, message, steps,
     )?;
@@ -214,6 +195,9 @@ fn hand_off(
     message: impl FnOnce(Links) -> String,
     steps: &mut Steps,
 ) -> Result<()> {
+    if let Some(Attachment { veth, network, .. }) = attachment {
+        veth::set_up(route, veth, network)?;
+    }
     let settle = |route: &mut Netlink| match attachment {
         Some(Attachment { veth, network, .. }) => veth::settle(route, veth, network),
         None => Ok(()),
@@ -224,7 +208,7 @@ fn hand_off(
         }
         settle(route)?;
         steps.done("link");
-        // All at once: neither init has anything to wait for, nor we.
+        // All at once: init finds `go` with its message, and nobody is woken twice.
         talk.tell_all(message(Links::Ours))?;
         talk.wait_for(&Said::Up)?;
     } else {
@@ -314,11 +298,15 @@ impl Start {
 fn attach(
     route: &mut Netlink,
     request: &Request,
-    network: &Network,
+    network: Option<&Network>,
     mtu: u32,
-    namespace: &OwnedFd,
-    Start { address, offset }: Start,
-) -> Result<Attachment> {
+    namespace: Option<&OwnedFd>,
+    start: Option<Start>,
+) -> Result<Option<Attachment>> {
+    let (Some(network), Some(namespace), Some(start)) = (network, namespace, start) else {
+        return Ok(None);
+    };
+    let Start { address, offset } = start;
     let details = &request.details;
     let wish = Wish {
         name: &request.name,
@@ -346,13 +334,13 @@ fn attach(
     let netns = fstat(namespace)
         .doing(|| "look at the network namespace".into())?
         .st_ino;
-    Ok(Attachment {
+    Ok(Some(Attachment {
         network: network.clone(),
         veth,
         mtu,
         device,
         netns,
-    })
+    }))
 }
 
 fn set_up_host_end(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()> {
@@ -363,10 +351,28 @@ fn set_up_host_end(route: &mut Netlink, veth: &Veth, network: &Network) -> Resul
     Ok(())
 }
 
-/// The container's first process, in a network namespace that is not known yet; none when it has ended.
-fn find_owner(request: &Request, child: &Child) -> Result<Option<Owner>> {
+/// What can be known before the container's network namespace is there: where the search for its address begins, and its owner, but for
+/// that namespace; none when it has ended. Nothing without a network.
+fn look_early(
+    request: &Request,
+    network: Option<&Network>,
+    child: &Child,
+) -> Result<(Option<Start>, Option<Owner>)> {
+    let Some(network) = network else {
+        return Ok((None, None));
+    };
+    let start = Start::find(request, network)?;
     let owner = Owner::of(&request.name, child.pid.as_raw(), 0);
-    owner.doing(|| "look at the container's first process".into())
+    let owner = owner.doing(|| "look at the container's first process".into())?;
+    Ok((Some(start), owner))
+}
+
+fn mark_veth(route: &mut Netlink, attachment: &Attachment, owner: Option<Owner>) -> Result<()> {
+    // One that has ended will be found to have said why.
+    owner.map_or(Ok(()), |owner| {
+        let netns = attachment.netns;
+        mark_as(route, attachment, &Mark::Run(Owner { netns, ..owner }))
+    })
 }
 
 fn mark_as(route: &mut Netlink, attachment: &Attachment, mark: &Mark) -> Result<()> {

@@ -22,7 +22,7 @@ use nix::sys::socket::{
 
 use crate::error::{Doing, Error, Refusal, Result};
 use crate::owner::start_time;
-use crate::publish::Range;
+use crate::publish::{Range, raise_limit};
 use crate::state;
 
 /// First words of every request.
@@ -213,17 +213,21 @@ pub fn ask_at(path: &Path, request: &str) -> io::Result<String> {
     answer(connection, request)
 }
 
-/// Asks the supervisors of all these containers at once, as [`ask`] does: none waits until another one has answered.
-pub fn ask_all(names: &[&str], request: &str) -> Vec<io::Result<String>> {
-    // Of the 1,024 descriptors that a process may have.
-    const AT_ONCE: usize = 256;
-    let begin = |name: &&str| begin(connect_to(&state::path(name, "sock"))?, request);
-    let answer = |begun: io::Result<UnixStream>| answer(begun?, request);
-    let some = |names: &[&str]| {
-        let begun: Vec<_> = names.iter().map(begin).collect();
-        begun.into_iter().map(answer).collect::<Vec<_>>()
-    };
-    names.chunks(AT_ONCE).flat_map(some).collect()
+/// Asks the supervisors of all these containers to end them: each is told before the first one's answer is waited for.
+pub fn stop_all(names: &[&str], grace: u64) -> Vec<io::Result<String>> {
+    // Ours, and one for each.
+    raise_limit(names.len() + 64);
+    let request = format!("stop {grace}");
+    let begin = |name: &&str| begin(connect_to(&state::path(name, "sock"))?, &request);
+    let begun: Vec<_> = names.iter().map(begin).collect();
+    let all = begun.into_iter().zip(names);
+    let answers = all.map(|(begun, name)| match begun {
+        Ok(connection) => answer(connection, &request),
+        Err(error) if has_ended(&error) => Err(error),
+        // There may have been too many at once.
+        Err(_) => ask(name, &request),
+    });
+    answers.collect()
 }
 
 /// Tells whoever listens at `path`, and waits for nothing: not even for a place in the queue of one that is stopped.
@@ -335,7 +339,7 @@ pub fn stop(name: &str, grace: u64) -> Result<()> {
             return Err(Error::new(format!("stop container {name}: {}", why.trim())));
         }
         // Nothing is said by who was killed, or has ended of itself meanwhile; but also by who could not take the request.
-        if !answer.is_empty() || socket() != meant || !is_supervised(name) {
+        if !answer.is_empty() || !is_supervised(name) || socket() != meant {
             return Ok(());
         }
     }

@@ -105,7 +105,7 @@ fn empty(route: &mut Netlink, bridge: &Link, living: Living) -> Result<()> {
     // Their processes are not ours to end.
     all_of(&attached::take_over_all(route, &attached))?;
     let asked: Vec<&str> = run.iter().map(|end| name_of(end)).collect();
-    let answers = control::ask_all(&asked, "stop 10");
+    let answers = control::stop_all(&asked, 10);
     for (end, asked) in run.iter().zip(answers) {
         if let (Err(_), Some(Mark::Run(owner))) = (asked, &end.mark) {
             // Its supervisor was killed, and it has seen to it that this was not its end.

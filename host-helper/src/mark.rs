@@ -38,7 +38,10 @@ pub fn mark(
             Err(refusal) if refusal.errno == Errno::EEXIST => {
                 reclaim(route, name, &format!("name {name}"), name)?;
             }
-            done => return done.doing(|| format!("name veth {} {name}", veth.name)),
+            done => {
+                let done = done.doing(|| format!("name veth {} {name}", veth.name));
+                return done.map_err(|error| error.cure(Errno::ENODEV, &network.run_again()));
+            }
         }
     }
 }

@@ -192,7 +192,7 @@ pub fn let_back<'a>(
     if !is_bridged || ports.into_iter().all(Port::is_loopback) {
         return Ok(());
     }
-    veth::let_back(route, &attachment.veth).map_err(|error| {
+    veth::let_back(route, &attachment.veth, &attachment.network).map_err(|error| {
         let cure = "the container has ended, or has deleted its link";
         error.cure(nix::errno::Errno::ENODEV, cure)
     })

@@ -159,26 +159,26 @@ pub fn clone(
 /// The processors that the child may run on in the end, when it was kept off ours for the beginning.
 pub struct Elsewhere(CpuSet);
 
-/// Lets the child begin on another processor. A scheduler that packs processes together would let it wait behind this
-/// one, which goes on working; the two are meant to work side by side. Where more want to run than there are processors it is
-/// left alone: it would wait for that one, when there is room on ours.
+/// Lets the child begin on another processor than this one, of those that there are. A scheduler that packs processes together would let it
+/// wait behind this process, which goes on working; the two are meant to work side by side.
 ///
 /// Undone by [`Elsewhere::end`].
-pub fn begin_elsewhere(room: Elsewhere, child: Pid) -> Option<Elsewhere> {
-    let mut others = room.0;
+pub fn begin_elsewhere(all: CpuSet, child: Pid) -> Option<Elsewhere> {
+    let mut others = all;
     others.unset(sched_getcpu().ok()?).ok()?;
     // With a single processor this is refused, and nothing is lost.
     sched_setaffinity(child, &others).ok()?;
-    Some(room)
+    Some(Elsewhere(all))
 }
 
-/// Where there is room for a child on another processor: all that we may run on. Before it is there, since it is to begin at once.
-pub fn look_elsewhere() -> Option<Elsewhere> {
+/// The processors that we may run on, where a child has room beside us. Where more want to run than there are processors it is left alone: it
+/// would wait for another one, when there is room on ours. Found out before the child is there, which is to begin at once.
+pub fn find_room() -> Option<CpuSet> {
     let allowed = sched_getaffinity(Pid::from_raw(0)).ok()?;
     let is_ours = |number: &usize| allowed.is_set(*number).unwrap_or(false);
     let processors = (0..CpuSet::count()).filter(is_ours).count();
-    // This one is among them.
-    (running()? < processors).then_some(Elsewhere(allowed))
+    // This process is among those that run.
+    (running()? < processors).then_some(allowed)
 }
 
 /// How many threads run, or would if they had a processor: the first half of the fourth field of proc(5)'s loadavg.

@@ -259,7 +259,7 @@ fn try_create(route: &mut Netlink, wish: &Wish, address: Ipv4Addr) -> Result<boo
         if refusal.errno != Errno::EEXIST {
             return Err(refusal)
                 .doing(|| format!("create veth {name} on {network}"))
-                .map_err(|e| explain_create(e, network, wish.words.bridge));
+                .map_err(|e| explain_create(e, wish.network, wish.words.bridge));
         }
         if route
             .find_link(&name)
@@ -275,7 +275,7 @@ fn try_create(route: &mut Netlink, wish: &Wish, address: Ipv4Addr) -> Result<boo
     )))
 }
 
-fn explain_create(error: Error, network: &str, bridge: &str) -> Error {
+fn explain_create(error: Error, network: &Network, bridge: &str) -> Error {
     error
         .cure(
             Errno::EXFULL,
@@ -286,18 +286,15 @@ fn explain_create(error: Error, network: &str, bridge: &str) -> Error {
             "the kernel lacks veth: enable CONFIG_VETH (modprobe veth)",
         )
         .cure(Errno::EPERM, "run as root (sudo), or inside `unshare -rnm`")
-        .cure(
-            Errno::ENODEV,
-            &format!("{network} has just been removed; run it again"),
-        )
+        .cure(Errno::ENODEV, &network.run_again())
         .cure(
             Errno::EINVAL,
-            &format!("if {network} has just been removed, run it again"),
+            &format!("if {} has just been removed, run it again", network.name),
         )
 }
 
-/// `IF_OPER_DORMANT` (linux/if.h, RFC 2863): what a host end is until it has a carrier. A new link is taken for one that works, and
-/// the bridge would have a carrier, and lose it again, with all who use links waiting for that.
+/// `IF_OPER_DORMANT` (linux/if.h, RFC 2863): what a host end is born as. A new link is taken for one that works until the kernel looks (linkwatch),
+/// and the bridge would have a carrier, and lose it again, with all who use links waiting for that.
 const DORMANT: u8 = 5;
 
 fn write_veth(batch: &mut Writer, sequence: u32, wish: &Wish, address: Ipv4Addr) {

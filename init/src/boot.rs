@@ -2,10 +2,10 @@
 //! has set up the links the message has none.
 //!
 //! - c: wait for the config message and check all of it; nothing was changed before
-//! - d: the host name, when all links are there; the network: `lo` and the links, addresses, routes, neighbours in one batch; say `up`
+//! - d: the host name, when all links are there; the network: `lo` and the links, addresses, routes, neighbours in one batch; say `up`, unless `go` is there
 //! - e: resolv.conf and hosts, while the helper does what is left to do
 //! - f: drop privileges, then the parent-death signal, which setresuid would have cleared
-//! - g: wait for `go`, say `ready`, become the command
+//! - g: wait for `go`, say `ready` (and `up`, if that is still to be said), become the command
 //!
 //! Everything up to here fails loudly and completely.
 

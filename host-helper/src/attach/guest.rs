@@ -100,11 +100,14 @@ pub fn attach(
     // Let go of last: as long as a port is held, what the firewall says of it is about us.
     let splice;
     let mut undo = Undo::default();
-    let network = network.ok_or_else(|| Error::new("attach: it has no network"))?;
-    let start = Start::find(request, &network)?;
-    let attachment = super::attach(&mut route, request, &network, mtu, &target.netns, start);
+    let start = network
+        .as_ref()
+        .map(|network| Start::find(request, network));
+    let (start, netns) = (start.transpose()?, Some(&target.netns));
+    let attachment = super::attach(&mut route, request, network.as_ref(), mtu, netns, start);
     // There all the same, perhaps: whose answer did not come.
     let attachment = attachment.inspect_err(|_| attached::delete_unmarked(target))?;
+    let attachment = attachment.ok_or_else(|| Error::new("attach: it has no network"))?;
     let name = attachment.veth.name.clone();
     let index = attachment.veth.index;
     undo.push(move || attached::delete_link(index));

@@ -61,7 +61,7 @@ pub(super) fn splice_to(
         ipv6: veth.address6,
     });
     if request.details.is_hairpin {
-        veth::let_back(route, veth)?;
+        veth::let_back(route, veth, &attachment.network)?;
     } else {
         publish::let_back(route, attachment, held.iter().map(|one| &one.port))?;
     }

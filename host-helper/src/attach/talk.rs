@@ -29,7 +29,7 @@ impl Talk<'_> {
     /// # Errors
     /// As [`spawn::spawn`].
     pub fn begin<'a>(spawn: &Spawn, signals: &'a Signals, hears_init: bool) -> Result<Talk<'a>> {
-        let room = spawn::look_elsewhere();
+        let room = spawn::find_room();
         let child = spawn::spawn(spawn)?;
         let elsewhere = room.and_then(|room| spawn::begin_elsewhere(room, child.pid));
         Ok(Talk {

@@ -60,6 +60,11 @@ impl Network {
         self.subnet6.is_some()
     }
 
+    /// What cures the refusals of who comes to a network at its end.
+    pub fn run_again(&self) -> String {
+        format!("{} has just been removed; run it again", self.name)
+    }
+
     /// The same without IPv6.
     pub fn without_ipv6(self) -> Network {
         Network {

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::host::{Host, Network, address_of, name_of};
 use super::{Fault, Report, with_cure};
 use crate::attached::target::look_inside;
+use crate::control;
 use crate::error::Refusal;
 use crate::link::Link;
 use crate::netlink::Netlink;
@@ -112,10 +113,17 @@ impl Network {
     }
 }
 
+/// A start sets its end up last. Its supervisor answers when it is done.
+fn is_down_still(end: &Link) -> bool {
+    let _ = control::ask(name_of(end), "inspect");
+    let link = Netlink::route().and_then(|mut route| route.link(end.index));
+    link.is_ok_and(|link| link.is_some_and(|link| !link.is_up))
+}
+
 /// The host's end of a container's link.
 fn examine_end(host: &Host, end: &Link, report: &mut Report) {
     let (name, link) = (name_of(end), &end.name);
-    if !end.is_up {
+    if !end.is_up && is_down_still(end) {
         report.find(
             Fault::BridgeDown,
             format!("container {name}"),

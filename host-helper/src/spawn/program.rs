@@ -44,10 +44,11 @@ pub fn open_init(path: Option<&Path>) -> Result<Option<OwnedFd>> {
     installed.transpose()
 }
 
-/// `../libexec/hawser/init`, when this program was found in a `bin` (or `sbin`) and nobody but root, or we, can have put it
+/// `../libexec/hawser/init`, when this program is in a `bin` (or `sbin`) and nobody but root, or we, can have put it
 /// there.
 fn installed_init() -> Option<PathBuf> {
-    let directory = sys::executed_path()?.parent()?;
+    let program = std::env::current_exe().ok()?;
+    let directory = program.parent()?;
     directory
         .file_name()?
         .to_str()?

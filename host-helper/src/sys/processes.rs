@@ -1,9 +1,6 @@
 //! Processes, and what one may do.
 
-use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -166,17 +163,6 @@ pub fn filter_system_calls(program: &[libc::sock_filter]) -> Result<()> {
         )
     };
     Errno::result(done).map(drop)
-}
-
-/// The path by which this program was executed (getauxval(3), `AT_EXECFN`). Other than `/proc/self/exe` it costs nothing, and may be
-/// relative, or a link.
-pub fn executed_path() -> Option<&'static Path> {
-    // SAFETY: takes a number; what it gives is zero or the address of a string above the stack, which stays there.
-    unsafe {
-        let path = libc::getauxval(libc::AT_EXECFN) as *const libc::c_char;
-        let path = (!path.is_null()).then(|| CStr::from_ptr(path))?;
-        Some(Path::new(OsStr::from_bytes(path.to_bytes())))
-    }
 }
 
 /// `_exit(2)`: nothing is flushed or run any more.

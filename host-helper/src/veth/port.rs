@@ -24,7 +24,7 @@ const IFI_INDEX: usize = 4;
 ///
 /// # Errors
 /// What the kernel says.
-pub fn let_back(route: &mut Netlink, veth: &Veth) -> Result<()> {
+pub fn let_back(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()> {
     const IFLA_BRPORT_MODE: u16 = 4; // linux/if_link.h
     route
         .request(|batch, sequence| {
@@ -39,13 +39,15 @@ pub fn let_back(route: &mut Netlink, veth: &Veth) -> Result<()> {
             batch.end();
         })
         .doing(|| format!("let the bridge send frames of {} back", veth.name))
+        .map_err(|error| error.cure(Errno::EOPNOTSUPP, &network.run_again()))
 }
 
 /// Sets the host end up, where it is the port of a bridge, with what the message that creates it cannot say. It must be up before the
-/// end inside is, or that one would not send until the kernel finds the time. And not long before: to a worker of the kernel's that
-/// comes by meanwhile (linkwatch) it is a link that has lost its carrier, and it lets all others wait for a grace period.
+/// end inside is, or that one would not send until the kernel finds the time. And not long before, where that is in our hands: to a worker
+/// of the kernel's that comes by meanwhile (linkwatch) it is a link that has lost its carrier, and it lets all others wait for a grace period.
 ///
-/// Before: it is marked. Undone with the link.
+/// Before: all else that changes the link, its mark say: the kernel goes through all routes when a link changes that is up and has no
+/// carrier. Undone with the link.
 ///
 /// Frames to 01:80:c2:00:00:0x (IEEE 802.1D, table 7-10) are to go the way of all others, past the firewall: the bridge would learn
 /// from them who is where, and give them to the host as what this link has received. And it is no place to send IPv6 packets to: an
@@ -75,10 +77,7 @@ pub fn set_up(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()>
         done => done,
     };
     done.doing(|| format!("set up veth {}", veth.name))
-        .map_err(|error| {
-            let cure = format!("{} has just been removed; run it again", network.name);
-            error.cure(Errno::EOPNOTSUPP, &cure)
-        })
+        .map_err(|error| error.cure(Errno::EOPNOTSUPP, &network.run_again()))
 }
 
 fn write_port(batch: &mut Writer, sequence: u32, veth: &Veth, has_ipv6: bool) {
