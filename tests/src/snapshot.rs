@@ -25,9 +25,12 @@ const SHOWN: &str = "\
 #[derive(Debug, PartialEq, Eq)]
 pub struct Snapshot {
     parts: BTreeMap<&'static str, Vec<String>>,
-    processes: BTreeSet<i32>,
+    processes: BTreeMap<i32, Kin>,
     switches: Option<BTreeMap<String, String>>,
 }
+
+/// The parent of a process, and its name.
+type Kin = (String, String);
 
 impl Snapshot {
     /// What there is now.
@@ -91,12 +94,32 @@ impl Snapshot {
         changes
     }
 
+    /// But for those that have taken the place of another one: a supervisor makes the process that outlives it anew when it begins to listen
+    /// to the firewall.
+    fn new_processes(&self) -> impl Iterator<Item = i32> {
+        let now = processes();
+        let gone = self
+            .processes
+            .iter()
+            .filter(|(pid, _)| !now.contains_key(pid));
+        let mut gone: Vec<Kin> = gone.map(|(_, kin)| kin.clone()).collect();
+        let new = now
+            .into_iter()
+            .filter(|(pid, _)| !self.processes.contains_key(pid));
+        new.filter_map(
+            move |(pid, kin)| match gone.iter().position(|one| *one == kin) {
+                Some(place) => {
+                    gone.swap_remove(place);
+                    None
+                }
+                None => Some(pid),
+            },
+        )
+    }
+
     /// What is not as it was, after waiting for links and processes that are still on their way out.
     pub fn changes(&self) -> Vec<String> {
-        let mut changes: Vec<String> = processes()
-            .difference(&self.processes)
-            .filter_map(|pid| lives_on(*pid))
-            .collect();
+        let mut changes: Vec<String> = self.new_processes().filter_map(lives_on).collect();
         Watch::new().until(|| links() == self.parts["links"]);
         let mut now = Self::take();
         if let Some(namespaces) = self.parts.get("namespaces") {
@@ -218,10 +241,19 @@ fn links() -> Vec<String> {
     links
 }
 
-fn processes() -> BTreeSet<i32> {
+fn processes() -> BTreeMap<i32, Kin> {
+    let kin = |pid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (name, rest) = stat.rsplit_once(") ")?;
+        Some((
+            rest.split(' ').nth(1)?.to_owned(),
+            name.split_once(" (")?.1.to_owned(),
+        ))
+    };
     let entries = fs::read_dir("/proc").expect("list /proc");
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|pid| Some((pid, kin(pid)?)))
         .collect()
 }
 
