@@ -25,6 +25,8 @@ use crate::wanted::Words;
 
 pub use port::{just_removed, let_back, set_up, settle};
 
+use port::{bring_up, comes_up_late};
+
 /// Name of the interface inside, unless another is asked for.
 pub const INSIDE: &str = "eth0";
 
@@ -165,6 +167,9 @@ fn check_mac(mac: Mac, wish: &Wish) -> Result<()> {
 
 fn finish(route: &mut Netlink, wish: &Wish, veth: &Veth) -> Result<()> {
     let network = wish.network;
+    if network.bridge.is_some() && !comes_up_late() {
+        bring_up(route, veth, network)?;
+    }
     if let (Some(address6), Some(subnet6)) = (wish.address6, network.subnet6) {
         if partner_of(address6, subnet6, network.subnet) != Some(veth.address) {
             lease_too(route, wish, veth, address6)?;
@@ -326,7 +331,7 @@ fn write_veth(batch: &mut Writer, sequence: u32, wish: &Wish, address: Ipv4Addr)
         }
         None => batch.number(libc::IFLA_GROUP, nft::group_of(wish.network)),
     }
-    if wish.network.bridge.is_some() {
+    if wish.network.bridge.is_some() && comes_up_late() {
         batch.attribute(libc::IFLA_OPERSTATE, &[DORMANT]);
     }
     write_end(batch, wish.mtu);

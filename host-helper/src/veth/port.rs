@@ -4,6 +4,7 @@ use std::net::Ipv6Addr;
 
 use hawser::netlink::{Attributes, Writer, ifinfomsg, read_u32, rtmsg};
 use nix::errno::Errno;
+use nix::sys::utsname::uname;
 
 use super::Veth;
 use crate::bridge::Network;
@@ -56,10 +57,35 @@ pub fn let_back(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<(
 /// # Errors
 /// The bridge is gone; what the kernel says.
 pub fn set_up(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()> {
-    if network.bridge.is_none() {
-        // It has come up with its addresses.
+    // Where there is no bridge it has come up with its addresses.
+    if network.bridge.is_none() || !comes_up_late() {
         return Ok(());
     }
+    bring_up(route, veth, network)
+}
+
+/// Whether a host end is born dormant, and comes up last. Before Linux 6.8 a look at a link does not make the kernel finish what has begun
+/// (see [`settle`]): a dormant port would forward nothing until its worker comes by, so there it comes up as soon as it is made.
+pub(super) fn comes_up_late() -> bool {
+    const SINCE: (u32, u32) = (6, 8);
+    let number = |word: &str| {
+        word.split(|c: char| !c.is_ascii_digit())
+            .next()?
+            .parse()
+            .ok()
+    };
+    let version = |release: &str| {
+        let mut words = release.split('.');
+        Some((number(words.next()?)?, number(words.next()?)?))
+    };
+    let kernel = uname().ok();
+    let release = kernel.as_ref().and_then(|kernel| kernel.release().to_str());
+    release
+        .and_then(version)
+        .is_some_and(|found| found >= SINCE)
+}
+
+pub(super) fn bring_up(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()> {
     let exchange = |route: &mut Netlink, has_ipv6: bool| {
         let write = |batch: &mut Writer, sequence: u32| {
             // Told of a change of a link that is up and has no carrier, the kernel goes through all routes (addrconf_notify()).
