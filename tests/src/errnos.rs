@@ -207,6 +207,7 @@ const LEFT_OUT: &[(c_long, &str)] = &[
     (libc::SYS_getpid, "getpid"),
     (libc::SYS_getpgid, "getpgid"),
     (libc::SYS_geteuid, "geteuid"),
+    (libc::SYS_uname, "uname"),
     (libc::SYS_getuid, "getuid"),
     (libc::SYS_getgroups, "getgroups"),
     (libc::SYS_umask, "umask"),

@@ -50,10 +50,6 @@ pub fn let_back(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<(
 /// Before: all else that changes the link, its mark say: the kernel goes through all routes when a link changes that is up and has no
 /// carrier. Undone with the link.
 ///
-/// Frames to 01:80:c2:00:00:0x (IEEE 802.1D, table 7-10) are to go the way of all others, past the firewall: the bridge would learn
-/// from them who is where, and give them to the host as what this link has received. And it is no place to send IPv6 packets to: an
-/// address of its own would only cost, timers and packets about it.
-///
 /// # Errors
 /// The bridge is gone; what the kernel says.
 pub fn set_up(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()> {
@@ -67,24 +63,22 @@ pub fn set_up(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()>
 /// Whether a host end is born dormant, and comes up last. Before Linux 6.8 a look at a link does not make the kernel finish what has begun
 /// (see [`settle`]): a dormant port would forward nothing until its worker comes by, so there it comes up as soon as it is made.
 pub(super) fn comes_up_late() -> bool {
-    const SINCE: (u32, u32) = (6, 8);
-    let number = |word: &str| {
-        word.split(|c: char| !c.is_ascii_digit())
-            .next()?
-            .parse()
-            .ok()
-    };
-    let version = |release: &str| {
-        let mut words = release.split('.');
-        Some((number(words.next()?)?, number(words.next()?)?))
-    };
     let kernel = uname().ok();
     let release = kernel.as_ref().and_then(|kernel| kernel.release().to_str());
     release
         .and_then(version)
-        .is_some_and(|found| found >= SINCE)
+        .is_some_and(|found| found >= (6, 8))
 }
 
+/// The first two numbers of a kernel's release.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(['.', '-']).map(|word| word.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
+/// Frames to 01:80:c2:00:00:0x (IEEE 802.1D, table 7-10) are to go the way of all others, past the firewall: the bridge would learn
+/// from them who is where, and give them to the host as what this link has received. And it is no place to send IPv6 packets to: an
+/// address of its own would only cost, timers and packets about it.
 pub(super) fn bring_up(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()> {
     let exchange = |route: &mut Netlink, has_ipv6: bool| {
         let write = |batch: &mut Writer, sequence: u32| {
@@ -181,4 +175,23 @@ fn write_no_multicasts(batch: &mut Writer, sequence: u32, veth: &Veth) {
     batch.attribute(libc::RTA_DST, &multicasts.octets());
     batch.number(libc::RTA_OIF, veth.index);
     batch.end();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_of_kernels() {
+        let cases = [
+            ("6.18.44-fc-v669", Some((6, 18))),
+            ("6.1.0-13-cloud-amd64", Some((6, 1))),
+            ("6.8-rc1", Some((6, 8))),
+            ("7.0.0", Some((7, 0))),
+            ("unknown", None),
+        ];
+        for (release, numbers) in cases {
+            assert_eq!(version(release), numbers, "{release}");
+        }
+    }
 }
