@@ -25,7 +25,7 @@ use crate::wanted::Words;
 
 pub use port::{just_removed, let_back, set_up, settle};
 
-use port::{bring_up, comes_up_late};
+use port::{COMES_UP_LATE, bring_up};
 
 /// Name of the interface inside, unless another is asked for.
 pub const INSIDE: &str = "eth0";
@@ -114,7 +114,7 @@ impl Veth {
 
 /// Creates the veth on the first address that is free; the kernel's `EEXIST` is the lease that another has.
 ///
-/// Before: the namespace is there. After: both ends are there, the host end is enslaved, or up where there is no bridge; nothing
+/// Before: the namespace is there. After: both ends are there, the host end is enslaved, and up unless that is left to [`set_up`]; nothing
 /// is marked yet, but for the lease of an IPv6 address that goes with no IPv4 one. Undone by the end of the namespace.
 ///
 /// # Errors
@@ -167,7 +167,7 @@ fn check_mac(mac: Mac, wish: &Wish) -> Result<()> {
 
 fn finish(route: &mut Netlink, wish: &Wish, veth: &Veth) -> Result<()> {
     let network = wish.network;
-    if network.bridge.is_some() && !comes_up_late() {
+    if network.bridge.is_some() && !*COMES_UP_LATE {
         bring_up(route, veth, network)?;
     }
     if let (Some(address6), Some(subnet6)) = (wish.address6, network.subnet6) {
@@ -328,11 +328,11 @@ fn write_veth(batch: &mut Writer, sequence: u32, wish: &Wish, address: Ipv4Addr)
             if wish.checks_sources {
                 batch.number(libc::IFLA_GROUP, nft::PORT_GROUP);
             }
+            if *COMES_UP_LATE {
+                batch.attribute(libc::IFLA_OPERSTATE, &[DORMANT]);
+            }
         }
         None => batch.number(libc::IFLA_GROUP, nft::group_of(wish.network)),
-    }
-    if wish.network.bridge.is_some() && comes_up_late() {
-        batch.attribute(libc::IFLA_OPERSTATE, &[DORMANT]);
     }
     write_end(batch, wish.mtu);
     let info = batch.open(libc::IFLA_LINKINFO);

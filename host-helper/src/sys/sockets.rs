@@ -106,7 +106,7 @@ pub fn link_index(socket: BorrowedFd, name: &str) -> Result<u32> {
     }
 }
 
-/// The network namespace of a socket: `SIOCGSKNS` (linux/sockios.h, Linux 4.9).
+/// The network namespace of a socket: `SIOCGSKNS` (linux/sockios.h).
 pub fn network_of(socket: BorrowedFd) -> Result<OwnedFd> {
     // SAFETY: integers only; what comes is a descriptor that nobody else has.
     unsafe {

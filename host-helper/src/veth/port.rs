@@ -1,6 +1,7 @@
 //! The host end as a port of a bridge.
 
 use std::net::Ipv6Addr;
+use std::sync::LazyLock;
 
 use hawser::netlink::{Attributes, Writer, ifinfomsg, read_u32, rtmsg};
 use nix::errno::Errno;
@@ -53,22 +54,22 @@ pub fn let_back(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<(
 /// # Errors
 /// The bridge is gone; what the kernel says.
 pub fn set_up(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()> {
-    // Where there is no bridge it has come up with its addresses.
-    if network.bridge.is_none() || !comes_up_late() {
-        return Ok(());
+    if network.bridge.is_some() && *COMES_UP_LATE {
+        return bring_up(route, veth, network);
     }
-    bring_up(route, veth, network)
+    // It has come up as it was made or, where there is no bridge, with its addresses.
+    Ok(())
 }
 
 /// Whether a host end is born dormant, and comes up last. Before Linux 6.8 a look at a link does not make the kernel finish what has begun
 /// (see [`settle`]): a dormant port would forward nothing until its worker comes by, so there it comes up as soon as it is made.
-pub(super) fn comes_up_late() -> bool {
+pub(super) static COMES_UP_LATE: LazyLock<bool> = LazyLock::new(|| {
     let kernel = uname().ok();
     let release = kernel.as_ref().and_then(|kernel| kernel.release().to_str());
     release
         .and_then(version)
         .is_some_and(|found| found >= (6, 8))
-}
+});
 
 /// The first two numbers of a kernel's release.
 fn version(release: &str) -> Option<(u32, u32)> {
