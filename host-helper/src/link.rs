@@ -192,12 +192,19 @@ impl Netlink {
     /// # Errors
     /// What the kernel says.
     pub fn addresses(&mut self, index: u32) -> Result<Vec<IpNet>, Refusal> {
-        let found = self.ask(|batch, sequence| {
-            let header = ifaddrmsg(libc::AF_UNSPEC as u8, 0, 0, 0, index);
-            batch.begin(libc::RTM_GETADDR, DUMP, sequence, &header);
-            batch.end();
-        })?;
-        Ok(found.into_iter().filter_map(address).collect())
+        let mut all = Vec::new();
+        // One after the other: to tell of both at once, the kernel waits for the lock of all links (since Linux 6.10).
+        for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
+            let found = self.ask(|batch, sequence| {
+                let header = ifaddrmsg(family, 0, 0, 0, index);
+                batch.begin(libc::RTM_GETADDR, DUMP, sequence, &header);
+                batch.end();
+            })?;
+            let addresses = found.into_iter().filter_map(address);
+            // A kernel without IPv6 tells of IPv4 again.
+            all.extend(addresses.filter(|net| self::family(net.addr()) == family));
+        }
+        Ok(all)
     }
 
     /// The numbers of the links that have an address which a router has advertised.
