@@ -6,14 +6,15 @@ use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
 use hawser::address::Mac;
-use hawser::protocol;
+use hawser::capability::Capability;
+use hawser::protocol::{self, Fact};
 use serde::{Deserialize, Serialize};
 
 use crate::attach::Attachment;
 use crate::error::{Doing, Error, Result};
 use crate::hosts::{LOCALHOST, View};
 use crate::request::{NetworkChoice, Request};
-use crate::seccomp::{self, Seccomp};
+use crate::seccomp::Seccomp;
 use crate::user::{self, User};
 use crate::users::UserMap;
 use crate::veth::Place;
@@ -40,10 +41,10 @@ pub struct Privileges {
 }
 
 impl Privileges {
-    /// The filter of system calls, if there is one.
-    pub fn filter(&self) -> Option<Vec<libc::sock_filter>> {
+    /// The capabilities that a filter of system calls goes with, if there is one.
+    pub fn filter(&self) -> Option<Vec<String>> {
         match self.seccomp {
-            Seccomp::Default => Some(seccomp::program(&self.capabilities)),
+            Seccomp::Default => Some(self.capabilities.clone()),
             Seccomp::Unconfined => None,
         }
     }
@@ -190,12 +191,12 @@ fn privilege_lines(privileges: &Privileges, line: &mut dyn FnMut(std::fmt::Argum
         let groups: Vec<String> = user.groups.iter().map(u32::to_string).collect();
         line(format_args!("groups {}", groups.join(",")));
     }
-    if capabilities.is_empty() {
-        line(format_args!("capability none"));
-    }
-    for capability in capabilities {
-        line(format_args!("capability {capability}"));
-    }
+    // As one line: init goes over all lines for each of its steps.
+    let known = capabilities
+        .iter()
+        .filter_map(|name| Capability::from_name(name));
+    let set = known.fold(0, |set, capability| set | capability.bit());
+    line(format_args!("{}", Fact::Capabilities(set)));
     for capability in ambient {
         line(format_args!("ambient {capability}"));
     }

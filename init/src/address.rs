@@ -333,14 +333,19 @@ fn parse_v6(text: &[u8]) -> Option<[u8; 16]> {
     Some(bytes)
 }
 
-#[inline(never)]
 fn parse_group(word: &[u8]) -> Option<u16> {
-    if word.is_empty() || word.len() > 4 {
+    parse_hex(word, 4).map(|value| value as u16)
+}
+
+/// A number in hexadecimal of at most so many digits (16 fit).
+#[inline(never)]
+pub fn parse_hex(word: &[u8], digits: usize) -> Option<u64> {
+    if word.is_empty() || word.len() > digits {
         return None;
     }
     let mut value = 0;
     for &byte in word {
-        value = value << 4 | u16::from(hex(byte)?);
+        value = value << 4 | u64::from(hex(byte)?);
     }
     Some(value)
 }

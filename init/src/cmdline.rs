@@ -81,10 +81,10 @@ fn translate_word<'a>(value: &'a [u8], message: &mut Buffer<'_>) -> Result<&'a [
     let is_static = matches!(fields.next(), b"" | b"none" | b"off");
     let asks = |word| index_of(ASKING, word).is_some();
     if !is_static || asks(client) || asks(server) {
-        return Err("only static addresses; dhcp, on and any are not for init");
+        return Err("only static addresses; not dhcp, on or any");
     }
     let Some(len) = prefix_len(netmask) else {
-        return Err("a netmask such as 255.255.255.0 or 24 is missing");
+        return Err("a netmask such as 24 is missing");
     };
     put_line(
         message,

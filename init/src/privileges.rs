@@ -75,16 +75,15 @@ fn collect<'a>(message: &Message<'a>, groups: &mut Buffer<'_>) -> Wanted<'a> {
     let mut facts = message.facts();
     while let Some(entry) = &facts.next() {
         match entry.fact {
-            Fact::Capability(capability) => {
+            Fact::Capabilities(set) => {
                 wanted.has_list = true;
-                wanted.kept |= capability.bit();
+                wanted.kept |= set;
             }
             Fact::Ambient(capability) => {
                 wanted.has_list = true;
                 wanted.kept |= capability.bit();
                 wanted.ambient |= capability.bit();
             }
-            Fact::NoCapabilities => wanted.has_list = true,
             Fact::User { uid, gid } => wanted.user = Some((uid, gid)),
             Fact::Groups(list) => {
                 wanted.groups = entry.object();

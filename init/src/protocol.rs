@@ -94,10 +94,8 @@ pub enum Fact<'a> {
     Groups(Groups<'a>),
     /// `workdir DIR`: an absolute path, to the end of the line.
     Workdir(Text<'a>),
-    /// `capability NAME`: kept.
-    Capability(Capability),
-    /// `capability none`: an empty list, so that all are dropped.
-    NoCapabilities,
+    /// `capability NAME`, `capability 0xSET`: kept, one bit each; `capability none`: an empty list, so that all are dropped.
+    Capabilities(u64),
     /// `ambient NAME`: kept, and ambient for a user who is not root.
     Ambient(Capability),
     /// `no-new-privileges`

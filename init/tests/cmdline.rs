@@ -77,7 +77,7 @@ fn what_is_not_static_is_refused_in_one_sentence() {
         let refused = translated(&format!("quiet ip={word}")).expect_err(word);
         assert_eq!(
             refused,
-            format!("ip={word}: only static addresses; dhcp, on and any are not for init")
+            format!("ip={word}: only static addresses; not dhcp, on or any")
         );
     }
     assert_eq!(
@@ -96,11 +96,11 @@ fn a_fault_names_the_word() {
     for (word, cause) in [
         (
             "ip=192.0.2.777:::24",
-            "not an address that a machine can have, with the length of its prefix",
+            "not an address of a machine, with its prefix length",
         ),
         (
             "ip=192.0.2.2::nowhere:24",
-            "not an address that a machine can have, of the destination's family",
+            "not an address of a machine, of the destination's family",
         ),
         ("ip=192.0.2.2:::24::eth/0", "not a link's name"),
         (

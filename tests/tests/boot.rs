@@ -128,9 +128,7 @@ fn an_error_is_one_line_and_the_end() {
         let console = machine.run("ip=dhcp -- /bin/echo not me");
         assert_console(
             &console,
-            &[
-                "init: read config ip=dhcp: only static addresses; dhcp, on and any are not for init; poweroff",
-            ],
+            &["init: read config ip=dhcp: only static addresses; not dhcp, on or any; poweroff"],
         );
         assert_last(&console, "reboot: Power down");
     });

@@ -1,6 +1,6 @@
 //! One line of the message, word by word ([`Cursor`]).
 
-use crate::address::{Address, Mac, Prefix, cut, index_of, parse_number};
+use crate::address::{Address, Mac, Prefix, cut, index_of, parse_hex, parse_number, strip};
 use crate::capability::Capability;
 
 use super::cursor::Cursor;
@@ -54,8 +54,8 @@ pub(super) fn check_line(words: &mut Cursor<'_>, seen: &mut u32) -> Option<()> {
         Fact::Groups(_) => (GROUP_LIST, GROUP_LIST),
         Fact::Workdir(_) => (WORKDIR, WORKDIR),
         Fact::NoNewPrivileges => (NO_NEW_PRIVILEGES, NO_NEW_PRIVILEGES),
-        Fact::Capability(_) | Fact::Ambient(_) => (CAPABILITIES, NO_CAPABILITIES),
-        Fact::NoCapabilities => (NO_CAPABILITIES, CAPABILITIES | NO_CAPABILITIES),
+        Fact::Capabilities(0) => (NO_CAPABILITIES, CAPABILITIES | NO_CAPABILITIES),
+        Fact::Capabilities(_) | Fact::Ambient(_) => (CAPABILITIES, NO_CAPABILITIES),
         Fact::Address(_) | Fact::Neighbour { .. } | Fact::Route { .. } if *seen & LINK == 0 => {
             return words.refuse_keyword("it belongs to no link; a `link` line comes before it");
         }
@@ -80,7 +80,7 @@ pub(super) fn parse_line<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
         0 => parse_link(words)?,
         1 => Fact::NoLinks,
         2 => Fact::Address(words.want(
-            "an address that a machine can have, with the length of its prefix",
+            "an address of a machine, with its prefix length",
             parse_interface_address,
         )?),
         3 => parse_neighbour(words)?,
@@ -97,11 +97,9 @@ pub(super) fn parse_line<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
         }
         9 => Fact::Hostname(words.want("a host name of at most 64 characters", parse_hostname)?),
         10 => words.want("UID:GID in numbers", parse_user)?,
-        11 => {
-            Fact::Groups(words.want("at most 256 numbers with commas between them", parse_groups)?)
-        }
+        11 => Fact::Groups(words.want("at most 256 numbers, with commas", parse_groups)?),
         12 => Fact::Workdir(parse_workdir(words)?),
-        13 => words.want("a capability", parse_capability)?,
+        13 => Fact::Capabilities(words.want("a capability", parse_capability)?),
         14 => Fact::Ambient(words.want("a capability", Capability::from_bytes)?),
         15 => Fact::NoNewPrivileges,
         _ => {
@@ -154,15 +152,13 @@ fn parse_unicast(word: &[u8]) -> Option<Address> {
 
 #[inline(never)]
 fn parse_neighbour<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
-    let address = words.want("an address that a machine can have", parse_unicast)?;
+    let address = words.want("an address of a machine", parse_unicast)?;
     let mac = words.want("a MAC such as 02:00:ac:13:00:01", Mac::parse)?;
     Some(Fact::Neighbour { address, mac })
 }
 
 fn parse_route<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
-    let word = words.expect(
-        "`default`, or an address with the length of its prefix and no bit set behind that",
-    )?;
+    let word = words.expect("`default`, or a prefix with its length and no bit set behind it")?;
     let destination = Prefix::parse(word).filter(Prefix::is_network);
     if destination.is_none() && word != b"default" {
         return None;
@@ -178,7 +174,7 @@ fn parse_route<'a>(words: &mut Cursor<'a>) -> Option<Fact<'a>> {
         return None;
     }
     let gateway = words.want(
-        "an address that a machine can have, of the destination's family",
+        "an address of a machine, of the destination's family",
         parse_unicast,
     )?;
     let family = gateway.family();
@@ -234,11 +230,11 @@ fn parse_hostname(name: &[u8]) -> Option<Text<'_>> {
     }
 }
 
-fn parse_capability<'a>(name: &[u8]) -> Option<Fact<'a>> {
-    if name == b"none" {
-        Some(Fact::NoCapabilities)
-    } else {
-        Some(Fact::Capability(Capability::from_bytes(name)?))
+fn parse_capability(name: &[u8]) -> Option<u64> {
+    match strip(name, b"0x") {
+        Some(set) => parse_hex(set, 16),
+        None if name == b"none" => Some(0),
+        None => Some(Capability::from_bytes(name)?.bit()),
     }
 }
 

@@ -3,6 +3,7 @@
 use core::fmt;
 
 use super::{Fact, Text, Words};
+use crate::capability::Capability;
 
 impl Fact<'_> {
     /// The line's first word.
@@ -21,7 +22,7 @@ impl Fact<'_> {
             Fact::User { .. } => "user",
             Fact::Groups(_) => "groups",
             Fact::Workdir(_) => "workdir",
-            Fact::Capability(_) | Fact::NoCapabilities => "capability",
+            Fact::Capabilities(_) => "capability",
             Fact::Ambient(_) => "ambient",
             Fact::NoNewPrivileges => "no-new-privileges",
         }
@@ -70,8 +71,12 @@ impl fmt::Display for Fact<'_> {
             Fact::Hostname(text) | Fact::Workdir(text) => write!(f, " {text}"),
             Fact::User { uid, gid } => write!(f, " {uid}:{gid}"),
             Fact::Groups(groups) => write!(f, " {}", Text(groups.0)),
-            Fact::Capability(capability) | Fact::Ambient(capability) => write!(f, " {capability}"),
-            Fact::NoCapabilities => f.write_str(" none"),
+            Fact::Ambient(capability) => write!(f, " {capability}"),
+            Fact::Capabilities(0) => f.write_str(" none"),
+            Fact::Capabilities(set) => match Capability::all().find(|one| one.bit() == *set) {
+                Some(one) => write!(f, " {one}"),
+                None => write!(f, " {set:#x}"),
+            },
         }
     }
 }

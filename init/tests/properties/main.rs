@@ -114,7 +114,13 @@ fn line() -> impl Strategy<Value = String> {
         Just("checkpoint_restore"),
         Just("chown"),
         Just("bpf "),
-        Just("CHOWN")
+        Just("CHOWN"),
+        Just("0xa80425fb"),
+        Just("0x0"),
+        Just("0xFFFFffffFFFFffff"),
+        Just("0x10000000000000000"),
+        Just("0x"),
+        Just("0xg")
     ];
     prop_oneof![
         name().prop_map(|name| format!("link {name}")),

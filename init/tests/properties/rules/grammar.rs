@@ -136,12 +136,27 @@ fn judge_line(line: &[u8], words: &[&[u8]]) -> Option<String> {
             (ids.len() <= 256).then(|| format!(" {word}"))?
         }
         ("capability", ["none"]) => " none".to_owned(),
-        ("capability" | "ambient", [name]) if capabilities().any(|known| known == *name) => {
-            format!(" {name}")
-        }
+        ("ambient", [name]) if capabilities().any(|known| known == *name) => format!(" {name}"),
+        ("capability", [word]) => match capability_set(word)? {
+            0 => " none".to_owned(),
+            set => match capabilities().enumerate().find(|(at, _)| 1 << at == set) {
+                Some((_, name)) => format!(" {name}"),
+                None => format!(" {set:#x}"),
+            },
+        },
         _ => return None,
     };
     Some(format!("{keyword}{fact}"))
+}
+
+/// A capability by its name, or a set of them in hexadecimal.
+fn capability_set(word: &str) -> Option<u64> {
+    let Some(digits) = word.strip_prefix("0x") else {
+        let number = capabilities().position(|known| known == word)?;
+        return Some(1 << number);
+    };
+    let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    (is_hex && digits.len() <= 16).then(|| u64::from_str_radix(digits, 16).ok())?
 }
 
 /// All behind the word is the path: it may have blanks in it.
