@@ -27,7 +27,7 @@ use crate::owner::{Mark, Owner};
 use crate::request::{Command, Request, StdioChoice};
 use crate::rootfs::Rootfs;
 use crate::signals::Signals;
-use crate::spawn::{self, Child, Said, Spawn, StatusReader, Stdio};
+use crate::spawn::{self, Child, Early, Said, Spawn, StatusReader, Stdio};
 use crate::splice::Splice;
 use crate::state;
 use crate::steps::Steps;
@@ -95,6 +95,7 @@ pub struct Attachment {
 pub fn run(
     request: &Request,
     command: Command,
+    early: Option<Early>,
     signals: &Signals,
     steps: &mut Steps,
 ) -> Result<Container> {
@@ -110,7 +111,7 @@ pub fn run(
     let environment = command.environment.clone();
     let (mut spawn, privileges) = prepare(request, command)?;
     steps.done("plan");
-    let mut talk = Talk::begin(&spawn, signals, hears_init)?;
+    let mut talk = Talk::begin(&spawn, early, signals, hears_init)?;
     let mut names;
     // Let go of last: as long as a port is held, what the firewall says of it is about us.
     let splice;

@@ -324,6 +324,23 @@ fn begins_with_run(words: &[OsString]) -> bool {
     words.get(1).is_some_and(|word| word == "run")
 }
 
+/// Whether a command line seems to be one of `run`, in the foreground and with a network namespace of its own: worth a beginning
+/// before all of it is read. What may not be taken for one, whatever follows, has `--preserve-fds`.
+pub fn is_usual_run(words: impl IntoIterator<Item = OsString>) -> bool {
+    let words: Vec<OsString> = words.into_iter().collect();
+    let is_other = |word: &OsString| {
+        let word = word.as_encoded_bytes();
+        let network = word.strip_prefix(b"--network=").unwrap_or(word);
+        [&b"-d"[..], b"--detach", b"--userns", b"-h", b"--help"].contains(&word)
+            || network == b"host"
+            || network.starts_with(b"container:")
+            || network.starts_with(b"ns:")
+            || word.starts_with(b"--preserve-fds")
+    };
+    let mut verbs = words.iter().skip(1).filter(|word| *word != "--verbose");
+    verbs.next().is_some_and(|word| word == "run") && !words.iter().any(is_other)
+}
+
 /// Whether a command line that may be wrong otherwise is one of `hook`.
 pub fn is_for_hook(words: impl IntoIterator<Item = OsString>) -> bool {
     let mut words = words.into_iter().skip(1);
@@ -413,6 +430,34 @@ mod tests {
                 ..
             }) => Ok(*run),
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn which_runs_are_usual() {
+        let is_usual = |words: &str| is_usual_run(words.split(' ').map(OsString::from));
+        for words in [
+            "host-helper run true",
+            "host-helper run --rootfs / -p 80 --network ptp -- true",
+            "host-helper --verbose run --network=none --init -it true",
+        ] {
+            assert!(is_usual(words), "{words}");
+        }
+        for words in [
+            "host-helper",
+            "host-helper exec run true",
+            "host-helper run -d true",
+            "host-helper run --detach true",
+            "host-helper run --network host true",
+            "host-helper run --network=host true",
+            "host-helper run --network ns:/run/netns/a true",
+            "host-helper run --network=container:a true",
+            "host-helper run --userns true",
+            "host-helper run --preserve-fds 1 true",
+            "host-helper run --preserve-fds=1 true",
+            "host-helper run --help",
+        ] {
+            assert!(!is_usual(words), "{words}");
         }
     }
 

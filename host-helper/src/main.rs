@@ -79,8 +79,11 @@ fn main() -> ! {
 fn act() -> Result<u8> {
     let begin = Instant::now();
     if cni::is_called() {
-        return cni::run(Steps::new(false));
+        return cni::run(Steps::new(false, begin));
     }
+    let begun = cli::is_usual_run(std::env::args_os())
+        .then(run::Begun::begin)
+        .flatten();
     let asked = sys::with_scratch(|| cli::parse(std::env::args_os()), Clone::clone);
     let cli = match asked.map_err(Error::new) {
         Ok(Asked::For(cli)) => cli,
@@ -88,7 +91,7 @@ fn act() -> Result<u8> {
         Err(error) if cli::is_for_hook(std::env::args_os()) => return hook::refuse(error, begin),
         Err(error) => return Err(error),
     };
-    let steps = Steps::new(cli.verbose);
+    let steps = Steps::new(cli.verbose, begin);
     // Starts sweep what is in their own way; everything else has the time to look for all of it. Doctor tells of it.
     let leaves_it = matches!(
         cli.action,
@@ -100,12 +103,17 @@ fn act() -> Result<u8> {
         let _ = attached::sweep();
         control::sweep_stale();
     }
-    perform(cli.action, begin, steps)
+    perform(cli.action, begun, begin, steps)
 }
 
-fn perform(action: Action, begin: Instant, mut steps: Steps) -> Result<u8> {
+fn perform(
+    action: Action,
+    begun: Option<run::Begun>,
+    begin: Instant,
+    mut steps: Steps,
+) -> Result<u8> {
     match action {
-        Action::Run(options) => run::run(*options, steps),
+        Action::Run(options) => run::run(*options, begun, steps),
         Action::Exec(options) => exec::exec(&options),
         Action::Attach(options) => attached::attach(&options, steps),
         Action::Cni => cni::run(steps),

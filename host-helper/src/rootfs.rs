@@ -16,6 +16,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{fchdir, pivot_root};
+use serde::{Deserialize, Serialize};
 
 use crate::dev::mount_dev;
 use crate::error::{Doing, Error, Result};
@@ -46,7 +47,7 @@ const ON_INITRAMFS: &str =
     "the root of this machine is an initramfs: switch_root to another file system first";
 
 /// What the container is to see. Paths were checked when this was made.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Rootfs {
     /// The root directory, absolute, or the host's own with a throw-away layer over it.
     pub directory: Option<PathBuf>,
@@ -65,11 +66,12 @@ pub struct Rootfs {
     /// The network namespace is new, and its switches are ours to set.
     pub is_new_network: bool,
     /// Its users are others outside.
+    #[serde(skip)]
     pub users: Option<Users>,
 }
 
 /// `-v SOURCE:DESTINATION[:ro]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Volume {
     /// On the host, absolute.
     pub source: PathBuf,

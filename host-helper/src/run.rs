@@ -22,6 +22,7 @@ use crate::hosts::Private;
 use crate::ls::Description;
 use crate::request::{Command, NetworkChoice, Request, StdioChoice};
 use crate::signals::Signals;
+use crate::spawn::Early;
 use crate::state;
 use crate::steps::{Steps, warn};
 use crate::supervisor::{self, Supervisor};
@@ -33,29 +34,55 @@ pub use plan::with_variables;
 
 use plan::{command_stdio, plan};
 
-/// Runs a container. Gives the exit code.
+/// Runs a container. Gives the exit code. `begun`: only without `--preserve-fds`.
 ///
 /// # Errors
 /// What went wrong before the command ran.
-pub fn run(options: cli::Run, mut steps: Steps) -> Result<u8> {
+pub fn run(options: cli::Run, begun: Option<Begun>, mut steps: Steps) -> Result<u8> {
     need_privileges("run a container")?;
     check_preserved(options.preserve_fds)?;
-    // What else our caller has left open is nobody's: neither the command's nor, for its whole life, ours.
-    sys::close_range(3 + options.preserve_fds, u32::MAX)
-        .doing(|| "close file descriptors".into())?;
+    if begun.is_none() {
+        close_others(options.preserve_fds)?;
+    }
     let (request, command) = plan(&options)?;
     if options.detach {
+        drop(begun);
         return run_detached(&options, &request, command, steps);
     }
-    let signals = Signals::block()?;
-    let container = start(&request, command, &signals, &mut steps)?;
+    let (signals, early) = match begun {
+        Some(Begun { signals, child }) => (signals, child),
+        None => (Signals::block()?, None),
+    };
+    let container = start(&request, command, early, &signals, &mut steps)?;
     let supervisor = supervise(&options, &request, container, signals)?;
     Ok(supervisor.wait(None))
+}
+
+/// What a `run` begins with before all of its command line is read. Nobody but its own child notices.
+pub struct Begun {
+    signals: Signals,
+    child: Option<Early>,
+}
+
+impl Begun {
+    /// Begins. `None`: something is refused, and whoever needs it will hear why.
+    pub fn begin() -> Option<Begun> {
+        close_others(0).ok()?;
+        let signals = Signals::block().ok()?;
+        let child = Early::begin();
+        Some(Begun { signals, child })
+    }
+}
+
+/// What else our caller has left open is nobody's: neither the command's nor, for its whole life, ours.
+fn close_others(preserved: u32) -> Result<()> {
+    sys::close_range(3 + preserved, u32::MAX).doing(|| "close file descriptors".into())
 }
 
 fn start(
     request: &Request,
     command: Command,
+    early: Option<Early>,
     signals: &Signals,
     steps: &mut Steps,
 ) -> Result<Container> {
@@ -64,7 +91,7 @@ fn start(
             "no resolver for the container: the host has none but on loopback addresses; name one with --dns",
         );
     }
-    attach::run(request, command, signals, steps)
+    attach::run(request, command, early, signals, steps)
         .inspect_err(|_| state::remove_directory_if_empty())
 }
 
@@ -132,7 +159,7 @@ fn supervise_detached(
     caller: File,
 ) -> Result<u8> {
     nix::unistd::setsid().doing(|| "start a session".into())?;
-    let container = start(request, command, &signals, &mut steps).map_err(|mut error| {
+    let container = start(request, command, None, &signals, &mut steps).map_err(|mut error| {
         // Its caller has ended it, as a rule, and says why.
         error.unsaid &= error.code != ENDED;
         error

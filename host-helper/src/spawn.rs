@@ -1,6 +1,7 @@
 //! The container's first process: cloned into its namespaces, moved into its files, and then init.
 
 mod child;
+mod early;
 mod program;
 mod status;
 
@@ -13,12 +14,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 
 use hawser::protocol;
-use libc::sock_filter;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity, unshare};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, pipe2};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, Error, OURS, Result};
 use crate::rootfs::Rootfs;
@@ -27,6 +28,7 @@ use crate::terminal;
 use crate::users;
 
 pub use child::{exec_init, open_dev};
+pub use early::Early;
 pub use program::{embedded_init, open_init};
 pub use status::{Said, StatusReader};
 
@@ -34,17 +36,19 @@ use child::become_init;
 use status::FAILED;
 
 /// Where the command's standard descriptors lead.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Stdio {
     /// Where ours do.
     Inherit,
     /// To a terminal of its own.
     Terminal,
     /// Nothing comes in, and what comes out goes to this file.
+    #[serde(skip)]
     Log(File),
 }
 
 /// All that the child needs to know.
+#[derive(Serialize, Deserialize)]
 pub struct Spawn {
     /// Its files.
     pub rootfs: Rootfs,
@@ -59,13 +63,14 @@ pub struct Spawn {
     /// How many descriptors from 3 on the command inherits.
     pub preserved: u32,
     /// init's file; the embedded one when there is none.
+    #[serde(skip)]
     pub init: Option<OwnedFd>,
     /// The command and its arguments.
     pub command: Vec<CString>,
     /// `KEY=VALUE`.
     pub environment: Vec<CString>,
-    /// The system calls that init and the command may make; `None`: all.
-    pub filter: Option<Vec<sock_filter>>,
+    /// init and the command may make the system calls that go with these capabilities; `None`: all.
+    pub filter: Option<Vec<String>>,
 }
 
 impl Spawn {
@@ -89,18 +94,32 @@ pub struct Child {
     pub channel: UnixStream,
 }
 
-/// Clones the child; it goes on by itself until init waits for its config.
+/// Clones the child, on another processor where there is room; it goes on by itself until init waits for its config.
 ///
 /// Undone by killing it.
 ///
 /// # Errors
 /// No processes, namespaces or descriptors left; not allowed.
-pub fn spawn(spawn: &Spawn) -> Result<Child> {
+pub fn spawn(spawn: &Spawn) -> Result<Started> {
     let namespaces = match spawn.rootfs.users {
         None => NAMESPACES.union(users::LATER),
         Some(_) => NAMESPACES,
     };
-    clone(namespaces, |ends| become_init(spawn, ends))
+    start(namespaces, |ends| become_init(spawn, ends))
+}
+
+/// A new child, and where it may run later if that is not the same as now.
+pub type Started = (Child, Option<Elsewhere>);
+
+/// [`clone`], on another processor where there is room.
+fn start(
+    namespaces: CloneFlags,
+    work: impl FnOnce(&ChildEnds) -> Result<Infallible>,
+) -> Result<Started> {
+    let room = find_room();
+    let child = clone(namespaces, work)?;
+    let elsewhere = room.and_then(|room| begin_elsewhere(room, child.pid));
+    Ok((child, elsewhere))
 }
 
 /// The child's ends of what connects it with this process.
@@ -163,7 +182,7 @@ pub struct Elsewhere(CpuSet);
 /// wait behind this process, which goes on working; the two are meant to work side by side.
 ///
 /// Undone by [`Elsewhere::end`].
-pub fn begin_elsewhere(all: CpuSet, child: Pid) -> Option<Elsewhere> {
+fn begin_elsewhere(all: CpuSet, child: Pid) -> Option<Elsewhere> {
     let mut others = all;
     others.unset(sched_getcpu().ok()?).ok()?;
     // With a single processor this is refused, and nothing is lost.
@@ -171,14 +190,15 @@ pub fn begin_elsewhere(all: CpuSet, child: Pid) -> Option<Elsewhere> {
     Some(Elsewhere(all))
 }
 
-/// The processors that we may run on, where a child has room beside us. Where more want to run than there are processors it is left alone: it
-/// would wait for another one, when there is room on ours. Found out before the child is there, which is to begin at once.
-pub fn find_room() -> Option<CpuSet> {
+/// The processors that we may run on, where a child has room beside us. Where a crowd wants to run it is left alone: it would wait for
+/// another processor, when there is room on ours. Found out before the child is there, which is to begin at once.
+fn find_room() -> Option<CpuSet> {
     let allowed = sched_getaffinity(Pid::from_raw(0)).ok()?;
     let is_ours = |number: &usize| allowed.is_set(*number).unwrap_or(false);
     let processors = (0..CpuSet::count()).filter(is_ours).count();
-    // This process is among those that run.
-    (running()? < processors).then_some(allowed)
+    // This process is one of those that run; another is often a worker of the kernel's that takes apart what has just ended, and sleeps more
+    // than it runs.
+    (running()? <= 2 * processors).then_some(allowed)
 }
 
 /// How many threads run, or would if they had a processor: the first half of the fourth field of proc(5)'s loadavg.

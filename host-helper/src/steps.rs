@@ -10,11 +10,11 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// Says nothing unless `is_verbose`.
-    pub fn new(is_verbose: bool) -> Self {
+    /// Says nothing unless `is_verbose`. The first step began at `begin`.
+    pub fn new(is_verbose: bool, begin: Instant) -> Self {
         Steps {
-            since: is_verbose.then(Instant::now),
-            begin: Instant::now(),
+            since: is_verbose.then_some(begin),
+            begin,
         }
     }
 

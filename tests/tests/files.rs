@@ -1,8 +1,10 @@
 //! The container's files: binds, tmpfs, read-only, working directory.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 
-use lab::case;
+use lab::{DEADLINE, case, collect};
 
 #[test]
 fn a_bind_is_seen_and_written_through() {
@@ -239,5 +241,27 @@ fn the_hosts_mounts_are_not_seen() {
                 expected.contains(&target) || below.iter().any(|prefix| target.starts_with(prefix));
             assert!(known, "{target} in the container: {mounts}");
         }
+    });
+}
+
+#[test]
+fn a_root_whose_path_is_not_utf8() {
+    case(|lab| {
+        let path = lab.dir.join(OsStr::from_bytes(b"r\xff"));
+        std::os::unix::fs::symlink(&lab.rootfs, &path).expect("a link");
+        let mut command = lab.command(&["run", "--rootfs"]);
+        command.arg(&path).args(["--", "cat", "/etc/group"]);
+        let outcome = collect(command, DEADLINE).exits(0);
+        assert!(outcome.out().contains("wheel"), "{outcome}");
+    });
+}
+
+#[test]
+fn a_command_line_that_fills_a_socket() {
+    case(|lab| {
+        // MAX_ARG_STRLEN of linux/binfmts.h is 128 KiB for one word.
+        let word = "x".repeat(120 * 1024);
+        let words = [&["sh", "-c", "echo $#: ${#1}"][..], &[word.as_str(); 8]].concat();
+        assert_eq!(lab.run(&[], &words).ok(), format!("7: {}", word.len()));
     });
 }

@@ -9,7 +9,7 @@ use crate::config;
 use crate::error::{Doing, Result};
 use crate::netlink::Netlink;
 use crate::signals::Signals;
-use crate::spawn::{self, Child, Elsewhere, Said, Spawn, StatusReader};
+use crate::spawn::{self, Child, Early, Elsewhere, Said, Spawn, StatusReader};
 use crate::sys;
 
 /// A child that is on its way to the command.
@@ -24,14 +24,21 @@ pub struct Talk<'a> {
 }
 
 impl Talk<'_> {
-    /// Clones the child, on another processor where there is room. `hears_init`: the user reads what init has to say.
+    /// Clones the child, or tells the one that was cloned early. `hears_init`: the user reads what init has to say.
     ///
     /// # Errors
-    /// As [`spawn::spawn`].
-    pub fn begin<'a>(spawn: &Spawn, signals: &'a Signals, hears_init: bool) -> Result<Talk<'a>> {
-        let room = spawn::find_room();
-        let child = spawn::spawn(spawn)?;
-        let elsewhere = room.and_then(|room| spawn::begin_elsewhere(room, child.pid));
+    /// As [`spawn::spawn`] and [`Early::tell`].
+    pub fn begin<'a>(
+        spawn: &Spawn,
+        early: Option<Early>,
+        signals: &'a Signals,
+        hears_init: bool,
+    ) -> Result<Talk<'a>> {
+        let told = early.map(|early| early.tell(spawn)).transpose()?;
+        let (child, elsewhere) = match told.flatten() {
+            Some(begun) => begun,
+            None => spawn::spawn(spawn)?,
+        };
         Ok(Talk {
             child,
             status: StatusReader::default(),

@@ -18,21 +18,38 @@ use crate::error::{Doing, Error, Result};
 use crate::inside::Permission;
 use crate::netlink::Netlink;
 use crate::rootfs;
+use crate::seccomp;
 use crate::sys;
 use crate::terminal;
 
 /// In the child. Only returns when something fails.
 pub(super) fn become_init(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
+    begin()?;
+    if spawn.makes_network() {
+        make_network(ends)?;
+    }
+    go_on(spawn, ends)
+}
+
+/// What each child begins with.
+pub(super) fn begin() -> Result<()> {
     // init sets it again: a change of user clears it.
     set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
     setsid().doing(|| "start a session".into())?;
     umask(Mode::empty());
-    if spawn.makes_network() {
-        make_network_namespace()?;
-        let inside = Netlink::route().doing(|| "open a netlink socket".into())?;
-        terminal::send_descriptors(&ends.channel, &[inside.as_fd().as_raw_fd()])
-            .doing(|| "hand the network namespace over".into())?;
-    }
+    Ok(())
+}
+
+/// A network namespace, which is handed over as a socket inside.
+pub(super) fn make_network(ends: &ChildEnds) -> Result<()> {
+    make_network_namespace()?;
+    let inside = Netlink::route().doing(|| "open a netlink socket".into())?;
+    terminal::send_descriptors(&ends.channel, &[inside.as_fd().as_raw_fd()])
+        .doing(|| "hand the network namespace over".into())
+}
+
+/// All that follows.
+pub(super) fn go_on(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
     let receive = |what: &str| {
         let doing = || format!("wait for {what}");
         let arrived = terminal::receive_descriptors(&ends.channel).doing(doing)?;
@@ -144,7 +161,7 @@ pub fn exec_init(spawn: &Spawn, dev: &OwnedFd, ends: &ChildEnds) -> Result<Infal
     arguments.extend(spawn.command.iter().cloned());
     if let Some(filter) = &spawn.filter {
         // Here, where it takes no no-new-privileges; what follows is in its list.
-        sys::filter_system_calls(filter)
+        sys::filter_system_calls(&seccomp::program(filter))
             .doing(|| "filter system calls".into())
             .map_err(|error| {
                 let cure =

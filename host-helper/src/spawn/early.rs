@@ -1,0 +1,88 @@
+//! A child that is cloned before it is known what it is to be: it makes its network namespace while its parent reads the
+//! command line.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+
+use super::child::{begin, go_on, make_network};
+use super::{NAMESPACES, Spawn, Started, start};
+use crate::attach;
+use crate::error::{Doing, Error, Result};
+use crate::terminal;
+use crate::users;
+
+/// A child that waits for its [`Spawn`]. Unless it is told, it ends with this.
+pub struct Early(Option<Started>);
+
+impl Early {
+    /// Clones it. `None`: that is refused; whoever needs a child then will hear why.
+    pub fn begin() -> Option<Early> {
+        let started = start(NAMESPACES.union(users::LATER), |ends| {
+            begin()?;
+            make_network(ends)?;
+            go_on(&receive(&ends.channel)?, ends)
+        });
+        started.ok().map(|started| Early(Some(started)))
+    }
+
+    /// Tells it what it is to be. `None`: it cannot be that, or cannot be told: a path that is not UTF-8, a log.
+    ///
+    /// # Errors
+    /// What sendmsg(2) says; a child that has ended is no error here, its last words say why.
+    pub fn tell(mut self, spawn: &Spawn) -> Result<Option<Started>> {
+        let text = serde_json::to_vec(&(spawn, spawn.init.is_some())).ok();
+        let Some(text) = text.filter(|_| spawn.makes_network()) else {
+            return Ok(None);
+        };
+        if let Some((child, _)) = &self.0 {
+            let doing = || "tell the child what it is to be".to_string();
+            let length = text.len() as u64;
+            let told =
+                (&child.channel).write_all(&[&length.to_ne_bytes(), text.as_slice()].concat());
+            match told {
+                Err(error) if is_gone(error.kind()) => {}
+                told => told.doing(doing)?,
+            }
+            if let Some(init) = &spawn.init {
+                child.send(&[init.as_raw_fd()]).doing(doing)?;
+            }
+        }
+        Ok(self.0.take())
+    }
+}
+
+fn is_gone(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
+}
+
+impl Drop for Early {
+    fn drop(&mut self) {
+        if let Some((child, _)) = &self.0 {
+            attach::kill(&child.pidfd);
+        }
+    }
+}
+
+/// In the child: what [`Early::tell`] says.
+fn receive(mut channel: &UnixStream) -> Result<Spawn> {
+    const WAITING: &str = "wait for what the child is to be";
+    let given_up = || Error::new(format!("{WAITING}: host-helper has given up"));
+    let mut read = |into: &mut [u8]| match channel.read_exact(into) {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof || is_gone(error.kind()) => {
+            Err(given_up())
+        }
+        read => read.doing(|| WAITING.into()),
+    };
+    let mut length = [0; size_of::<u64>()];
+    read(&mut length)?;
+    let mut text = vec![0; u64::from_ne_bytes(length) as usize];
+    read(&mut text)?;
+    let (mut spawn, has_init): (Spawn, bool) =
+        serde_json::from_slice(&text).map_err(|error| Error::new(format!("{WAITING}: {error}")))?;
+    if has_init {
+        let arrived = terminal::receive_descriptors(channel).doing(|| WAITING.into())?;
+        spawn.init = Some(arrived.into_iter().next().ok_or_else(given_up)?);
+    }
+    Ok(spawn)
+}
