@@ -39,7 +39,7 @@ use crate::wanted::Wanted;
 pub use ensure::{ensure_bridge, restore};
 pub use names::Names;
 pub use namespace::namespace;
-pub use said::{expect, judge, kill, receive_made};
+pub use said::{expect, judge, receive_made};
 
 use ensure::{choose_mtu, ensure_network, find_ways_out};
 use names::open_names;
@@ -253,7 +253,7 @@ fn prepare(request: &Request, command: Command) -> Result<(Spawn, Privileges)> {
         init: command.init,
         command: spawn::c_strings(&command.words)?,
         environment: spawn::c_strings(&command.environment)?,
-        filter: command.privileges.filter(),
+        filtered_for: command.privileges.filtered_for(),
     };
     Ok((spawn, command.privileges))
 }

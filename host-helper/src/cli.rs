@@ -325,20 +325,31 @@ fn begins_with_run(words: &[OsString]) -> bool {
 }
 
 /// Whether a command line seems to be one of `run`, in the foreground and with a network namespace of its own: worth a beginning
-/// before all of it is read. What may not be taken for one, whatever follows, has `--preserve-fds`.
+/// before all of it is read. One with `--preserve-fds`, or a path by a descriptor, must not be taken for one: those would be closed.
 pub fn is_usual_run(words: impl IntoIterator<Item = OsString>) -> bool {
-    let words: Vec<OsString> = words.into_iter().collect();
+    let own = words.into_iter().skip(1).take_while(|word| word != "--");
+    let words: Vec<OsString> = own.filter(|word| word != "--verbose").collect();
     let is_other = |word: &OsString| {
         let word = word.as_encoded_bytes();
         let network = word.strip_prefix(b"--network=").unwrap_or(word);
-        [&b"-d"[..], b"--detach", b"--userns", b"-h", b"--help"].contains(&word)
+        [&b"--detach"[..], b"--userns", b"--help", b"--version"].contains(&word)
             || network == b"host"
             || network.starts_with(b"container:")
             || network.starts_with(b"ns:")
             || word.starts_with(b"--preserve-fds")
+            || word.windows(4).any(|part| part == b"/fd/")
+            || has_letter(word, b"dhV")
     };
-    let mut verbs = words.iter().skip(1).filter(|word| *word != "--verbose");
-    verbs.next().is_some_and(|word| word == "run") && !words.iter().any(is_other)
+    words.first().is_some_and(|word| word == "run") && !words.iter().any(is_other)
+}
+
+/// Whether one of these is among the options of a word such as `-td`.
+fn has_letter(word: &[u8], letters: &[u8]) -> bool {
+    // Those that take no value: behind another one, a value follows.
+    const ALONE: &[u8] = b"dhtV";
+    let options = word.strip_prefix(b"-").unwrap_or(b"");
+    let alone = options.iter().take_while(|letter| ALONE.contains(letter));
+    alone.into_iter().any(|letter| letters.contains(letter))
 }
 
 /// Whether a command line that may be wrong otherwise is one of `hook`.
@@ -439,7 +450,8 @@ mod tests {
         for words in [
             "host-helper run true",
             "host-helper run --rootfs / -p 80 --network ptp -- true",
-            "host-helper --verbose run --network=none --init -it true",
+            "host-helper --verbose run --network=none --init -t true",
+            "host-helper run -p80:80 -v/dev:/d -- df -h --detach",
         ] {
             assert!(is_usual(words), "{words}");
         }
@@ -447,6 +459,10 @@ mod tests {
             "host-helper",
             "host-helper exec run true",
             "host-helper run -d true",
+            "host-helper run -td true",
+            "host-helper run -dp80:80 true",
+            "host-helper run -v /dev/fd/7:/data true",
+            "host-helper run -v/proc/self/fd/7/a:/data true",
             "host-helper run --detach true",
             "host-helper run --network host true",
             "host-helper run --network=host true",

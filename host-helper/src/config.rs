@@ -42,7 +42,7 @@ pub struct Privileges {
 
 impl Privileges {
     /// The capabilities that a filter of system calls goes with, if there is one.
-    pub fn filter(&self) -> Option<Vec<String>> {
+    pub fn filtered_for(&self) -> Option<Vec<String>> {
         match self.seccomp {
             Seccomp::Default => Some(self.capabilities.clone()),
             Seccomp::Unconfined => None,
@@ -192,10 +192,14 @@ fn privilege_lines(privileges: &Privileges, line: &mut dyn FnMut(std::fmt::Argum
         line(format_args!("groups {}", groups.join(",")));
     }
     // As one line: init goes over all lines for each of its steps.
-    let known = capabilities
-        .iter()
-        .filter_map(|name| Capability::from_name(name));
-    let set = known.fold(0, |set, capability| set | capability.bit());
+    let mut set = 0;
+    for name in capabilities {
+        match Capability::from_name(name) {
+            Some(capability) => set |= capability.bit(),
+            // Of a newer program's container: refused in words.
+            None => line(format_args!("capability {name}")),
+        }
+    }
     line(format_args!("{}", Fact::Capabilities(set)));
     for capability in ambient {
         line(format_args!("ambient {capability}"));

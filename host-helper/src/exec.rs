@@ -74,7 +74,7 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
             found.environment.clone(),
             &options.env,
         ))?,
-        filter: privileges.filter(),
+        filtered_for: privileges.filtered_for(),
     };
     let signals = Signals::block()?;
     // Before anything of ours is in there.
@@ -125,7 +125,7 @@ fn supervise(
         .doing(|| "copy a descriptor".into())?;
     let begun = begin(&mut child, &mut status, privileges, &signals, !has_terminal);
     // It may have been stopped before it was bound to our end.
-    begun.inspect_err(|_| attach::kill(&pidfd))?;
+    begun.inspect_err(|_| spawn::kill(&pidfd))?;
     let sides = match spawn.stdio {
         Stdio::Terminal => {
             let sides = terminal::receive_descriptors(&child.channel);

@@ -81,9 +81,8 @@ fn act() -> Result<u8> {
     if cni::is_called() {
         return cni::run(Steps::new(false, begin));
     }
-    let begun = cli::is_usual_run(std::env::args_os())
-        .then(run::Begun::begin)
-        .flatten();
+    let is_usual = cli::is_usual_run(std::env::args_os());
+    let early = is_usual.then(run::begin).flatten();
     let asked = sys::with_scratch(|| cli::parse(std::env::args_os()), Clone::clone);
     let cli = match asked.map_err(Error::new) {
         Ok(Asked::For(cli)) => cli,
@@ -103,17 +102,17 @@ fn act() -> Result<u8> {
         let _ = attached::sweep();
         control::sweep_stale();
     }
-    perform(cli.action, begun, begin, steps)
+    perform(cli.action, early, begin, steps)
 }
 
 fn perform(
     action: Action,
-    begun: Option<run::Begun>,
+    early: Option<spawn::Early>,
     begin: Instant,
     mut steps: Steps,
 ) -> Result<u8> {
     match action {
-        Action::Run(options) => run::run(*options, begun, steps),
+        Action::Run(options) => run::run(*options, early, steps),
         Action::Exec(options) => exec::exec(&options),
         Action::Attach(options) => attached::attach(&options, steps),
         Action::Cni => cni::run(steps),

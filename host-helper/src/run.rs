@@ -34,44 +34,31 @@ pub use plan::with_variables;
 
 use plan::{command_stdio, plan};
 
-/// Runs a container. Gives the exit code. `begun`: only without `--preserve-fds`.
+/// Runs a container. Gives the exit code. `early`: what [`begin`] has given, where there is no `--preserve-fds`.
 ///
 /// # Errors
 /// What went wrong before the command ran.
-pub fn run(options: cli::Run, begun: Option<Begun>, mut steps: Steps) -> Result<u8> {
+pub fn run(options: cli::Run, early: Option<Early>, mut steps: Steps) -> Result<u8> {
     need_privileges("run a container")?;
     check_preserved(options.preserve_fds)?;
-    if begun.is_none() {
+    if early.is_none() {
         close_others(options.preserve_fds)?;
     }
     let (request, command) = plan(&options)?;
     if options.detach {
-        drop(begun);
+        drop(early);
         return run_detached(&options, &request, command, steps);
     }
-    let (signals, early) = match begun {
-        Some(Begun { signals, child }) => (signals, child),
-        None => (Signals::block()?, None),
-    };
+    let signals = Signals::block()?;
     let container = start(&request, command, early, &signals, &mut steps)?;
     let supervisor = supervise(&options, &request, container, signals)?;
     Ok(supervisor.wait(None))
 }
 
-/// What a `run` begins with before all of its command line is read. Nobody but its own child notices.
-pub struct Begun {
-    signals: Signals,
-    child: Option<Early>,
-}
-
-impl Begun {
-    /// Begins. `None`: something is refused, and whoever needs it will hear why.
-    pub fn begin() -> Option<Begun> {
-        close_others(0).ok()?;
-        let signals = Signals::block().ok()?;
-        let child = Early::begin();
-        Some(Begun { signals, child })
-    }
+/// Begins before the command line is read: with the child. `None`: that is refused, and whoever needs one will hear why.
+pub fn begin() -> Option<Early> {
+    close_others(0).ok()?;
+    Early::begin()
 }
 
 /// What else our caller has left open is nobody's: neither the command's nor, for its whole life, ours.

@@ -41,17 +41,25 @@ impl Signals {
     /// # Errors
     /// No descriptors left.
     pub fn block() -> Result<Signals> {
-        let doing = || "block signals".to_string();
+        let set = Signals::mask()?;
+        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .doing(|| "block signals".into())?;
+        Ok(Signals(fd))
+    }
+
+    /// Blocks them, and nobody hears of them: for a child, which a [`Signals::block`] before its clone would have done it for.
+    ///
+    /// # Errors
+    /// None that sigprocmask(2) knows.
+    pub fn mask() -> Result<SigSet> {
         let mut set = SigSet::all();
         // What our caller ignores (nohup) is ignored: blocked, it would be kept for us.
         let ignored = Signal::iterator().filter(|signal| sys::is_ignored(*signal));
         for signal in OUR_OWN.into_iter().chain(ignored) {
             set.remove(signal);
         }
-        set.thread_block().doing(doing)?;
-        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-            .doing(doing)?;
-        Ok(Signals(fd))
+        set.thread_block().doing(|| "block signals".into())?;
+        Ok(set)
     }
 
     /// The next one that waits.

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{ErrorKind, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 
@@ -70,7 +70,7 @@ pub struct Spawn {
     /// `KEY=VALUE`.
     pub environment: Vec<CString>,
     /// init and the command may make the system calls that go with these capabilities; `None`: all.
-    pub filter: Option<Vec<String>>,
+    pub filtered_for: Option<Vec<String>>,
 }
 
 impl Spawn {
@@ -259,6 +259,12 @@ impl Child {
             sent => sent,
         }
     }
+}
+
+/// Kills a child and waits for its end.
+pub fn kill(child: &OwnedFd) {
+    let _ = sys::pidfd_send_signal(child.as_fd(), libc::SIGKILL);
+    let _ = sys::wait_for_end(child);
 }
 
 /// The network namespace that this process is in.

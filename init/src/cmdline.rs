@@ -84,7 +84,7 @@ fn translate_word<'a>(value: &'a [u8], message: &mut Buffer<'_>) -> Result<&'a [
         return Err("only static addresses; not dhcp, on or any");
     }
     let Some(len) = prefix_len(netmask) else {
-        return Err("a netmask such as 24 is missing");
+        return Err("a netmask such as 255.255.255.0 is missing");
     };
     put_line(
         message,

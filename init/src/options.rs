@@ -349,7 +349,7 @@ impl Rules {
     fn add_rewrite(&mut self, value: &[u8]) {
         let (from, to) = cut(value, b':');
         let Some(to) = to else {
-            fail(value, "not two signals, with a colon")
+            fail(value, "not SIGNAL:SIGNAL")
         };
         let from = parse_signal(from);
         let to = match to {

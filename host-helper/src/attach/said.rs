@@ -7,7 +7,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::error::{Doing, Error, Result};
 use crate::signals::Signals;
-use crate::spawn::{Child, Said, StatusReader};
+use crate::spawn::{Child, Said, StatusReader, kill};
 use crate::sys;
 use crate::terminal;
 
@@ -88,10 +88,4 @@ pub fn judge(said: Said, expected: &Said, hears_init: bool) -> Result<()> {
             "start the command: init says {said:?} and not {expected:?}"
         ))),
     }
-}
-
-/// Kills the container and waits for it.
-pub fn kill(pidfd: &OwnedFd) {
-    let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
-    let _ = sys::wait_for_end(pidfd);
 }

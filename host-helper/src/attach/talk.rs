@@ -4,12 +4,12 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use hawser::protocol;
 
-use super::said::{expect, kill, receive_made};
+use super::said::{expect, receive_made};
 use crate::config;
 use crate::error::{Doing, Result};
 use crate::netlink::Netlink;
 use crate::signals::Signals;
-use crate::spawn::{self, Child, Early, Elsewhere, Said, Spawn, StatusReader};
+use crate::spawn::{self, Child, Early, Elsewhere, Said, Spawn, StatusReader, kill};
 use crate::sys;
 
 /// A child that is on its way to the command.
@@ -34,9 +34,12 @@ impl Talk<'_> {
         signals: &'a Signals,
         hears_init: bool,
     ) -> Result<Talk<'a>> {
-        let told = early.map(|early| early.tell(spawn)).transpose()?;
-        let (child, elsewhere) = match told.flatten() {
-            Some(begun) => begun,
+        let told = match early {
+            Some(early) => early.tell(spawn)?,
+            None => None,
+        };
+        let (child, elsewhere) = match told {
+            Some(started) => started,
             None => spawn::spawn(spawn)?,
         };
         Ok(Talk {

@@ -81,7 +81,7 @@ pub fn configure(
         // There is no program of this name: init says that it is ready, and is at its end.
         command: vec![c"".to_owned()],
         environment: Vec::new(),
-        filter: None,
+        filtered_for: None,
     };
     let was_missing = |path: &str| {
         let found = open_in_root(&files.root, Path::new(path), OFlag::O_PATH);
@@ -121,7 +121,7 @@ impl Drop for Ended {
         if let Ok(nothing) = File::open("/dev/null") {
             self.0.config = nothing;
         }
-        attach::kill(&self.0.pidfd);
+        spawn::kill(&self.0.pidfd);
     }
 }
 

@@ -24,15 +24,15 @@ use crate::terminal;
 
 /// In the child. Only returns when something fails.
 pub(super) fn become_init(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
-    begin()?;
+    leave_caller()?;
     if spawn.makes_network() {
         make_network(ends)?;
     }
     go_on(spawn, ends)
 }
 
-/// What each child begins with.
-pub(super) fn begin() -> Result<()> {
+/// Bound to our end, and to nothing else of our caller's.
+pub(super) fn leave_caller() -> Result<()> {
     // init sets it again: a change of user clears it.
     set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
     setsid().doing(|| "start a session".into())?;
@@ -159,9 +159,9 @@ pub fn exec_init(spawn: &Spawn, dev: &OwnedFd, ends: &ChildEnds) -> Result<Infal
     }
     arguments.push(c"--".to_owned());
     arguments.extend(spawn.command.iter().cloned());
-    if let Some(filter) = &spawn.filter {
+    if let Some(capabilities) = &spawn.filtered_for {
         // Here, where it takes no no-new-privileges; what follows is in its list.
-        sys::filter_system_calls(&seccomp::program(filter))
+        sys::filter_system_calls(&seccomp::program(capabilities))
             .doing(|| "filter system calls".into())
             .map_err(|error| {
                 let cure =

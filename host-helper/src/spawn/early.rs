@@ -5,34 +5,39 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
-use super::child::{begin, go_on, make_network};
-use super::{NAMESPACES, Spawn, Started, start};
-use crate::attach;
+use super::child::{go_on, leave_caller, make_network};
+use super::{NAMESPACES, Spawn, Started, kill, start};
 use crate::error::{Doing, Error, Result};
+use crate::signals::Signals;
 use crate::terminal;
 use crate::users;
 
-/// A child that waits for its [`Spawn`]. Unless it is told, it ends with this.
+/// What is said at most, in bytes: an empty socket takes it (`net.core.wmem_default`), so that nobody waits for the child.
+const MOST: usize = 64 * 1024;
+
+/// A child that waits for its [`Spawn`]. Unless it is told, this kills it in the end, and waits until it is gone.
 pub struct Early(Option<Started>);
 
 impl Early {
     /// Clones it. `None`: that is refused; whoever needs a child then will hear why.
     pub fn begin() -> Option<Early> {
         let started = start(NAMESPACES.union(users::LATER), |ends| {
-            begin()?;
+            // Not in its parent: whatever that waits for in the command line can be interrupted.
+            Signals::mask()?;
+            leave_caller()?;
             make_network(ends)?;
             go_on(&receive(&ends.channel)?, ends)
         });
         started.ok().map(|started| Early(Some(started)))
     }
 
-    /// Tells it what it is to be. `None`: it cannot be that, or cannot be told: a path that is not UTF-8, a log.
+    /// Tells it what it is to be. `None`: it cannot be that, or cannot be told: a path that is not UTF-8, a log, a long command line.
     ///
     /// # Errors
     /// What sendmsg(2) says; a child that has ended is no error here, its last words say why.
     pub fn tell(mut self, spawn: &Spawn) -> Result<Option<Started>> {
         let text = serde_json::to_vec(&(spawn, spawn.init.is_some())).ok();
-        let Some(text) = text.filter(|_| spawn.makes_network()) else {
+        let Some(text) = text.filter(|text| text.len() <= MOST && spawn.makes_network()) else {
             return Ok(None);
         };
         if let Some((child, _)) = &self.0 {
@@ -59,7 +64,7 @@ fn is_gone(kind: ErrorKind) -> bool {
 impl Drop for Early {
     fn drop(&mut self) {
         if let Some((child, _)) = &self.0 {
-            attach::kill(&child.pidfd);
+            kill(&child.pidfd);
         }
     }
 }
