@@ -113,9 +113,13 @@ impl Network {
     }
 }
 
-/// A start sets its end up last. Its supervisor answers when it is done.
+/// A start sets its links up last. Its supervisor answers when it is done.
+fn wait_for_start(name: &str) {
+    let _ = control::ask(name, "inspect");
+}
+
 fn is_down_still(end: &Link) -> bool {
-    let _ = control::ask(name_of(end), "inspect");
+    wait_for_start(name_of(end));
     let link = Netlink::route().and_then(|mut route| route.link(end.index));
     link.is_ok_and(|link| link.is_some_and(|link| !link.is_up))
 }
@@ -180,8 +184,16 @@ fn examine_inside(end: &Link, report: &mut Report) {
     let Some(owner) = end.mark.as_ref().and_then(|mark| mark.owner()) else {
         return;
     };
-    match lo_inside(owner) {
-        Ok(Some(lo)) if !lo.is_up => report.find(
+    let is_down = |lo: &Option<Link>| lo.as_ref().is_some_and(|lo| !lo.is_up);
+    let lo = lo_inside(owner).and_then(|lo| {
+        if !is_down(&lo) {
+            return Ok(lo);
+        }
+        wait_for_start(&owner.name);
+        lo_inside(owner)
+    });
+    match lo {
+        Ok(lo) if is_down(&lo) => report.find(
             Fault::LoDown,
             format!("container {}", owner.name),
             "its link lo is down: what listens on 127.0.0.1 there answers nobody",
