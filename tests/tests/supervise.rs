@@ -89,7 +89,7 @@ fn bad_options_are_one_line_that_names_the_word() {
             ),
             (&["-x", "true"], "`-x`: unknown option"),
             (&["-cx", "true"], "`-cx`: unknown option"),
-            (&["-r", "TERM", "true"], "`TERM`: not two signals"),
+            (&["-r", "TERM", "true"], "`TERM`: not SIGNAL:SIGNAL"),
             (&["-r", "TERM:NOPE", "true"], "`NOPE`: no signal"),
             (&["-r", "NOPE:TERM", "true"], "`NOPE`: no signal"),
             (&["-r", "TERM:", "true"], "command line: no signal"),
