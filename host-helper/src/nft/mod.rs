@@ -70,6 +70,9 @@ pub fn missing(nft: &mut Netlink, attachment: &Attachment, ports: &[Port]) -> Re
     sets::is_missing(nft, &wanted).doing(|| format!("look at nft table {TABLE}"))
 }
 
+/// Nobody flushes the tables so often in so short a time.
+const TRIES: u32 = 16;
+
 /// Adds elements to our tables, and makes those again that somebody has flushed a moment ago; whether there were none.
 fn add_again(
     nft: &mut Netlink,
@@ -77,8 +80,6 @@ fn add_again(
     elements: &[Element],
     doing: impl Fn() -> String,
 ) -> Result<bool> {
-    /// Nobody flushes them so often in so short a time.
-    const TRIES: u32 = 16;
     for again in 0..TRIES {
         match sets::add(nft, tenant, elements) {
             Err(refusal) if refusal.errno == Errno::ENOENT => drop(ensure(nft)?),

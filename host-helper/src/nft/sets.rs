@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use super::message::{self, Batch};
 use super::object::{Element, Family};
-use super::{NEW_ELEMENTS, TABLE, elements, ignore_missing, open, tables, transaction};
+use super::{NEW_ELEMENTS, TABLE, TRIES, elements, ignore_missing, open, tables, transaction};
 use crate::attach::Attachment;
 use crate::conntrack;
 use crate::error::{Doing, Refusal, Result};
@@ -199,17 +199,20 @@ pub fn take(
     tenant: Option<&Element>,
     elements: &[Element],
 ) -> std::result::Result<(), Refusal> {
-    match delete(nft, tenant, elements) {
-        Err(refusal) if refusal.errno == Errno::ENOENT => {
-            let wanted: BTreeSet<&Element> = elements.iter().collect();
-            let mut left = all_elements(nft)?;
-            // The transaction adds the tenant if it is not there.
-            left.retain(|element| wanted.contains(element) && Some(element) != tenant);
-            left.extend(tenant.filter(|tenant| wanted.contains(tenant)).cloned());
-            delete(nft, tenant, &left)
+    let wanted: BTreeSet<&Element> = elements.iter().collect();
+    let mut left = elements.to_vec();
+    for _ in 0..TRIES {
+        match delete(nft, tenant, &left) {
+            Err(refusal) if refusal.errno == Errno::ENOENT => {}
+            done => return done,
         }
-        done => done,
+        // Others may take some of these, too, before the next try.
+        left = all_elements(nft)?;
+        // The transaction adds the tenant if it is not there.
+        left.retain(|element| wanted.contains(element) && Some(element) != tenant);
+        left.extend(tenant.filter(|tenant| wanted.contains(tenant)).cloned());
     }
+    delete(nft, tenant, &left)
 }
 
 fn delete(
