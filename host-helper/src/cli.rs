@@ -348,8 +348,8 @@ fn has_letter(word: &[u8], letters: &[u8]) -> bool {
     // Those that take no value: behind another one, a value follows.
     const ALONE: &[u8] = b"dhtV";
     let options = word.strip_prefix(b"-").unwrap_or(b"");
-    let alone = options.iter().take_while(|letter| ALONE.contains(letter));
-    alone.into_iter().any(|letter| letters.contains(letter))
+    let mut alone = options.iter().take_while(|letter| ALONE.contains(letter));
+    alone.any(|letter| letters.contains(letter))
 }
 
 /// Whether a command line that may be wrong otherwise is one of `hook`.
