@@ -15,6 +15,7 @@ use ipnet::Ipv6Net;
 pub use guests::{Attach, Detach, Hook};
 pub use network::{Network, Resolv};
 pub use port::Port;
+pub use usual::may_begin_early;
 use values::{
     parse_capability, parse_hostname, parse_inside, parse_name, parse_sysctl, parse_variable,
     parse_volume, parse_workdir,
@@ -324,34 +325,6 @@ fn begins_with_run(words: &[OsString]) -> bool {
     words.get(1).is_some_and(|word| word == "run")
 }
 
-/// Whether a command line seems to be one of `run`, in the foreground and with a network namespace of its own: worth a beginning
-/// before all of it is read. One with `--preserve-fds`, or a path by a descriptor, must not be taken for one: those would be closed.
-pub fn is_usual_run(words: impl IntoIterator<Item = OsString>) -> bool {
-    let own = words.into_iter().skip(1).take_while(|word| word != "--");
-    let words: Vec<OsString> = own.filter(|word| word != "--verbose").collect();
-    let is_other = |word: &OsString| {
-        let word = word.as_encoded_bytes();
-        let network = word.strip_prefix(b"--network=").unwrap_or(word);
-        [&b"--detach"[..], b"--userns", b"--help", b"--version"].contains(&word)
-            || network == b"host"
-            || network.starts_with(b"container:")
-            || network.starts_with(b"ns:")
-            || word.starts_with(b"--preserve-fds")
-            || word.windows(4).any(|part| part == b"/fd/")
-            || has_letter(word, b"dhV")
-    };
-    words.first().is_some_and(|word| word == "run") && !words.iter().any(is_other)
-}
-
-/// Whether one of these is among the options of a word such as `-td`.
-fn has_letter(word: &[u8], letters: &[u8]) -> bool {
-    // Those that take no value: behind another one, a value follows.
-    const ALONE: &[u8] = b"dhtV";
-    let options = word.strip_prefix(b"-").unwrap_or(b"");
-    let mut alone = options.iter().take_while(|letter| ALONE.contains(letter));
-    alone.any(|letter| letters.contains(letter))
-}
-
 /// Whether a command line that may be wrong otherwise is one of `hook`.
 pub fn is_for_hook(words: impl IntoIterator<Item = OsString>) -> bool {
     let mut words = words.into_iter().skip(1);
@@ -441,39 +414,6 @@ mod tests {
                 ..
             }) => Ok(*run),
             other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn which_runs_are_usual() {
-        let is_usual = |words: &str| is_usual_run(words.split(' ').map(OsString::from));
-        for words in [
-            "host-helper run true",
-            "host-helper run --rootfs / -p 80 --network ptp -- true",
-            "host-helper --verbose run --network=none --init -t true",
-            "host-helper run -p80:80 -v/dev:/d -- df -h --detach",
-        ] {
-            assert!(is_usual(words), "{words}");
-        }
-        for words in [
-            "host-helper",
-            "host-helper exec run true",
-            "host-helper run -d true",
-            "host-helper run -td true",
-            "host-helper run -dp80:80 true",
-            "host-helper run -v /dev/fd/7:/data true",
-            "host-helper run -v/proc/self/fd/7/a:/data true",
-            "host-helper run --detach true",
-            "host-helper run --network host true",
-            "host-helper run --network=host true",
-            "host-helper run --network ns:/run/netns/a true",
-            "host-helper run --network=container:a true",
-            "host-helper run --userns true",
-            "host-helper run --preserve-fds 1 true",
-            "host-helper run --preserve-fds=1 true",
-            "host-helper run --help",
-        ] {
-            assert!(!is_usual(words), "{words}");
         }
     }
 

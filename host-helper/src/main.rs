@@ -81,8 +81,8 @@ fn act() -> Result<u8> {
     if cni::is_called() {
         return cni::run(Steps::new(false, begin));
     }
-    let is_usual = cli::is_usual_run(std::env::args_os());
-    let early = is_usual.then(run::begin).flatten();
+    let may_begin = cli::may_begin_early(std::env::args_os());
+    let early = may_begin.then(run::begin).flatten();
     let asked = sys::with_scratch(|| cli::parse(std::env::args_os()), Clone::clone);
     let cli = match asked.map_err(Error::new) {
         Ok(Asked::For(cli)) => cli,

@@ -95,3 +95,16 @@ fn a_closed_stdin_is_not_replaced_by_something_of_ours() {
         assert!(seen.trim() == "2" || seen.trim() == "0", "{seen}");
     });
 }
+
+#[test]
+fn one_that_a_volume_is_named_by_is_there() {
+    case(|lab| {
+        let source = lab.dir.join("data");
+        std::fs::create_dir(&source).expect("a directory");
+        std::fs::write(source.join("in"), "from the host").expect("a file");
+        let source = std::fs::File::open(source).expect("open it").into();
+        let mut command = lab.run_command(&["-v", "/dev/fd/207:/srv"], &["cat", "/srv/in"]);
+        sys::pass_fd(&mut command, &source, 207);
+        assert_eq!(collect(command, DEADLINE).ok(), "from the host");
+    });
+}

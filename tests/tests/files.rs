@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::process::Command;
 
 use lab::{DEADLINE, case, collect};
 
@@ -264,23 +263,5 @@ fn a_command_line_that_would_fill_a_socket() {
         let word = "x".repeat(120 * 1024);
         let words = [&["sh", "-c", "echo $#: ${#1}"][..], &[word.as_str(); 8]].concat();
         assert_eq!(lab.run(&[], &words).ok(), format!("7: {}", word.len()));
-    });
-}
-
-#[test]
-fn a_volume_named_by_a_descriptor() {
-    case(|lab| {
-        let source = lab.dir.join("data");
-        fs::create_dir(&source).expect("a directory");
-        fs::write(source.join("in"), "from the host").expect("a file");
-        let command = lab.run_command(&["-v", "/dev/fd/7:/srv"], &["cat", "/srv/in"]);
-        let mut shell = Command::new("sh");
-        let script = format!("exec 7< {}; exec \"$0\" \"$@\"", source.display());
-        shell.args(["-c", &script]).arg(command.get_program());
-        shell.args(command.get_args());
-        for (name, value) in command.get_envs() {
-            shell.env(name, value.unwrap_or_default());
-        }
-        assert_eq!(collect(shell, DEADLINE).ok(), "from the host");
     });
 }

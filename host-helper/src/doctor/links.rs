@@ -184,16 +184,13 @@ fn examine_inside(end: &Link, report: &mut Report) {
     let Some(owner) = end.mark.as_ref().and_then(|mark| mark.owner()) else {
         return;
     };
-    let is_down = |lo: &Option<Link>| lo.as_ref().is_some_and(|lo| !lo.is_up);
-    let lo = lo_inside(owner).and_then(|lo| {
-        if !is_down(&lo) {
-            return Ok(lo);
-        }
+    let mut lo = lo_inside(owner);
+    if matches!(&lo, Ok(Some(lo)) if !lo.is_up) {
         wait_for_start(&owner.name);
-        lo_inside(owner)
-    });
+        lo = lo_inside(owner);
+    }
     match lo {
-        Ok(lo) if is_down(&lo) => report.find(
+        Ok(Some(lo)) if !lo.is_up => report.find(
             Fault::LoDown,
             format!("container {}", owner.name),
             "its link lo is down: what listens on 127.0.0.1 there answers nobody",

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
@@ -50,12 +51,7 @@ pub(super) fn make_network(ends: &ChildEnds) -> Result<()> {
 
 /// All that follows.
 pub(super) fn go_on(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
-    let receive = |what: &str| {
-        let doing = || format!("wait for {what}");
-        let arrived = terminal::receive_descriptors(&ends.channel).doing(doing)?;
-        let first = arrived.into_iter().next();
-        first.ok_or_else(|| Error::new(format!("{}: host-helper has given up", doing())))
-    };
+    let receive = |what: &str| receive_descriptor(&ends.channel, what);
     let join_network = || {
         if spawn.makes_network() {
             return Ok(());
@@ -90,6 +86,18 @@ pub(super) fn go_on(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
     users.join()?;
     // The same as it is in the new mount namespace.
     exec_init(spawn, &open_dev()?, ends)
+}
+
+/// A descriptor that is handed over.
+pub(super) fn receive_descriptor(channel: &UnixStream, what: &str) -> Result<OwnedFd> {
+    let arrived = terminal::receive_descriptors(channel).doing(|| format!("wait for {what}"))?;
+    let first = arrived.into_iter().next();
+    first.ok_or_else(|| given_up(what))
+}
+
+/// The other end was closed before that came.
+pub(super) fn given_up(what: &str) -> Error {
+    Error::new(format!("wait for {what}: host-helper has given up"))
 }
 
 /// The container's `/dev`, from inside.

@@ -5,11 +5,10 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
-use super::child::{go_on, leave_caller, make_network};
+use super::child::{given_up, go_on, leave_caller, make_network, receive_descriptor};
 use super::{NAMESPACES, Spawn, Started, kill, start};
 use crate::error::{Doing, Error, Result};
 use crate::signals::Signals;
-use crate::terminal;
 use crate::users;
 
 /// What is said at most, in bytes: an empty socket takes it (`net.core.wmem_default`), so that nobody waits for the child.
@@ -71,23 +70,22 @@ impl Drop for Early {
 
 /// In the child: what [`Early::tell`] says.
 fn receive(mut channel: &UnixStream) -> Result<Spawn> {
-    const WAITING: &str = "wait for what the child is to be";
-    let given_up = || Error::new(format!("{WAITING}: host-helper has given up"));
+    const WHAT: &str = "what the child is to be";
+    let doing = || format!("wait for {WHAT}");
     let mut read = |into: &mut [u8]| match channel.read_exact(into) {
         Err(error) if error.kind() == ErrorKind::UnexpectedEof || is_gone(error.kind()) => {
-            Err(given_up())
+            Err(given_up(WHAT))
         }
-        read => read.doing(|| WAITING.into()),
+        read => read.doing(doing),
     };
     let mut length = [0; size_of::<u64>()];
     read(&mut length)?;
     let mut text = vec![0; u64::from_ne_bytes(length) as usize];
     read(&mut text)?;
-    let (mut spawn, has_init): (Spawn, bool) =
-        serde_json::from_slice(&text).map_err(|error| Error::new(format!("{WAITING}: {error}")))?;
+    let (mut spawn, has_init): (Spawn, bool) = serde_json::from_slice(&text)
+        .map_err(|error| Error::new(format!("{}: {error}", doing())))?;
     if has_init {
-        let arrived = terminal::receive_descriptors(channel).doing(|| WAITING.into())?;
-        spawn.init = Some(arrived.into_iter().next().ok_or_else(given_up)?);
+        spawn.init = Some(receive_descriptor(channel, WHAT)?);
     }
     Ok(spawn)
 }
