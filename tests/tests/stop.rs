@@ -51,6 +51,25 @@ fn who_does_not_listen_is_killed_after_the_grace() {
     });
 }
 
+/// Of `run`, when it is told to end itself, and of `stop`.
+#[test]
+fn the_grace_is_ten_seconds_where_nobody_says_otherwise() {
+    case(|lab| {
+        detach_ready(lab, "deaf", "trap '' TERM;");
+        let script = "trap '' TERM; echo up; sleep 1000";
+        let mut running = lab.start(&[], &["sh", "-c", script]);
+        running.until("up");
+        running.signal(libc::SIGTERM);
+        let stopped = lab.hawser(&["stop", "deaf"]).exits(0);
+        let ended = running.end();
+        assert!([137, 143].contains(&ended.code), "killed: {ended}");
+        for outcome in [stopped, ended] {
+            let seconds = outcome.elapsed.as_secs_f64();
+            assert!((10.0..15.0).contains(&seconds), "after ten: {outcome}");
+        }
+    });
+}
+
 #[test]
 fn one_in_the_foreground_is_stopped_too() {
     case(|lab| {

@@ -161,6 +161,17 @@ fn what_does_not_end_in_its_grace_is_killed_and_named() {
 }
 
 #[test]
+fn the_grace_is_five_seconds_where_nobody_says_otherwise() {
+    case(|_| {
+        let init = Supervised::start(Supervised::command(&["--", LISTENER, "!cmd"]), 1);
+        init.send(libc::SIGTERM);
+        let outcome = init.end().exits(137);
+        let seconds = outcome.elapsed.as_secs_f64();
+        assert!((5.0..9.0).contains(&seconds), "after five: {outcome}");
+    });
+}
+
+#[test]
 fn a_command_that_does_not_end_is_killed_too() {
     case(|_| {
         for command in Supervised::commands(&["--grace=0", "--", LISTENER, "!cmd"]) {
