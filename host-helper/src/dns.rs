@@ -42,7 +42,9 @@ impl Resolvers {
         let mut found = Resolvers::default();
         for line in text.lines() {
             let line = line.split(['#', ';']).next().unwrap_or_default();
-            let mut words = line.split_whitespace();
+            // What a file has of control characters is no part of a name.
+            let is_plain = |word: &&str| !word.contains(char::is_control);
+            let mut words = line.split_whitespace().filter(is_plain);
             match words.next() {
                 Some("nameserver") => {
                     let server = words.next().and_then(|word| word.parse::<IpAddr>().ok());
@@ -156,9 +158,10 @@ fn read(path: &str) -> io::Result<String> {
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(path)?;
-    let mut text = String::new();
-    file.take(LONGEST).read_to_string(&mut text)?;
-    Ok(text)
+    let mut text = Vec::new();
+    file.take(LONGEST).read_to_end(&mut text)?;
+    // A comment may be in any encoding.
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 #[cfg(test)]

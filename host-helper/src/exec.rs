@@ -1,18 +1,23 @@
 //! `exec`: a further command in a container that runs, with the same privileges.
 //!
-//! The namespaces that it enters may be hostile. What enters them is not dumpable, so that nobody inside can look into
-//! it; it holds no descriptor and no working directory of the host; and the program that it becomes there is init in a
-//! sealed memory file, which cannot be written by `/proc/PID/exe` (CVE-2019-5736, CVE-2024-21626).
+//! The namespaces that it enters may be hostile, and who is among their processes may be seized by one with
+//! CAP_SYS_PTRACE. So a process that nobody inside sees joins all the others first; what it then clones into them has the
+//! container's root, no more privileges than the container but for what init needs ([`NEEDED`]), and its filter. It is not dumpable, so
+//! that nobody else inside can look into it; it holds no descriptor and no working directory of the host; and the
+//! program that it becomes there is init in a sealed memory file, which cannot be written by `/proc/PID/exe`
+//! (CVE-2019-5736, CVE-2024-21626).
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
+use hawser::capability::Capability;
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
-use nix::unistd::setsid;
+use nix::unistd::{Pid, setsid};
 
 use crate::attach::{self, Container, Names};
 use crate::cli;
@@ -26,7 +31,7 @@ use crate::signals::Signals;
 use crate::spawn::{self, ChildEnds, Said, Spawn, StatusReader, Stdio};
 use crate::splice::Splice;
 use crate::supervisor::Supervisor;
-use crate::sys;
+use crate::sys::{self, Clone};
 use crate::terminal::{self, Output, Sides, Terminal};
 use crate::users;
 
@@ -42,6 +47,8 @@ const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWNS
 /// # Errors
 /// No such container; what went wrong before the command ran.
 pub fn exec(options: &cli::Exec) -> Result<u8> {
+    run::check_preserved(0)?;
+    run::close_others(0)?;
     run::need_privileges("enter a container")?;
     let name = &options.name;
     let answer = control::ask(name, "inspect").map_err(|error| control::no_such(name, &error))?;
@@ -57,6 +64,8 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
     let wants_terminal = options.tty || (!options.no_tty && terminal::is_interactive());
     let mut privileges = found.privileges.clone();
     privileges.workdir = options.workdir.clone().or(privileges.workdir);
+    // It is there before init is.
+    let filtered_for = privileges.filtered_for();
     let spawn = Spawn {
         rootfs: Rootfs::default(),
         stdio: if wants_terminal {
@@ -74,54 +83,116 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
             found.environment.clone(),
             &options.env,
         ))?,
-        filtered_for: privileges.filtered_for(),
+        filtered_for: None,
     };
     let signals = Signals::block()?;
     // Before anything of ours is in there.
     sys::set_not_dumpable().doing(|| "hide from the container".into())?;
-    setns(&pidfd, CloneFlags::CLONE_NEWPID).doing(|| format!("join the processes of {name}"))?;
-    let namespaces = match &privileges.users {
-        None => NAMESPACES,
-        Some(users) => {
-            users.own_pipes();
-            NAMESPACES.union(CloneFlags::CLONE_NEWUSER)
-        }
+    let map = privileges.users.as_ref();
+    let user = map.map_or(spawn.user, |map| map.outside(spawn.user));
+    if user != 0 {
+        users::give_pipes_to(user);
+    }
+    let kept = privileges.capabilities.iter().map(String::as_str);
+    let room = Room {
+        processes: &pidfd,
+        has_users: map.is_some(),
+        capabilities: kept.chain(NEEDED).filter_map(Capability::from_name),
+        filtered_for: filtered_for.as_deref(),
     };
-    let child = spawn::clone(CloneFlags::empty(), |ends| {
-        enter(&spawn, &pidfd, namespaces, ends)
-    })?;
-    supervise(&spawn, child, &privileges, signals, found)
+    let mut child = spawn::clone(CloneFlags::empty(), |ends| room.enter(&spawn, ends))?;
+    let mut status = StatusReader::default();
+    become_second(&mut child, &mut status, &signals, !wants_terminal)
+        .inspect_err(|_| spawn::kill(&child.pidfd))?;
+    supervise(&spawn, child, status, &privileges, signals, found)
 }
 
-/// In the child: into the container, and to its privileges. Only returns when something fails.
-fn enter(
-    spawn: &Spawn,
-    pidfd: &OwnedFd,
-    namespaces: CloneFlags,
-    ends: &ChildEnds,
-) -> Result<Infallible> {
-    set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
-    setsid().doing(|| "start a session".into())?;
-    // The root and the working directory are the container's from here on (setns(2)).
-    setns(pidfd, namespaces).doing(|| "join the container's namespaces".into())?;
-    if namespaces.contains(CloneFlags::CLONE_NEWUSER) {
-        users::become_root()?;
+/// What init takes to become the command: its user, its bounding set, and to give its terminal away.
+const NEEDED: [&str; 4] = ["setuid", "setgid", "setpcap", "chown"];
+
+/// Where the command is to run.
+struct Room<'a, C> {
+    /// The container's first process.
+    processes: &'a OwnedFd,
+    /// Its users are others outside.
+    has_users: bool,
+    capabilities: C,
+    filtered_for: Option<&'a [String]>,
+}
+
+impl<C: Iterator<Item = Capability>> Room<'_, C> {
+    /// In the child: into the container, to its privileges, and among its processes. Only returns when something fails.
+    fn enter(self, spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
+        set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
+        let join = |namespaces| setns(self.processes, namespaces);
+        join(CloneFlags::CLONE_NEWPID).doing(|| "join the container's processes".into())?;
+        // The root and the working directory are the container's from here on (setns(2)).
+        let users = [CloneFlags::empty(), CloneFlags::CLONE_NEWUSER][usize::from(self.has_users)];
+        join(NAMESPACES.union(users)).doing(|| "join the container's namespaces".into())?;
+        if self.has_users {
+            users::become_root()?;
+        }
+        let dev = spawn::open_dev()?;
+        // The host's keys stay the host's; a kernel without keyrings has none.
+        let _ = sys::join_session_keyring();
+        spawn::filter(self.filtered_for)?;
+        let kept = self.capabilities.fold(0, |all, one| all | one.bit());
+        sys::keep_capabilities(kept).doing(|| "give capabilities up".into())?;
+        match sys::clone_sibling().doing(|| "clone into the container".into())? {
+            Clone::Child => {
+                set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
+                setsid().doing(|| "start a session".into())?;
+                spawn::exec_init(spawn, &dev, ends)
+            }
+            Clone::Parent(_, second) => {
+                terminal::send_descriptors(&ends.channel, &[second.as_raw_fd()])
+                    .inspect_err(|_| spawn::kill(&second))
+                    .doing(|| "hand the command's process over".into())?;
+                sys::exit_now(0)
+            }
+        }
     }
-    spawn::exec_init(spawn, &spawn::open_dev()?, ends)
+}
+
+/// Takes the process for the child that the child has cloned, which is ours too.
+fn become_second(
+    child: &mut spawn::Child,
+    status: &mut StatusReader,
+    signals: &Signals,
+    hears_init: bool,
+) -> Result<()> {
+    let doing = || "take over the command's process".to_string();
+    let ends = [child.channel.as_fd(), child.pidfd.as_fd()];
+    let [is_made, _] = signals.interrupt_unless_any(ends)?;
+    // Killed between the two: the other one, which has the channel too, ends when we do.
+    let made = match is_made {
+        true => attach::receive_made(child, status, signals, hears_init)?,
+        false => Vec::new(),
+    };
+    let second = made.into_iter().next();
+    let second = second.ok_or(Errno::ESRCH).doing(doing)?;
+    let first = std::mem::replace(&mut child.pidfd, second);
+    sys::wait_for_end(&first).doing(doing)?;
+    let known = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", child.pidfd.as_raw_fd()));
+    let known = known.doing(doing)?;
+    let pid = known.lines().find_map(|line| line.strip_prefix("Pid:"));
+    let pid = pid.and_then(|pid| pid.trim().parse().ok());
+    child.pid = Pid::from_raw(pid.unwrap_or(0));
+    Ok(())
 }
 
 fn supervise(
     spawn: &Spawn,
     mut child: spawn::Child,
+    mut status: StatusReader,
     privileges: &Privileges,
     signals: Signals,
     description: Description,
 ) -> Result<u8> {
     let has_terminal = matches!(spawn.stdio, Stdio::Terminal);
-    let mut status = StatusReader::default();
-    let pidfd = child
-        .pidfd
-        .try_clone()
+    let pidfd = child.pidfd.try_clone();
+    let pidfd = pidfd
+        .inspect_err(|_| spawn::kill(&child.pidfd))
         .doing(|| "copy a descriptor".into())?;
     let begun = begin(&mut child, &mut status, privileges, &signals, !has_terminal);
     // It may have been stopped before it was bound to our end.

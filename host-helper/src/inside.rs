@@ -2,7 +2,7 @@
 //! `RESOLVE_IN_ROOT`).
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -70,6 +70,21 @@ pub fn open_in_root(root: impl AsFd, path: &Path, flags: OFlag) -> nix::Result<O
     }
 }
 
+/// Opens a file of the container for reading. Nothing else: the host's driver behind a device node of an image would hear of that.
+///
+/// # Errors
+/// As openat2(2); `EINVAL`: it is no regular file.
+pub fn open_file_in_root(root: impl AsFd, path: &Path) -> nix::Result<std::fs::File> {
+    let place = open_in_root(root, path, OFlag::O_PATH)?;
+    let mode = nix::sys::stat::fstat(&place)?.st_mode;
+    if mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
+        return Err(Errno::EINVAL);
+    }
+    let path = format!("/proc/self/fd/{}", place.as_raw_fd());
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    openat(AT_FDCWD, path.as_str(), flags, Mode::empty()).map(Into::into)
+}
+
 /// Reads a file of a directory.
 ///
 /// # Errors
@@ -89,10 +104,7 @@ pub fn read_below(directory: &OwnedFd, name: &str) -> std::io::Result<String> {
 /// # Errors
 /// What the kernel says.
 pub fn mount_of(ourselves: &OwnedFd, file: &OwnedFd) -> std::io::Result<String> {
-    let info = read_below(
-        ourselves,
-        &format!("fdinfo/{}", std::os::fd::AsRawFd::as_raw_fd(file)),
-    )?;
+    let info = read_below(ourselves, &format!("fdinfo/{}", file.as_raw_fd()))?;
     let number = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
     Ok(number.unwrap_or_default().trim().to_string())
 }

@@ -78,6 +78,7 @@ fn main() -> ! {
 
 fn act() -> Result<u8> {
     let begin = Instant::now();
+    sys::hear_of_children();
     if cni::is_called() {
         return cni::run(Steps::new(false, begin));
     }

@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{fchdir, pivot_root};
 use serde::{Deserialize, Serialize};
 
@@ -172,9 +173,12 @@ fn mount_root(rootfs: &Rootfs) -> Result<(OwnedFd, OwnedFd)> {
     let root = copy.map_or_else(|| make_copy_of_host(&scratch, rootfs.users.as_ref()), Ok)?;
     set_mount_attributes(&root, NODEV, true).doing(doing)?;
     if rootfs.is_read_only {
+        let was_read_only = fstatvfs(&root).doing(doing)?.flags();
         // All that is mounted below it too; the root itself when what is missing in it was made.
         set_mount_attributes(&root, RDONLY, true).doing(doing)?;
-        clear_mount_attributes(&root, RDONLY).doing(doing)?;
+        if !was_read_only.contains(FsFlags::ST_RDONLY) {
+            clear_mount_attributes(&root, RDONLY).doing(doing)?;
+        }
     }
     attach_tree(&root, &scratch).doing(doing)?;
     Ok((root, scratch))

@@ -3,7 +3,6 @@
 mod plan;
 
 use std::fs::File;
-use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::absolute;
 use std::time::Duration;
@@ -62,7 +61,7 @@ pub fn begin() -> Option<Early> {
 }
 
 /// What else our caller has left open is nobody's: neither the command's nor, for its whole life, ours.
-fn close_others(preserved: u32) -> Result<()> {
+pub fn close_others(preserved: u32) -> Result<()> {
     sys::close_range(3 + preserved, u32::MAX).doing(|| "close file descriptors".into())
 }
 
@@ -271,7 +270,7 @@ pub fn need_privileges(what: &str) -> Result<()> {
 }
 
 /// The descriptors that are to be handed on are there. Before we open any of our own.
-fn check_preserved(count: u32) -> Result<()> {
+pub fn check_preserved(count: u32) -> Result<()> {
     for fd in 0..3 {
         // By a directory of the host, the command could leave its root: openat(0, "..").
         if sys::is_directory(fd) {
@@ -316,19 +315,16 @@ pub fn wait_for(name: &str) -> Result<u8> {
 /// It runs, or left nothing.
 pub fn forget(name: &str) -> Result<()> {
     let _lock = state::lock()?;
-    match control::ask(name, "inspect") {
-        Ok(_) => Err(Error::new(format!(
+    // Not asked: a supervisor that does not answer would hold up whoever waits for the lock.
+    if control::is_supervised(name) {
+        return Err(Error::new(format!(
             "forget container {name}: it runs; host-helper stop {name} ends it"
-        ))),
-        Err(error)
-            if !matches!(
-                error.kind(),
-                ErrorKind::NotFound | ErrorKind::ConnectionRefused
-            ) =>
-        {
-            Err(control::no_such(name, &error))
-        }
-        Err(error) if !state::forget_output(name) => Err(control::no_such(name, &error)),
-        Err(_) => Ok(()),
+        )));
     }
+    if state::forget_output(name) {
+        return Ok(());
+    }
+    Err(Error::new(format!(
+        "forget container {name}: no container of run -d has ended that had this name"
+    )))
 }

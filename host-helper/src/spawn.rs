@@ -27,7 +27,7 @@ use crate::sys::{self, Clone};
 use crate::terminal;
 use crate::users;
 
-pub use child::{exec_init, open_dev};
+pub use child::{exec_init, filter, open_dev};
 pub use early::Early;
 pub use program::{embedded_init, open_init};
 pub use status::{Said, StatusReader};

@@ -204,7 +204,7 @@ impl Supervisor {
                 if terminal.is_user_gone() && !terminal.is_to_log() {
                     // The container's terminal is hung up, as it would be for any program.
                     self.terminal = None;
-                    self.send(libc::SIGHUP);
+                    self.forward(libc::SIGHUP);
                 }
             }
             if is(NEWS) {
@@ -348,10 +348,9 @@ impl Supervisor {
     }
 
     fn end(mut self, code: u8) -> u8 {
-        if let Some(terminal) = &mut self.terminal {
-            terminal.drain();
-        }
         if self.description.is_detached {
+            // Whoever hears of the end finds all of it in the log.
+            self.drain();
             leave_code(&self.description.name, code);
         }
         self.container.names.leave();
@@ -386,11 +385,19 @@ impl Supervisor {
         if let Some(entry) = entry.filter(|_| is_tenant_left) {
             entry.withdraw_tenant();
         }
+        // Last: the user may take their time.
+        self.drain();
         if self.description.is_detached {
             // Nobody waits for us any more.
             sys::wait_until_quiet(&self.sockets());
         }
         code
+    }
+
+    fn drain(&mut self) {
+        if let Some(terminal) = &mut self.terminal {
+            terminal.drain(&self.signals);
+        }
     }
 
     /// The log and the exit code stay when the container has ended.

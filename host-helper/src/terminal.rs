@@ -17,6 +17,7 @@ use nix::sys::termios::{
 use nix::unistd::{Gid, Pid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown, tcgetpgrp};
 
 use crate::error::{Doing, Result};
+use crate::signals::{ENDING, Signals};
 use crate::sys;
 
 /// What is read at a time.
@@ -298,12 +299,25 @@ impl Terminal {
         }
     }
 
-    /// Hands on all that is left, when all that held the other side are dead; waits for a user who is slow.
-    pub fn drain(&mut self) {
+    /// Hands on all that is left, when all that held the other side are dead; waits for a user who is slow, until a signal asks
+    /// us to end.
+    pub fn drain(&mut self, signals: &Signals) {
         while self.is_stalled() || self.read_output() {
-            let mut fds = [PollFd::new(sys::inherited(1), PollFlags::POLLOUT)];
+            let mut fds = [
+                PollFd::new(sys::inherited(1), PollFlags::POLLOUT),
+                PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            ];
             if !self.is_to_log() {
                 let _ = poll(&mut fds, PollTimeout::NONE);
+                if signals
+                    .next()
+                    .is_some_and(|signal| ENDING.contains(&signal))
+                {
+                    return;
+                }
+                if !fds[0].any().unwrap_or(true) {
+                    continue;
+                }
             }
             self.write_output();
         }

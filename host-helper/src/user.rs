@@ -10,7 +10,7 @@ use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, Error, Result};
-use crate::inside::open_in_root;
+use crate::inside::open_file_in_root;
 
 /// A user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,11 +66,9 @@ pub fn find(asked: &str, root: Option<&Path>) -> Result<User> {
 
 fn read(root: &OwnedFd, path: &str) -> String {
     let mut text = Vec::new();
-    if let Ok(file) = open_in_root(root, Path::new(path), OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
+    if let Ok(file) = open_file_in_root(root, Path::new(path)) {
         // What is no text has no user that we could name.
-        let _ = std::fs::File::from(file)
-            .take(1 << 20)
-            .read_to_end(&mut text);
+        let _ = file.take(1 << 20).read_to_end(&mut text);
     }
     String::from_utf8_lossy(&text).into_owned()
 }

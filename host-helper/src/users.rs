@@ -86,6 +86,11 @@ impl UserMap {
         }
     }
 
+    /// A user inside, as the host numbers it.
+    pub fn outside(&self, user: u32) -> u32 {
+        self.uid.saturating_add(user)
+    }
+
     /// Gives a file to root inside.
     ///
     /// # Errors
@@ -99,18 +104,16 @@ impl UserMap {
     }
 }
 
-impl UserMap {
-    /// Gives the caller's pipes, where they are the command's standard descriptors, to root inside: it may open them again
-    /// (`/dev/stdout`). What has a name somewhere stays its owner's.
-    pub fn own_pipes(&self) {
-        const PIPEFS: u64 = 0x5049_5045; // linux/magic.h
-        for fd in 0..3 {
-            let fd = sys::inherited(fd);
-            let kind = nix::sys::statfs::fstatfs(fd).map(|found| found.filesystem_type().0);
-            if kind.is_ok_and(|kind| kind as u64 == PIPEFS) {
-                // Who does not open them again does not need it.
-                let _ = self.own(fd);
-            }
+/// Gives the caller's pipes, where they are the command's standard descriptors, to a user, as the host numbers them: the command
+/// may open them again (`/dev/stdout`). What has a name somewhere stays its owner's.
+pub fn give_pipes_to(user: u32) {
+    const PIPEFS: u64 = 0x5049_5045; // linux/magic.h
+    for fd in 0..3 {
+        let fd = sys::inherited(fd);
+        let kind = nix::sys::statfs::fstatfs(fd).map(|found| found.filesystem_type().0);
+        if kind.is_ok_and(|kind| kind as u64 == PIPEFS) {
+            // Who does not open them again does not need it.
+            let _ = fchown(fd, Some(Uid::from_raw(user)), None);
         }
     }
 }

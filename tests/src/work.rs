@@ -262,6 +262,41 @@ fn attached(
     guest.end().exits(0);
 }
 
+/// `detach`, at any moment: the next one takes the rest.
+pub fn with_detach(lab: &Lab, body: impl FnOnce(&Work)) {
+    let guest = guest_with_mounts();
+    let pid = guest.pid().to_string();
+    body(&Work {
+        command: &|| {
+            collect(attach(lab, &pid, &[]), DEADLINE).exits(0);
+            lab.command(&["detach", &pid])
+        },
+        undo: &|_| {
+            lab.hawser(&["detach", &pid]).ok();
+        },
+        input: None,
+    });
+    guest.end().exits(0);
+}
+
+/// `up` of a network, and the `down` that takes it away.
+pub fn with_up_and_down(lab: &Lab, body: impl FnOnce(&Work)) {
+    lab.hawser(&["down"]).ok();
+    body(&Work {
+        command: &|| {
+            let mut shell = lab.command_of("sh");
+            let program = lab.command(&[]);
+            let script = "\"$1\" up >/dev/null && \"$1\" down";
+            shell.args(["-c", script, "sh"]).arg(program.get_program());
+            shell
+        },
+        undo: &|_| {
+            lab.hawser(&["down"]).ok();
+        },
+        input: None,
+    });
+}
+
 /// createRuntime of a container with mounts of its own, and everything that it may leave taken back by poststop, as runtimes
 /// call it after a hook that has failed: the container is gone then. Each time it is a new one.
 pub fn with_hook(lab: &Lab, body: impl FnOnce(&Work)) {

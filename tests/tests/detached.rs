@@ -339,3 +339,43 @@ fn parent(pid: i32) -> i32 {
         .expect("its parent");
     line.trim().parse().expect("a process id")
 }
+
+/// As `/dev/stdout` of a container of the command's own user is.
+#[test]
+fn another_user_opens_the_log_and_a_pipe_again() {
+    case(|lab| {
+        if !lab.real_root {
+            return lab::skip("another user id needs real root");
+        }
+        let script = "echo one; echo two >>/dev/stdout; echo three >>/dev/stderr";
+        for users in [&[][..], &["--userns"]] {
+            let options = [&["-u", "5"], users].concat();
+            let run = lab.run_sh(&options, script).exits(0);
+            assert_eq!(
+                (run.out(), run.err()),
+                ("one\ntwo\n".into(), "three\n".into())
+            );
+            lab.run_sh(&[&["-d", "--name", "web"], &options[..]].concat(), script)
+                .ok();
+            lab.hawser(&["wait", "web"]).ok();
+            assert_eq!(lab.hawser(&["logs", "web"]).ok(), "one\ntwo\nthree");
+        }
+    });
+}
+
+/// `vm.memfd_noexec` of a pid namespace: programs in memory must be meant to be ones (Linux 6.3).
+#[test]
+fn init_in_memory_is_meant_to_be_executed() {
+    case(|lab| {
+        let is_there = std::path::Path::new("/proc/sys/vm/memfd_noexec").exists();
+        if !is_there || !lab.real_root {
+            return lab::skip("vm.memfd_noexec needs Linux 6.3 and real root");
+        }
+        let run = lab.run_command(&["--network", "none"], &["echo", "ran"]);
+        let mut command = lab.command_of("unshare");
+        let script = "echo 1 >/proc/sys/vm/memfd_noexec && exec \"$@\"";
+        command.args(["-p", "-f", "--mount-proc", "sh", "-c", script, "sh"]);
+        command.arg(run.get_program()).args(run.get_args());
+        assert_eq!(collect(command, DEADLINE).ok(), "ran");
+    });
+}

@@ -1,5 +1,6 @@
 //! `exec NAME`: a further command in a running container, with the same privileges and nothing of the host.
 
+use lab::strace::traced;
 use lab::{DEADLINE, Lab, Running, Terminal, case, collect, packets, sys};
 
 const FIXED: &[&str] = &["--name", "box", "--ip", "172.19.0.9"];
@@ -193,5 +194,39 @@ fn signals_and_ends() {
         running.until("up");
         box_.end().exits(0);
         running.end().exits(137);
+    });
+}
+
+/// One inside with CAP_SYS_PTRACE may seize whoever is among its processes: that one has joined everything by then, has given up what
+/// the container has not, and has its filter.
+#[test]
+fn who_is_among_its_processes_has_nothing_of_the_host() {
+    case(|lab| {
+        let _box = lab.start_idle(FIXED);
+        let path = lab.dir.join("trace").display().to_string();
+        let calls = "trace=setns,seccomp,capset,clone,execveat";
+        let command = lab.command(&["exec", "box", "--", "true"]);
+        collect(traced(&command, &["-f", "-e", calls], &path), DEADLINE).exits(0);
+        let trace = std::fs::read_to_string(&path).expect("the trace");
+        let lines: Vec<&str> = trace.lines().collect();
+        let entered = lines.iter().position(|line| line.contains("CLONE_PARENT"));
+        let (before, behind) = lines.split_at(entered.expect("its clone"));
+        for call in ["CLONE_NEWPID", "CLONE_NEWNS", "seccomp(", "capset("] {
+            assert!(
+                before.iter().any(|line| line.contains(call)),
+                "{call}: {trace}"
+            );
+        }
+        assert!(!behind.iter().any(|line| line.contains("setns")), "{trace}");
+    });
+}
+
+#[test]
+fn no_directory_of_the_host_goes_in() {
+    case(|lab| {
+        let _box = lab.start_idle(FIXED);
+        let mut command = lab.command(&["exec", "box", "--", "true"]);
+        command.stdin(std::fs::File::open("/").expect("a directory"));
+        collect(command, DEADLINE).refused(&["file descriptor 0", "directory"]);
     });
 }

@@ -1,6 +1,6 @@
 //! Exit codes are an interface: the command's own, 125 ours, 126 cannot execute, 127 not found, 128+n signal n.
 
-use lab::{Lab, case};
+use lab::{DEADLINE, Lab, case, collect};
 
 const NONE: &[&str] = &["--network", "none"];
 
@@ -165,6 +165,21 @@ fn make(lab: &Lab, path: &str, text: &str, mode: &str) {
     let path = lab.rootfs.join(path);
     std::fs::write(&path, text).expect("write a file of the root filesystem");
     lab::sh(&format!("chmod {mode} {}", path.display()));
+}
+
+/// Then the kernel keeps no exit codes, unless it is told otherwise.
+#[test]
+fn a_caller_that_ignores_the_ends_of_its_children_gets_them_all_the_same() {
+    case(|lab| {
+        for options in [&[][..], &["--init"]] {
+            let run = lab.run_command(&[NONE, options].concat(), &["sh", "-c", "exit 3"]);
+            let mut command = lab.command_of("env");
+            command.arg("--ignore-signal=CHLD").arg(run.get_program());
+            command.args(run.get_args());
+            let outcome = collect(command, DEADLINE).exits(3);
+            assert_eq!(outcome.err(), "");
+        }
+    });
 }
 
 #[track_caller]

@@ -7,9 +7,9 @@ use nix::errno::Errno;
 
 use lab::tracer::{Call, Fault, trace};
 use lab::{
-    DEADLINE, Lab, Outcome, Snapshot, Work, case, collect, errnos, skip, with_attach,
+    DEADLINE, Lab, Outcome, Snapshot, Work, case, collect, errnos, skip, with_attach, with_detach,
     with_first_run, with_hook, with_plugin, with_poststop, with_run, with_run_and_stop,
-    with_run_of, with_run_on_terminal,
+    with_run_of, with_run_on_terminal, with_up_and_down,
 };
 
 /// What a call and its fault are called in a complaint.
@@ -396,4 +396,26 @@ fn calls_of_a_run_on_a_terminal_fail_in_their_likeliest_way() {
 #[ignore = "a soak: minutes"]
 fn each_call_of_a_run_on_a_terminal_fails_in_every_way() {
     case(|lab| on_terminal(lab, all));
+}
+
+#[test]
+fn each_call_of_detach_fails_in_its_likeliest_way() {
+    case(|lab| with_detach(lab, |work| sweep(lab, "detach", work, likeliest, is_told)));
+}
+
+#[test]
+#[ignore = "a soak: minutes"]
+fn each_call_of_detach_fails_in_every_way() {
+    case(|lab| with_detach(lab, |work| sweep(lab, "detach", work, all, is_told)));
+}
+
+#[test]
+fn each_call_of_up_and_down_fails_in_its_likeliest_way() {
+    case(|lab| with_up_and_down(lab, |work| sweep(lab, "up, down", work, likeliest, is_told)));
+}
+
+#[test]
+#[ignore = "a soak: minutes"]
+fn each_call_of_up_and_down_fails_in_every_way() {
+    case(|lab| with_up_and_down(lab, |work| sweep(lab, "up, down", work, all, is_told)));
 }

@@ -265,3 +265,29 @@ fn a_command_line_that_would_fill_a_socket() {
         assert_eq!(lab.run(&[], &words).ok(), format!("7: {}", word.len()));
     });
 }
+
+#[test]
+fn a_root_that_the_host_has_mounted_read_only_stays_so() {
+    case(|lab| {
+        let view = lab.dir.join("view");
+        fs::create_dir(&view).expect("a directory");
+        let (from, to) = (lab.rootfs.display(), view.display());
+        lab::sh(&format!(
+            "rm -f {from}/etc/hosts; mount --bind {from} {to} && mount -o remount,bind,ro {to}"
+        ));
+        let view = view.display().to_string();
+        let words = ["run", "--network", "none", "--rootfs", &view, "--read-only"];
+        lab.hawser(&[&words[..], &["-v", "/etc/passwd:/new/file", "--", "true"]].concat())
+            .refused(&["EROFS"]);
+        assert!(!lab.rootfs.join("new").exists());
+    });
+}
+
+#[test]
+fn no_place_inside_leads_up() {
+    case(|lab| {
+        for options in [["--tmpfs", "/.."], ["-v", "/srv:/tmp/.."]] {
+            lab.run(&options, &["true"]).refused(&[options[1], ".."]);
+        }
+    });
+}

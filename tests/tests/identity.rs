@@ -227,3 +227,24 @@ fn bad_names_are_refused() {
         lab.run(&["--name", &"n".repeat(127)], &["true"]).ok();
     });
 }
+
+/// What stands in the place of a file may be a device of the host's, and its driver would hear of an open.
+#[test]
+fn only_a_file_is_opened_for_names() {
+    case(|lab| {
+        let path = lab.dir.join("trace").display().to_string();
+        let command = lab.run_command(&["--network", "none", "-u", "5"], &["true"]);
+        let options = ["-f", "-e", "trace=openat2"];
+        collect(lab::strace::traced(&command, &options, &path), DEADLINE).exits(0);
+        let trace = std::fs::read_to_string(&path).expect("the trace");
+        let opened: Vec<&str> = trace
+            .lines()
+            .filter(|line| line.contains("etc/passwd"))
+            .collect();
+        let is_harmless = |line: &&str| line.contains("O_PATH");
+        assert!(
+            !opened.is_empty() && opened.iter().all(is_harmless),
+            "{trace}"
+        );
+    });
+}

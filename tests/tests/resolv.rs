@@ -339,3 +339,15 @@ fn a_directory_in_the_place_of_the_file_is_an_error() {
 fn with_a_cure(outcome: Outcome) {
     outcome.refused(&["resolv.conf", "--resolv=off"]);
 }
+
+/// A comment of another encoding, and a character that no name has.
+#[test]
+fn what_is_no_text_is_passed_over() {
+    case(|lab| {
+        lab.set_resolv_conf("");
+        let text = b"# f\xfcr alle\nnameserver 198.51.100.53\nsearch one.test t\x01wo.test\n";
+        fs::write(lab.dir.join("host-resolv.conf"), text).expect("the host's resolv.conf");
+        let lines = resolv_conf(lab, &[]);
+        assert_eq!(lines, ["nameserver 198.51.100.53", "search one.test"]);
+    });
+}

@@ -1,6 +1,6 @@
 //! `stop NAME`, and what is kept of containers that have ended.
 
-use lab::{Lab, case, sh};
+use lab::{Lab, Running, case, sh};
 
 /// A container that has said "up" by a FIFO, so that its handlers are in place.
 fn detach_ready(lab: &Lab, name: &str, before: &str) {
@@ -67,6 +67,41 @@ fn the_grace_is_ten_seconds_where_nobody_says_otherwise() {
             let seconds = outcome.elapsed.as_secs_f64();
             assert!((10.0..15.0).contains(&seconds), "after ten: {outcome}");
         }
+    });
+}
+
+/// However long the container itself, or somebody later, would wait.
+#[test]
+fn the_shortest_grace_counts() {
+    case(|lab| {
+        let most = u64::MAX.to_string();
+        let options = ["--name", "deaf", "--grace", &most];
+        let script = "trap 'echo asked' TERM; echo up; while :; do sleep 1000 & wait; done";
+        let mut running = lab.start(&options, &["sh", "-c", script]);
+        running.until("up");
+        let first = Running::spawn(lab.command(&["stop", "--grace", "2", "deaf"]));
+        running.until("asked");
+        let second = Running::spawn(lab.command(&["stop", "--grace", "1000", "deaf"]));
+        first.end().exits(0);
+        second.end().exits(0);
+        assert!([137, 143].contains(&running.end().code));
+    });
+}
+
+/// Nobody who starts a container waits because somebody else's does not answer.
+#[test]
+fn rm_asks_nobody() {
+    case(|lab| {
+        let stopped = lab.start_idle(&["--name", "still"]);
+        stopped.signal(libc::SIGSTOP);
+        stopped.wait_for_stop();
+        let outcome = lab.hawser(&["rm", "still"]);
+        assert!(outcome.elapsed.as_secs() < 1, "{outcome}");
+        outcome.refused(&["still", "it runs"]);
+        stopped.signal(libc::SIGCONT);
+        stopped.end().exits(0);
+        lab.hawser(&["rm", "still"])
+            .refused(&["still", "has ended"]);
     });
 }
 

@@ -1,9 +1,11 @@
 //! A terminal: prompt, job control, window size; and what is no terminal stays a pipe, byte for byte.
 
 use std::io::{Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::process::Stdio;
 
-use lab::{Terminal, case};
+use lab::{Terminal, case, wait_untold};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 #[test]
 fn a_shell_at_a_prompt() {
@@ -243,5 +245,45 @@ fn pipes_are_binary_clean() {
             seen_err.len(),
             data.len()
         );
+    });
+}
+
+/// As a closed terminal ends a shell.
+#[test]
+fn who_reads_no_more_hangs_up() {
+    case(|lab| {
+        let script = "while :; do echo word; done";
+        let mut command = lab.run_command(&["-t"], &["sh", "-c", script]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut helper = command.spawn().expect("start host-helper");
+        let mut stdout = helper.stdout.take().expect("its output");
+        stdout.read_exact(&mut [0; 5]).expect("a word");
+        drop(stdout);
+        assert_eq!(helper.wait().expect("its end").code(), Some(129));
+    });
+}
+
+/// What a container has written waits for a reader, and nothing else does.
+#[test]
+fn an_end_does_not_wait_for_who_reads() {
+    case(|lab| {
+        let (read, write) = nix::unistd::pipe().expect("a pipe");
+        let mut command = lab.run_command(&["-t", "--name", "web"], &["yes"]);
+        let output = write.try_clone().expect("copy a descriptor");
+        command.stdin(Stdio::null()).stdout(output);
+        let mut helper = command.spawn().expect("start host-helper");
+        // Whatever it writes from then on stays with host-helper.
+        wait_untold("the pipe is full", || {
+            let mut end = [PollFd::new(write.as_fd(), PollFlags::POLLOUT)];
+            poll(&mut end, PollTimeout::ZERO) == Ok(0)
+        });
+        lab.hawser(&["stop", "--grace", "0", "web"]).exits(0);
+        lab.run(&["--name", "web"], &["true"]).ok();
+        // It has something to say still, and goes when it is told to.
+        let id = nix::unistd::Pid::from_raw(helper.id() as i32);
+        nix::sys::signal::kill(id, nix::sys::signal::SIGTERM).expect("tell it");
+        let code = helper.wait().expect("its end").code();
+        assert!([Some(137), Some(143)].contains(&code), "{code:?}");
+        drop(read);
     });
 }

@@ -2,8 +2,9 @@
 
 #![allow(missing_docs, reason = "each reads what its name says")]
 
+use std::env::VarError;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 
 use crate::request::{NetworkChoice, check_name};
 use crate::rootfs::Volume;
@@ -80,10 +81,11 @@ pub fn parse_volume(text: &str) -> Result<Volume, String> {
 pub fn parse_inside(path: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(path);
     let is_root = path.components().count() < 2;
-    if path.is_absolute() && !is_root {
+    let leads_up = path.components().any(|part| part == Component::ParentDir);
+    if path.is_absolute() && !is_root && !leads_up {
         Ok(path)
     } else {
-        Err("a place inside is an absolute path, and not /".into())
+        Err("a place inside is an absolute path without .., and not /".into())
     }
 }
 
@@ -103,7 +105,10 @@ pub fn parse_variable(text: &str) -> Result<String, String> {
         None if text.is_empty() => Err("a variable has a name".into()),
         None => std::env::var(text)
             .map(|value| format!("{text}={value}"))
-            .map_err(|_| "not set here; give it a value with =".into()),
+            .map_err(|error| match error {
+                VarError::NotPresent => "not set here; give it a value with =".into(),
+                VarError::NotUnicode(_) => "its value here is no UTF-8".into(),
+            }),
     }
 }
 

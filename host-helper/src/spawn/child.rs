@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{execveat, setsid};
+use nix::unistd::{Uid, execveat, fchown, setsid};
 
 use super::program::embedded_init;
 use super::{ChildEnds, Spawn, Stdio, make_network_namespace};
@@ -22,6 +22,7 @@ use crate::rootfs;
 use crate::seccomp;
 use crate::sys;
 use crate::terminal;
+use crate::users;
 
 /// In the child. Only returns when something fails.
 pub(super) fn become_init(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
@@ -74,15 +75,20 @@ pub(super) fn go_on(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
             .doing(|| "hand resolv.conf to the supervisor".into())?;
     }
     umask(Mode::from_bits_truncate(0o022));
+    let map = spawn.rootfs.users.as_ref().map(|users| users.map);
+    let user = map.map_or(spawn.user, |map| map.outside(spawn.user));
+    match &spawn.stdio {
+        // The command may open it again: /dev/stdout.
+        Stdio::Log(log) if user != 0 => {
+            let given = fchown(log, Some(Uid::from_raw(user)), None);
+            given.doing(|| "give the log away".into())?;
+        }
+        Stdio::Inherit if user != 0 => users::give_pipes_to(user),
+        _ => {}
+    }
     let Some(users) = &spawn.rootfs.users else {
         return exec_init(spawn, &view.dev, ends);
     };
-    match &spawn.stdio {
-        // The command may open it again: /dev/stdout.
-        Stdio::Log(log) => users.map.own(log).doing(|| "give the log away".into())?,
-        Stdio::Inherit => users.map.own_pipes(),
-        Stdio::Terminal => {}
-    }
     users.join()?;
     // The same as it is in the new mount namespace.
     exec_init(spawn, &open_dev()?, ends)
@@ -107,6 +113,22 @@ pub(super) fn given_up(what: &str) -> Error {
 pub fn open_dev() -> Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(AT_FDCWD, "/dev", flags, Mode::empty()).doing(|| "open /dev".into())
+}
+
+/// From here on this process makes the system calls only that go with these capabilities; `None`: all.
+///
+/// # Errors
+/// The kernel has no filters; not allowed.
+pub fn filter(capabilities: Option<&[String]>) -> Result<()> {
+    let Some(capabilities) = capabilities else {
+        return Ok(());
+    };
+    sys::filter_system_calls(&seccomp::program(capabilities))
+        .doing(|| "filter system calls".into())
+        .map_err(|error| {
+            let cure = "the kernel lacks CONFIG_SECCOMP_FILTER: --seccomp=unconfined does without";
+            error.cure(Errno::EINVAL, cure).cure(Errno::ENOSYS, cure)
+        })
 }
 
 /// Connects the standard descriptors, lets go of all others, and becomes init. `dev` is the container's `/dev`.
@@ -167,16 +189,8 @@ pub fn exec_init(spawn: &Spawn, dev: &OwnedFd, ends: &ChildEnds) -> Result<Infal
     }
     arguments.push(c"--".to_owned());
     arguments.extend(spawn.command.iter().cloned());
-    if let Some(capabilities) = &spawn.filtered_for {
-        // Here, where it takes no no-new-privileges; what follows is in its list.
-        sys::filter_system_calls(&seccomp::program(capabilities))
-            .doing(|| "filter system calls".into())
-            .map_err(|error| {
-                let cure =
-                    "the kernel lacks CONFIG_SECCOMP_FILTER: --seccomp=unconfined does without";
-                error.cure(Errno::EINVAL, cure).cure(Errno::ENOSYS, cure)
-            })?;
-    }
+    // Here, where it takes no no-new-privileges; what follows is in its list.
+    filter(spawn.filtered_for.as_deref())?;
     execveat(
         init,
         c"",

@@ -75,7 +75,18 @@ fn read_only(path: &Path) -> nix::Result<OwnedFd> {
 pub fn embedded_init() -> Result<OwnedFd> {
     let doing = || "put init into memory".to_string();
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let mut file = File::from(memfd_create(c"init", flags).doing(doing)?);
+    // linux/memfd.h, 6.3: it is to be executed, whatever vm.memfd_noexec makes of those who do not say so.
+    let to_execute = MFdFlags::from_bits_retain(0x10);
+    let made = match memfd_create(c"init", flags | to_execute) {
+        Err(Errno::EINVAL) => memfd_create(c"init", flags),
+        made => made,
+    };
+    let mut file = File::from(made.doing(doing).map_err(|error| {
+        error.cure(
+            Errno::EACCES,
+            "vm.memfd_noexec=2 forbids all programs in memory; 1 allows this one",
+        )
+    })?);
     file.write_all(EMBEDDED).doing(doing)?;
     let seals = SealFlag::F_SEAL_WRITE
         | SealFlag::F_SEAL_SHRINK

@@ -47,9 +47,13 @@ impl Supervisor {
                 Some(Ok(Request::Wait)) => self.waiting.push(client.stream),
                 Some(Ok(Request::Stop(seconds))) => {
                     self.waiting.push(client.stream);
+                    let before = self.kill_at;
                     self.forward(libc::SIGTERM);
-                    if self.kill_at.is_some() {
+                    if self.ours.is_none() && self.killed_for.is_none() {
                         self.kill_after(Duration::from_secs(seconds));
+                        // Whoever has asked before does not wait longer for that.
+                        let both = before.into_iter().chain(self.kill_at);
+                        self.kill_at = both.min();
                     }
                 }
                 Some(Err(text)) => self

@@ -44,6 +44,58 @@ pub fn clone_process(flags: libc::c_int) -> Result<Clone> {
     }
 }
 
+/// `clone(2)` with `CLONE_PARENT`: a fork whose parent is ours. Its number is as our own namespace counts.
+pub fn clone_sibling() -> Result<Clone> {
+    let mut pidfd: RawFd = -1;
+    let flags = libc::CLONE_PARENT | libc::CLONE_PIDFD | libc::SIGCHLD;
+    // SAFETY: as in `clone_process`; without a stack of its own it goes on where we are, on its copy. Of the other pointers all
+    // but the one for the descriptor are null. (Not clone3(2), which a filter of system calls cannot look into.)
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone,
+            flags,
+            0usize,
+            &raw mut pidfd,
+            0usize,
+            0usize,
+        )
+    };
+    match Errno::result(pid)? {
+        0 => Ok(Clone::Child),
+        pid => {
+            // SAFETY: the kernel has stored a new descriptor there, and nobody else owns it.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Clone::Parent(Pid::from_raw(pid as i32), pidfd))
+        }
+    }
+}
+
+/// Gives up all capabilities but those of this set, one bit each, for good (`PR_CAPBSET_DROP`, `capset(2)`).
+pub fn keep_capabilities(kept: u64) -> Result<()> {
+    const VERSION_3: u32 = 0x2008_0522;
+    for number in (0..64).filter(|number| kept & 1 << number == 0) {
+        // SAFETY: integers only.
+        match Errno::result(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) }) {
+            // The kernel knows of no more.
+            Err(Errno::EINVAL) => break,
+            dropped => dropped?,
+        };
+    }
+    let kept = kept & effective_capabilities()?;
+    let (low, high) = (kept as u32, (kept >> 32) as u32);
+    let mut header = [VERSION_3, 0u32];
+    let sets = [low, low, 0, high, high, 0];
+    // SAFETY: header and two sets of {effective, permitted, inheritable}, as linux/capability.h has it.
+    let done = unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), sets.as_ptr()) };
+    Errno::result(done).map(drop)
+}
+
+/// Lets the ends of our children be waited for: a caller may have left SIGCHLD ignored, and then the kernel keeps none (wait(2)).
+pub fn hear_of_children() {
+    // SAFETY: no handler is set.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
 /// Waits for the end of a child of ours.
 pub fn wait_for_end(child: impl AsFd) -> Result<WaitStatus> {
     again(|| waitid(Id::PIDFd(child.as_fd()), WaitPidFlag::WEXITED))
