@@ -29,6 +29,8 @@ use port::{COMES_UP_LATE, bring_up};
 
 /// Name of the interface inside, unless another is asked for.
 pub const INSIDE: &str = "eth0";
+/// Behind the error of who finds no address free. No system call of ours gives it.
+pub const NONE_FREE: Errno = Errno::EXFULL;
 
 /// What a veth is to be like.
 pub struct Wish<'a> {
@@ -230,7 +232,7 @@ fn create_link(route: &mut Netlink, wish: &Wish) -> Result<Ipv4Addr> {
         "take an address on {}: all of {all_of} are in use (host-helper ls shows by whom); use another {} with a wider {}",
         network.name, wish.words.bridge, wish.words.subnet
     ))
-    .cause(Errno::EADDRNOTAVAIL))
+    .cause(NONE_FREE))
 }
 
 /// Leases an address by a further name of the link.

@@ -910,6 +910,11 @@ fn a_failed_add_of_the_first_container_leaves_no_network() {
             let answer = plugin.call("ADD", one, &bad);
             answer.fault(100, &["[::]:8080:80/tcp", "no IPv6 address"]);
             before.assert_back();
+            // An address that this host lacks: no other moment will do.
+            let lacking = json!({ "hostPort": 8080, "containerPort": 80, "hostIP": "192.0.2.77" });
+            let answer = plugin.call("ADD", one, &with(config.clone(), ports(lacking)));
+            answer.fault(100, &["192.0.2.77:8080", "no such address"]);
+            before.assert_back();
         }
         // Whoever lives by it keeps it.
         plugin.call("ADD", one, &ptp).ok();

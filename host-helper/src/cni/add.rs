@@ -24,6 +24,7 @@ use crate::request::{Details, NetworkChoice, Request};
 use crate::signals::Signals;
 use crate::state;
 use crate::steps::Steps;
+use crate::veth;
 use crate::wanted::Words;
 
 /// Gives the container its interface. Nothing is left when it fails.
@@ -160,7 +161,7 @@ fn attach(
 /// No address is free: one may be in a moment.
 fn explain(error: crate::error::Error) -> Fault {
     match error.errno {
-        Some(Errno::EADDRNOTAVAIL) => Fault::new(code::AGAIN, error.to_string()),
+        Some(veth::NONE_FREE) => Fault::new(code::AGAIN, error.to_string()),
         _ => error.into(),
     }
 }
