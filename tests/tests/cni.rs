@@ -561,12 +561,17 @@ fn the_environment() {
                 "{fault}"
             );
         }
-        // `lo` is there already.
-        let lo = Whose {
-            interface: "lo",
-            ..whose("c1", A)
-        };
-        plugin.call("ADD", lo, &blue()).fault(100, &["lo"]);
+        // `lo` is there already, and the others are directories of switches. None is no reason not to clean up.
+        for interface in ["lo", "all", "default"] {
+            let one = Whose {
+                interface,
+                ..whose("c1", A)
+            };
+            plugin
+                .call("ADD", one, &blue())
+                .fault(4, &["CNI_IFNAME", interface]);
+            plugin.call("DEL", one, &blue()).ok();
+        }
         before.assert_back();
         // Not by the environment alone, which is inherited.
         let mut command = lab.command(&["ls"]);

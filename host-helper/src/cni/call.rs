@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::Version;
 use super::fault::{Fault, code};
 use crate::address::hash;
+use crate::cli::parse_interface;
 use crate::owner::{Mark, Named};
 
 /// `CNI_COMMAND`.
@@ -96,7 +97,7 @@ impl Call {
         let network = network_of(&configuration)?;
         let has_attachment = matches!(command, Command::Add | Command::Del | Command::Check);
         let attachment = if has_attachment {
-            Attachment::of_environment()?
+            Attachment::of_environment(command)?
         } else {
             Attachment::default()
         };
@@ -123,18 +124,17 @@ impl Call {
 }
 
 impl Attachment {
-    fn of_environment() -> Result<Attachment, Fault> {
+    fn of_environment(command: Command) -> Result<Attachment, Fault> {
         let container = required("CNI_CONTAINERID")?;
         if !is_name(&container) {
             let form = "a letter or digit, then letters, digits, _ . and -";
             return Err(wrong("CNI_CONTAINERID", &container, form));
         }
         let interface = required("CNI_IFNAME")?;
-        let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | ':' | '%');
-        let is_dots = matches!(&*interface, "." | "..");
-        if interface.len() > 15 || !interface.chars().all(is_plain) || is_dots {
-            let form = "1 to 15 visible characters, no / : %, and neither . nor ..";
-            return Err(wrong("CNI_IFNAME", &interface, form));
+        // What there cannot be keeps nobody from cleaning up.
+        if let (Err(why), true) = (parse_interface(&interface), command != Command::Del) {
+            let text = format!("read the environment: CNI_IFNAME is {interface:?}: {why}");
+            return Err(Fault::new(code::ENVIRONMENT, text));
         }
         Ok(Attachment {
             container,
