@@ -11,6 +11,7 @@ use super::fault::Fault;
 use super::ipam::{self, Addressing};
 use super::members::{Members, configuration, parsed, unsupported, wrong};
 use crate::address::parse_mac;
+use crate::cli::parse_interface;
 use crate::link::Mac;
 use crate::nft::Policy;
 use crate::publish::{self, Port, Protocol};
@@ -65,7 +66,7 @@ impl Configuration {
         let network = all.parsed("mode", parse_mode)?;
         let network = network.unwrap_or(NetworkChoice::Bridge);
         let is_bridge = network == NetworkChoice::Bridge;
-        let bridge = all.text("bridge")?;
+        let bridge = all.parsed("bridge", parse_bridge)?;
         if let Some(bridge) = bridge.as_ref().filter(|_| !is_bridge) {
             let why = "mode ptp has no bridge; leave one of them out";
             return Err(unsupported("bridge", &json!(bridge), why));
@@ -126,6 +127,13 @@ fn parse_mode(text: &str) -> Result<NetworkChoice, String> {
         "ptp" => Ok(NetworkChoice::PointToPoint),
         _ => Err("it must be bridge or ptp".into()),
     }
+}
+
+fn parse_bridge(name: &str) -> Result<String, String> {
+    if name.starts_with("hw") {
+        return Err("names that begin with hw are our containers' links; choose another".into());
+    }
+    parse_interface(name)
 }
 
 /// What there is to say of a bridge alone.
