@@ -638,6 +638,7 @@ fn senseless_calls() -> Vec<Value> {
         json!({ "runtimeConfig": { "mac": "03:00:00:00:00:01" } }),
         json!({ "args": { "cni": { "mac": "nonsense" } } }),
         json!({ "runtimeConfig": { "ips": ["nonsense"] } }),
+        json!({ "runtimeConfig": { "ips": ["10.22.0.5", "2001:db8::5/64"] } }),
         json!({ "hairpinMode": true, "promiscMode": true }),
         ports(json!({ "hostPort": 0, "containerPort": 80 })),
         ports(json!({ "hostPort": 8080 })),

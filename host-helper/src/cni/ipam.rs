@@ -92,6 +92,11 @@ pub fn read(
     for text in asked.iter().map(String::as_str).chain(environment) {
         pool.ask(text)?;
     }
+    if let (true, None, Some(address)) = (pool.is_named, pool.subnet6, pool.address6) {
+        return Err(configuration(&format!(
+            "the address {address}: the network has no IPv6 range; add one, or leave it out"
+        )));
+    }
     Ok(Addressing::Ours(Box::new(pool)))
 }
 
