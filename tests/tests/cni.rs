@@ -627,6 +627,14 @@ fn senseless() -> Vec<Value> {
             json!([[{ "subnet": "10.22.0.0/24", "rangeStart": "10.22.0.9", "rangeEnd": "10.22.0.5" }]]),
         ),
         ranges(json!([[{ "subnet": "10.22.0.0/24", "gateway": "10.23.0.1" }]])),
+        ranges(json!([[{ "subnet": "10.22.0.0/24", "gateway": "10.22.0.255" }]])),
+        json!({ "isDefaultGateway": true, "ipam": {
+            "subnet": "10.22.0.0/24", "routes": [{ "dst": "0.0.0.0/0", "gw": "10.22.0.7" }],
+        } }),
+        json!({ "isDefaultGateway": true, "ipam": {
+            "ranges": [[{ "subnet": "10.22.0.0/24" }], [{ "subnet": "2001:db8::/64" }]],
+            "routes": [{ "dst": "::/0", "gw": "2001:db8::7" }],
+        } }),
     ]
 }
 
@@ -867,6 +875,21 @@ fn kinds_of_networks() {
         });
         let result = add(&with(config.clone(), by_run_time));
         assert!(address_of(&result).starts_with("10.22.0."), "{result}");
+        assert!(netns.sh("ip route").contains("default via 10.22.0.254"));
+        del(&config);
+        // The bridge has that gateway by now, whatever is said: another default route than by it would not be heeded.
+        let by = |gateway: &str| {
+            let routes = json!([{ "dst": "0.0.0.0/0", "gw": gateway }]);
+            let ipam = json!({ "subnet": "10.22.0.0/24", "routes": routes });
+            with(
+                config.clone(),
+                json!({ "isDefaultGateway": true, "ipam": ipam }),
+            )
+        };
+        plugin
+            .call("ADD", one, &by("10.22.0.1"))
+            .fault(7, &["10.22.0.1", "10.22.0.254"]);
+        add(&by("10.22.0.254"));
         assert!(netns.sh("ip route").contains("default via 10.22.0.254"));
         del(&config);
         let red = json!({ "name": "red", "bridge": "cni1", "ipam": { "subnet": "10.23.0.0/24" } });

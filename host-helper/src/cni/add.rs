@@ -1,5 +1,6 @@
 //! ADD: from the configuration to the request, and from what was made to the answer.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use ipnet::IpNet;
@@ -10,15 +11,18 @@ use super::call::Call;
 use super::configuration::Configuration;
 use super::fault::{Fault, Judge, code};
 use super::ipam::{Addressing, Pool};
+use super::members;
 use super::{delegate, outcome};
-use crate::address::Subnet;
+use crate::address::{Subnet, gateway_of};
 use crate::attach::guest::{self, How};
 use crate::attached::kept::Cni;
 use crate::attached::target::Target;
 use crate::detach::{self, Living};
 use crate::dns::Resolvers;
 use crate::error::Doing;
+use crate::link::Link;
 use crate::netlink::Netlink;
+use crate::owner::Mark;
 use crate::reach::Reach;
 use crate::request::{Details, NetworkChoice, Request};
 use crate::signals::Signals;
@@ -67,6 +71,8 @@ pub fn add(call: &Call, steps: Steps) -> Result<Value, Fault> {
 struct Before {
     /// Where other links of the container lead.
     taken: Vec<IpNet>,
+    /// The bridge, where one is meant.
+    bridge: Option<Link>,
     /// There is no bridge of that name.
     lacks_bridge: bool,
 }
@@ -86,11 +92,22 @@ impl Before {
         let has_bridge = configuration.network.has_bridge();
         let found = route
             .find_link(name)
-            .doing(|| format!("look for bridge {name}"));
+            .doing(|| format!("look for bridge {name}"))
+            .judge()?;
         Ok(Before {
             taken: routes.into_iter().map(|route| route.destination).collect(),
-            lacks_bridge: has_bridge && found.judge()?.is_none(),
+            lacks_bridge: has_bridge && found.is_none(),
+            bridge: found.filter(|_| has_bridge),
         })
+    }
+
+    /// The host's address in the network, where that is known beforehand.
+    fn gateway(&self, pool: &Pool) -> Option<Ipv4Addr> {
+        match self.bridge.as_ref().map(|bridge| &bridge.mark) {
+            Some(Some(Mark::Network(gateways))) => Some(gateways.v4.addr()),
+            Some(_) => pool.gateway,
+            None => pool.gateway.or(pool.subnet.map(gateway_of)),
+        }
     }
 }
 
@@ -166,6 +183,24 @@ fn explain(error: crate::error::Error) -> Fault {
     }
 }
 
+/// There is one default route of each version of IP, and it is the gateway's.
+fn refuse_other_gateways(pool: &Pool, gateway: Option<Ipv4Addr>) -> Result<(), Fault> {
+    let other = pool.routes.iter().find_map(|(to, by)| {
+        let by = by.filter(|_| to.prefix_len() == 0)?;
+        let gateway = match by {
+            IpAddr::V4(_) => IpAddr::V4(gateway?),
+            IpAddr::V6(_) => IpAddr::V6(pool.gateway6_with(gateway?)?),
+        };
+        (by != gateway).then_some((to, by, gateway))
+    });
+    match other {
+        Some((to, by, gateway)) => Err(members::configuration(&format!(
+            "ipam.routes {to}: its router {by} is not the gateway {gateway}, by which the default route goes; leave it out, or set isDefaultGateway to false"
+        ))),
+        None => Ok(()),
+    }
+}
+
 fn request(
     call: &Call,
     configuration: &Configuration,
@@ -185,6 +220,7 @@ fn request(
     let has_default_route = is_default.unwrap_or(!pool.is_named);
     let mut routes = pool.routes.clone();
     if has_default_route {
+        refuse_other_gateways(pool, before.gateway(pool))?;
         routes.retain(|(to, _)| to.prefix_len() != 0);
     }
     Ok(Request {

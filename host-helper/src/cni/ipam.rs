@@ -243,8 +243,20 @@ impl Pool {
         Ok(())
     }
 
-    /// What has IPv6 alone cannot be had; nor gateways that differ in their host parts.
+    /// The host's IPv6 address that goes with this one, where one is known.
+    pub fn gateway6_with(&self, gateway: Ipv4Addr) -> Option<Ipv6Addr> {
+        let usual = || same_host(gateway, self.subnet?, self.subnet6?);
+        self.gateway6.or_else(usual)
+    }
+
+    /// What has IPv6 alone cannot be had; nor gateways that differ in their host parts, or are everybody's address.
     pub fn check(&self) -> Result<(), Fault> {
+        let is_broadcast = |(gateway, subnet): &(Ipv4Addr, Ipv4Net)| *gateway == subnet.broadcast();
+        if let Some((gateway, subnet)) = self.gateway.zip(self.subnet).filter(is_broadcast) {
+            return Err(configuration(&format!(
+                "gateway {gateway}: it is the broadcast address of {subnet}"
+            )));
+        }
         let (subnet, subnet6) = match (self.subnet, self.subnet6) {
             (_, None) => return Ok(()),
             (None, Some(subnet6)) => {
