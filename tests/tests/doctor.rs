@@ -317,12 +317,20 @@ fn an_uplink_that_takes_less() {
         lab.serve();
         let _web = idle(lab, "web", &[]);
         let _direct = idle(lab, "direct", &["--network", "ptp"]);
+        // Others are called otherwise inside: a supervisor knows how, and what is kept of an attachment.
+        let _other = idle(lab, "other", &["--iface", "net7"]);
+        let guest = Running::unshared(&["-n"], "exec cat");
+        let pid = guest.pid().to_string();
+        lab.hawser(&["attach", "--name", "guest", "--iface", "net7", &pid])
+            .exits(0);
         sh("ip link set uplink mtu 1420");
         let cures = finds(
             lab,
             &[
                 ("mtu-too-large", "container web"),
                 ("mtu-too-large", "container direct"),
+                ("mtu-too-large", "container other"),
+                ("mtu-too-large", "container guest"),
             ],
         );
         cures.iter().for_each(|cure| paste(cure));
@@ -330,6 +338,10 @@ fn an_uplink_that_takes_less() {
         for name in ["web", "direct"] {
             let eth0 = Netns::of(lab.pid_of(name)).sh("ip link show eth0");
             assert!(eth0.contains("mtu 1420"), "{eth0}");
+        }
+        for pid in [lab.pid_of("other"), guest.pid()] {
+            let net7 = Netns::of(pid).sh("ip link show net7");
+            assert!(net7.contains("mtu 1420"), "{net7}");
         }
     });
 }
@@ -514,7 +526,7 @@ fn a_port_of_an_attachment_that_a_daemon_has_taken() {
 fn a_bridge_that_is_down() {
     case(|lab| {
         lab.serve();
-        let _web = idle(lab, "web", &["--ip", "172.19.0.9"]);
+        let _web = idle(lab, "web", &["--ip", "172.19.0.9", "--iface", "net7"]);
         for (seed, place) in [
             ("ip link set hawser0 down", "network hawser0"),
             ("ip addr del 172.19.0.1/16 dev hawser0", "network hawser0"),
@@ -526,6 +538,12 @@ fn a_bridge_that_is_down() {
             ("ip link set hwac130009 nomaster", "container web"),
         ] {
             sh(seed);
+            let cause = findings(lab)[0]["cause"].to_string();
+            assert_eq!(
+                cause.contains("its net7"),
+                place == "container web",
+                "{cause}"
+            );
             finds_and_cures(lab, "bridge-down", place);
         }
     });

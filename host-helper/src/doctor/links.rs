@@ -7,14 +7,17 @@ use ipnet::IpNet;
 
 use super::host::{Host, Network, address_of, name_of};
 use super::{Fault, Report, with_cure};
+use crate::attached::kept::Kept;
 use crate::attached::target::look_inside;
 use crate::control;
 use crate::error::Refusal;
 use crate::link::Link;
+use crate::ls::Description;
 use crate::netlink::Netlink;
 use crate::nft::{self, Policy};
 use crate::owner::{Owner, namespace};
 use crate::sysctl;
+use crate::veth::INSIDE;
 
 const LO: &str = "lo";
 
@@ -124,6 +127,15 @@ fn is_down_still(end: &Link) -> bool {
     link.is_ok_and(|link| link.is_some_and(|link| !link.is_up))
 }
 
+/// What a container calls the link that this is the host's end of, as far as it is told.
+fn name_inside(end: &Link) -> String {
+    let ask = || serde_json::from_str(&control::ask(name_of(end), "inspect").ok()?).ok();
+    let known: Option<Description> = Kept::of(end).map(|kept| kept.container).or_else(ask);
+    known
+        .and_then(|container| container.interface)
+        .unwrap_or_else(|| INSIDE.to_string())
+}
+
 /// The host's end of a container's link.
 fn examine_end(host: &Host, end: &Link, report: &mut Report) {
     let (name, link) = (name_of(end), &end.name);
@@ -131,7 +143,10 @@ fn examine_end(host: &Host, end: &Link, report: &mut Report) {
         report.find(
             Fault::BridgeDown,
             format!("container {name}"),
-            format!("link {link}, the host's end of its eth0, is down"),
+            format!(
+                "link {link}, the host's end of its {}, is down",
+                name_inside(end)
+            ),
             format!("ip link set {link} up"),
         );
     }
@@ -143,15 +158,19 @@ fn examine_end(host: &Host, end: &Link, report: &mut Report) {
         return;
     };
     if end.mtu > mtu {
+        let interface = name_inside(end);
         let inside = end.mark.as_ref().and_then(|mark| mark.owner());
         let inside = inside.map_or_else(String::new, |owner| {
-            format!(" && nsenter -t {} -n ip link set eth0 mtu {mtu}", owner.pid)
+            format!(
+                " && nsenter -t {} -n ip link set {interface} mtu {mtu}",
+                owner.pid
+            )
         });
         report.find(
             Fault::MtuTooLarge,
             format!("container {name}"),
             format!(
-                "its eth0 takes packets of {} bytes, and link {way}, by which they leave, takes {mtu}",
+                "its {interface} takes packets of {} bytes, and link {way}, by which they leave, takes {mtu}",
                 end.mtu
             ),
             format!("ip link set {link} mtu {mtu}{inside}"),
@@ -173,7 +192,10 @@ fn examine_stray(host: &Host, end: &Link, report: &mut Report) {
         report.find(
             Fault::BridgeDown,
             format!("container {name}"),
-            format!("link {link}, the host's end of its eth0, is no port of {bridge} any more"),
+            format!(
+                "link {link}, the host's end of its {}, is no port of {bridge} any more",
+                name_inside(end)
+            ),
             format!("ip link set {link} master {bridge}"),
         );
     }
