@@ -426,6 +426,21 @@ fn a_resolver_that_does_not_answer() {
         finds_and_cures(lab, "resolver-dead", "resolver 198.51.100.99");
         write("nameserver 127.0.0.53\n");
         finds(lab, &[("resolver-dead", "host")]);
+        // Behind systemd-resolved's stub: to write into that one's files would help for a moment.
+        let behind = "/run/systemd/resolve/resolv.conf";
+        std::fs::create_dir_all("/run/systemd/resolve").expect("a directory");
+        std::fs::write(
+            behind,
+            "nameserver 198.51.100.53\nnameserver 198.51.100.99\n",
+        )
+        .expect("write resolv.conf");
+        let found = findings(lab);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert_eq!(found[0]["where"], "resolver 198.51.100.99");
+        let cause = found[0]["cause"].as_str().expect("a sentence");
+        assert!(cause.starts_with(behind), "{cause}");
+        assert_eq!(found[0]["cure"], "resolvectl dns LINK ADDRESS");
+        std::fs::remove_dir_all("/run/systemd").expect("remove a directory");
         std::fs::remove_file(&resolv_conf).expect("remove resolv.conf");
         finds(lab, &[("resolver-dead", "host")]);
     });

@@ -83,11 +83,15 @@ enum Others {
 }
 
 fn tell(server: IpAddr, why: &str, others: Others, report: &mut Report) {
+    // Where those behind systemd-resolved's stub count; it writes their file anew.
+    let is_behind = Resolvers::looks_behind(Loopback::NotOurs);
     let cure = match others {
+        _ if is_behind => "resolvectl dns LINK ADDRESS".to_string(),
         Others::Some => format!("sed -i '/^nameserver {server}$/d' {}", dns::HOST),
         Others::None => format!("echo nameserver ADDRESS >{}", dns::HOST),
     };
-    let cause = format!("{} names it, and so do containers: {why}", dns::HOST);
+    let file = if is_behind { dns::UPLINK } else { dns::HOST };
+    let cause = format!("{file} names it, and so do containers: {why}");
     report.find(
         Fault::ResolverDead,
         format!("resolver {server}"),
