@@ -301,3 +301,14 @@ pub fn describe(name: &str) -> Result<Option<Description>> {
         .filter(|(_, kept)| kept.container.name == name);
     Ok(named.next().map(|(_, kept)| kept.container))
 }
+
+/// The error of who asks for a container of a name that nobody answers to.
+pub fn unanswered(name: &str) -> Error {
+    let why = match describe(name) {
+        Ok(Some(_)) => {
+            "it is attached, and nobody stays for it; host-helper detach releases it, attach --stay has ports that can be changed"
+        }
+        _ => "none of that name runs; host-helper ls shows those that do",
+    };
+    Error::new(format!("find container {name}: {why}"))
+}

@@ -20,6 +20,7 @@ use nix::sys::socket::{
     sockopt::{PeerCredentials, SndBufForce},
 };
 
+use crate::attached;
 use crate::error::{Doing, Error, Refusal, Result};
 use crate::owner::start_time;
 use crate::publish::{Range, raise_limit};
@@ -293,9 +294,7 @@ fn pid_by(name: &str, request: &str) -> Result<i32> {
 /// The error of who asks for a container that is not there.
 pub fn no_such(name: &str, error: &io::Error) -> Error {
     match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Error::new(format!(
-            "find container {name}: none of that name runs; host-helper ls shows those that do"
-        )),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => attached::unanswered(name),
         io::ErrorKind::PermissionDenied => Error::new(format!(
             "ask container {name}: permission denied (EACCES); run as root (sudo)"
         )),

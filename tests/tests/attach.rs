@@ -656,6 +656,20 @@ fn whoever_cannot_be_attached_is_refused_and_nothing_is_changed() {
         before.assert_back();
         attach(lab, pid, &["--name", "web"]).ok();
         attach(lab, pid, &["--name", "web2"]).refused(&["eth0", "detach"]);
+        // It is there, and nobody answers for it.
+        for words in [
+            &["stop", "web"][..],
+            &["wait", "web"],
+            &["port", "ls", "web"],
+            &["port", "add", "web", "8080:80"],
+            &["exec", "web", "true"],
+        ] {
+            lab.hawser(words).refused(&[
+                "web",
+                "it is attached, and nobody stays for it",
+                "detach",
+            ]);
+        }
     });
 }
 
