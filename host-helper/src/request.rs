@@ -238,7 +238,7 @@ pub fn check_name(name: &str) -> std::result::Result<(), String> {
         .strip_prefix("hawser")
         .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()));
     if is_of_hardware || is_bridge || name == "lo" || owner::is_lease(name) {
-        return Err("such names belong to network interfaces (eth* en* wl* ww* lo hawser*)".into());
+        return Err("such names belong to network interfaces: what begins with eth, en, wl or ww, lo, hawser with or without a number, hw with an address".into());
     }
     Ok(())
 }
@@ -278,5 +278,7 @@ mod tests {
         ] {
             assert!(check_name(bad).is_err(), "{bad}");
         }
+        let why = check_name("hawser0").unwrap_err();
+        assert!(why.contains("hawser with or without a number"), "{why}");
     }
 }
