@@ -650,6 +650,8 @@ fn whoever_cannot_be_attached_is_refused_and_nothing_is_changed() {
         ] {
             lab.hawser(words).refused(&[]);
         }
+        lab.hawser(&["attach"])
+            .refused(&["attach whom? give PID or --netns PATH"]);
         lab.hawser(&["detach", "nobody"]).ok();
         lab.hawser(&["detach", "99999999"]).ok();
         lab.hawser(&["detach", "--netns", "/no/such"]).ok();

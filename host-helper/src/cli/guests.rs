@@ -11,7 +11,7 @@ use super::values::{parse_absolute, parse_name};
 #[derive(Debug, Clone, Args)]
 pub struct Attach {
     /// A process of the container
-    #[arg(value_name = "PID", required_unless_present = "netns", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pub pid: Option<i32>,
     /// The container's network namespace, where no process is to be named; it ends with detach alone
     #[arg(long, value_name = "PATH", conflicts_with = "pid")]
