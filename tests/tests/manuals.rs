@@ -147,6 +147,50 @@ fn the_options_of_each_command_of_host_helper_are_those_of_its_help() {
     assert_eq!(names, commands.into_iter().collect());
 }
 
+/// Each takes some kinds of networks only, and says which.
+#[test]
+fn what_is_no_network_of_a_command_is_not_in_its_help() {
+    let program = binary();
+    for (command, kinds) in [
+        (
+            "run",
+            &["bridge", "ptp", "none", "host", "container:NAME", "ns:PATH"][..],
+        ),
+        ("attach", &["bridge", "ptp"]),
+        ("hook", &["bridge", "ptp", "none", "host"]),
+    ] {
+        let text = help(&program, &[command, "--help"]);
+        let of_network: Vec<&str> = text
+            .lines()
+            .skip_while(|line| !line.trim().starts_with("--network"))
+            .take_while(|line| !line.trim().starts_with("--bridge"))
+            .collect();
+        let of_network = of_network.join(" ");
+        for kind in ["bridge", "ptp", "none", "host", "container:NAME", "ns:PATH"] {
+            assert_eq!(
+                of_network.contains(kind),
+                kinds.contains(&kind),
+                "{command}: {of_network}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_readme_has_each_command() {
+    let readme = std::fs::read_to_string(root().join("README.md")).expect("read README.md");
+    let text = section(&manual("host-helper"), "## COMMANDS").to_string();
+    let names = text
+        .lines()
+        .filter_map(|line| line.strip_prefix('`')?.strip_suffix('`'));
+    for name in names.filter(|name| *name != "help") {
+        let has = readme.lines().any(|line| {
+            line.starts_with(&format!("| `{name} ")) || line.starts_with(&format!("| `{name}`"))
+        });
+        assert!(has, "README.md has no `{name}`");
+    }
+}
+
 #[test]
 fn each_manual_has_its_sections_codes_and_examples() {
     for page in ["init", "host-helper"] {

@@ -9,6 +9,7 @@ use super::values::{parse_absolute, parse_name};
 
 /// `attach`.
 #[derive(Debug, Clone, Args)]
+#[command(mut_arg("network", |network| network.help("bridge, or ptp (no bridge: a route of its own)")))]
 pub struct Attach {
     /// A process of the container
     #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
@@ -47,6 +48,9 @@ pub struct Detach {
 
 /// `hook`.
 #[derive(Debug, Clone, Args)]
+#[command(mut_arg("network", |network| network.help(
+    "bridge, ptp (no bridge: a route of its own), none (it is left alone), host (that config.json leaves it in)"
+)))]
 pub struct Hook {
     /// Name of the container [default: its id]
     #[arg(long, value_parser = parse_name)]
