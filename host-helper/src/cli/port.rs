@@ -32,7 +32,7 @@ pub enum Port {
         /// The container
         #[arg(value_parser = parse_name)]
         name: String,
-        /// As with run --publish; without HOSTPORT, whichever it is
+        /// As with run --publish, with the same ADDR or without any; without HOSTPORT, whichever it is
         #[arg(required = true, value_name = PORT)]
         ports: Vec<publish::Range>,
     },
