@@ -57,7 +57,11 @@ pub fn ensure(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Networ
     }
 }
 
-fn check_name(name: &str) -> Result<()> {
+/// Refuses a name that no bridge of ours can have.
+///
+/// # Errors
+/// No link's name; that of a container's link, or of the network without a bridge.
+pub fn check_name(name: &str) -> Result<()> {
     let is_plain = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b':' && b != b'%';
     if name.is_empty()
         || name.len() >= libc::IFNAMSIZ

@@ -25,25 +25,27 @@ pub enum Living {
 /// Removes a bridge and, with the last network, the table, the switches and the files.
 ///
 /// # Errors
-/// Living containers, by name; a bridge that is not ours; then everything that could not be removed.
+/// Living containers, by name; a link that is no bridge of ours; then everything that could not be removed.
 pub fn down(name: &str, living: Living) -> Result<()> {
+    bridge::check_name(name)?;
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     if let Some(link) = find(&mut route, name)? {
         empty(&mut route, &link, living)?;
     }
     // Nobody makes a network from here on, and whoever has been killed while making one has let go.
     let lock = state::lock()?;
-    if let Some(link) = find(&mut route, name)? {
-        if link.mark.is_none() && !nft::is_ours(link.group) {
-            return Err(Error::new(format!(
-                "remove bridge {name}: it is not ours; ip link del {name} removes it all the same"
-            )));
-        }
-        empty(&mut route, &link, Living::Refuse)?;
+    let found = find(&mut route, name)?;
+    if let Some(link) = &found {
+        empty(&mut route, link, Living::Refuse)?;
     }
     let mut errors = Vec::new();
     let mut keep = |done: Result<()>| errors.extend(done.err());
-    keep(bridge::delete(&mut route, name));
+    if let Some(link) = &found {
+        let deleted = route.delete_link(link.index);
+        keep(deleted.doing(|| format!("delete link {}", link.name)));
+    }
+    // It may have been named by another of its names.
+    let name = found.as_ref().map_or(name, |link| &link.name);
     state::forget_offset(name);
     hosts::forget(name);
     match is_last(&mut route) {
@@ -79,11 +81,29 @@ fn remove_rest(lock: &Lock) -> Result<()> {
     all_of(&errors.into_iter().flatten().collect::<Vec<_>>())
 }
 
+/// The bridge of a network of ours. The kernel finds a container's link by the container's name too: that is none.
+///
+/// # Errors
+/// It is another link.
 fn find(route: &mut Netlink, name: &str) -> Result<Option<Link>> {
-    let link = route
-        .find_link(name)
-        .doing(|| format!("look for bridge {name}"))?;
-    Ok(link.filter(|link| link.kind == "bridge" || link.mark.is_none()))
+    let doing = || format!("look for bridge {name}");
+    let Some(link) = route.find_link(name).doing(doing)? else {
+        return Ok(None);
+    };
+    if let Some(mark) = &link.mark {
+        if let Some((container, _)) = mark.container() {
+            let command = if mark.is_attached() { "detach" } else { "stop" };
+            return Err(Error::new(format!(
+                "remove network {name}: it is the link of container {container}; host-helper {command} {container} ends that"
+            )));
+        }
+    }
+    if link.kind != "bridge" || (link.mark.is_none() && !nft::is_ours(link.group)) {
+        return Err(Error::new(format!(
+            "remove bridge {name}: it is not ours; ip link del {name} removes it all the same"
+        )));
+    }
+    Ok(Some(link))
 }
 
 /// No container lives on the bridge, or none does any more.

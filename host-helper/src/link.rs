@@ -131,6 +131,21 @@ impl Netlink {
         self.one_link(index, |_| {})
     }
 
+    /// Deletes a link by its number, which no other gets; gone already is success.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn delete_link(&mut self, index: u32) -> Result<(), Refusal> {
+        let done = self.request(|batch, sequence| {
+            batch.begin(libc::RTM_DELLINK, ACK, sequence, &ifinfomsg(index, 0, 0));
+            batch.end();
+        });
+        match done {
+            Err(refusal) if refusal.errno == Errno::ENODEV => Ok(()),
+            done => done,
+        }
+    }
+
     fn one_link(
         &mut self,
         index: u32,

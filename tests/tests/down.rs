@@ -126,6 +126,53 @@ fn a_network_that_is_not_there_is_said_or_fine_but_a_strangers_bridge_is_refused
 }
 
 #[test]
+fn the_link_of_a_container_is_no_network() {
+    case(|lab| {
+        let web = lab.start_idle(&["--name", "web"]);
+        let guest = Running::unshared(&["-n"], "exec cat");
+        let pid = guest.pid().to_string();
+        lab.hawser(&["attach", &pid, "--name", "guest"]).ok();
+        let link = lab.listed("web")["veth"].clone();
+        let link = link.as_str().expect("a veth");
+        let before = Snapshot::take();
+        for options in [&[][..], &["--force"]] {
+            for (name, words) in [
+                ("web", ["container web", "host-helper stop web"]),
+                ("guest", ["container guest", "host-helper detach guest"]),
+                (link, [link, "hw"]),
+                ("name-of-more-than-15", ["name-of-more-than-15", "1 to 15"]),
+            ] {
+                let command = ["down", "--bridge", name];
+                lab.hawser(&[&command[..], options].concat())
+                    .refused(&words);
+                before.assert_back();
+            }
+        }
+        web.end().exits(0);
+    });
+}
+
+#[test]
+fn a_network_goes_by_another_of_its_names_too() {
+    case(|lab| {
+        lab.hawser(&["up"]).exits(0);
+        let before = Snapshot::take();
+        lab.run(
+            &["--bridge", "blue", "--subnet", "172.28.0.0/24"],
+            &["true"],
+        )
+        .ok();
+        lab.settle();
+        sh("ip link property add dev blue altname azure");
+        lab.hawser(&["down", "--bridge", "azure"]).exits(0);
+        for name in ["resolv.conf", "hosts"] {
+            let _ = std::fs::remove_file(lab.rootfs.join("etc").join(name));
+        }
+        before.assert_back();
+    });
+}
+
+#[test]
 fn down_is_idempotent() {
     case(|lab| {
         lab.run(&[], &["true"]).ok();

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use hawser::netlink::{Writer, ifinfomsg};
-use nix::errno::Errno;
 
 use super::join;
 use super::kept::{self, Kept};
@@ -311,16 +310,9 @@ fn withdraw(link: &str, kept: &Kept) {
     control::forget_stale(&kept.container.name);
 }
 
-/// Deletes a link by its number, which no other gets; gone already is success.
 fn delete(route: &mut Netlink, index: u32) -> Result<()> {
-    let done = route.request(|batch, sequence| {
-        batch.begin(libc::RTM_DELLINK, ACK, sequence, &ifinfomsg(index, 0, 0));
-        batch.end();
-    });
-    match done {
-        Err(refusal) if refusal.errno == Errno::ENODEV => Ok(()),
-        done => done.doing(|| format!("delete link {index}")),
-    }
+    let done = route.delete_link(index);
+    done.doing(|| format!("delete link {index}"))
 }
 
 /// Deletes a host end of ours that leads there and says nothing of its owner: whoever made it was killed before it could.
