@@ -77,6 +77,11 @@ pub fn check_name(name: &str) -> Result<()> {
             "use bridge {name}: names that begin with hw are our containers' links; choose another"
         )));
     }
+    if name == POINT_TO_POINT_NAME {
+        return Err(Error::new(format!(
+            "use bridge {name}: the network without a bridge is called so; choose another"
+        )));
+    }
     Ok(())
 }
 

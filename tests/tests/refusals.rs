@@ -139,6 +139,21 @@ fn a_bridge_name_that_is_another_kind_of_link() {
     });
 }
 
+/// The firewall would take its containers for those of the network that has no bridge.
+#[test]
+fn a_bridge_with_the_name_of_the_network_that_has_none() {
+    case(|lab| {
+        refused(lab, &["--bridge", "ptp"], &["ptp", "without a bridge"]);
+        let _other = lab.start_idle(&["--name", "box", "--network", "ptp"]);
+        let before = Snapshot::take();
+        for command in [&["up"][..], &["down"], &["down", "--force"]] {
+            lab.hawser(&[command, &["--bridge", "ptp"]].concat())
+                .refused(&["ptp", "without a bridge"]);
+            before.assert_back();
+        }
+    });
+}
+
 #[test]
 fn a_bridge_of_ours_with_another_subnet() {
     case(|lab| {
