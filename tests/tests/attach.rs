@@ -577,8 +577,8 @@ fn what_is_kept_is_believed_only_of_its_own_link() {
         for bad in [
             "".to_owned(),
             "{".to_owned(),
-            text.replace("\"index\": ", "\"index\": 1"),
-            text.replace("\"netns\": ", "\"netns\": 1"),
+            text.replace("\"index\":", "\"index\":1"),
+            text.replace("\"netns\":", "\"netns\":1"),
             text.replace("\"web\"", "\"other\""),
         ] {
             assert_ne!(bad, text);

@@ -490,12 +490,12 @@ fn what_a_killed_hook_has_left_is_taken_over() {
         // As if it had been killed a moment earlier.
         let path = "/run/hawser/attachments/hwac130009";
         let text = fs::read_to_string(path).expect("what is kept");
-        let text = text.replace("\"is_whole\": true", "\"is_whole\": false");
+        let text = text.replace("\"is_whole\":true", "\"is_whole\":false");
         fs::write(path, text).expect("write");
         let state = bundle.state("web", "creating", guest.pid());
         lab.hook(&options, &state).ok();
         let again = fs::read_to_string(path).expect("what is kept");
-        assert!(again.contains("\"is_whole\": true"), "{again}");
+        assert!(again.contains("\"is_whole\":true"), "{again}");
         let links = Netns::of(guest.pid()).sh("ip -o link");
         assert_eq!(links.lines().count(), 2, "{links}");
         release(lab, &bundle, "web", guest);

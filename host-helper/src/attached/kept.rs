@@ -26,8 +26,8 @@ use crate::reach::{Egress, Reach};
 use crate::state;
 use crate::veth::Veth;
 
-/// A file is longer only by mistake: a description has 65535 ports in one range.
-const LONGEST: u64 = 1 << 20;
+/// A file is longer only by mistake: a port takes some 80 bytes when it is in no range, and a protocol has 65535.
+const LONGEST: u64 = 16 << 20;
 /// How often a directory is made again that others remove.
 const TRIES: usize = 100;
 
@@ -84,12 +84,19 @@ fn path_of(link: &str) -> PathBuf {
 /// Undone by [`forget`].
 ///
 /// # Errors
-/// What the file system refuses.
+/// What the file system refuses; more than would be read again.
 pub fn write(link: &str, kept: &Kept) -> Result<()> {
     let path = path_of(link);
     let doing = || format!("write {}", path.display());
-    let text = serde_json::to_vec_pretty(kept).map_err(std::io::Error::from);
+    let text = serde_json::to_vec(kept).map_err(std::io::Error::from);
     let text = text.doing(doing)?;
+    if text.len() as u64 > LONGEST {
+        return Err(Error::new(format!(
+            "{}: it would have {} bytes, and {LONGEST} are read; publish fewer ports",
+            doing(),
+            text.len()
+        )));
+    }
     let put = || -> std::io::Result<()> {
         match DirBuilder::new().mode(0o700).create(directory()) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
