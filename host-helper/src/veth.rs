@@ -279,7 +279,8 @@ fn try_create(route: &mut Netlink, wish: &Wish, address: Ipv4Addr) -> Result<boo
     Err(Error::new(format!(
         "create veth {name} on {network}: the namespace has a link {} already",
         wish.inside
-    )))
+    ))
+    .cause(Errno::EEXIST))
 }
 
 fn explain_create(error: Error, network: &Network, bridge: &str) -> Error {

@@ -1,6 +1,6 @@
 //! `attach` and `detach` of more than is usual: many ports, two at once, a number that means two.
 
-use lab::{Running, case};
+use lab::{Netns, Running, case};
 
 /// A process in a network namespace of its own, which ends with its input.
 fn guest() -> Running {
@@ -26,5 +26,28 @@ fn what_is_kept_of_many_ports_is_known_afterwards() {
         lab.hawser(&["detach", "web"]).ok();
         lab.settle();
         before.assert_back();
+    });
+}
+
+#[test]
+fn of_two_who_attach_a_container_at_once_one_succeeds() {
+    case(|lab| {
+        lab.with_network();
+        for round in 0..30 {
+            let guest = guest();
+            let pid = guest.pid().to_string();
+            // Ports, so that it takes a while until the link says whose it is.
+            let attach = |name| {
+                let options = ["attach", &pid, "--name", name, "-p", "1-500"];
+                Running::spawn(lab.command(&options))
+            };
+            let outcomes = ["one", "other"].map(attach).map(Running::end);
+            let succeeded = outcomes.iter().filter(|it| it.code == 0).count();
+            let [one, other] = outcomes;
+            assert_eq!(succeeded, 1, "round {round}: {one} {other}");
+            assert_eq!(lab.list().len(), 1, "round {round}");
+            lab.hawser(&["detach", &pid]).ok();
+            assert_eq!(Netns::of(guest.pid()).sh("ip -o link | wc -l"), "1\n");
+        }
     });
 }
