@@ -1,6 +1,6 @@
 //! `attach` and `detach` of more than is usual: many ports, two at once, a number that means two.
 
-use lab::{Netns, Running, case};
+use lab::{Netns, Running, Snapshot, case};
 
 /// A process in a network namespace of its own, which ends with its input.
 fn guest() -> Running {
@@ -49,5 +49,26 @@ fn of_two_who_attach_a_container_at_once_one_succeeds() {
             lab.hawser(&["detach", &pid]).ok();
             assert_eq!(Netns::of(guest.pid()).sh("ip -o link | wc -l"), "1\n");
         }
+    });
+}
+
+#[test]
+fn a_number_that_means_two_containers_is_refused() {
+    case(|lab| {
+        let guests = [guest(), guest()];
+        let [first, second] = [0, 1].map(|at: usize| guests[at].pid().to_string());
+        lab.hawser(&["attach", &first, "--name", &second]).ok();
+        lab.hawser(&["attach", &second, "--name", "other"]).ok();
+        let before = Snapshot::take();
+        lab.hawser(&["detach", &second])
+            .refused(&[&second, "other", "--netns"]);
+        before.assert_back();
+        let netns = format!("/proc/{second}/ns/net");
+        lab.hawser(&["detach", "--netns", &netns]).ok();
+        let left = lab.list();
+        assert!(left.len() == 1 && left[0]["name"] == *second, "{left:?}");
+        // Now it means one alone.
+        lab.hawser(&["detach", &second]).ok();
+        assert!(lab.list().is_empty());
     });
 }

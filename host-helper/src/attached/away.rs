@@ -94,6 +94,7 @@ pub fn detach(options: &cli::Detach) -> Result<()> {
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     let mut ends = route.links().doing(|| "list links".into())?;
     ends.retain(is_meant);
+    check_meaning(options, &ends)?;
     let target = match (&options.netns, &options.target) {
         (Some(path), _) => Target::of_path(path).ok(),
         (None, target) => target
@@ -107,6 +108,30 @@ pub fn detach(options: &cli::Detach) -> Result<()> {
     let errors = take_over_all(&mut route, &ends);
     state::remove_directory_if_empty();
     all_of(&errors)
+}
+
+/// A number may be the process of one container and the name of another.
+///
+/// # Errors
+/// It means containers of different network namespaces.
+fn check_meaning(options: &cli::Detach, ends: &[Link]) -> Result<()> {
+    let Some(number) = options
+        .target
+        .as_ref()
+        .filter(|it| it.parse::<u32>().is_ok())
+    else {
+        return Ok(());
+    };
+    let marks = ends.iter().filter_map(|end| end.mark.as_ref());
+    let meant: Vec<_> = marks.filter_map(Mark::container).collect();
+    if meant.windows(2).all(|two| two[0].1 == two[1].1) {
+        return Ok(());
+    }
+    let names: Vec<&str> = meant.iter().map(|(name, _)| *name).collect();
+    Err(Error::new(format!(
+        "detach {number}: as a name and as a process it means containers of different network namespaces: {}; say which with --netns PATH",
+        names.join(", ")
+    )))
 }
 
 /// [`take_over`] of each, and what could not be taken of any.
