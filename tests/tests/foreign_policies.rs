@@ -271,3 +271,18 @@ fn a_real_dockerd() {
         docker.end();
     });
 }
+
+#[test]
+fn a_rule_about_a_link_whose_name_ends_like_the_networks_decides_nothing() {
+    case(|lab| {
+        sh("nft add table inet f");
+        sh("nft 'add chain inet f forward { type filter hook forward priority 0; policy drop; }'");
+        sh("nft add rule inet f forward iifname vlan0 accept");
+        let up = ["up", "--bridge", "lan0", "--subnet", "172.28.0.0/24"];
+        let said = lab.hawser(&up).exits(0).err();
+        warned(said.trim_end(), &["lan0", "inet f"]);
+        lab.hawser(&["down", "--bridge", "lan0"]).ok();
+        sh("nft add rule inet f forward iifname lan0 accept");
+        assert_eq!(lab.hawser(&up).exits(0).err(), "");
+    });
+}

@@ -171,7 +171,11 @@ fn end(expressions: &[u8]) -> Option<End> {
 /// Whether a rule's bytes hold the link's name, whole.
 pub fn mentions(rule: &[u8], link: &str) -> bool {
     let name = [link.as_bytes(), b"\0"].concat();
-    rule.windows(name.len()).any(|bytes| bytes == name)
+    let windows = rule.windows(name.len()).enumerate();
+    let mut found = windows.filter(|(_, bytes)| *bytes == name);
+    // What is in front of it may be part of a longer name, which is another link's.
+    let before = |at: usize| at.checked_sub(1).and_then(|before| rule.get(before));
+    found.any(|(at, _)| !before(at).is_some_and(u8::is_ascii_graphic))
 }
 
 /// Those that packets of containers pass.
@@ -198,4 +202,27 @@ pub(super) fn text(value: &[u8]) -> String {
 
 pub(super) fn number(value: &[u8]) -> Option<u32> {
     read_u32(value, 0).map(u32::from_be)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_is_about_a_link_whose_whole_name_it_has() {
+        for (rule, is_about_it) in [
+            (&b"lan0\0"[..], true),
+            (b"\x08\0\x01\0lan0\0\0\0", true),
+            // A mask of addresses, in iptables-legacy.
+            (b"\xff\xff\xff\xfflan0\0", true),
+            (b"vlan0\0\0\0\0lan0\0", true),
+            (b"\x08\0\x01\0vlan0\0\0", false),
+            (b"-lan0\0", false),
+            (b"\0lan01\0", false),
+            (b"\0lan0", false),
+            (b"", false),
+        ] {
+            assert_eq!(mentions(rule, "lan0"), is_about_it, "{rule:?}");
+        }
+    }
 }
