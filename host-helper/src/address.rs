@@ -175,11 +175,10 @@ pub fn parse_mac(text: &str) -> std::result::Result<Mac, String> {
     let bytes: Vec<u8> = text
         .split(':')
         .map(|byte| {
-            if byte.len() == 2 {
-                u8::from_str_radix(byte, 16).ok()
-            } else {
-                None
-            }
+            // Digits alone: a sign would be read too.
+            let is_hex = byte.len() == 2 && byte.bytes().all(|b| b.is_ascii_hexdigit());
+            let number = is_hex.then(|| u8::from_str_radix(byte, 16));
+            number.and_then(std::result::Result::ok)
         })
         .collect::<Option<_>>()
         .ok_or("not a MAC address: write it as 02:00:5e:10:00:01")?;
@@ -432,6 +431,7 @@ mod tests {
             "",
             "02:00:5e:10:00",
             "02:00:5e:10:00:0g",
+            "+2:00:00:00:00:+5",
             "03:00:5e:10:00:01",
             "0:0:0:0:0:0",
             "00:00:00:00:00:00",

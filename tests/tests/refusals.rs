@@ -118,6 +118,7 @@ fn bad_subnets_and_macs() {
             "00:00:00:00:00:00",
             "ff:ff:ff:ff:ff:ff",
             "02-zz",
+            "+2:00:00:00:00:+5",
         ] {
             let before = Snapshot::take();
             lab.run(&["--mac", mac], &["true"]).refused(&[mac]);
