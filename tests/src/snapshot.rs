@@ -257,17 +257,26 @@ fn processes() -> BTreeMap<i32, Kin> {
         .collect()
 }
 
-/// Waits until a process has ended; says which one it is when it does not, or when somebody does not reap it.
+/// Waits until a process has ended and is reaped; says which one it is when it does not end, or nobody reaps it.
 fn lives_on(pid: i32) -> Option<String> {
     let fd = sys::pidfd(pid).ok()?;
     let timeout = PollTimeout::try_from(DEADLINE).unwrap_or(PollTimeout::MAX);
-    let ended = poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], timeout).unwrap_or(0) > 0;
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
-    let (state, parent) = (fields.next()?, fields.next()?);
-    // The first process of the case is about to reap its own; who has no parent is being reaped.
-    let is_left = !ended || (state == "Z" && !["0", "1"].contains(&parent));
-    is_left.then(|| format!("processes: {} is left", stat.trim_end()))
+    let wait = |flags| poll(&mut [PollFd::new(fd.as_fd(), flags)], timeout).unwrap_or(0) > 0;
+    let look = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
+        let (state, parent) = (fields.next()?, fields.next()?);
+        // The first process of the case is about to reap its own; who has no parent is being reaped.
+        let is_waited_for = state == "Z" && ["0", "1"].contains(&parent);
+        (!is_waited_for).then(|| format!("processes: {} is left", stat.trim_end()))
+    };
+    if !wait(PollFlags::POLLIN) {
+        return look();
+    }
+    look()?;
+    // Its parent may be about to, as podman's conmon is. POLLHUP, which nobody has to ask for, is that (Linux 6.9 on).
+    wait(PollFlags::empty());
+    look()
 }
 
 /// Every file below a directory; of those of ours with what they say.

@@ -540,18 +540,28 @@ fn routers_do_not_advertise_themselves_to_the_host_from_a_container() {
     });
 }
 
-/// No address; and no route for multicasts, else the kernel goes through those of all ports when one comes or goes.
+/// No address; and no route for multicasts, else the kernel goes through those of all ports when one comes or goes. Before Linux 6.8 its
+/// worker may come by, and make the route, after that has been deleted.
 #[test]
 fn a_port_has_no_part_in_the_hosts_ipv6() {
     case(|lab| {
         lab.with_network();
+        let release = sh("uname -r");
+        let mut numbers = release
+            .trim()
+            .split(['.', '-'])
+            .map_while(|word| word.parse().ok());
+        let is_settled = (numbers.next(), numbers.next()) >= (Some(6), Some(8));
+        let mut look = "ip -6 addr show dev hwac130009".to_owned();
+        if is_settled {
+            look.push_str("; ip -6 route show table all dev hwac130009");
+        }
         for options in [
             &["--ip", "172.19.0.9"][..],
             &["--ip", "172.19.0.9", "--no-ipv6"],
         ] {
             let mut web = lab.start_idle(options);
-            let look = "ip -6 addr show dev hwac130009; ip -6 route show table all dev hwac130009";
-            assert_eq!(sh(look), "", "{options:?}");
+            assert_eq!(sh(&look), "", "{options:?}");
             web.say("\n");
             web.end().exits(0);
             lab.settle();
