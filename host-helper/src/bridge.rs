@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use crate::address::{gateway_of, link_local_of, mac_of};
 use crate::error::{Doing, Error, Result};
 use crate::hosts;
-use crate::link::Link;
+use crate::link::{self, Link};
 use crate::netlink::{ACK, CREATE, Netlink};
 use crate::nft;
 use crate::owner::{Gateway6, Gateways, Mark};
@@ -37,7 +37,7 @@ pub const POINT_TO_POINT_NAME: &str = "ptp";
 /// # Errors
 /// A name that another kind of link has; another subnet on a bridge of ours; a subnet that a route has.
 pub fn ensure(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Network> {
-    check_name(name)?;
+    check_name(name).map_err(|why| Error::new(format!("use bridge {name:?}: {why}")))?;
     // One of our group without a mark is being made at this moment, and cannot be judged before that is over.
     let settled =
         find(route, name)?.filter(|link| link.mark.is_some() || !nft::is_ours(link.group));
@@ -60,27 +60,14 @@ pub fn ensure(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Networ
 /// Refuses a name that no bridge of ours can have.
 ///
 /// # Errors
-/// No link's name; that of a container's link, or of the network without a bridge.
-pub fn check_name(name: &str) -> Result<()> {
-    let is_plain = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b':' && b != b'%';
-    if name.is_empty()
-        || name.len() >= libc::IFNAMSIZ
-        || !name.bytes().all(is_plain)
-        || matches!(name, "." | "..")
-    {
-        return Err(Error::new(format!(
-            "use bridge {name:?}: a link's name has 1 to 15 visible characters, no / : %"
-        )));
-    }
+/// What is wrong with it: no link's name; that of a container's link, or of the network without a bridge.
+pub fn check_name(name: &str) -> std::result::Result<(), String> {
+    link::check_name(name)?;
     if name.starts_with("hw") {
-        return Err(Error::new(format!(
-            "use bridge {name}: names that begin with hw are our containers' links; choose another"
-        )));
+        return Err("names that begin with hw are our containers' links; choose another".into());
     }
     if name == POINT_TO_POINT_NAME {
-        return Err(Error::new(format!(
-            "use bridge {name}: the network without a bridge is called so; choose another"
-        )));
+        return Err("the network without a bridge is called so; choose another".into());
     }
     Ok(())
 }

@@ -16,7 +16,6 @@ pub use guests::{Attach, Detach, Hook};
 pub use network::{Network, Resolv};
 pub use port::Port;
 pub use usual::may_begin_early;
-pub use values::parse_interface;
 use values::{
     parse_capability, parse_hostname, parse_inside, parse_name, parse_sysctl, parse_variable,
     parse_volume, parse_workdir,

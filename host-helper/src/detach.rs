@@ -27,7 +27,7 @@ pub enum Living {
 /// # Errors
 /// Living containers, by name; a link that is no bridge of ours; then everything that could not be removed.
 pub fn down(name: &str, living: Living) -> Result<()> {
-    bridge::check_name(name)?;
+    bridge::check_name(name).map_err(|why| Error::new(format!("remove bridge {name:?}: {why}")))?;
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     if let Some(link) = find(&mut route, name)? {
         empty(&mut route, &link, living)?;

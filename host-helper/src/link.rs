@@ -37,6 +37,20 @@ const IS_NO_ROUTE: [Errno; 6] = [
     Errno::EOPNOTSUPP,
 ];
 
+/// Refuses what no link of ours, at either end, can be called: what the kernel does (`dev_valid_name` in net/core/dev.c), its pattern
+/// %d, and the names that directories of switches have.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let is_plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%');
+    let is_name = !name.is_empty() && name.len() < libc::IFNAMSIZ && name.bytes().all(is_plain);
+    if is_name && !matches!(name, "." | ".." | "lo" | "all" | "default") {
+        return Ok(());
+    }
+    Err("an interface's name has 1 to 15 characters, none of them a blank, / : or %, and is not lo, all or default".into())
+}
+
 /// Hardware address of an Ethernet link.
 pub type Mac = [u8; 6];
 

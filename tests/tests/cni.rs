@@ -610,6 +610,7 @@ fn senseless() -> Vec<Value> {
         json!({ "bridge": "sixteen-letters-" }),
         json!({ "bridge": "hw1" }),
         json!({ "bridge": "all" }),
+        json!({ "bridge": "ptp" }),
         json!({ "ipMasq": "yes" }),
         json!({ "mtu": 67 }),
         json!({ "mtu": -1 }),

@@ -6,6 +6,7 @@ use std::env::VarError;
 use std::net::IpAddr;
 use std::path::{Component, PathBuf};
 
+use crate::link;
 use crate::request::{NetworkChoice, check_name};
 use crate::rootfs::Volume;
 
@@ -39,14 +40,7 @@ pub fn parse_connect(text: &str) -> Result<String, String> {
 }
 
 pub fn parse_interface(name: &str) -> Result<String, String> {
-    // What the kernel takes (dev_valid_name in net/core/dev.c), without its pattern %d and the names that directories of
-    // switches have.
-    let is_plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%');
-    let is_name = !name.is_empty() && name.len() < libc::IFNAMSIZ && name.bytes().all(is_plain);
-    if is_name && !matches!(name, "." | ".." | "lo" | "all" | "default") {
-        return Ok(name.to_string());
-    }
-    Err("an interface's name has 1 to 15 characters, none of them a blank, / : or %, and is not lo, all or default".into())
+    link::check_name(name).map(|()| name.to_string())
 }
 
 pub fn parse_absolute(path: &str) -> Result<PathBuf, String> {

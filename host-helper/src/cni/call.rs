@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Version;
 use super::fault::{Fault, code};
 use crate::address::hash;
-use crate::cli::parse_interface;
+use crate::link;
 use crate::owner::{Mark, Named};
 
 /// `CNI_COMMAND`.
@@ -132,9 +132,11 @@ impl Attachment {
         }
         let interface = required("CNI_IFNAME")?;
         // What there cannot be keeps nobody from cleaning up.
-        if let (Err(why), true) = (parse_interface(&interface), command != Command::Del) {
-            let text = format!("read the environment: CNI_IFNAME is {interface:?}: {why}");
-            return Err(Fault::new(code::ENVIRONMENT, text));
+        if command != Command::Del {
+            link::check_name(&interface).map_err(|why| {
+                let text = format!("read the environment: CNI_IFNAME is {interface:?}: {why}");
+                Fault::new(code::ENVIRONMENT, text)
+            })?;
         }
         Ok(Attachment {
             container,

@@ -11,7 +11,7 @@ use super::fault::Fault;
 use super::ipam::{self, Addressing};
 use super::members::{Members, configuration, parsed, unsupported, wrong};
 use crate::address::parse_mac;
-use crate::cli::parse_interface;
+use crate::bridge;
 use crate::link::Mac;
 use crate::nft::Policy;
 use crate::publish::{self, Port, Protocol};
@@ -130,10 +130,7 @@ fn parse_mode(text: &str) -> Result<NetworkChoice, String> {
 }
 
 fn parse_bridge(name: &str) -> Result<String, String> {
-    if name.starts_with("hw") {
-        return Err("names that begin with hw are our containers' links; choose another".into());
-    }
-    parse_interface(name)
+    bridge::check_name(name).map(|()| name.to_string())
 }
 
 /// What there is to say of a bridge alone.
