@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sys::stat::fstat;
 
 use crate::attached;
-use crate::bridge::{self, Network};
+use crate::bridge::Network;
 use crate::config::{self, Links, Privileges};
 use crate::control::{self, Lease};
 use crate::error::{Doing, Result};
@@ -328,7 +328,7 @@ fn attach(
         Some(bridge) => network.is_ours.then_some(bridge.index),
         None => {
             set_up_host_end(route, &veth, network)
-                .inspect_err(|_| drop(bridge::delete(route, &veth.name)))?;
+                .inspect_err(|_| drop(route.delete_link(veth.index)))?;
             Some(veth.index)
         }
     };

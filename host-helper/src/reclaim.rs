@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::bridge;
 use crate::control;
 use crate::deadline;
 use crate::error::{Doing, Error, Refusal, Result};
@@ -69,7 +68,10 @@ pub fn reclaim(route: &mut Netlink, name: &str, what: &str, ours: &str) -> Resul
         )));
     }
     if !wait_until_gone(&mut news, link.index)? {
-        bridge::delete(route, &link.name)?;
+        // By its number: somebody may have the name by now.
+        route
+            .delete_link(link.index)
+            .doing(|| format!("delete link {}", link.name))?;
     }
     Ok(())
 }

@@ -143,7 +143,7 @@ pub fn create(route: &mut Netlink, wish: &Wish) -> Result<Veth> {
         mac,
     };
     // A namespace that is not ours does not end with us, and take it back.
-    finish(route, wish, &veth).inspect_err(|_| drop(bridge::delete(route, &veth.name)))?;
+    finish(route, wish, &veth).inspect_err(|_| drop(route.delete_link(veth.index)))?;
     Ok(veth)
 }
 
