@@ -94,10 +94,11 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
         users::give_pipes_to(user);
     }
     let kept = privileges.capabilities.iter().map(String::as_str);
+    let kept = kept.chain(NEEDED).filter_map(Capability::from_name);
     let room = Room {
         processes: &pidfd,
         has_users: map.is_some(),
-        capabilities: kept.chain(NEEDED).filter_map(Capability::from_name),
+        capabilities: kept.fold(0, |all, one| all | one.bit()),
         filtered_for: filtered_for.as_deref(),
     };
     let mut child = spawn::clone(CloneFlags::empty(), |ends| room.enter(&spawn, ends))?;
@@ -111,24 +112,26 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
 const NEEDED: [&str; 4] = ["setuid", "setgid", "setpcap", "chown"];
 
 /// Where the command is to run.
-struct Room<'a, C> {
+struct Room<'a> {
     /// The container's first process.
     processes: &'a OwnedFd,
     /// Its users are others outside.
     has_users: bool,
-    capabilities: C,
+    /// What is kept until init has dropped the rest, one bit each.
+    capabilities: u64,
     filtered_for: Option<&'a [String]>,
 }
 
-impl<C: Iterator<Item = Capability>> Room<'_, C> {
+impl Room<'_> {
     /// In the child: into the container, to its privileges, and among its processes. Only returns when something fails.
-    fn enter(self, spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
+    fn enter(&self, spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
         set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
         let join = |namespaces| setns(self.processes, namespaces);
         join(CloneFlags::CLONE_NEWPID).doing(|| "join the container's processes".into())?;
         // The root and the working directory are the container's from here on (setns(2)).
-        let users = [CloneFlags::empty(), CloneFlags::CLONE_NEWUSER][usize::from(self.has_users)];
-        join(NAMESPACES.union(users)).doing(|| "join the container's namespaces".into())?;
+        let mut namespaces = NAMESPACES;
+        namespaces.set(CloneFlags::CLONE_NEWUSER, self.has_users);
+        join(namespaces).doing(|| "join the container's namespaces".into())?;
         if self.has_users {
             users::become_root()?;
         }
@@ -136,8 +139,7 @@ impl<C: Iterator<Item = Capability>> Room<'_, C> {
         // The host's keys stay the host's; a kernel without keyrings has none.
         let _ = sys::join_session_keyring();
         spawn::filter(self.filtered_for)?;
-        let kept = self.capabilities.fold(0, |all, one| all | one.bit());
-        sys::keep_capabilities(kept).doing(|| "give capabilities up".into())?;
+        sys::keep_capabilities(self.capabilities).doing(|| "give capabilities up".into())?;
         match sys::clone_sibling().doing(|| "clone into the container".into())? {
             Clone::Child => {
                 set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
@@ -165,9 +167,10 @@ fn become_second(
     let ends = [child.channel.as_fd(), child.pidfd.as_fd()];
     let [is_made, _] = signals.interrupt_unless_any(ends)?;
     // Killed between the two: the other one, which has the channel too, ends when we do.
-    let made = match is_made {
-        true => attach::receive_made(child, status, signals, hears_init)?,
-        false => Vec::new(),
+    let made = if is_made {
+        attach::receive_made(child, status, signals, hears_init)?
+    } else {
+        Vec::new()
     };
     let second = made.into_iter().next();
     let second = second.ok_or(Errno::ESRCH).doing(doing)?;

@@ -101,7 +101,9 @@ pub fn parse_variable(text: &str) -> Result<String, String> {
             .map(|value| format!("{text}={value}"))
             .map_err(|error| match error {
                 VarError::NotPresent => "not set here; give it a value with =".into(),
-                VarError::NotUnicode(_) => "its value here is no UTF-8".into(),
+                VarError::NotUnicode(_) => {
+                    "its value here is no UTF-8; give it another with =".into()
+                }
             }),
     }
 }

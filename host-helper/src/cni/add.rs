@@ -57,7 +57,7 @@ pub fn add(call: &Call, steps: Steps) -> Result<Value, Fault> {
             done
         }
     };
-    if done.is_err() && before.lacks_bridge {
+    if done.is_err() && configuration.network.has_bridge() && before.bridge.is_none() {
         // Made for it; it stays if others are on it by now.
         let _ = detach::down(&configuration.bridge, Living::Refuse);
     }
@@ -71,10 +71,8 @@ pub fn add(call: &Call, steps: Steps) -> Result<Value, Fault> {
 struct Before {
     /// Where other links of the container lead.
     taken: Vec<IpNet>,
-    /// The bridge, where one is meant.
+    /// The bridge; `None`: it is not there, or none is meant.
     bridge: Option<Link>,
-    /// There is no bridge of that name.
-    lacks_bridge: bool,
 }
 
 impl Before {
@@ -88,16 +86,15 @@ impl Before {
         let doing = || "look into the container's network".to_string();
         let mut routes = inside.routes().doing(doing).judge()?;
         routes.retain(|route| !route.is_local);
-        let name = &configuration.bridge;
-        let has_bridge = configuration.network.has_bridge();
-        let found = route
-            .find_link(name)
-            .doing(|| format!("look for bridge {name}"))
-            .judge()?;
+        let mut bridge = None;
+        if configuration.network.has_bridge() {
+            let name = &configuration.bridge;
+            let found = route.find_link(name);
+            bridge = found.doing(|| format!("look for bridge {name}")).judge()?;
+        }
         Ok(Before {
             taken: routes.into_iter().map(|route| route.destination).collect(),
-            lacks_bridge: has_bridge && found.is_none(),
-            bridge: found.filter(|_| has_bridge),
+            bridge,
         })
     }
 

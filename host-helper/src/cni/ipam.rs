@@ -254,7 +254,7 @@ impl Pool {
         let is_broadcast = |(gateway, subnet): &(Ipv4Addr, Ipv4Net)| *gateway == subnet.broadcast();
         if let Some((gateway, subnet)) = self.gateway.zip(self.subnet).filter(is_broadcast) {
             return Err(configuration(&format!(
-                "gateway {gateway}: it is the broadcast address of {subnet}"
+                "gateway {gateway}: it is the broadcast address of {subnet}; choose another"
             )));
         }
         let (subnet, subnet6) = match (self.subnet, self.subnet6) {

@@ -199,20 +199,21 @@ pub fn take(
     tenant: Option<&Element>,
     elements: &[Element],
 ) -> std::result::Result<(), Refusal> {
-    let wanted: BTreeSet<&Element> = elements.iter().collect();
-    let mut left = elements.to_vec();
+    let mut done = delete(nft, tenant, elements);
     for _ in 0..TRIES {
-        match delete(nft, tenant, &left) {
+        match done {
             Err(refusal) if refusal.errno == Errno::ENOENT => {}
             done => return done,
         }
         // Others may take some of these, too, before the next try.
-        left = all_elements(nft)?;
+        let wanted: BTreeSet<&Element> = elements.iter().collect();
+        let mut left = all_elements(nft)?;
         // The transaction adds the tenant if it is not there.
         left.retain(|element| wanted.contains(element) && Some(element) != tenant);
         left.extend(tenant.filter(|tenant| wanted.contains(tenant)).cloned());
+        done = delete(nft, tenant, &left);
     }
-    delete(nft, tenant, &left)
+    done
 }
 
 fn delete(
