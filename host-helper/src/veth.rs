@@ -29,8 +29,8 @@ use port::{COMES_UP_LATE, bring_up};
 
 /// Name of the interface inside, unless another is asked for.
 pub const INSIDE: &str = "eth0";
-/// Behind the error of who finds no address free. No system call of ours gives it.
-pub const NONE_FREE: Errno = Errno::EXFULL;
+/// Behind the error of who finds no address free. No system call of ours gives it: not EXFULL, which is what a full bridge gives.
+pub const NONE_FREE: Errno = Errno::EDOTDOT;
 
 /// What a veth is to be like.
 pub struct Wish<'a> {

@@ -441,6 +441,23 @@ pub(crate) fn bind_mount(source: &str, target: &str) {
     .unwrap_or_else(|error| panic!("bind {source} on {target}: {error}"));
 }
 
+/// The bridge has as many ports as there can be, each of them down.
+pub fn fill(bridge: &str) {
+    // The last of these pairs, at the latest, does not fit any more.
+    let pairs: String = (0..512)
+        .map(|at| {
+            format!(
+                "link add p{at} type veth peer name q{at}\nlink set p{at} master {bridge}\nlink set q{at} master {bridge}\n"
+            )
+        })
+        .collect();
+    sh(&format!(
+        "ip -force -batch - 2>/dev/null <<END || true\n{pairs}END"
+    ));
+    let ports = sh(&format!("ip -o link show master {bridge}"));
+    assert_eq!(ports.lines().count(), 1023);
+}
+
 /// Runs a server that forks to the background when it is ready.
 fn quiet(mut command: Command, what: &str) {
     command

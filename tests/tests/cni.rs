@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use lab::{Lab, Netns, Plugin, Snapshot, Whose, case, packets, sh};
+use lab::{Lab, Netns, Plugin, Snapshot, Whose, case, fill, packets, sh};
 
 const VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
@@ -961,6 +961,20 @@ fn a_failed_add_of_the_first_container_leaves_no_network() {
         plugin.call("DEL", one, &ptp).ok();
         plugin.call("ADD", second, &bad).fault(100, &["no IPv6"]);
         before.assert_back();
+    });
+}
+
+/// The kernel's no, and no lack of addresses: another moment would be no better.
+#[test]
+fn a_full_bridge() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let _netns = [Netns::new("a"), Netns::new("b")];
+        plugin.call("ADD", whose("c1", A), &blue()).ok();
+        fill("cni0");
+        plugin
+            .call("ADD", whose("c2", "/run/netns/b"), &blue())
+            .fault(100, &["cni0", "1,023"]);
     });
 }
 

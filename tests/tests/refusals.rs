@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use lab::{DEADLINE, Lab, Outcome, Snapshot, case, collect, sh, strace, sys};
+use lab::{DEADLINE, Lab, Outcome, Snapshot, case, collect, fill, sh, strace, sys};
 
 /// Runs it in a state that must not change.
 #[track_caller]
@@ -236,21 +236,7 @@ fn a_strangers_bridge_keeps_its_address_and_is_the_gateway() {
 fn a_full_bridge() {
     case(|lab| {
         lab.hawser(&["up"]).exits(0);
-        // 512 pairs, both ends on the bridge and down: 1,023 fit, the last does not.
-        let batch = lab.dir.join("batch");
-        let lines = (0..512).flat_map(|i| {
-            [
-                format!("link add p{i} type veth peer name q{i}"),
-                format!("link set p{i} master hawser0"),
-                format!("link set q{i} master hawser0"),
-            ]
-        });
-        fs::write(&batch, lines.collect::<Vec<_>>().join("\n")).expect("write a batch");
-        sh(&format!(
-            "ip -force -batch {} 2>/dev/null || true",
-            batch.display()
-        ));
-        assert_eq!(sh("ip -o link show master hawser0").lines().count(), 1023);
+        fill("hawser0");
         lab.run(&[], &["true"])
             .refused(&["hawser0", "1,023", "--bridge"]);
         assert!(
