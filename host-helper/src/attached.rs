@@ -101,8 +101,15 @@ pub fn request(
     to: Option<&Path>,
     steps: &Steps,
 ) -> Result<Request> {
-    target.check_empty(&net.iface)?;
+    let mut inside = target.check_empty(&net.iface)?;
     let mut request = net.request(name, None);
+    request.details.taken = target.destinations(&mut inside)?;
+    if !request.ports.is_empty() && !request.details.leads_everywhere(true) {
+        warn(&format!(
+            "publish ports of {}: the container's default route is by another of its links, and answers leave by that; they are reached from its own network alone",
+            request.name
+        ));
+    }
     if !request.no_ipv6 && !target.may_have_ipv6()? {
         let fixed = net.ip6.map(|address| address.to_string());
         let asked = fixed.or(net.subnet6.map(|subnet| subnet.to_string()));
@@ -118,12 +125,45 @@ pub fn request(
         // The files that its processes see are the host's.
         request.writes_resolv = false;
         steps.say("resolv.conf stays as it is: the container has no mount namespace of its own");
+    } else if let Some(holder) = holder_of_files(target)?.filter(|_| to.is_none()) {
+        refuse_second_files(net, &holder)?;
+        request.writes_resolv = false;
+        steps.say(&format!(
+            "resolv.conf and hosts stay as they are: the container has those of its attachment {holder}"
+        ));
     } else if request.writes_resolv && request.resolvers == Resolvers::default() {
         warn(
             "no resolver for the container: the host has none but on loopback addresses; name one with --dns",
         );
     }
     Ok(request)
+}
+
+/// The attachment whose files the container sees already: a second one's, over these, could not be taken away by themselves.
+fn holder_of_files(target: &Target) -> Result<Option<String>> {
+    let Some(files) = target.files() else {
+        return Ok(None);
+    };
+    let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
+    let ends = target.host_ends(&mut route)?;
+    let mut others = ends.iter().filter_map(Kept::of);
+    let holder = others.find(|kept| join::are_seen(files, &kept.bound));
+    Ok(holder.map(|kept| kept.container.name))
+}
+
+fn refuse_second_files(net: &cli::Network, holder: &str) -> Result<()> {
+    let asked = [
+        ("--dns", !net.dns.is_empty()),
+        ("--dns-search", !net.dns_search.is_empty()),
+        ("--dns-option", !net.dns_option.is_empty()),
+        ("--add-host", !net.add_host.is_empty()),
+    ];
+    match asked.into_iter().find(|(_, is_given)| *is_given) {
+        Some((option, _)) => Err(Error::new(format!(
+            "write the container's resolv.conf and hosts: it has those of its attachment {holder}; leave {option} out, or give it to the first attach"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// The network namespace of an attachment; none of that name is `None`. Whether its first process lives is no matter: the link lives

@@ -1,4 +1,6 @@
-//! `attach` and `detach` of more than is usual: many ports, two at once, a number that means two.
+//! `attach` and `detach` of more than is usual: many ports, two at once, two networks, a number that means two.
+
+use std::fs;
 
 use lab::{Netns, Running, Snapshot, case};
 
@@ -49,6 +51,66 @@ fn of_two_who_attach_a_container_at_once_one_succeeds() {
             lab.hawser(&["detach", &pid]).ok();
             assert_eq!(Netns::of(guest.pid()).sh("ip -o link | wc -l"), "1\n");
         }
+    });
+}
+
+/// As with `docker network connect`: the way out, and the files, are the first one's, and each goes without the other.
+#[test]
+fn a_second_network_leaves_the_first_one_what_it_has() {
+    case(|lab| {
+        let lan1 = ["--bridge", "lan1", "--subnet", "192.168.77.0/24"];
+        lab.run(&lan1, &["true"]).ok();
+        lab.with_network();
+        let guest = Running::unshared(&["-n", "-m"], "exec cat");
+        let pid = guest.pid().to_string();
+        let netns = Netns::of(guest.pid());
+        let routes = |version| netns.sh(&format!("ip -{version} route show default"));
+        let read = |path: &str| fs::read_to_string(format!("/proc/{pid}/root{path}")).ok();
+        let files = || ["/etc/resolv.conf", "/etc/hosts"].map(read);
+        let mounts = || fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("mounts");
+        let attach = |options: &[&str]| lab.hawser(&[&["attach", &pid], options].concat());
+        let second = ["--name", "two", "--iface", "eth1", "--bridge", "lan1"];
+        let (before, old_mounts, old_files) = (Snapshot::take(), mounts(), files());
+        for order in [["one", "two"], ["two", "one"]] {
+            attach(&["--name", "one", "--dns", "192.0.2.53"]).ok();
+            let firsts = || (routes(4), routes(6), files());
+            let of_first = firsts();
+            assert!(of_first.0.contains("172.19.0.1 dev eth0"), "{of_first:?}");
+            attach(&[&second[..], &["--dns", "192.0.2.54"]].concat()).refused(&[
+                "resolv.conf",
+                "one",
+                "--dns",
+            ]);
+            let published = attach(&[&second[..], &["-p", "8080:80"]].concat()).exits(0);
+            assert!(published.err().contains("default route"), "{published}");
+            assert_eq!(firsts(), of_first);
+            assert!(netns.sh("ip route").contains("192.168.77.0/24 dev eth1"));
+            // Its neighbours there find it.
+            lab.run(&["--bridge", "lan1"], &["grep", " two", "/etc/hosts"])
+                .exits(0);
+            lab.hawser(&["detach", order[0]]).ok();
+            if order[0] == "two" {
+                assert_eq!(firsts(), of_first);
+            } else {
+                assert_eq!(files(), old_files);
+            }
+            lab.hawser(&["detach", order[1]]).ok();
+            assert_eq!((mounts(), files()), (old_mounts.clone(), old_files.clone()));
+            before.assert_back();
+        }
+        // Without files of the first, the second has its own.
+        attach(&["--name", "one", "--resolv=off"]).ok();
+        attach(&[&second[..], &["--dns", "192.0.2.54"]].concat()).ok();
+        let [resolv, hosts] = files().map(Option::unwrap_or_default);
+        assert!(
+            resolv.contains("192.0.2.54") && hosts.contains(" two"),
+            "{resolv}{hosts}"
+        );
+        for name in ["two", "one"] {
+            lab.hawser(&["detach", name]).ok();
+        }
+        assert_eq!(mounts(), old_mounts);
+        before.assert_back();
     });
 }
 

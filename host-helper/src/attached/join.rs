@@ -347,6 +347,15 @@ fn remove_if_empty(root: &OwnedFd, path: &Path) {
     let _ = remove();
 }
 
+/// Whether any of these files is what is seen there now.
+pub fn are_seen(files: &Files, bound: &[Bound]) -> bool {
+    bound.iter().any(|one| {
+        let place = open_in_root(&files.root, Path::new(&one.path), OFlag::O_PATH);
+        let found = place.ok().and_then(|place| identity(&place).ok());
+        found == Some((one.device, one.inode))
+    })
+}
+
 /// In the child. By descriptor, and the host's names of those: no link inside leads an unmount elsewhere.
 fn unbind_inside(files: &Files, bound: &[Bound]) -> Result<Infallible> {
     let descriptors = open_path(Path::new("/proc/self/fd")).doing(take_back)?;

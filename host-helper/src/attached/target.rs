@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use ipnet::IpNet;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -133,6 +134,18 @@ impl Target {
             )));
         }
         Ok(inside)
+    }
+
+    /// Where the namespace's routes lead to, but for those to its own addresses: what another link has is not taken away from it.
+    /// `inside` is a socket of it.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn destinations(&self, inside: &mut Netlink) -> Result<Vec<IpNet>> {
+        let routes = inside.routes();
+        let mut routes = routes.doing(|| format!("look into {}", self.shown))?;
+        routes.retain(|route| !route.is_local);
+        Ok(routes.into_iter().map(|route| route.destination).collect())
     }
 
     /// Whether links that come there may have IPv6: whoever made it may have turned that off, as Docker does.

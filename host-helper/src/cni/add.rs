@@ -83,19 +83,14 @@ impl Before {
         refuse_second(call, &mut route)?;
         let interface = &call.attachment.interface;
         let mut inside = target.check_empty(interface).judge()?;
-        let doing = || "look into the container's network".to_string();
-        let mut routes = inside.routes().doing(doing).judge()?;
-        routes.retain(|route| !route.is_local);
+        let taken = target.destinations(&mut inside).judge()?;
         let mut bridge = None;
         if configuration.network.has_bridge() {
             let name = &configuration.bridge;
             let found = route.find_link(name);
             bridge = found.doing(|| format!("look for bridge {name}")).judge()?;
         }
-        Ok(Before {
-            taken: routes.into_iter().map(|route| route.destination).collect(),
-            bridge,
-        })
+        Ok(Before { taken, bridge })
     }
 
     /// The host's address in the network, where that is known beforehand.
