@@ -307,6 +307,10 @@ fn attach(
     let (Some(network), Some(namespace), Some(start)) = (network, namespace, start) else {
         return Ok(None);
     };
+    // Before there is anything to take back.
+    let netns = fstat(namespace)
+        .doing(|| "look at the network namespace".into())?
+        .st_ino;
     let Start { address, offset } = start;
     let details = &request.details;
     let wish = Wish {
@@ -332,9 +336,6 @@ fn attach(
             Some(veth.index)
         }
     };
-    let netns = fstat(namespace)
-        .doing(|| "look at the network namespace".into())?
-        .st_ino;
     Ok(Some(Attachment {
         network: network.clone(),
         veth,

@@ -133,7 +133,9 @@ pub fn create(route: &mut Netlink, wish: &Wish) -> Result<Veth> {
             .or_else(|| same_host(address, network.subnet, subnet6))
     });
     let name = lease_name(address);
-    let index = sys::link_index(route.as_fd(), &name).doing(|| format!("look for link {name}"))?;
+    let index = sys::link_index(route.as_fd(), &name)
+        .doing(|| format!("look for link {name}"))
+        .inspect_err(|_| drop(bridge::delete(route, &name)))?;
     let veth = Veth {
         name,
         index,
@@ -264,6 +266,7 @@ fn try_create(route: &mut Netlink, wish: &Wish, address: Ipv4Addr) -> Result<boo
                 Err(refusal) => refusal,
             };
         if refusal.errno != Errno::EEXIST {
+            delete_unanswered(route, wish, &name);
             return Err(refusal)
                 .doing(|| format!("create veth {name} on {network}"))
                 .map_err(|e| explain_create(e, wish.network, wish.words.bridge));
@@ -281,6 +284,19 @@ fn try_create(route: &mut Netlink, wish: &Wish, address: Ipv4Addr) -> Result<boo
         wish.inside
     ))
     .cause(Errno::EEXIST))
+}
+
+/// Deletes a link that is there all the same: whose answer did not come. One that leads elsewhere is another's; and so is one with another
+/// name that leads to the same place, whose maker may be about to mark it.
+fn delete_unanswered(route: &mut Netlink, wish: &Wish, name: &str) {
+    let Ok(Some(end)) = route.find_link(name) else {
+        return;
+    };
+    let netns = route.namespace_id(wish.namespace).ok().flatten();
+    if end.mark.is_none() && netns.is_some() && end.peer_netns == netns {
+        // What stays is `unmarked`.
+        let _ = route.delete_link(end.index);
+    }
 }
 
 fn explain_create(error: Error, network: &Network, bridge: &str) -> Error {

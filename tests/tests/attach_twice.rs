@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use lab::{Netns, Running, Snapshot, case};
+use lab::{Netns, Running, Snapshot, case, sh};
 
 /// A process in a network namespace of its own, which ends with its input.
 fn guest() -> Running {
@@ -51,6 +51,29 @@ fn of_two_who_attach_a_container_at_once_one_succeeds() {
             lab.hawser(&["detach", &pid]).ok();
             assert_eq!(Netns::of(guest.pid()).sh("ip -o link | wc -l"), "1\n");
         }
+    });
+}
+
+/// What says nothing of its owner may be another's, who attaches the same container at this moment.
+#[test]
+fn who_fails_leaves_a_link_alone_that_it_has_not_made() {
+    case(|lab| {
+        let guest = guest();
+        let pid = guest.pid().to_string();
+        lab.with_network();
+        sh(&format!(
+            "ip link add hwac130009 type veth peer name eth1 netns {pid}"
+        ));
+        let before = Snapshot::take();
+        let attach = |options: &[&str]| lab.hawser(&[&["attach", &pid], options].concat());
+        let link = sh("ip -o link show hawser0");
+        let (_, rest) = link.split_once("ether ").expect("a hardware address");
+        attach(&["--mac", &rest[..17]]).refused(&["the gateway"]);
+        attach(&["--ip", "172.19.0.9"]).refused(&["172.19.0.9"]);
+        attach(&["--iface", "eth1"]).refused(&["eth1"]);
+        before.assert_back();
+        lab.hawser(&["detach", &pid]).ok();
+        assert_eq!(Netns::of(guest.pid()).sh("ip -o link | wc -l"), "1\n");
     });
 }
 

@@ -4,8 +4,6 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use nix::errno::Errno;
-
 use super::{
     Attachment, Names, Start, choose_mtu, ensure_network, find_ways_out, hold, lease_name, mark_as,
     publish, splice_to,
@@ -106,14 +104,7 @@ pub fn attach(
         .as_ref()
         .map(|network| Start::find(request, network));
     let (start, netns) = (start.transpose()?, Some(&target.netns));
-    let attachment = super::attach(&mut route, request, network.as_ref(), mtu, netns, start);
-    let attachment = attachment.inspect_err(|error| {
-        // There all the same, perhaps: whose answer did not come. But where the namespace has such a link already, that may be of another who
-        // attaches it at this moment, and who has not marked it yet.
-        if error.errno != Some(Errno::EEXIST) {
-            attached::delete_unmarked(target);
-        }
-    })?;
+    let attachment = super::attach(&mut route, request, network.as_ref(), mtu, netns, start)?;
     let attachment = attachment.ok_or_else(|| Error::new("attach: it has no network"))?;
     let name = attachment.veth.name.clone();
     let index = attachment.veth.index;
