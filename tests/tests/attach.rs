@@ -258,6 +258,21 @@ fn files_that_were_missing_are_missing_again() {
 }
 
 #[test]
+fn what_is_missing_in_a_root_of_the_hosts_is_not_made() {
+    case(|lab| {
+        let script = "mount -t tmpfs none /etc; echo there; exec cat";
+        let mut guest = Running::unshared(&["-n", "-m"], script);
+        guest.until("there");
+        let before = lab.with_network();
+        attach(lab, guest.pid(), &[]).refused(&["/etc/resolv.conf", "empty file", "--resolv=off"]);
+        before.assert_back();
+        attach(lab, guest.pid(), &["--name", "web", "--resolv=off"]).ok();
+        detach(lab, "web");
+        before.assert_back();
+    });
+}
+
+#[test]
 fn a_network_whose_ipv6_is_off_gets_ipv4_alone() {
     case(|lab| {
         let guest = guest(&["-n"]);

@@ -200,7 +200,11 @@ fn enter(
         if hosts_root == Some(identity(&root)?) {
             // What is missing there is not to be made on the host.
             open_in_root(&root, Path::new(path), OFlag::O_PATH)
-                .doing(|| format!("bind a file of our own on /{path}"))?;
+                .doing(|| format!("bind a file of our own on /{path}"))
+                .map_err(|error| {
+                    let cure = "the container's root is the host's, in which nothing is made: make an empty file there, or use --resolv=off";
+                    error.cure(Errno::ENOENT, cure)
+                })?;
         }
         rootfs::attach_file(&root, path, &permission, || Ok(tree))?;
     }
