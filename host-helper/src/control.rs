@@ -295,19 +295,15 @@ fn pid_by(name: &str, request: &str) -> Result<i32> {
 pub fn no_such(name: &str, error: &io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => attached::unanswered(name),
-        io::ErrorKind::PermissionDenied => Error::new(format!(
-            "ask container {name}: permission denied (EACCES); run as root (sudo)"
-        )),
         _ if has_ended(error) => Error::new(format!(
             "ask container {name}: it has ended meanwhile; host-helper ls shows those that run"
         )),
-        _ => {
-            let refusal = match error.raw_os_error() {
-                Some(errno) => Refusal::from(Errno::from_raw(errno)).to_string(),
-                None => error.to_string(),
-            };
-            Error::new(format!("ask container {name}: {refusal}"))
-        }
+        _ => match error.raw_os_error().map(Errno::from_raw) {
+            Some(errno) => Error::new(format!("ask container {name}: {}", Refusal::from(errno)))
+                .cause(errno)
+                .cure(Errno::EACCES, "run as root (sudo)"),
+            None => Error::new(format!("ask container {name}: {error}")),
+        },
     }
 }
 
@@ -457,6 +453,15 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_refused_is_told_as_it_was() {
+        let say = |errno: Errno| no_such("web", &io::Error::from(errno)).to_string();
+        let of_socket = "ask container web: permission denied (EACCES); run as root (sudo)";
+        assert_eq!(say(Errno::EACCES), of_socket);
+        let of_option = "ask container web: operation not permitted (EPERM)";
+        assert_eq!(say(Errno::EPERM), of_option);
+    }
 
     #[test]
     fn requests() {
