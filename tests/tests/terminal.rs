@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::process::Stdio;
 
-use lab::{Terminal, case, wait_untold};
+use lab::{DEADLINE, Running, Terminal, case, wait_untold};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 #[test]
@@ -254,12 +254,14 @@ fn who_reads_no_more_hangs_up() {
     case(|lab| {
         let script = "while :; do echo word; done";
         let mut command = lab.run_command(&["-t"], &["sh", "-c", script]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut helper = command.spawn().expect("start host-helper");
-        let mut stdout = helper.stdout.take().expect("its output");
-        stdout.read_exact(&mut [0; 5]).expect("a word");
-        drop(stdout);
-        assert_eq!(helper.wait().expect("its end").code(), Some(129));
+        let (read, write) = nix::unistd::pipe().expect("a pipe");
+        command.stdin(Stdio::null()).stdout(write);
+        let helper = Running::spawn(command);
+        let patience = PollTimeout::try_from(DEADLINE).expect("a time");
+        let mut word = [PollFd::new(read.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut word, patience), Ok(1), "a word");
+        drop(read);
+        helper.end().exits(129);
     });
 }
 
@@ -271,7 +273,7 @@ fn an_end_does_not_wait_for_who_reads() {
         let mut command = lab.run_command(&["-t", "--name", "web"], &["yes"]);
         let output = write.try_clone().expect("copy a descriptor");
         command.stdin(Stdio::null()).stdout(output);
-        let mut helper = command.spawn().expect("start host-helper");
+        let helper = Running::spawn(command);
         // Whatever it writes from then on stays with host-helper.
         wait_untold("the pipe is full", || {
             let mut end = [PollFd::new(write.as_fd(), PollFlags::POLLOUT)];
@@ -280,10 +282,9 @@ fn an_end_does_not_wait_for_who_reads() {
         lab.hawser(&["stop", "--grace", "0", "web"]).exits(0);
         lab.run(&["--name", "web"], &["true"]).ok();
         // It has something to say still, and goes when it is told to.
-        let id = nix::unistd::Pid::from_raw(helper.id() as i32);
-        nix::sys::signal::kill(id, nix::sys::signal::SIGTERM).expect("tell it");
-        let code = helper.wait().expect("its end").code();
-        assert!([Some(137), Some(143)].contains(&code), "{code:?}");
+        helper.signal(libc::SIGTERM);
+        let ended = helper.end();
+        assert!([137, 143].contains(&ended.code), "{ended}");
         drop(read);
     });
 }
