@@ -173,15 +173,7 @@ fn refuse_second_files(net: &cli::Network, holder: &str) -> Result<()> {
 /// Nothing leads to the namespace any more.
 pub fn namespace_of(name: &str) -> Result<Option<OwnedFd>> {
     let doing = || format!("look for container {name}");
-    let mut route = Netlink::route().doing(doing)?;
-    let link = route.find_link(name).doing(doing)?;
-    let mark = link.and_then(|link| link.mark);
-    let Some((_, netns)) = mark
-        .as_ref()
-        .filter(|mark| mark.is_attached())
-        .and_then(Mark::container)
-        .filter(|(its, _)| *its == name)
-    else {
+    let Some(netns) = inode_of(name)? else {
         return Ok(None);
     };
     let process = process_in(netns).doing(doing)?;
@@ -206,6 +198,25 @@ pub fn namespace_of(name: &str) -> Result<Option<OwnedFd>> {
         "join the network of {name}: no process is in it, and it has no name in {}; give its path: --network ns:PATH",
         labels::NAMES
     )))
+}
+
+/// The inode of the network namespace of an attachment.
+fn inode_of(name: &str) -> Result<Option<u64>> {
+    let doing = || format!("look for container {name}");
+    let mut route = Netlink::route().doing(doing)?;
+    let link = route.find_link(name).doing(doing)?;
+    let mark = link.and_then(|link| link.mark);
+    let found = mark
+        .as_ref()
+        .filter(|mark| mark.is_attached())
+        .and_then(Mark::container)
+        .filter(|(its, _)| *its == name);
+    Ok(found.map(|(_, netns)| netns))
+}
+
+/// Whether an attachment has this name, with a supervisor or without, as far as that can be known.
+pub fn is_there(name: &str) -> bool {
+    inode_of(name).is_ok_and(|netns| netns.is_some())
 }
 
 fn check_together(options: &cli::Attach) -> Result<()> {
@@ -346,9 +357,20 @@ pub fn describe(name: &str) -> Result<Option<Description>> {
 pub fn unanswered(name: &str) -> Error {
     let why = match describe(name) {
         Ok(Some(_)) => {
-            "it is attached, and nobody stays for it; host-helper detach releases it, attach --stay has ports that can be changed"
+            "it is attached, and nobody stays for it; host-helper detach releases it, attach --stay has ports that can be changed".to_string()
         }
-        _ => "none of that name runs; host-helper ls shows those that do",
+        _ => match ["log", "code"].map(|left| state::path(name, left).exists()) {
+            [true, true] => format!(
+                "it has ended; host-helper wait {name} prints its exit code, logs {name} what it has written, and rm {name} forgets both"
+            ),
+            [false, true] => format!(
+                "it has ended; host-helper wait {name} prints its exit code, and rm {name} forgets that"
+            ),
+            [true, false] => format!(
+                "it was killed, and left no exit code; host-helper logs {name} shows what it has written, and rm {name} forgets that"
+            ),
+            [false, false] => "none of that name runs; host-helper ls shows those that do".to_string(),
+        },
     };
     Error::new(format!("find container {name}: {why}"))
 }

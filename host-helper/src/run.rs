@@ -12,6 +12,7 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::pipe2;
 
 use crate::attach::{self, Container};
+use crate::attached;
 use crate::cli;
 use crate::config;
 use crate::control;
@@ -312,19 +313,21 @@ pub fn wait_for(name: &str) -> Result<u8> {
 /// `rm`: forgets what an ended container has left.
 ///
 /// # Errors
-/// It runs, or left nothing.
+/// It runs, is attached, or has left nothing.
 pub fn forget(name: &str) -> Result<()> {
-    let _lock = state::lock()?;
+    let lock = state::lock()?;
     // Not asked: a supervisor that does not answer would hold up whoever waits for the lock.
-    if control::is_supervised(name) {
-        return Err(Error::new(format!(
-            "forget container {name}: it runs; host-helper stop {name} ends it"
-        )));
-    }
-    if state::forget_output(name) {
+    let runs = control::is_supervised(name);
+    if !runs && state::forget_output(name) {
         return Ok(());
     }
-    Err(Error::new(format!(
-        "forget container {name}: no container of run -d has ended that had this name"
-    )))
+    drop(lock);
+    let why = if attached::is_there(name) {
+        format!("it is attached; host-helper detach {name} releases it")
+    } else if runs {
+        format!("it runs; host-helper stop {name} ends it")
+    } else {
+        "no container of run -d has ended that had this name".to_string()
+    };
+    Err(Error::new(format!("forget container {name}: {why}")))
 }

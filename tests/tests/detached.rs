@@ -74,6 +74,35 @@ fn an_ended_one_is_forgotten_by_rm() {
 }
 
 #[test]
+fn who_asks_for_an_ended_one_hears_what_is_left_of_it() {
+    case(|lab| {
+        detach(lab, &["--name", "web"], "echo hello");
+        assert_eq!(lab.hawser(&["wait", "web"]).ok(), "0");
+        let ask = |words: &[&str]| {
+            for request in [
+                &["stop", "web"][..],
+                &["inspect", "web"],
+                &["exec", "web", "true"],
+                &["port", "ls", "web"],
+            ] {
+                lab.hawser(request).refused(words);
+            }
+            lab.run(&["--network", "container:web"], &["true"])
+                .refused(words);
+        };
+        ask(&["web: it has ended", "wait web", "logs web", "rm web"]);
+        std::fs::remove_file("/run/hawser/web.log").expect("forget its log");
+        ask(&["web: it has ended", "wait web", "rm web forgets that"]);
+        std::fs::rename("/run/hawser/web.code", "/run/hawser/web.log").expect("lose its code");
+        ask(&["web: it was killed", "logs web", "rm web"]);
+        lab.hawser(&["wait", "web"])
+            .refused(&["web: it was killed"]);
+        lab.hawser(&["rm", "web"]).ok();
+        ask(&["none of that name runs"]);
+    });
+}
+
+#[test]
 fn a_living_one_is_not_removed() {
     case(|lab| {
         detach(lab, &["--name", "web"], "sleep 1000");
