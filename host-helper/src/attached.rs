@@ -72,7 +72,7 @@ pub fn attach(options: &cli::Attach, mut steps: Steps) -> Result<u8> {
         return Err(error);
     }
     if options.stay {
-        return stay(&request, target, guest, signals);
+        return stay(&request, &how, target, guest, signals);
     }
     Ok(0)
 }
@@ -244,15 +244,16 @@ fn find(options: &cli::Attach) -> Result<Target> {
 }
 
 /// `--stay`: until the container ends, or we are told to.
-fn stay(request: &Request, target: Target, guest: Guest, signals: Signals) -> Result<u8> {
+fn stay(
+    request: &Request,
+    how: &How,
+    target: Target,
+    guest: Guest,
+    signals: Signals,
+) -> Result<u8> {
     let netns = target.inode;
     let link = guest.attachment.veth.name.clone();
-    let description = Description {
-        status: "attached".into(),
-        owner: "attach".into(),
-        pid: target.process.as_ref().map_or(0, |process| process.pid),
-        ..Description::of(request, Some(&guest.attachment))
-    };
+    let description = guest::describe(request, &target, how, &guest.attachment, &guest.splice);
     let container = Container {
         child: watched(target)?,
         status: StatusReader::default(),

@@ -54,15 +54,17 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
     let answer = control::ask(name, "inspect").map_err(|error| control::no_such(name, &error))?;
     let found: Description = serde_json::from_str(&answer)
         .map_err(|error| Error::new(format!("understand the supervisor of {name}: {error}")))?;
-    let pidfd = sys::pidfd_open(found.pid).doing(|| format!("open the first process of {name}"))?;
+    let (Some(first), Some(mut privileges)) = (found.pid, found.privileges.clone()) else {
+        return Err(made_by_another(&found));
+    };
+    let pidfd = sys::pidfd_open(first).doing(|| format!("open the first process of {name}"))?;
     // It was alive when it was asked, and its number is the same process's as long as it answers again.
-    if control::pid_of(name)? != found.pid {
+    if control::pid_of(name)? != first {
         return Err(Error::new(format!(
             "enter container {name}: it has just been replaced by another; run it again"
         )));
     }
     let wants_terminal = options.tty || (!options.no_tty && terminal::is_interactive());
-    let mut privileges = found.privileges.clone();
     privileges.workdir = options.workdir.clone().or(privileges.workdir);
     // It is there before init is.
     let filtered_for = privileges.filtered_for();
@@ -80,7 +82,7 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
         init: Some(spawn::embedded_init()?),
         command: spawn::c_strings(&options.command)?,
         environment: spawn::c_strings(&run::with_variables(
-            found.environment.clone(),
+            found.environment.clone().unwrap_or_default(),
             &options.env,
         ))?,
         filtered_for: None,
@@ -106,6 +108,21 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
     become_second(&mut child, &mut status, &signals, !wants_terminal)
         .inspect_err(|_| spawn::kill(&child.pidfd))?;
     supervise(&spawn, child, status, &privileges, signals, found)
+}
+
+/// The error of who would enter an attached container. Its users, its filter of system calls, its cgroup and its security module's labels are
+/// that tool's: a command of ours would have others, more perhaps.
+fn made_by_another(found: &Description) -> Error {
+    let why = match found.pid {
+        Some(pid) => format!(
+            "another tool made it, and knows what a command in it may do; use that tool (docker exec), or nsenter --target {pid} --all"
+        ),
+        None => {
+            "it is a network namespace without a process; use ip netns exec, or nsenter --net=PATH"
+                .to_string()
+        }
+    };
+    Error::new(format!("enter container {}: {why}", found.name))
 }
 
 /// What init takes to become the command: its user, its bounding set, and to give its terminal away.

@@ -30,22 +30,22 @@ pub struct Description {
     /// Who has made it: `run`, `attach`, `hook` or `cni`.
     #[serde(default)]
     pub owner: String,
-    /// Its PID 1, as the host counts.
-    pub pid: i32,
-    /// The process that supervises it.
-    pub supervisor: u32,
+    /// Its PID 1, as the host counts; of an attached one the process that it was named by. Null: no process is known.
+    pub pid: Option<i32>,
+    /// The process that supervises it; null: nobody does.
+    pub supervisor: Option<u32>,
     /// Seconds since 1970.
     pub started: u64,
-    /// The command's words.
-    pub command: Vec<String>,
+    /// The command's words. As the variables, the privileges and the host name null for an attached one: whoever made that knows.
+    pub command: Option<Vec<String>>,
     /// Its root directory on the host; null: the host's own with a throw-away layer.
     pub rootfs: Option<String>,
     /// Its variables, `KEY=VALUE`.
-    pub environment: Vec<String>,
+    pub environment: Option<Vec<String>>,
     /// What it may do, and where it starts.
-    pub privileges: Privileges,
+    pub privileges: Option<Privileges>,
     /// Host name inside.
-    pub hostname: String,
+    pub hostname: Option<String>,
     /// The bridge, `ptp`, `none`, `host`, `container:NAME` or `ns:PATH`.
     pub network: String,
     /// Its address.
@@ -107,11 +107,11 @@ impl Description {
             name: request.name.clone(),
             status: "running".into(),
             owner: "run".into(),
-            supervisor: std::process::id(),
+            supervisor: Some(std::process::id()),
             started: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |time| time.as_secs()),
-            hostname: request.hostname.clone(),
+            hostname: Some(request.hostname.clone()),
             network,
             address: attachment.map(|attachment| attachment.veth.address),
             subnet: attachment.map(|attachment| attachment.network.subnet.to_string()),
@@ -191,15 +191,16 @@ pub fn list() -> Result<Vec<Row>> {
         let Ok(found) = serde_json::from_str::<Description>(&answer) else {
             continue;
         };
-        let pid = Some(found.pid).filter(|pid| *pid != 0);
         rows.push(Row {
             name: found.name,
             address: found.address,
             address6: found.address6,
             network: found.network,
             veth: found.veth,
-            pid,
-            netns: pid.and_then(|pid| namespace(&pid.to_string(), "net").ok()),
+            pid: found.pid,
+            netns: found
+                .pid
+                .and_then(|pid| namespace(&pid.to_string(), "net").ok()),
             owner: found.owner,
             status: found.status,
             ports: found.ports,
@@ -207,6 +208,12 @@ pub fn list() -> Result<Vec<Row>> {
     }
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     let links = route.links().doing(|| "list links".into())?;
+    for row in rows.iter_mut().filter(|row| row.netns.is_none()) {
+        let link = links
+            .iter()
+            .find(|link| row.veth.as_ref() == Some(&link.name));
+        row.netns = link.and_then(|link| Some(link.mark.as_ref()?.container()?.1));
+    }
     for link in &links {
         let known = rows.iter().any(|row| row.veth.as_ref() == Some(&link.name));
         let Some(address) = leased_address(&link.name).filter(|_| !known && link.kind == "veth")

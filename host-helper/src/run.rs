@@ -232,20 +232,18 @@ pub fn follower(request: &Request, container: &Container, files: Vec<OwnedFd>) -
 }
 
 fn describe(options: &cli::Run, request: &Request, container: &Container) -> Description {
+    let words = options.command.iter();
+    let words = words.map(|word| word.to_string_lossy().into_owned());
     Description {
-        pid: container.child.pid.as_raw(),
-        command: options
-            .command
-            .iter()
-            .map(|word| word.to_string_lossy().into_owned())
-            .collect(),
+        pid: Some(container.child.pid.as_raw()),
+        command: Some(words.collect()),
         rootfs: options
             .rootfs
             .as_ref()
             .map(|path| absolute(path).unwrap_or_else(|_| path.clone()))
             .map(|path| path.display().to_string()),
-        environment: container.environment.clone(),
-        privileges: container.privileges.clone(),
+        environment: Some(container.environment.clone()),
+        privileges: Some(container.privileges.clone()),
         is_detached: options.detach,
         log: options
             .detach

@@ -18,6 +18,7 @@ use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::unistd::{Gid, Pid, Uid, fchown, pipe2, setfsgid, setfsuid, setresgid, setresuid};
 use serde::{Deserialize, Serialize};
 
+use crate::config::Privileges;
 use crate::control;
 use crate::error::{Doing, Error, Result};
 use crate::ls::Description;
@@ -168,10 +169,14 @@ impl Users {
         };
         let found: Description = serde_json::from_str(&answer)
             .map_err(|error| Error::new(format!("understand the supervisor of {name}: {error}")))?;
-        if found.privileges.users != Some(map) {
+        let has_same = |privileges: &Privileges| privileges.users == Some(map);
+        let Some(pid) = found
+            .pid
+            .filter(|_| found.privileges.as_ref().is_some_and(has_same))
+        else {
             return Ok(None);
-        }
-        let path = format!("/proc/{}/ns/user", found.pid);
+        };
+        let path = format!("/proc/{pid}/ns/user");
         Ok(Some(Users {
             map,
             namespace: open(Path::new(&path))?,

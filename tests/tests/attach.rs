@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -361,6 +362,67 @@ fn a_namespace_without_a_process() {
         before.assert_back();
         sh("ip netns del blue");
         lab.hawser(&["detach", "--netns", path]).ok();
+    });
+}
+
+#[test]
+fn what_is_not_known_of_a_container_is_not_told() {
+    case(|lab| {
+        sh("ip netns add blue");
+        let guest = guest(&["-n"]);
+        attach(lab, guest.pid(), &["--name", "left"]).ok();
+        let staying = [
+            ("process", guest.pid().to_string()),
+            ("blue", String::new()),
+        ];
+        let staying = staying.map(|(name, pid)| {
+            let whom = match name {
+                "blue" => vec!["--netns", "/run/netns/blue"],
+                _ => vec![&*pid, "--iface", "eth1"],
+            };
+            let words = [&["attach", "--stay", "--name", name][..], &whom].concat();
+            let mut running = Running::spawn(lab.command(&words));
+            running.until(name);
+            running
+        });
+        let supervisors = staying.each_ref().map(|it| Some(it.pid()));
+        let of_process = (Some(guest.pid()), format!("/proc/{}/ns/net", guest.pid()));
+        let of_blue = (None, "/run/netns/blue".to_owned());
+        for (name, (pid, netns), supervisor) in [
+            ("left", &of_process, None),
+            ("process", &of_process, supervisors[0]),
+            ("blue", &of_blue, supervisors[1]),
+        ] {
+            let all = lab.hawser(&["inspect", name]).ok();
+            let all: serde_json::Value = serde_json::from_str(&all).expect("an object");
+            assert_eq!(all["pid"], serde_json::json!(pid), "{all}");
+            assert_eq!(all["supervisor"], serde_json::json!(supervisor), "{all}");
+            for unknown in ["command", "environment", "privileges", "hostname"] {
+                assert!(all[unknown].is_null(), "{unknown}: {all}");
+            }
+            let row = lab.listed(name);
+            let inode = fs::metadata(netns).expect("a namespace").ino();
+            assert_eq!(row["pid"], serde_json::json!(pid), "{row}");
+            assert_eq!(row["netns"], serde_json::json!(inode), "{row}");
+            lab.hawser(&["rm", name])
+                .refused(&[name, "attached", "detach"]);
+        }
+        // Nobody knows what a command may do there.
+        lab.hawser(&["exec", "process", "true"])
+            .refused(&["process", "another tool", "nsenter"]);
+        lab.hawser(&["exec", "blue", "true"]).refused(&[
+            "blue",
+            "without a process",
+            "ip netns exec",
+        ]);
+        for (name, link) in [("process", "eth1"), ("blue", "eth0")] {
+            let options = ["--network", &format!("container:{name}")];
+            let out = lab.run(&options, &["ip", "-o", "-4", "addr"]).ok();
+            assert!(out.contains(link) && out.contains("172.19."), "{out}");
+        }
+        let taken = lab.run(&["--name", "blue"], &["true"]);
+        assert!(!taken.err().contains("pid"), "{taken}");
+        taken.refused(&["name blue"]);
     });
 }
 

@@ -253,7 +253,8 @@ fn take_files_back(target: &Target, bound: &[Bound]) {
     }
 }
 
-fn describe(
+/// What is known of it. Its command, its privileges and its host name are another tool's matter.
+pub fn describe(
     request: &Request,
     target: &Target,
     how: &How,
@@ -263,7 +264,9 @@ fn describe(
     Description {
         status: "attached".into(),
         owner: how.owner().into(),
-        pid: target.process.as_ref().map_or(0, |process| process.pid),
+        pid: target.process.as_ref().map(|process| process.pid),
+        supervisor: how.stays.then(std::process::id),
+        hostname: None,
         ports: ports::ranges(splice.ports()),
         ..Description::of(request, Some(attachment))
     }
