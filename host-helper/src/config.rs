@@ -141,7 +141,9 @@ fn network_lines(
             line(format_args!("address {address}/{}", subnet.prefix_len()));
         } else {
             line(format_args!("address {address}/{whole}"));
-            line(format_args!("route {gateway}/{whole} onlink"));
+            if !request.details.leaves_to_another(gateway) {
+                line(format_args!("route {gateway}/{whole} onlink"));
+            }
         }
         if network.is_ours {
             let mac = Mac(network.gateway_mac(veth.address));

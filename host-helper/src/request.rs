@@ -145,6 +145,14 @@ impl Details {
         self.has_default_route && !self.taken.iter().any(is_it)
     }
 
+    /// Another link of the container, on the same network, leads to this gateway, and nothing is to go by ours.
+    pub fn leaves_to_another(&self, gateway: IpAddr) -> bool {
+        let is_ipv4 = gateway.is_ipv4();
+        self.taken.contains(&gateway.into())
+            && !self.leads_everywhere(is_ipv4)
+            && self.routes_of(is_ipv4).next().is_none()
+    }
+
     /// The further routes of a version of IP.
     pub fn routes_of(
         &self,

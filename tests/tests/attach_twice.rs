@@ -138,6 +138,30 @@ fn a_second_network_leaves_the_first_one_what_it_has() {
 }
 
 #[test]
+fn a_second_place_on_a_network_leaves_the_first_one_its_routes() {
+    case(|lab| {
+        for options in [&["--network", "ptp"][..], &["--isolate"], &[]] {
+            let guest = guest();
+            let pid = guest.pid().to_string();
+            let netns = Netns::of(guest.pid());
+            let attach = |own: &[&str]| {
+                let all = [&["attach", &pid], own, options].concat();
+                lab.hawser(&all).ok()
+            };
+            attach(&["--name", "one"]);
+            let routes = || netns.sh("ip route show dev eth0; ip -6 route show dev eth0");
+            let of_first = routes();
+            attach(&["--name", "two", "--iface", "eth1"]);
+            assert_eq!(routes(), of_first, "{options:?}");
+            lab.hawser(&["detach", "two"]).ok();
+            assert_eq!(routes(), of_first, "{options:?}");
+            lab.hawser(&["detach", "one"]).ok();
+            assert_eq!(netns.sh("ip -o link | wc -l"), "1\n");
+        }
+    });
+}
+
+#[test]
 fn a_number_that_means_two_containers_is_refused() {
     case(|lab| {
         let guests = [guest(), guest()];
