@@ -215,6 +215,26 @@ fn a_strangers_bridge_is_used_as_it_is_and_never_rewritten() {
 }
 
 #[test]
+fn a_strangers_bridge_may_have_addresses_without_a_subnet() {
+    case(|lab| {
+        sh("ip link add br7 type bridge; ip addr add 198.51.100.7/32 dev br7; ip link set br7 up");
+        let bridge = ["--bridge", "br7"];
+        let before = Snapshot::take();
+        lab.run(&bridge, &["true"])
+            .refused(&["br7", "198.51.100.7/32 has no room"]);
+        before.assert_back();
+        sh("ip addr add 172.27.0.1/24 dev br7");
+        let seen = lab
+            .run_sh(&bridge, "ip -o addr show dev eth0; ip route")
+            .ok();
+        assert!(
+            seen.contains("172.27.0.") && seen.contains("default via 172.27.0.1"),
+            "{seen}"
+        );
+    });
+}
+
+#[test]
 fn a_strangers_bridge_keeps_its_address_and_is_the_gateway() {
     case(|lab| {
         // As on a LAN: nobody has set its address, and it has its card's.

@@ -1,6 +1,6 @@
 //! A bridge that is there: whether it is ours and whole, ours and half made, or somebody else's.
 
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net};
 
 use super::Network;
 use crate::address::{mac_of, same_host};
@@ -54,14 +54,13 @@ fn may_have_ipv6(link: &Link, v6: Gateway6, wanted: &Wanted) -> Result<bool> {
 /// A bridge that somebody else made is used as it is, and never rewritten.
 fn foreign(link: &Link, addresses: &[IpNet], wanted: &Wanted) -> Result<Network> {
     let name = &link.name;
-    let (mut v4, mut v6) = (None, None);
-    for address in addresses.iter().rev() {
-        match address {
-            IpNet::V4(net) => v4 = Some(*net),
-            IpNet::V6(net) => v6 = Some(*net),
-        }
-    }
-    let Some(gateway) = v4 else {
+    let fours = addresses.iter().filter_map(|address| match address {
+        IpNet::V4(net) => Some(*net),
+        IpNet::V6(_) => None,
+    });
+    // A bridge may have addresses of its own before the one of its subnet.
+    let has_room = |net: &Ipv4Net| (8..=30).contains(&net.prefix_len());
+    let Some(gateway) = fours.clone().find(has_room).or(fours.clone().next()) else {
         return Err(Error::new(format!(
             "use bridge {name}: it is not ours and has no IPv4 address for a gateway; give it one, or choose another"
         )));
@@ -71,18 +70,18 @@ fn foreign(link: &Link, addresses: &[IpNet], wanted: &Wanted) -> Result<Network>
             "use bridge {name}: it is not ours and is down; set it up, or choose another"
         )));
     }
-    if !(8..=30).contains(&gateway.prefix_len()) {
+    if !has_room(&gateway) {
         return Err(Error::new(format!(
             "use bridge {name}: its subnet {gateway} has no room; its length must be 8 to 30"
         )));
     }
+    let v6 = addresses.iter().find_map(|address| match address {
+        IpNet::V6(net) if same_host(gateway.addr(), gateway, *net).is_some() => Some(*net),
+        _ => None,
+    });
     // A gateway that forwards nothing would be worse than none: programs try IPv6 first, and wait.
-    let is_gateway = |net: &Ipv6Net| {
-        let has_room = same_host(gateway.addr(), gateway, *net).is_some();
-        Ok(has_room && sysctl::forwards6(name)?)
-    };
     let v6 = match v6.filter(|_| wanted.ipv6 == Ipv6::Wanted) {
-        Some(net) if is_gateway(&net)? => Some(net),
+        Some(net) if sysctl::forwards6(name)? => Some(net),
         _ => None,
     };
     let has = v6.map_or(Gateway6::Never, Gateway6::At);
