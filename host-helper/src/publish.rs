@@ -2,6 +2,7 @@
 
 mod hold;
 mod holder;
+mod reserved;
 mod text;
 
 use std::collections::BTreeMap;

@@ -307,6 +307,70 @@ fn who_has_the_port_is_named() {
     });
 }
 
+/// Of SCTP this kernel may have no sockets: the same collide as of the others, and the same do not.
+#[test]
+fn addresses_and_families_collide_as_those_of_sockets() {
+    case(|lab| {
+        for protocol in ["sctp", "tcp", "udp"] {
+            let of = |port: &str| format!("{port}/{protocol}");
+            let start = |name: &str, ports: &[&str]| {
+                let ports: Vec<String> = ports.iter().map(|port| of(port)).collect();
+                let options = ports.iter().flat_map(|port| ["-p", port]);
+                let options: Vec<&str> = options.collect();
+                container(lab, &format!("{name}-{protocol}"), &options);
+            };
+            start("both", &["0.0.0.0:81:81", "[::]:81:81"]);
+            start("four", &["0.0.0.0:80:80"]);
+            start("six", &["[::]:80:80"]);
+            start("one", &["192.0.2.2:82:82", "83:83"]);
+            start("other", &["[2001:db8:1::2]:82:82"]);
+            let before = Snapshot::take();
+            for (port, by) in [
+                ("80:1", ""),
+                ("0.0.0.0:80:1", "four"),
+                ("192.0.2.2:80:1", "four"),
+                ("[::]:80:1", "six"),
+                ("[2001:db8:1::2]:80:1", "six"),
+                ("82:1", ""),
+                ("0.0.0.0:82:1", "one"),
+                ("192.0.2.2:82:1", "one"),
+                ("[::]:82:1", "other"),
+                ("[2001:db8:1::2]:82:1", "other"),
+                ("83:1", "one"),
+                ("0.0.0.0:83:1", "one"),
+                ("[::]:83:1", "one"),
+                ("192.0.2.2:83:1", "one"),
+                ("[2001:db8:1::2]:83:1", "one"),
+                ("90-92:90-92", ""),
+            ] {
+                let (port, by) = (of(port), format!("in use by container {by}"));
+                let words = if port.starts_with("90") {
+                    // Free, all of them; and let go of again, since another one is not.
+                    ["99.9.9.9:1:1", "no such address"]
+                } else {
+                    [&*port, &*by]
+                };
+                let mut options = vec!["-p", &port];
+                if port.starts_with("90") {
+                    options.extend(["-p", "99.9.9.9:1:1"]);
+                }
+                lab.run(&options, &["true"]).refused(&words);
+            }
+            let lacking = ["192.0.2.99:84:84", "[2001:db8:1::99]:84:84"].map(of);
+            for port in &lacking {
+                lab.run(&["-p", port], &["true"])
+                    .refused(&[port, "no such address"]);
+            }
+            before.assert_back();
+            for name in ["both", "four", "six", "one", "other"] {
+                lab.hawser(&["stop", &format!("{name}-{protocol}")]).ok();
+            }
+            start("again", &["80:1", "82:1", "192.0.2.2:83:1"]);
+            lab.hawser(&["stop", &format!("again-{protocol}")]).ok();
+        }
+    });
+}
+
 #[test]
 fn what_cannot_be_is_refused_in_a_line() {
     case(|lab| {

@@ -12,11 +12,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, UnixAddr, bind, getsockname,
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getsockname,
     setsockopt, socket, sockopt,
 };
 
-use super::{Port, Protocol, holder};
+use super::{Port, Protocol, holder, reserved};
 use crate::error::{Doing, Error, Result};
 
 /// A port of the host that is ours as long as this lives.
@@ -34,7 +34,7 @@ pub struct Held {
 /// # Errors
 /// A port in use, by whom; an address that the host lacks; no more descriptors.
 pub fn hold(ports: impl IntoIterator<Item = Port>) -> Result<Vec<Held>> {
-    ports.into_iter().map(|port| hold_one(port, None)).collect()
+    hold_all(ports, None)
 }
 
 /// The same for a container whose runtime may hold its ports by itself: podman's conmon does, from the container's start on,
@@ -43,13 +43,32 @@ pub fn hold(ports: impl IntoIterator<Item = Port>) -> Result<Vec<Held>> {
 /// # Errors
 /// See [`hold`].
 pub fn hold_beside(ports: impl IntoIterator<Item = Port>, netns: u64) -> Result<Vec<Held>> {
-    let ports = ports.into_iter();
-    ports.map(|port| hold_one(port, Some(netns))).collect()
+    hold_all(ports, Some(netns))
+}
+
+fn hold_all(ports: impl IntoIterator<Item = Port>, netns: Option<u64>) -> Result<Vec<Held>> {
+    let ports = ports.into_iter().map(|port| hold_one(port, netns));
+    let held: Vec<Held> = ports.collect::<Result<_>>()?;
+    let ports = held.iter().map(|held| held.port);
+    let named: Vec<Port> = ports
+        .filter(|port| reserved::is_needed(port.protocol))
+        .collect();
+    if named.is_empty() {
+        return Ok(held);
+    }
+    match reserved::collision(&named) {
+        Some(port) => {
+            // Or it would be us who have it.
+            drop(held);
+            Err(holder::in_use(&port))
+        }
+        None => Ok(held),
+    }
 }
 
 fn hold_one(port: Port, netns: Option<u64>) -> Result<Held> {
     let take = || match port.protocol {
-        Protocol::Sctp if !has_sctp() => reserve(port),
+        protocol if reserved::is_needed(protocol) => reserved::reserve(port),
         _ => bind_socket(port),
     };
     let bound = match take() {
@@ -139,58 +158,6 @@ fn bind_socket(port: Port) -> nix::Result<(OwnedFd, u16)> {
 
 /// `net.core.somaxconn`'s default, which cuts it.
 const BACKLOG: i32 = 4096;
-
-/// Whether the kernel has SCTP sockets now. To ask by making one would load the module.
-fn has_sctp() -> bool {
-    std::fs::exists("/proc/net/sctp").unwrap_or(false)
-}
-
-/// The port of a protocol that no socket of this kernel could be bound to: between publishers, a name in the abstract
-/// namespace is held instead, which lives and dies like a port, and in the same network namespace.
-fn reserve(port: Port) -> nix::Result<(OwnedFd, u16)> {
-    let mut result = Err(Errno::EADDRINUSE);
-    for _ in 0..if port.host_port == 0 { 100 } else { 1 } {
-        let host_port = match port.host_port {
-            0 => ephemeral_port(),
-            host_port => host_port,
-        };
-        let socket = socket(
-            AddressFamily::Unix,
-            SockType::Datagram,
-            SockFlag::SOCK_CLOEXEC,
-            None,
-        )?;
-        let name = reserved_name(&Port { host_port, ..port });
-        match bind(
-            socket.as_raw_fd(),
-            &UnixAddr::new_abstract(name.as_bytes())?,
-        ) {
-            Ok(()) => return Ok((socket, host_port)),
-            refused => result = refused.map(|()| (socket, host_port)),
-        }
-    }
-    result
-}
-
-/// What [`reserve`] binds.
-pub fn reserved_name(port: &Port) -> String {
-    let host = port
-        .address()
-        .map_or_else(|| "*".to_string(), |host| host.to_string());
-    format!("hawser/{}/{host}/{}", port.protocol.name(), port.host_port)
-}
-
-fn ephemeral_port() -> u16 {
-    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
-    let mut bounds = range
-        .iter()
-        .flat_map(|range| range.split_whitespace())
-        .filter_map(|bound| bound.parse::<u16>().ok());
-    let first = bounds.next().unwrap_or(32768);
-    let last = bounds.next().unwrap_or(60999).max(first);
-    let count = u32::from(last - first) + 1;
-    first + (crate::sys::random_u32() % count) as u16
-}
 
 /// Sees to it that so many descriptors may be open, or, for 0, twice as many as now. What cannot be raised is found when
 /// there are no more. Of this process alone: the container has begun, and has its own limit.

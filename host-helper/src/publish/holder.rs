@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::{Port, Protocol, hold};
+use super::{Port, Protocol, reserved};
 use crate::error::Error;
 use crate::state;
 
@@ -88,26 +88,26 @@ fn sockets(port: &Port) -> Vec<Socket> {
     match port.protocol {
         Protocol::Tcp | Protocol::Udp => {
             let name = port.protocol.name();
-            let text = read(name) + &read(&format!("{name}6"));
-            text.lines()
-                .filter_map(|line| parse_line(line, port))
-                .collect()
+            let of = |name: &str| -> Vec<Socket> {
+                let text = read(name);
+                let lines = text.lines();
+                lines.filter_map(|line| parse_line(line, port)).collect()
+            };
+            let mut all = of(name);
+            // One of IPv6 may have the port of both families, and does not say so: unless there is another.
+            if port.has_ipv6() || !all.iter().any(|socket| socket.listens) {
+                all.extend(of(&format!("{name}6")));
+            }
+            all
         }
         Protocol::Sctp => {
-            let name = format!("@{}", hold::reserved_name(port));
-            let text = read("unix");
-            let inode = |line: &str| {
-                let mut words = line.split_whitespace();
-                words.next_back().filter(|last| *last == name)?;
-                words.next_back()?.parse().ok()
-            };
-            let found = text.lines().filter_map(inode);
-            found
-                .map(|inode| Socket {
-                    inode,
-                    listens: true,
-                })
-                .collect()
+            let all = reserved::all().into_iter();
+            let same = all.filter(|reserved| reserved.port.is_same_as(port));
+            same.map(|reserved| Socket {
+                inode: reserved.inode,
+                listens: true,
+            })
+            .collect()
         }
     }
 }
@@ -121,10 +121,15 @@ fn parse_line(line: &str, port: &Port) -> Option<Socket> {
     if u16::from_str_radix(number, 16).ok()? != port.host_port {
         return None;
     }
-    let address = parse_address(address)?;
-    let collides = address.is_unspecified()
-        || port.address().is_none()
-        || port.address() == Some(address.to_canonical());
+    let address = parse_address(address)?.to_canonical();
+    let same_family = if address.is_ipv4() {
+        port.has_ipv4()
+    } else {
+        port.has_ipv6() || address.is_unspecified()
+    };
+    let same_address =
+        address.is_unspecified() || port.address().is_none() || port.address() == Some(address);
+    let collides = same_family && same_address;
     collides.then_some(Socket {
         inode: words.get(9)?.parse().ok()?,
         listens: matches!(*words.get(3)?, LISTENS | UNCONNECTED),
