@@ -291,6 +291,14 @@ fn a_network_whose_ipv6_is_off_gets_ipv4_alone() {
         attach(lab, guest.pid(), &["--name", "web", "--no-ipv6"]).ok();
         let out = netns.sh("ip -o addr show dev eth0");
         assert!(out.contains("172.19.") && !out.contains("inet6"), "{out}");
+        detach(lab, "web");
+        // Nor in a network that has none.
+        let red = ["--bridge", "red"];
+        lab.hawser(&[&["up", "--no-ipv6", "--subnet", "172.28.0.0/24"][..], &red].concat())
+            .ok();
+        attach(lab, guest.pid(), &[&["--name", "web"][..], &red].concat()).ok();
+        let out = netns.sh("ip -o addr show dev eth0");
+        assert!(out.contains("172.28.") && !out.contains("inet6"), "{out}");
     });
 }
 
@@ -811,7 +819,8 @@ fn an_init_that_waits_is_served() {
             .expect("watch a FIFO");
         let mut waiting = Running::spawn(command);
         opened.read_events().expect("init opens it");
-        let options = [&to[..], &["--name", "web", "--ip", "172.19.0.9"]].concat();
+        let options = ["--name", "web", "--ip", "172.19.0.9", "--no-ipv6"];
+        let options = [&to[..], &options].concat();
         assert_eq!(attach(lab, waiting.pid(), &options).ok(), "web");
         drop(both);
         let seen = waiting.until("up");
@@ -819,6 +828,9 @@ fn an_init_that_waits_is_served() {
             seen.contains("172.19.0.9/16") && seen.contains("default via"),
             "{seen}"
         );
+        // Nor does the kernel make an address by itself.
+        let link = Netns::of(waiting.pid()).sh("ip -d link show dev eth0");
+        assert!(link.contains("addrgenmode none"), "{link}");
         detach(lab, "web");
         waiting.end().exits(0);
         sh("rm /run/lab/fifo");

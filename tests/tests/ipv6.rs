@@ -273,6 +273,12 @@ fn a_network_without_ipv6_stays_without() {
         let before = Snapshot::take();
         assert!(said.stdout.is_empty(), "{said}");
         assert!(said.err().contains("IPv4 alone"), "{said}");
+        // As with --no-ipv6: the kernel makes no address by itself either.
+        assert_eq!(
+            lab.run_sh(&[], "ip -6 addr show dev eth0").ok(),
+            "",
+            "a link-local address"
+        );
         lab.run(SUBNET6, &["true"])
             .refused(&["2001:db8:6::/64", "hawser0", "no IPv6"]);
         lab.run(&["--ip6", "2001:db8:6::7"], &["true"]).refused(&[

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::links::no_link_local;
 use super::target::Target;
 use crate::attach::Attachment;
 use crate::config;
@@ -54,6 +55,7 @@ pub fn serve(
     let mut news = Netlink::route().doing(doing)?;
     // Joined before the message, so that the change cannot be missed.
     news.join(libc::RTNLGRP_LINK).doing(doing)?;
+    no_link_local(&mut target.look()?, request, attachment);
     let message = config::write_attached(request, attachment, "", config::Of::Theirs);
     let opened = File::options()
         .write(true)
