@@ -1038,6 +1038,10 @@ fn the_bridge_and_its_ports() {
                 "promiscuity 1",
             ),
         ] {
+        // What says nothing is as good as nothing, as the reference plugins have it.
+        let result = add(&config, &[("CNI_ARGS", "IP=;MAC=")]).ok();
+        assert!(address_of(&result).starts_with("10.22.0.10"), "{result}");
+        del();
             let config = with(blue(), keys);
             plugin.call("ADD", one, &config).ok();
             let shown = sh("ip -d link show master cni0");

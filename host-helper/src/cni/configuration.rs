@@ -81,7 +81,8 @@ impl Configuration {
         let is_default_gateway = all.flag("isDefaultGateway")?;
         let mtu = read_mtu(&mut all)?;
         refuse_others(&mut all)?;
-        let asked = call.arguments.get("IP").map(String::as_str);
+        let asked = call.arguments.get("IP").filter(|asked| !asked.is_empty());
+        let asked = asked.map(String::as_str);
         let addressing = ipam::read(&mut all, &mut run_time, &mut arguments, asked)?;
         all.end()?;
         refuse_capabilities(run_time)?;
