@@ -55,6 +55,8 @@ pub struct Words {
     pub bridge: &'static str,
     /// The hardware address.
     pub mac: &'static str,
+    /// The MTU.
+    pub mtu: &'static str,
 }
 
 impl Words {
@@ -64,6 +66,7 @@ impl Words {
         subnet6: "--subnet6",
         bridge: "--bridge",
         mac: "--mac",
+        mtu: "--mtu",
     };
     /// In a CNI configuration.
     pub const CNI: Words = Words {
@@ -71,6 +74,7 @@ impl Words {
         subnet6: "ipam.ranges",
         bridge: "bridge",
         mac: "runtimeConfig.mac",
+        mtu: "mtu",
     };
 }
 

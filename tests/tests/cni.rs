@@ -794,6 +794,11 @@ fn addresses_are_given_as_asked_for() {
                 [{ "subnet": "2001:db8:22::/64" }],
             ],
             "routes": [{ "dst": "198.51.100.0/24" }, { "dst": "203.0.113.0/24", "gw": "10.22.0.9" }, { "dst": "::/0" }],
+        // Less than IPv6 takes, and a range of it.
+        with(
+            ranges(json!([[{ "subnet": "10.22.0.0/24" }], [{ "subnet": "2001:db8::/64" }]])),
+            json!({ "mtu": 1279 }),
+        ),
         } });
         let config = with(blue(), pool);
         let add = |config: &Value, variables: &[(&str, &str)]| {

@@ -35,6 +35,7 @@ pub(super) fn ensure_network(
     steps: &Steps,
 ) -> Result<Option<(Network, Netlink)>> {
     check_connect(route, request)?;
+    check_mtu(request, ways)?;
     let wanted = Wanted::of(request);
     let network = match &request.network {
         NetworkChoice::Bridge => bridge::ensure(route, &request.bridge, &wanted)?,
@@ -52,6 +53,24 @@ pub(super) fn ensure_network(
         bridge::take_all_frames(route, &network)?;
     }
     ensure_way_out(route, network, &wanted, ways, steps).map(Some)
+}
+
+/// IPv6 that is asked for is not left out for want of room.
+fn check_mtu(request: &Request, ways: &WaysOut) -> Result<()> {
+    let (what, asked) = match (request.subnet6, request.address6) {
+        (Some(subnet), _) => ("subnet", subnet.to_string()),
+        (None, Some(address)) => ("address", address.to_string()),
+        (None, None) => return Ok(()),
+    };
+    let mtu = request.mtu.unwrap_or_else(|| ways.mtu(true));
+    if mtu >= uplink::LEAST_MTU6 {
+        return Ok(());
+    }
+    Err(Error::new(format!(
+        "use {what} {asked}: IPv6 needs an MTU of {}, and it is {mtu}; choose a larger {}, or leave the {what} out",
+        uplink::LEAST_MTU6,
+        request.details.words.mtu
+    )))
 }
 
 /// What was asked for is what the network's rules do.
@@ -216,7 +235,7 @@ fn ensure_forwarding(
     Ok(())
 }
 
-/// The MTU, and the network without IPv6 where that is too small for it.
+/// The MTU, and the network without IPv6 where that is too small for it and none was asked for.
 pub(super) fn choose_mtu(
     route: &mut Netlink,
     request: &Request,
@@ -233,9 +252,6 @@ pub(super) fn choose_mtu(
         "IPv6 needs an MTU of {}, and it is {mtu}",
         uplink::LEAST_MTU6
     );
-    if let Some(address) = request.address6 {
-        return Err(Error::new(format!("use address {address}: {why}")));
-    }
     steps.say(&format!("IPv4 alone: {why}"));
     if let Some(network) = &network {
         bridge::keep_ipv6(route, network)?;

@@ -16,6 +16,7 @@ use crate::link::Mac;
 use crate::nft::Policy;
 use crate::publish::{self, Port, Protocol};
 use crate::request::NetworkChoice;
+use crate::uplink::LEAST_MTU6;
 
 /// The bridge that is meant where none is named, as the reference plugin has it.
 const BRIDGE: &str = "cni0";
@@ -84,6 +85,7 @@ impl Configuration {
         let asked = call.arguments.get("IP").filter(|asked| !asked.is_empty());
         let asked = asked.map(String::as_str);
         let addressing = ipam::read(&mut all, &mut run_time, &mut arguments, asked)?;
+        refuse_narrow(mtu, &addressing)?;
         all.end()?;
         refuse_capabilities(run_time)?;
         Ok(Configuration {
@@ -167,6 +169,20 @@ fn read_mtu(all: &mut Members) -> Result<Option<u32>, Fault> {
         None | Some(0) => Ok(None),
         Some(mtu @ 68..=65535) => Ok(Some(mtu as u32)),
         Some(other) => Err(wrong("mtu", &json!(other), "0, or 68 to 65535")),
+    }
+}
+
+/// IPv6 takes more than the least of IPv4.
+fn refuse_narrow(mtu: Option<u32>, addressing: &Addressing) -> Result<(), Fault> {
+    let subnet6 = match addressing {
+        Addressing::Ours(pool) => pool.subnet6,
+        Addressing::Delegated(_) => None,
+    };
+    match (mtu, subnet6) {
+        (Some(mtu), Some(subnet)) if mtu < LEAST_MTU6 => Err(configuration(&format!(
+            "mtu {mtu}: IPv6 needs {LEAST_MTU6}, and there is the range {subnet}; leave one of them out"
+        ))),
+        _ => Ok(()),
     }
 }
 
