@@ -36,7 +36,7 @@ use crate::undo::Undo;
 use crate::veth::{self, Veth, Wish};
 use crate::wanted::Wanted;
 
-pub use ensure::{ensure_bridge, restore};
+pub use ensure::{ensure_bridge, look_at_network, restore};
 pub use names::Names;
 pub use namespace::namespace;
 pub use said::{expect, judge, receive_made};

@@ -37,7 +37,7 @@ pub const POINT_TO_POINT_NAME: &str = "ptp";
 /// # Errors
 /// A name that another kind of link has; another subnet on a bridge of ours; a subnet that a route has.
 pub fn ensure(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Network> {
-    check_name(name).map_err(|why| Error::new(format!("use bridge {name:?}: {why}")))?;
+    check_usable(name)?;
     // One of our group without a mark is being made at this moment, and cannot be judged before that is over.
     let settled =
         find(route, name)?.filter(|link| link.mark.is_some() || !nft::is_ours(link.group));
@@ -57,6 +57,37 @@ pub fn ensure(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Networ
     }
 }
 
+/// The network that [`ensure`] would give, by what it finds and chooses. Nothing is written; one that would be made has no bridge yet.
+///
+/// # Errors
+/// As [`ensure`], but for what the kernel says of what is made.
+pub fn look(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Network> {
+    check_usable(name)?;
+    let found = find(route, name)?;
+    if let Some(link) = &found {
+        if let Some(network) = complete(route, link, wanted)? {
+            return Ok(network);
+        }
+        if let Some(Gateways { v4, v6 }) = gateways_of(route, link, wanted)? {
+            return Ok(Network::of_bridge(link, v4, v6.net(), true));
+        }
+    } else {
+        check_group(route, name)?;
+    }
+    let Gateways { v4, v6 } = choose_gateways(route, name, wanted)?;
+    Ok(Network {
+        name: name.to_string(),
+        subnet: v4.trunc(),
+        gateway: v4.addr(),
+        subnet6: v6.net().map(|net| net.trunc()),
+        gateway6: v6.net().map(|net| net.addr()),
+        bridge: None,
+        is_ours: true,
+        is_new: true,
+        policy: wanted.policy.unwrap_or_default(),
+    })
+}
+
 /// Refuses a name that no bridge of ours can have.
 ///
 /// # Errors
@@ -70,6 +101,10 @@ pub fn check_name(name: &str) -> std::result::Result<(), String> {
         return Err("the network without a bridge is called so; choose another".into());
     }
     Ok(())
+}
+
+fn check_usable(name: &str) -> Result<()> {
+    check_name(name).map_err(|why| Error::new(format!("use bridge {name:?}: {why}")))
 }
 
 fn find(route: &mut Netlink, name: &str) -> Result<Option<Link>> {
@@ -93,17 +128,40 @@ fn find(route: &mut Netlink, name: &str) -> Result<Option<Link>> {
 }
 
 fn repair(route: &mut Netlink, link: &Link, wanted: &Wanted) -> Result<Network> {
+    match gateways_of(route, link, wanted)? {
+        Some(gateways) => configure(route, link, gateways, wanted),
+        None => {
+            // Nothing says which length it was to have: begin again.
+            delete(route, &link.name)?;
+            create(route, &link.name, wanted)
+        }
+    }
+}
+
+/// The gateways of a bridge of ours, and what is to be decided of them; `None`: nothing says what they were to be.
+fn gateways_of(route: &mut Netlink, link: &Link, wanted: &Wanted) -> Result<Option<Gateways>> {
     let Some(Mark::Network(Gateways { v4, mut v6 })) = link.mark else {
-        // Nothing says which length it was to have: begin again.
-        delete(route, &link.name)?;
-        return create(route, &link.name, wanted);
+        return Ok(None);
     };
     if v6 == Gateway6::Undecided {
         let routes = route.routes().doing(|| "list routes".to_string())?;
+        let routes = wanted.in_the_way(routes);
         v6 = wanted.choose_gateway6(route, &routes, &link.name, v4)?;
         wanted.check(&link.name, v4, v6)?;
     }
-    configure(route, link, Gateways { v4, v6 }, wanted)
+    Ok(Some(Gateways { v4, v6 }))
+}
+
+/// The gateways of a bridge that is to be made.
+fn choose_gateways(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Gateways> {
+    let routes = route.routes().doing(|| "list routes".to_string())?;
+    let routes = wanted.in_the_way(routes);
+    let subnet = wanted.choose_subnet(route, &routes)?;
+    let gateway = wanted.gateway.unwrap_or_else(|| gateway_of(subnet));
+    let v4 = Ipv4Net::new_assert(gateway, subnet.prefix_len());
+    let v6 = wanted.choose_gateway6(route, &routes, name, v4)?;
+    wanted.check(name, v4, v6)?;
+    Ok(Gateways { v4, v6 })
 }
 
 /// The firewall tells networks apart by their groups, and a group has 24 bits of the name's hash.
@@ -122,14 +180,9 @@ fn check_group(route: &mut Netlink, name: &str) -> Result<()> {
 }
 
 fn create(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Network> {
-    let routes = route.routes().doing(|| "list routes".to_string())?;
-    let routes = wanted.in_the_way(routes);
-    let subnet = wanted.choose_subnet(route, &routes)?;
-    let gateway = wanted.gateway.unwrap_or_else(|| gateway_of(subnet));
-    let v4 = Ipv4Net::new_assert(gateway, subnet.prefix_len());
-    let v6 = wanted.choose_gateway6(route, &routes, name, v4)?;
-    wanted.check(name, v4, v6)?;
+    let gateways = choose_gateways(route, name, wanted)?;
     check_group(route, name)?;
+    let v4 = gateways.v4;
     route
         .request(|batch, sequence| write_bridge(batch, sequence, name, v4.addr(), wanted))
         .doing(|| format!("create bridge {name}"))
@@ -142,7 +195,7 @@ fn create(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Network> {
     let made = (|| {
         let link = find(route, name)?
             .ok_or_else(|| Error::new(format!("find bridge {name}: it is gone again")))?;
-        let network = configure(route, &link, Gateways { v4, v6 }, wanted)?;
+        let network = configure(route, &link, gateways, wanted)?;
         Ok(Network {
             is_new: true,
             ..network

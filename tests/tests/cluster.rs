@@ -593,7 +593,8 @@ fn an_upgrade_wants_a_drained_host() {
         one.sh("nft delete table inet hawser; nft 'add table inet hawser { comment \"hawser 0\"; }'; ip netns add b");
         let status = one.call("STATUS", "", &config).exits(1).out();
         assert!(
-            status.contains(r#""code":50"#) && status.contains("drain this host"),
+            status.contains(r#""code":50"#)
+                && status.contains("containers live by its rules: cni-a.eth0."),
             "{status}"
         );
         let refused = one.call("ADD", "b", &config).exits(1).out();

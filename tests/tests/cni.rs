@@ -454,10 +454,218 @@ fn status_says_whether_add_would_work() {
         );
         plugin
             .of_network("STATUS", &other)
-            .fault(50, &["10.99.0.0/24", "10.22.0.1/29"]);
+            .fault(50, &["10.99.0.0/24", "10.22.0.0/29"]);
         for (name, path) in calls() {
             plugin.call("DEL", whose(name, path), &narrow).ok();
         }
+    });
+}
+
+/// What the host is like, how the configuration differs, and what is said of it.
+type Refused = (&'static str, Value, &'static [&'static str]);
+
+/// What no container could be added to: networks of ours.
+fn refused_by_ours() -> Vec<Refused> {
+    let both = || {
+        let both = json!([[{ "subnet": "10.22.0.0/24" }], [{ "subnet": "2001:db8:22::/64" }]]);
+        ranges(both)
+    };
+    let ptp = |keys: Value| with(json!({ "mode": "ptp", "bridge": null }), keys);
+    let taken = "ip -6 route add 2001:db8:22::/80 dev uplink";
+    vec![
+        // Subnets that are somebody else's: of a new network, of one that is there and has no IPv6 yet, without a bridge.
+        (taken, both(), &["2001:db8:22::/64", "2001:db8:22::/80"]),
+        (
+            "$HAWSER run --bridge cni0 --subnet 10.22.0.0/24 --no-ipv6 true; ip -6 route add 2001:db8:22::/80 dev uplink",
+            both(),
+            &["2001:db8:22::/64", "2001:db8:22::/80"],
+        ),
+        (taken, ptp(both()), &["2001:db8:22::/80"]),
+        (
+            "ip route add 10.22.0.128/25 dev uplink",
+            ptp(json!({})),
+            &["10.22.0.128/25"],
+        ),
+        // A network that is there, and another one.
+        (
+            "$HAWSER up --bridge cni0 --subnet 10.22.0.0/24 --no-ipv6",
+            both(),
+            &["2001:db8:22::/64", "no IPv6"],
+        ),
+        (
+            "$HAWSER up --bridge cni0 --subnet 10.22.0.0/24",
+            json!({}),
+            &["ipMasq", "choose another"],
+        ),
+        (
+            "$HAWSER up --bridge cni0 --subnet 10.23.0.0/24",
+            json!({}),
+            &["10.22.0.0/24", "10.23.0.0/24"],
+        ),
+        // No name for a bridge.
+        ("", json!({ "bridge": "ptp" }), &["ptp"]),
+        // A way out, or a host, without room for IPv6. (What it had goes.)
+        (
+            "ip link set uplink mtu 1270",
+            both(),
+            &["2001:db8:22::/64", "1280", "choose a larger mtu"],
+        ),
+        (
+            "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6",
+            both(),
+            &["2001:db8:22::/64", "turn IPv6 on"],
+        ),
+    ]
+}
+
+/// Bridges that are not ours.
+fn refused_by_theirs() -> Vec<Refused> {
+    const BR7: &str =
+        "ip link add br7 type bridge; ip addr add 10.27.0.1/24 dev br7; ip link set br7 up";
+    let theirs = |keys: Value| {
+        let theirs =
+            json!({ "bridge": "br7", "ipam": { "subnet": "10.27.0.0/24" }, "ipMasq": false });
+        with(theirs, keys)
+    };
+    vec![
+        (
+            BR7,
+            theirs(json!({ "ipMasq": true })),
+            &["ipMasq", "not ours"],
+        ),
+        (
+            BR7,
+            theirs(json!({ "ipam": { "subnet": "10.28.0.0/24" } })),
+            &["10.28.0.0/24", "10.27.0.0/24"],
+        ),
+        (
+            BR7,
+            theirs(json!({ "ipam": { "subnet": "10.27.0.0/24", "gateway": "10.27.0.9" } })),
+            &["10.27.0.9", "10.27.0.1"],
+        ),
+        (
+            BR7,
+            theirs(ranges(
+                json!([[{ "subnet": "10.27.0.0/24" }], [{ "subnet": "2001:db8:22::/64" }]]),
+            )),
+            &["2001:db8:22::/64", "no IPv6"],
+        ),
+        (
+            "ip link add br7 type bridge; ip link set br7 up",
+            theirs(json!({})),
+            &["br7", "no IPv4 address"],
+        ),
+        (
+            "ip link add br7 type bridge; ip addr add 10.27.0.1/32 dev br7; ip link set br7 up",
+            theirs(json!({})),
+            &["10.27.0.1/32 has no room"],
+        ),
+        (
+            "ip link add br7 type bridge; ip addr add 10.27.0.1/24 dev br7",
+            theirs(json!({})),
+            &["br7", "is down"],
+        ),
+        // Something that is no bridge.
+        (
+            "ip link add br7 type veth peer name far7",
+            theirs(json!({})),
+            &["br7", "no bridge"],
+        ),
+    ]
+}
+
+/// Section 2, STATUS: what ADD refuses is refused before there is a container, in the same words.
+#[test]
+fn status_refuses_what_add_would() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let _netns = Netns::new("a");
+        for (disturb, keys, words) in refused_by_theirs().into_iter().chain(refused_by_ours()) {
+            let config = with(blue(), keys);
+            sh(&disturb.replace("$HAWSER", &lab::binary().display().to_string()));
+            lab.settle();
+            let before = Snapshot::take();
+            plugin.of_network("STATUS", &config).fault(50, words);
+            before.assert_back();
+            plugin
+                .call("ADD", whose("c1", A), &config)
+                .fault(100, words);
+            for bridge in ["cni0", "hawser0"] {
+                lab.hawser(&["down", "--bridge", bridge]);
+            }
+            sh(
+                "exec 2>/dev/null; ip link del br7; ip link set uplink mtu 1500
+                ip -6 route del 2001:db8:22::/80; ip route del 10.22.0.128/25; true",
+            );
+        }
+        // Pods live by the rules of another version.
+        lab.run(&["-d", "--name", "old"], &["sleep", "1000"]).ok();
+        sh("nft delete table inet hawser; nft 'add table inet hawser { comment \"hawser 0\"; }'");
+        let words = ["containers live by its rules", "old"];
+        let ptp = with(blue(), json!({ "mode": "ptp", "bridge": null }));
+        for config in [&blue(), &ptp] {
+            plugin.of_network("STATUS", config).fault(50, &words);
+            plugin
+                .call("ADD", whose("c1", A), config)
+                .fault(100, &words);
+        }
+    });
+}
+
+/// The same of addresses: of a bridge that is not ours, where no range is named; and of another plugin.
+#[test]
+fn status_knows_which_addresses_there_are() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let _netns = [Netns::new("a"), Netns::new("b")];
+        sh("ip link add br7 type bridge; ip addr add 10.27.0.2/30 dev br7; ip link set br7 up");
+        let keys = json!({ "bridge": "br7", "ipam": {}, "ipMasq": false });
+        let theirs = with(blue(), keys);
+        plugin.of_network("STATUS", &theirs).ok();
+        let result = plugin.call("ADD", whose("c1", A), &theirs).ok();
+        assert_eq!(address_of(&result), "10.27.0.1");
+        plugin
+            .of_network("STATUS", &theirs)
+            .fault(50, &["10.27.0.1 to 10.27.0.2", "in use"]);
+        plugin
+            .call("ADD", whose("c2", "/run/netns/b"), &theirs)
+            .fault(11, &["in use"]);
+        plugin.call("DEL", whose("c1", A), &theirs).ok();
+        plugin.of_network("STATUS", &theirs).ok();
+        // What another plugin gives is not known; what the bridge is, is.
+        let fake = Fake::new(lab, &plugin);
+        fake.answer(&given().to_string());
+        plugin.of_network("STATUS", &of_fake()).ok();
+        let masquerading = with(of_fake(), json!({ "bridge": "br7" }));
+        plugin
+            .of_network("STATUS", &masquerading)
+            .fault(50, &["ipMasq", "not ours"]);
+        // What makes no sense does so before there is a container.
+        let by_another = json!([{ "dst": "0.0.0.0/0", "gw": "10.22.0.9" }]);
+        let by_another = json!({ "subnet": "10.22.0.0/24", "routes": by_another });
+        let by_another = json!({ "isDefaultGateway": true, "ipam": by_another });
+        plugin
+            .of_network("STATUS", &with(blue(), by_another))
+            .fault(7, &["10.22.0.9", "10.22.0.1"]);
+    });
+}
+
+/// What this host has is cut out of a wider network, also where the bridge was there before.
+#[test]
+fn a_bridge_that_is_there_gets_ipv6() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let netns = Netns::new("a");
+        let one = whose("c1", A);
+        made(&plugin, &blue());
+        sh("ip -6 route add 2001:db8:22::/56 dev uplink");
+        let both = json!([[{ "subnet": "10.22.0.0/24" }], [{ "subnet": "2001:db8:22::/64" }]]);
+        let both = with(blue(), ranges(both));
+        plugin.of_network("STATUS", &both).ok();
+        let result = plugin.call("ADD", one, &both).ok();
+        let six = result["ips"][1]["address"].as_str().expect("an address");
+        assert!(addresses(&netns, "eth0").contains(six), "{result}");
+        plugin.call("DEL", one, &both).ok();
     });
 }
 
@@ -613,6 +821,11 @@ fn senseless() -> Vec<Value> {
         json!({ "bridge": "ptp" }),
         json!({ "ipMasq": "yes" }),
         json!({ "mtu": 67 }),
+        // Less than IPv6 takes, and a range of it.
+        with(
+            ranges(json!([[{ "subnet": "10.22.0.0/24" }], [{ "subnet": "2001:db8::/64" }]])),
+            json!({ "mtu": 1279 }),
+        ),
         json!({ "mtu": -1 }),
         json!({ "mode": "macvlan" }),
         json!({ "ipam": [] }),
@@ -794,11 +1007,6 @@ fn addresses_are_given_as_asked_for() {
                 [{ "subnet": "2001:db8:22::/64" }],
             ],
             "routes": [{ "dst": "198.51.100.0/24" }, { "dst": "203.0.113.0/24", "gw": "10.22.0.9" }, { "dst": "::/0" }],
-        // Less than IPv6 takes, and a range of it.
-        with(
-            ranges(json!([[{ "subnet": "10.22.0.0/24" }], [{ "subnet": "2001:db8::/64" }]])),
-            json!({ "mtu": 1279 }),
-        ),
         } });
         let config = with(blue(), pool);
         let add = |config: &Value, variables: &[(&str, &str)]| {
@@ -843,6 +1051,10 @@ fn addresses_are_given_as_asked_for() {
             del();
         }
         add(&config, &[("CNI_ARGS", "IP=10.22.0.50")]).fault(7, &["10.22.0.50", "10.22.0.100"]);
+        // What says nothing is as good as nothing, as the reference plugins have it.
+        let result = add(&config, &[("CNI_ARGS", "IP=;MAC=")]).ok();
+        assert!(address_of(&result).starts_with("10.22.0.10"), "{result}");
+        del();
         // One hardware address; what is said last counts.
         let mac = |mac: &str| json!({ "mac": mac });
         let first = with(
@@ -1043,10 +1255,6 @@ fn the_bridge_and_its_ports() {
                 "promiscuity 1",
             ),
         ] {
-        // What says nothing is as good as nothing, as the reference plugins have it.
-        let result = add(&config, &[("CNI_ARGS", "IP=;MAC=")]).ok();
-        assert!(address_of(&result).starts_with("10.22.0.10"), "{result}");
-        del();
             let config = with(blue(), keys);
             plugin.call("ADD", one, &config).ok();
             let shown = sh("ip -d link show master cni0");

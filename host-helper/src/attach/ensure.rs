@@ -55,6 +55,22 @@ pub(super) fn ensure_network(
     ensure_way_out(route, network, &wanted, ways, steps).map(Some)
 }
 
+/// The network that a container with a link would come to. What would be refused of it is, and nothing is made.
+///
+/// # Errors
+/// As of a container that asks for it.
+pub fn look_at_network(route: &mut Netlink, request: &Request) -> Result<Network> {
+    let ways = find_ways_out(route, request)?;
+    check_mtu(request, &ways)?;
+    let wanted = Wanted::of(request);
+    let network = match &request.network {
+        NetworkChoice::Bridge => bridge::look(route, &request.bridge, &wanted)?,
+        _ => ptp::choose(route, &wanted)?,
+    };
+    check_policy(&network, request)?;
+    Ok(network)
+}
+
 /// IPv6 that is asked for is not left out for want of room.
 fn check_mtu(request: &Request, ways: &WaysOut) -> Result<()> {
     let (what, asked) = match (request.subnet6, request.address6) {

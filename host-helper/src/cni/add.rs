@@ -41,13 +41,13 @@ pub fn add(call: &Call, steps: Steps) -> Result<Value, Fault> {
     let before = Before::look(call, &configuration, &target)?;
     let done = match &configuration.addressing {
         Addressing::Ours(pool) => {
-            let request = request(call, &configuration, pool, &before, &target);
+            let request = request(call, &configuration, pool, &before, Some(&target));
             attach(call, &configuration, pool, request, &target, steps)
         }
         Addressing::Delegated(kind) => {
             let given = delegate::ask(kind, "ADD", call)?;
             let done = Pool::of_result(given).and_then(|pool| {
-                let request = request(call, &configuration, &pool, &before, &target);
+                let request = request(call, &configuration, &pool, &before, Some(&target));
                 attach(call, &configuration, &pool, request, &target, steps)
             });
             if done.is_err() {
@@ -193,15 +193,32 @@ fn refuse_other_gateways(pool: &Pool, gateway: Option<Ipv4Addr>) -> Result<(), F
     }
 }
 
+/// What the next container would ask for, whichever it is: IPv6 only where that is named.
+pub fn request_of_next(
+    call: &Call,
+    configuration: &Configuration,
+    pool: &Pool,
+    bridge: Option<Link>,
+) -> Result<Request, Fault> {
+    let before = Before {
+        taken: Vec::new(),
+        bridge,
+    };
+    request(call, configuration, pool, &before, None)
+}
+
 fn request(
     call: &Call,
     configuration: &Configuration,
     pool: &Pool,
     before: &Before,
-    target: &Target,
+    target: Option<&Target>,
 ) -> Result<Request, Fault> {
     let is_wanted = pool.subnet6.is_some() || !pool.is_named;
-    let has_ipv6 = is_wanted && target.may_have_ipv6().judge()?;
+    let has_ipv6 = match target {
+        Some(target) => is_wanted && target.may_have_ipv6().judge()?,
+        None => pool.subnet6.is_some(),
+    };
     if let Some(subnet6) = pool.subnet6.filter(|_| !has_ipv6) {
         let text = format!(
             "use {subnet6}: IPv6 is off in the container's network; turn it on there (sysctl net.ipv6.conf.default.disable_ipv6=0), or leave it out"

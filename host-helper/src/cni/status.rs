@@ -9,16 +9,17 @@ use nix::sys::stat::Mode;
 
 use super::call::Call;
 use super::configuration::Configuration;
-use super::delegate;
 use super::fault::{Fault, Judge, code};
 use super::ipam::{Addressing, Pool};
-use crate::address::{Subnet, colliding_route, usable};
-use crate::bridge;
+use super::{add, delegate};
+use crate::address::{Subnet, partner_of, usable};
+use crate::attach;
+use crate::bridge::{self, Network};
 use crate::error::{Doing, Error, Result as OurResult};
 use crate::link::Link;
 use crate::netlink::Netlink;
 use crate::nft;
-use crate::owner::{Gateways, Mark, leased_address};
+use crate::owner::{Mark, leased_address};
 use crate::request::NetworkChoice;
 use crate::state;
 use crate::sysctl;
@@ -27,20 +28,6 @@ use crate::wanted::{Ipv6, Wanted, Words};
 
 /// A bridge has so many ports (`BR_MAX_PORTS`, net/bridge/br_private.h), without number 0.
 const MOST_PORTS: usize = 1023;
-
-/// Nothing is asked of a network.
-const NOTHING: Wanted = Wanted {
-    subnet: None,
-    address: None,
-    subnet6: None,
-    address6: None,
-    ipv6: Ipv6::Never,
-    gateway: None,
-    policy: None,
-    is_leased_elsewhere: false,
-    is_cut_out: false,
-    words: Words::CNI,
-};
 
 /// Looks, and changes nothing.
 ///
@@ -52,19 +39,32 @@ pub fn status(call: &Call) -> Result<(), Fault> {
         .doing(|| "open a netlink socket".into())
         .judge()?;
     let links = route.links().doing(|| "list links".into()).judge()?;
+    if let Ok(mut nft) = nft::open() {
+        let refused = |error: Error| unavailable(&error.to_string());
+        nft::check_version(&mut nft).map_err(refused)?;
+    }
     let bridge = match asked.network {
-        NetworkChoice::Bridge => links.iter().find(|link| link.name == asked.bridge),
+        NetworkChoice::Bridge => route
+            .find_link(&asked.bridge)
+            .doing(|| format!("look for bridge {}", asked.bridge))
+            .judge()?,
         _ => None,
     };
-    if let Some(bridge) = bridge {
+    let bridge = bridge.filter(|link| link.kind == "bridge");
+    if let Some(bridge) = &bridge {
         check_bridge(bridge, &links)?;
     }
-    let pool = match &asked.addressing {
-        Addressing::Ours(pool) => Some(pool),
-        Addressing::Delegated(_) => None,
-    };
-    if let Some(pool) = pool {
-        check_pool(&mut route, pool, bridge, &links)?;
+    match &asked.addressing {
+        Addressing::Ours(pool) => {
+            let network = check_network(call, &asked, pool, &mut route, bridge.clone())?;
+            check_pool(pool, &network, &links)?;
+        }
+        Addressing::Delegated(_) if bridge.is_some() => {
+            let any = Pool::default();
+            check_network(call, &asked, &any, &mut route, bridge.clone())?;
+        }
+        // Which network it is to be says the other plugin.
+        Addressing::Delegated(_) => {}
     }
     if let Addressing::Delegated(kind) = &asked.addressing {
         delegate::ask(kind, "STATUS", call)?;
@@ -87,10 +87,6 @@ fn is_ours(bridge: &Link) -> bool {
 /// The bridge that is there takes further ports; and those that it has are served.
 fn check_bridge(bridge: &Link, links: &[Link]) -> Result<(), Fault> {
     let name = &bridge.name;
-    if bridge.kind != "bridge" {
-        let why = format!("use bridge {name}: there is a link of that name that is no bridge");
-        return Err(unavailable(&why));
-    }
     let ports = links
         .iter()
         .filter(|link| link.controller == Some(bridge.index));
@@ -111,11 +107,6 @@ fn check_bridge(bridge: &Link, links: &[Link]) -> Result<(), Fault> {
     }
     if has_containers && is_ours(bridge) {
         let mut nft = nft::open().judge()?;
-        if let Some(version) = nft::other_version(&mut nft).judge()? {
-            return Err(unavailable(&format!(
-                "add to bridge {name}: its containers live by rules of another version ({version}); drain this host"
-            )));
-        }
         if !nft::is_whole(&mut nft).judge()? {
             return limited(format!(
                 "look at the rules of {name}: they are not there; host-helper restore puts them back"
@@ -137,50 +128,31 @@ fn check_bridge(bridge: &Link, links: &[Link]) -> Result<(), Fault> {
     Ok(())
 }
 
-/// An address is free, and its subnet is nobody else's.
-fn check_pool(
-    route: &mut Netlink,
+/// The network is, or can be, what the next container would ask for.
+fn check_network(
+    call: &Call,
+    asked: &Configuration,
     pool: &Pool,
-    bridge: Option<&Link>,
-    links: &[Link],
-) -> Result<(), Fault> {
-    let of_bridge = match bridge.and_then(|bridge| bridge.mark.as_ref()) {
-        Some(Mark::Network(Gateways { v4, .. })) => Some(*v4),
-        _ => None,
-    };
-    if let (Some(has), Some(wanted)) = (of_bridge, pool.subnet) {
-        let gateway = pool.gateway.unwrap_or(has.addr());
-        if wanted != has.trunc() || gateway != has.addr() {
-            let why = format!("use subnet {wanted}, gateway {gateway}: the bridge has {has}");
-            return Err(unavailable(&why));
-        }
-    }
-    if let (None, Some(wanted)) = (bridge, pool.subnet) {
-        let routes = route.routes().doing(|| "list routes".into()).judge()?;
-        let asked = Wanted {
-            subnet: Some(Subnet::Fixed(wanted)),
-            is_cut_out: true,
-            ..NOTHING
-        };
-        let routes = asked.in_the_way(routes);
-        if let Some(taken) = colliding_route(&routes, wanted) {
-            let why = asked.collision(route, wanted.into(), taken);
-            return Err(unavailable(&why.to_string()));
-        }
-    }
-    let has = of_bridge.or(pool.subnet.map(|net| {
-        let gateway = pool.gateway.unwrap_or(crate::address::gateway_of(net));
-        ipnet::Ipv4Net::new_assert(gateway, net.prefix_len())
-    }));
-    let Some(has) = has else {
-        return Ok(());
-    };
+    route: &mut Netlink,
+    bridge: Option<Link>,
+) -> Result<Network, Fault> {
+    let request = add::request_of_next(call, asked, pool, bridge)?;
+    let refused = |error: Error| unavailable(&error.to_string());
+    attach::look_at_network(route, &request).map_err(refused)
+}
+
+/// An address is free.
+fn check_pool(pool: &Pool, network: &Network, links: &[Link]) -> Result<(), Fault> {
     let (first, last) = pool
         .range
-        .unwrap_or_else(|| usable(has.trunc(), has.addr()));
+        .unwrap_or_else(|| usable(network.subnet, network.gateway));
     let within = |address: &Ipv4Addr| (first..=last).contains(address);
+    let six = network.subnet6.zip(network.gateway6);
+    let six = six.and_then(|(subnet6, gateway6)| partner_of(gateway6, subnet6, network.subnet));
+    let six = six.filter(|six| *six != network.gateway);
+    let gateways = [Some(network.gateway), six].into_iter().flatten();
     let all = u64::from(u32::from(last) - u32::from(first)) + 1;
-    let all = all - u64::from(within(&has.addr()));
+    let all = all - gateways.filter(within).count() as u64;
     let living = links
         .iter()
         .filter(|link| !link.mark.as_ref().is_some_and(Mark::is_dead));
@@ -206,7 +178,15 @@ fn try_all() -> OurResult<()> {
     let subnet = Subnet::Fixed(ipnet::Ipv4Net::new_assert(Ipv4Addr::new(192, 0, 2, 0), 24));
     let wanted = Wanted {
         subnet: Some(subnet),
-        ..NOTHING
+        address: None,
+        subnet6: None,
+        address6: None,
+        ipv6: Ipv6::Never,
+        gateway: None,
+        policy: None,
+        is_leased_elsewhere: false,
+        is_cut_out: false,
+        words: Words::CNI,
     };
     let made = || -> OurResult<()> {
         let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;

@@ -80,15 +80,14 @@ pub fn is_whole(nft: &mut Netlink) -> Result<bool> {
     Ok(found == State::Whole)
 }
 
-/// What they say that they are, where that is another version.
+/// Refuses tables of another version that [`ensure`] would not replace. Nothing is changed.
 ///
 /// # Errors
-/// What the kernel says.
-pub fn other_version(nft: &mut Netlink) -> Result<Option<String>> {
-    let doing = || format!("look at nft table {TABLE}");
-    match look(nft).doing(doing).map_err(name_missing_options)? {
-        State::Foreign(version) => Ok(Some(version)),
-        _ => Ok(None),
+/// Who lives by them.
+pub fn check_version(nft: &mut Netlink) -> Result<()> {
+    match look(nft) {
+        Ok(State::Foreign(version)) => check_replaced(nft, &version),
+        _ => Ok(()),
     }
 }
 
@@ -174,6 +173,11 @@ pub fn look(nft: &mut Netlink) -> std::result::Result<State, Refusal> {
 
 /// Takes tables of another version away, as long as nothing depends on them.
 fn replace(nft: &mut Netlink, version: &str) -> Result<()> {
+    check_replaced(nft, version)?;
+    remove(nft)
+}
+
+fn check_replaced(nft: &mut Netlink, version: &str) -> Result<()> {
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     let living = crate::detach::living(&mut route)?;
     let doing =
@@ -190,7 +194,7 @@ fn replace(nft: &mut Netlink, version: &str) -> Result<()> {
             tables::USER
         )));
     }
-    remove(nft)
+    Ok(())
 }
 
 /// Makes the tables what they are to be, in one transaction. The admin's chain and all elements stay.
