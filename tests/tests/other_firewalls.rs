@@ -206,7 +206,9 @@ fn tables_of_another_version_are_replaced_or_refused_by_name() {
 #[test]
 fn what_others_do_wakes_no_supervisor() {
     case(|lab| {
-        lab.run(&["-d", "--name", "idle"], &["sleep", "100"]).ok();
+        // With no resolvers to follow, which it would begin with half a second after its start.
+        let options = ["-d", "--name", "idle", "--resolv=off"];
+        lab.run(&options, &["sleep", "100"]).ok();
         let text = lab.hawser(&["inspect", "idle"]).ok();
         let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         let status = format!("/proc/{}/status", found["supervisor"]);
