@@ -34,7 +34,7 @@ pub use clients::PLUGINS;
 pub use debian::Runtime;
 pub use firewalls::Firewalld;
 pub use machine::{CARD, Machine, PATIENCE, write_script};
-pub use net::{Lab, Netns, Watch, fill};
+pub use net::{Lab, Netns, Watch, fill, listeners};
 pub use oci::{Bundle, Oci, hook};
 pub use plugin::{Answer, Plugin, Whose};
 pub use process::{DEADLINE, Outcome, Running, collect, wait_for_end, wait_untold};

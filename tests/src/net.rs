@@ -430,6 +430,20 @@ impl Watch {
     }
 }
 
+/// Sockets that hear of changes of the firewall (proc(5), netlink): the kernel offers each change to each.
+pub fn listeners() -> Vec<String> {
+    const NETFILTER: &str = "12"; // linux/netlink.h
+    const NFTABLES: u32 = 1 << 6; // linux/netfilter/nfnetlink.h, group 7
+    let text = fs::read_to_string("/proc/thread-self/net/netlink").expect("list sockets");
+    let inode = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let groups = u32::from_str_radix(words.get(3)?, 16).ok()?;
+        let hears = words.get(1) == Some(&NETFILTER) && groups & NFTABLES != 0;
+        Some(format!("socket:[{}]", words.last()?)).filter(|_| hears)
+    };
+    text.lines().filter_map(inode).collect()
+}
+
 pub(crate) fn bind_mount(source: &str, target: &str) {
     mount(
         Some(source),

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 
-use lab::{DEADLINE, Lab, Netns, Running, Watch, packets, sh, wait_untold};
+use lab::{DEADLINE, Lab, Netns, Running, Watch, listeners, packets, sh, wait_untold};
 
 const LIST: &str = "nft list table inet hawser 2>&1; nft list table bridge hawser 2>&1; true";
 const NOBODY: &str = "";
@@ -197,20 +197,6 @@ fn who_goes_on_is_served_again() {
         let length = server.recv(&mut data).expect("it arrives");
         assert_eq!(&data[..length], b"after");
     });
-}
-
-/// Sockets that hear of changes of the firewall (proc(5), netlink): the kernel offers each change to each.
-fn listeners() -> Vec<String> {
-    const NETFILTER: &str = "12"; // linux/netlink.h
-    const NFTABLES: u32 = 1 << 6; // linux/netfilter/nfnetlink.h, group 7
-    let text = std::fs::read_to_string("/proc/thread-self/net/netlink").expect("list sockets");
-    let inode = |line: &str| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let groups = u32::from_str_radix(words.get(3)?, 16).ok()?;
-        let hears = words.get(1) == Some(&NETFILTER) && groups & NFTABLES != 0;
-        Some(format!("socket:[{}]", words.last()?)).filter(|_| hears)
-    };
-    text.lines().filter_map(inode).collect()
 }
 
 /// Waits until all of them listen, which a supervisor does only after a while, and says by how many sockets.

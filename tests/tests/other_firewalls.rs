@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lab::{Watch, case, packets, sh};
+use lab::{Watch, case, listeners, packets, sh, wait_untold};
 
 /// What the issue of rules that come back is measured by.
 const WITHIN: Duration = Duration::from_secs(1);
@@ -206,19 +206,21 @@ fn tables_of_another_version_are_replaced_or_refused_by_name() {
 #[test]
 fn what_others_do_wakes_no_supervisor() {
     case(|lab| {
-        // With no resolvers to follow, which it would begin with half a second after its start.
+        // Without resolvers to follow: the rules alone are what it may hear of.
         let options = ["-d", "--name", "idle", "--resolv=off"];
         lab.run(&options, &["sleep", "100"]).ok();
         let text = lab.hawser(&["inspect", "idle"]).ok();
         let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         let status = format!("/proc/{}/status", found["supervisor"]);
+        let status = || std::fs::read_to_string(&status).expect("the supervisor's status");
         let wakeups = || {
-            let text = std::fs::read_to_string(&status).expect("the supervisor's status");
+            let text = status();
             let line = text.lines().find(|line| line.starts_with("voluntary_ctxt"));
             line.map(str::to_owned)
         };
-        // It has gone back to sleep when another start has answered after it.
-        lab.run(&[], &["true"]).ok();
+        wait_untold("it listens, and sleeps", || {
+            !listeners().is_empty() && status().contains("State:\tS")
+        });
         let before = wakeups();
         for _ in 0..10 {
             lab.run(&["--egress", "none"], &["true"]).ok();
