@@ -9,7 +9,6 @@ mod ports;
 mod said;
 mod talk;
 
-use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -20,6 +19,7 @@ use crate::bridge::Network;
 use crate::config::{self, Links, Privileges};
 use crate::control::{self, Lease};
 use crate::error::{Doing, Result};
+use crate::log::Log;
 use crate::mark;
 use crate::netlink::Netlink;
 use crate::nft;
@@ -67,6 +67,8 @@ pub struct Container {
     pub environment: Vec<String>,
     /// The names of its network.
     pub names: Names,
+    /// Where its output goes, when it runs by itself and without a terminal.
+    pub log: Option<Log>,
 }
 
 /// One container's place on a network.
@@ -182,6 +184,10 @@ pub fn run(
         privileges,
         environment,
         names,
+        log: match spawn.stdio {
+            Stdio::Log(log) => Some(log),
+            _ => None,
+        },
     })
 }
 
@@ -237,7 +243,7 @@ fn prepare(request: &Request, command: Command) -> Result<(Spawn, Privileges)> {
     let stdio = match command.stdio {
         StdioChoice::Inherit => Stdio::Inherit,
         StdioChoice::Terminal => Stdio::Terminal,
-        StdioChoice::Log => Stdio::Log(open_log(&request.name)?),
+        StdioChoice::Log => Stdio::Log(Log::begin(&request.name)?),
     };
     let users = make_users(request, &command.privileges)?;
     let spawn = Spawn {
@@ -256,21 +262,6 @@ fn prepare(request: &Request, command: Command) -> Result<(Spawn, Privileges)> {
         filtered_for: command.privileges.filtered_for(),
     };
     Ok((spawn, command.privileges))
-}
-
-/// The file that the output of a container that runs by itself goes to.
-///
-/// # Errors
-/// When it cannot be made.
-pub fn open_log(name: &str) -> Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let path = state::path(name, "log");
-    let log = File::options()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(&path);
-    log.doing(|| format!("open log {}", path.display()))
 }
 
 /// Where the search for an address begins.

@@ -264,6 +264,7 @@ fn stay(
         privileges: Privileges::default(),
         environment: Vec::new(),
         names: guest.names,
+        log: None,
     };
     let follower = run::follower(request, &container, guest.files);
     let mut supervisor = Supervisor::new(container, None, signals, description, Duration::MAX);

@@ -3,7 +3,7 @@
 //! A request is one line, `hawser 1 WORD [ARGUMENT]`; the answer is text until the end of the connection.
 //! The words: `inspect` (JSON), `join` (the same, by who is about to share its network), `wait` (`exit CODE`, when the
 //! container has ended), `stop SECONDS` (the same, after it was made to end), `restore` (`done`, when its rules are there
-//! again), `port add RANGE` and `port rm RANGE` (the ports, a range a line).
+//! again), `log` (`done`, when what it has written is in its log), `port add RANGE` and `port rm RANGE` (the ports, a range a line).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -369,6 +369,8 @@ pub enum Request {
     Join,
     /// Its rules in the firewall, should they be gone.
     Restore,
+    /// What it has written so far, in its log.
+    Log,
     /// Its exit code, once it has one.
     Wait,
     /// End it, by force after so many seconds; then its exit code.
@@ -390,6 +392,7 @@ impl Request {
             ["inspect"] => Ok(Request::Inspect),
             ["join"] => Ok(Request::Join),
             ["restore"] => Ok(Request::Restore),
+            ["log"] => Ok(Request::Log),
             ["wait"] => Ok(Request::Wait),
             ["stop", seconds] => seconds
                 .parse()
@@ -467,6 +470,7 @@ mod tests {
     fn requests() {
         assert_eq!(Request::parse("hawser 1 inspect"), Ok(Request::Inspect));
         assert_eq!(Request::parse("hawser 1 wait"), Ok(Request::Wait));
+        assert_eq!(Request::parse("hawser 1 log"), Ok(Request::Log));
         assert_eq!(Request::parse("hawser 1 stop 10"), Ok(Request::Stop(10)));
         let range: Range = "127.0.0.1:8080-8081:80-81/udp".parse().unwrap();
         assert_eq!(

@@ -237,6 +237,7 @@ fn supervise(
         privileges: privileges.clone(),
         environment: Vec::new(),
         names: Names::default(),
+        log: None,
     };
     let description = Description {
         is_detached: false,

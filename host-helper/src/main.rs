@@ -22,6 +22,7 @@ mod hook;
 mod hosts;
 mod inside;
 mod link;
+mod log;
 mod ls;
 mod mark;
 mod netlink;
@@ -224,6 +225,8 @@ fn show_log(name: &str) -> Result<u8> {
                 "only containers of run -d have one, until it is forgotten",
             )
         })?;
+    // Who has ended has left all of it there, and who does not answer all that there is.
+    let _ = control::ask(name, "log");
     match std::io::copy(&mut log, &mut std::io::stdout()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(error).doing(|| format!("show the log of {name}"))

@@ -19,6 +19,7 @@ use crate::control;
 use crate::error::{Doing, Error, Refusal, Result};
 use crate::follower::{Follower, Following};
 use crate::hosts::Private;
+use crate::log;
 use crate::ls::Description;
 use crate::request::{Command, NetworkChoice, Request, StdioChoice};
 use crate::signals::Signals;
@@ -190,7 +191,7 @@ fn supervise(
     let terminal = match Sides::from(sides) {
         Some(host_side) if options.detach => Some(Terminal::join(
             host_side,
-            Output::Log(attach::open_log(&request.name)?),
+            Output::Log(log::open(&request.name)?),
         )?),
         Some(host_side) => Some(Terminal::join(host_side, Output::Standard)?),
         None => None,

@@ -22,6 +22,7 @@ use nix::unistd::{Pid, pipe2};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, Error, OURS, Result};
+use crate::log::Log;
 use crate::rootfs::Rootfs;
 use crate::sys::{self, Clone};
 use crate::terminal;
@@ -42,9 +43,9 @@ pub enum Stdio {
     Inherit,
     /// To a terminal of its own.
     Terminal,
-    /// Nothing comes in, and what comes out goes to this file.
+    /// Nothing comes in, and what comes out goes to a log.
     #[serde(skip)]
-    Log(File),
+    Log(Log),
 }
 
 /// All that the child needs to know.

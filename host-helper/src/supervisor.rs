@@ -20,6 +20,7 @@ use crate::attached::Ours;
 use crate::control::{self, Client};
 use crate::error::Result;
 use crate::follower::{BEGIN, Follower};
+use crate::log::Log;
 use crate::ls::Description;
 use crate::mark;
 use crate::nft;
@@ -55,7 +56,7 @@ pub struct Supervisor {
     listen_at: Option<Instant>,
     /// Lets our caller go before what is slow to close is closed.
     beyond: Option<Beyond>,
-    /// Something has come by a published port: more will.
+    /// Something has come by a published port, or for the log: more will.
     is_busy: bool,
     /// Ports that have been published: connections to who had them before are to be forgotten.
     published: Vec<Port>,
@@ -211,10 +212,10 @@ impl Supervisor {
                 self.hear();
             }
             self.look_at_host(is(FOLLOWER));
-            self.is_busy = is(PORTS);
-            if self.is_busy {
+            if is(PORTS) {
                 self.container.splice.turn();
             }
+            self.is_busy = is(PORTS) || self.copy_to_log(is(TERMINAL));
             // Answers first: who asked before the end is told.
             self.serve(&ready);
             if is(LISTENER) {
@@ -394,7 +395,14 @@ impl Supervisor {
         code
     }
 
+    /// Whether there was something to copy.
+    fn copy_to_log(&mut self, is_ready: bool) -> bool {
+        let log = self.container.log.as_mut().filter(|_| is_ready);
+        log.map(Log::copy).is_some()
+    }
+
     fn drain(&mut self) {
+        self.copy_to_log(true);
         if let Some(terminal) = &mut self.terminal {
             terminal.drain(&self.signals);
         }

@@ -1,5 +1,7 @@
 //! `run -d` and what looks after such containers: ls, inspect, logs, wait, rm.
 
+use std::os::unix::fs::MetadataExt;
+
 use lab::{DEADLINE, Lab, case, collect, packets, sh, sys, wait_for_end};
 
 fn detach(lab: &Lab, options: &[&str], script: &str) -> String {
@@ -389,6 +391,105 @@ fn another_user_opens_the_log_and_a_pipe_again() {
             lab.hawser(&["wait", "web"]).ok();
             assert_eq!(lab.hawser(&["logs", "web"]).ok(), "one\ntwo\nthree");
         }
+    });
+}
+
+#[test]
+fn logs_wait_until_the_supervisor_has_copied() {
+    case(|lab| {
+        sh("mkfifo /run/lab/go /run/lab/done");
+        let script = "read x </srv/go; echo late; echo up >/srv/done; sleep 1000";
+        detach(lab, &["--name", "web", "-v", "/run/lab:/srv"], script);
+        let supervisor = lab::sys::pidfd(parent(lab.pid_of("web"))).expect("the supervisor");
+        lab::sys::pidfd_signal(&supervisor, libc::SIGSTOP).expect("stop it");
+        assert_eq!(sh("echo >/run/lab/go; cat /run/lab/done"), "up\n");
+        let logs = lab::Running::spawn(lab.command(&["logs", "web"]));
+        let status = format!("/proc/{}/status", logs.pid());
+        lab::wait_untold("logs asks, or has ended", || {
+            let status = std::fs::read_to_string(&status).unwrap_or_default();
+            !["R", "D"]
+                .iter()
+                .any(|busy| status.contains(&format!("State:\t{busy}")))
+        });
+        lab::sys::pidfd_signal(&supervisor, libc::SIGCONT).expect("let it go on");
+        assert_eq!(logs.end().ok(), "late");
+    });
+}
+
+/// `>/dev/stdout` truncates, and writes from the beginning on, where that is a file.
+#[test]
+fn who_opens_its_output_anew_keeps_what_is_there() {
+    case(|lab| {
+        let script = "echo one; echo two >/dev/stdout; echo three >/dev/stderr; : >/proc/self/fd/1; echo four";
+        let users: [&[&str]; 4] = [&[], &["-u", "5"], &["--userns"], &["--userns", "-u", "5"]];
+        for user in &users[..if lab.real_root { 4 } else { 1 }] {
+            detach(lab, &[&["--name", "web"], *user].concat(), script);
+            assert_eq!(lab.hawser(&["wait", "web"]).ok(), "0");
+            let logs = lab.hawser(&["logs", "web"]).ok();
+            assert_eq!(logs, "one\ntwo\nthree\nfour", "{user:?}");
+            let log = std::fs::metadata("/run/hawser/web.log").expect("its log");
+            assert_eq!((log.uid(), log.mode() & 0o777), (0, 0o600), "{user:?}");
+        }
+    });
+}
+
+/// More than ten times what fits into the largest pipe.
+const MUCH: u64 = 10 * 1024 * 1024;
+
+#[test]
+fn all_that_it_wrote_is_in_the_log_at_its_end() {
+    case(|lab| {
+        sh("mkfifo /run/lab/fifo");
+        let write = format!("dd if=/dev/zero bs=64k count={} 2>/dev/null", MUCH / 65536);
+        let length = || {
+            std::fs::metadata("/run/hawser/web.log")
+                .expect("its log")
+                .len()
+        };
+        for options in [&[][..], &["--init"]] {
+            let options = [&["--name", "web", "-v", "/run/lab:/srv"], options].concat();
+            detach(lab, &options, &write);
+            assert_eq!(lab.hawser(&["wait", "web"]).ok(), "0");
+            assert_eq!(length(), MUCH);
+            let script =
+                format!("trap '{write}; exit 6' TERM; echo up >/srv/fifo; while :; do :; done");
+            detach(lab, &options, &script);
+            assert_eq!(sh("cat /run/lab/fifo"), "up\n");
+            lab.hawser(&["stop", "web"]).ok();
+            assert_eq!(length(), MUCH);
+            assert_eq!(lab.hawser(&["wait", "web"]).ok(), "6");
+        }
+    });
+}
+
+#[test]
+fn who_holds_its_output_beyond_the_end_holds_up_nobody() {
+    case(|lab| {
+        detach(lab, &["--name", "web"], "sleep 1000");
+        let output = format!("/proc/{}/fd/1", lab.pid_of("web"));
+        let mut other = lab.command_of("sh");
+        let script = "exec 3>&1 >$0; echo up >&3; while echo still; do :; done";
+        other.args(["-c", script, &output]);
+        let mut other = lab::Running::spawn(other);
+        other.until("up");
+        lab.hawser(&["stop", "web"]).ok();
+        // Nobody reads what it writes.
+        assert_ne!(other.end().code, 0);
+        assert_eq!(lab.hawser(&["wait", "web"]).ok(), "143");
+    });
+}
+
+#[test]
+fn a_log_without_room_holds_up_nobody() {
+    case(|lab| {
+        sh("mkfifo /run/lab/fifo; mkdir -m 700 /run/hawser");
+        sh("mount -t tmpfs -o size=256k,mode=700 none /run/hawser");
+        let script = "dd if=/dev/zero bs=64k count=160 && echo up >/srv/fifo; sleep 1000";
+        detach(lab, &["--name", "web", "-v", "/run/lab:/srv"], script);
+        assert_eq!(sh("cat /run/lab/fifo"), "up\n");
+        assert_eq!(lab.listed("web")["status"], "running");
+        assert!(!lab.hawser(&["logs", "web"]).exits(0).stdout.is_empty());
+        lab.hawser(&["stop", "web"]).ok();
     });
 }
 

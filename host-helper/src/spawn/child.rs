@@ -80,7 +80,7 @@ pub(super) fn go_on(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
     match &spawn.stdio {
         // The command may open it again: /dev/stdout.
         Stdio::Log(log) if user != 0 => {
-            let given = fchown(log, Some(Uid::from_raw(user)), None);
+            let given = fchown(log.inlet(), Some(Uid::from_raw(user)), None);
             given.doing(|| "give the log away".into())?;
         }
         Stdio::Inherit if user != 0 => users::give_pipes_to(user),
@@ -147,7 +147,7 @@ pub fn exec_init(spawn: &Spawn, dev: &OwnedFd, ends: &ChildEnds) -> Result<Infal
             let doing = || "redirect the command's output".to_string();
             let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
             let nothing = openat(dev, "null", flags, Mode::empty()).doing(doing)?;
-            terminal::become_standard(nothing, log).doing(doing)?;
+            terminal::become_standard(nothing, log.inlet()).doing(doing)?;
         }
         Stdio::Inherit => {}
     }

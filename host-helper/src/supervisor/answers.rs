@@ -38,6 +38,8 @@ impl Supervisor {
                     );
                     self.answered.extend(client.answer(&answer));
                 }
+                // Copied before this.
+                Some(Ok(Request::Log)) => self.answered.extend(client.answer("done\n")),
                 Some(Ok(Request::AddPorts(range))) => {
                     drop(client.answer(&ports::answer(self.add_ports(range))));
                 }

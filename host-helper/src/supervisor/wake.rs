@@ -83,7 +83,10 @@ impl Supervisor {
                 };
                 (terminal.host_side(), read | write)
             }
-            None => (signals, none),
+            None => match &self.container.log {
+                Some(log) => (log.outlet(), PollFlags::POLLIN),
+                None => (signals, none),
+            },
         };
         let is_stalled = self.terminal.as_ref().is_some_and(Terminal::is_stalled);
         let wants_input = self.terminal.as_ref().is_some_and(Terminal::wants_input);
