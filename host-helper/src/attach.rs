@@ -184,10 +184,7 @@ pub fn run(
         privileges,
         environment,
         names,
-        log: match spawn.stdio {
-            Stdio::Log(log) => Some(log),
-            _ => None,
-        },
+        log: spawn.stdio.into_log(),
     })
 }
 

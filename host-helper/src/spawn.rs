@@ -48,6 +48,16 @@ pub enum Stdio {
     Log(Log),
 }
 
+impl Stdio {
+    /// The log, for who copies what comes.
+    pub fn into_log(self) -> Option<Log> {
+        match self {
+            Stdio::Log(log) => Some(log),
+            Stdio::Inherit | Stdio::Terminal => None,
+        }
+    }
+}
+
 /// All that the child needs to know.
 #[derive(Serialize, Deserialize)]
 pub struct Spawn {
