@@ -158,6 +158,7 @@ const COMMANDS: &[(c_long, u64, &str, &[Errno])] = &[
     (libc::SYS_fcntl, libc::F_GETFD as u64, "fcntl(F_GETFD)", &[]),
     (libc::SYS_fcntl, libc::F_GETFL as u64, "fcntl(F_GETFL)", &[]),
     (libc::SYS_fcntl, libc::F_SETFL as u64, "fcntl(F_SETFL)", &[]),
+    (libc::SYS_fcntl, libc::F_GETPIPE_SZ as u64, "fcntl(F_GETPIPE_SZ)", &[]),
     (libc::SYS_flock, libc::LOCK_EX as u64, "flock(LOCK_EX)", &[EINTR, ENOLCK]),
     (libc::SYS_flock, (libc::LOCK_EX | libc::LOCK_NB) as u64, "flock(LOCK_EX | LOCK_NB)", &[ENOLCK]),
     (libc::SYS_flock, libc::LOCK_UN as u64, "flock(LOCK_UN)", &[]),
