@@ -493,6 +493,24 @@ fn a_log_without_room_holds_up_nobody() {
     });
 }
 
+/// Of what writes more than RLIMIT_FSIZE the kernel asks by a signal (SIGXFSZ) to end.
+#[test]
+fn a_log_at_the_limit_of_files_ends_nobody() {
+    case(|lab| {
+        const LIMIT: u64 = 256 * 1024;
+        let script = "dd if=/dev/zero bs=64k count=16; exit 3";
+        for init in [&[][..], &["--init"]] {
+            let options = [&["-d", "--name", "web"], init].concat();
+            let mut command = lab.run_command(&options, &["sh", "-c", script]);
+            sys::with_rlimit(&mut command, libc::RLIMIT_FSIZE, LIMIT);
+            collect(command, DEADLINE).ok();
+            assert_eq!(lab.hawser(&["wait", "web"]).ok(), "3");
+            let log = std::fs::metadata("/run/hawser/web.log").expect("its log");
+            assert_eq!(log.len(), LIMIT);
+        }
+    });
+}
+
 /// `vm.memfd_noexec` of a pid namespace: programs in memory must be meant to be ones (Linux 6.3).
 #[test]
 fn init_in_memory_is_meant_to_be_executed() {
