@@ -502,8 +502,6 @@ fn refused_by_ours() -> Vec<Refused> {
             json!({}),
             &["10.22.0.0/24", "10.23.0.0/24"],
         ),
-        // No name for a bridge.
-        ("", json!({ "bridge": "ptp" }), &["ptp"]),
         // A way out, or a host, without room for IPv6. (What it had goes.)
         (
             "ip link set uplink mtu 1270",
