@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, setsid};
 
 use crate::attach::{self, Container, Names};
@@ -95,18 +95,16 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
     if user != 0 {
         users::give_pipes_to(user);
     }
-    let kept = privileges.capabilities.iter().map(String::as_str);
-    let kept = kept.chain(NEEDED).filter_map(Capability::from_name);
     let room = Room {
         processes: &pidfd,
         has_users: map.is_some(),
-        capabilities: kept.fold(0, |all, one| all | one.bit()),
+        capabilities: kept_on_the_way(&privileges.capabilities),
         filtered_for: filtered_for.as_deref(),
     };
     let mut child = spawn::clone(CloneFlags::empty(), |ends| room.enter(&spawn, ends))?;
     let mut status = StatusReader::default();
     become_second(&mut child, &mut status, &signals, !wants_terminal)
-        .inspect_err(|_| spawn::kill(&child.pidfd))?;
+        .inspect_err(|_| kill_both(&child.pidfd))?;
     supervise(&spawn, child, status, &privileges, signals, found)
 }
 
@@ -127,6 +125,24 @@ fn made_by_another(found: &Description) -> Error {
 
 /// What init takes to become the command: its user, its bounding set, and to give its terminal away.
 const NEEDED: [&str; 4] = ["setuid", "setgid", "setpcap", "chown"];
+
+/// Good for nothing in a container. A process with one of these, until init has dropped it, is closed to the container's own, which have none:
+/// who lacks a capability of another opens none of its descriptors (ptrace(2), "access mode checking").
+const GUARDS: [&str; 2] = ["wake_alarm", "block_suspend"];
+
+/// The set of capabilities, one bit each, with which a process is among the container's before it is one of them.
+fn kept_on_the_way(containers: &[String]) -> u64 {
+    let set = |names: &mut dyn Iterator<Item = &str>| -> u64 {
+        let found = names.filter_map(Capability::from_name);
+        found.fold(0, |all, one| all | one.bit())
+    };
+    let containers = set(&mut containers.iter().map(String::as_str));
+    let mut guards = GUARDS.into_iter().filter_map(Capability::from_name);
+    // Who may trace any process would get it with that.
+    let is_of_use = containers & set(&mut ["sys_ptrace"].into_iter()) == 0;
+    let guard = guards.find(|guard| is_of_use && containers & guard.bit() == 0);
+    containers | set(&mut NEEDED.into_iter()) | guard.map_or(0, |guard| guard.bit())
+}
 
 /// Where the command is to run.
 struct Room<'a> {
@@ -183,7 +199,6 @@ fn become_second(
     let doing = || "take over the command's process".to_string();
     let ends = [child.channel.as_fd(), child.pidfd.as_fd()];
     let [is_made, _] = signals.interrupt_unless_any(ends)?;
-    // Killed between the two: the other one, which has the channel too, ends when we do.
     let made = if is_made {
         attach::receive_made(child, status, signals, hears_init)?
     } else {
@@ -199,6 +214,18 @@ fn become_second(
     let pid = pid.and_then(|pid| pid.trim().parse().ok());
     child.pid = Pid::from_raw(pid.unwrap_or(0));
     Ok(())
+}
+
+/// Kills the child, and the one that it may have cloned and not handed over: somebody inside may have stopped that before it was bound to
+/// our end.
+fn kill_both(first: &OwnedFd) {
+    spawn::kill(first);
+    // We have no others (proc(5); a kernel without CONFIG_PROC_CHILDREN leaves the one that was stopped).
+    let left = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+    for pid in left.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+        // Ours until it is waited for: no other process has its number.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
 }
 
 fn supervise(

@@ -373,6 +373,14 @@ pub fn wait_untold(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// The processes that process `pid`, of one thread, is the parent of.
+pub fn children(pid: i32) -> Vec<i32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let numbers = std::fs::read_to_string(path).unwrap_or_default();
+    let numbers = numbers.split_whitespace();
+    numbers.filter_map(|number| number.parse().ok()).collect()
+}
+
 /// Waits until process `pid`, whoever's it is, has ended.
 #[track_caller]
 pub fn wait_for_end(pid: i32) {

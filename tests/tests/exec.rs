@@ -1,7 +1,7 @@
 //! `exec NAME`: a further command in a running container, with the same privileges and nothing of the host.
 
 use lab::strace::traced;
-use lab::{DEADLINE, Lab, Running, Terminal, case, collect, packets, sys};
+use lab::{DEADLINE, Lab, Running, Terminal, case, children, collect, packets, sys, wait_untold};
 
 const FIXED: &[&str] = &["--name", "box", "--ip", "172.19.0.9"];
 
@@ -218,6 +218,31 @@ fn who_is_among_its_processes_has_nothing_of_the_host() {
             );
         }
         assert!(!behind.iter().any(|line| line.contains("setns")), "{trace}");
+    });
+}
+
+/// Its pipes cannot be opened by them before it has their privileges, however long it is on its way.
+#[test]
+fn who_is_among_its_processes_is_closed_to_them_at_first() {
+    case(|lab| {
+        let script = "echo up; read x
+            for n in /proc/[0-9]*; do echo has $n; test -e $n/fd/0 && echo open $n; done; echo tried; read x";
+        let mut inside = lab.start(FIXED, &["sh", "-c", script]);
+        inside.until("up");
+        let command = lab.command(&["exec", "--no-tty", "box", "true"]);
+        let slow = ["-f", "--inject=sendmsg:delay_enter=3s"];
+        let tracer = Running::spawn(traced(&command, &slow, "/dev/null"));
+        wait_untold("init waits for its message", || {
+            let of_exec = children(tracer.pid()).into_iter().flat_map(children);
+            let words = of_exec.map(|pid| std::fs::read(format!("/proc/{pid}/cmdline")));
+            words.flatten().any(|words| words.starts_with(b"init\0"))
+        });
+        inside.say("\n");
+        let seen = inside.until("tried");
+        assert_eq!(seen.matches("has ").count(), 2, "{seen}");
+        assert!(seen.contains("open /proc/1\n"), "{seen}");
+        assert_eq!(seen.matches("open ").count(), 1, "{seen}");
+        tracer.end().exits(0);
     });
 }
 

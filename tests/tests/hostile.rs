@@ -11,9 +11,13 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
+use lab::strace::traced;
 use lab::{
-    DEADLINE, Lab, Outcome, Running, Snapshot, case, collect, packets, sh, sys, wait_for_end,
+    DEADLINE, Lab, Outcome, Running, Snapshot, case, children, collect, packets, sh, sys,
+    wait_for_end,
 };
 
 /// Some seconds more than a grace of one second, on a busy machine.
@@ -190,6 +194,28 @@ fn stops_whoever_enters() {
             assert!(outcome.elapsed < SOON, "{outcome}");
             assert!(outcome.code > 125, "{outcome}");
         }
+        stops(lab, running, &before);
+    });
+}
+
+/// By the process that has made them both, and that nobody inside sees, but is slow here.
+#[test]
+fn stops_whoever_is_not_handed_over_yet() {
+    case(|lab| {
+        let before = before(lab);
+        let mut running = start(lab, &[], &["stops"]);
+        let command = lab.command(&["exec", "--no-tty", "mallory", "sleep", "1000"]);
+        let slow = ["-f", "--inject=sendmsg:delay_enter=5s"];
+        let mut command = traced(&command, &slow, "/dev/null");
+        command.stdin(Stdio::piped());
+        let tracer = Running::spawn(command);
+        running.until("caught");
+        let entering = Pid::from_raw(children(tracer.pid())[0]);
+        kill(entering, Signal::SIGINT).expect("a process of ours");
+        // As soon as none of them is left.
+        let outcome = tracer.end();
+        assert!(outcome.elapsed < SOON, "{outcome}");
+        assert_eq!(outcome.code, 130, "{outcome}");
         stops(lab, running, &before);
     });
 }
