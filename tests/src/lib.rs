@@ -37,7 +37,9 @@ pub use machine::{CARD, Machine, PATIENCE, write_script};
 pub use net::{Lab, Netns, Watch, fill, listeners};
 pub use oci::{Bundle, Oci, hook};
 pub use plugin::{Answer, Plugin, Whose};
-pub use process::{DEADLINE, Outcome, Running, children, collect, wait_for_end, wait_untold};
+pub use process::{
+    DEADLINE, Outcome, Running, child, children, collect, wait_for_end, wait_untold,
+};
 pub use pty::Terminal;
 pub use scene::{Scene, Station};
 pub use snapshot::Snapshot;

@@ -381,6 +381,14 @@ pub fn children(pid: i32) -> Vec<i32> {
     numbers.filter_map(|number| number.parse().ok()).collect()
 }
 
+/// The one process that process `pid` is the parent of.
+#[track_caller]
+pub fn child(pid: i32) -> i32 {
+    let all = children(pid);
+    assert_eq!(all.len(), 1, "children of process {pid}: {all:?}");
+    all[0]
+}
+
 /// Waits until process `pid`, whoever's it is, has ended.
 #[track_caller]
 pub fn wait_for_end(pid: i32) {

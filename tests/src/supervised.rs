@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::process::{DEADLINE, Outcome, Running, collect};
+use crate::process::{DEADLINE, Outcome, Running, child, collect};
 use crate::{init_binary, sys};
 
 /// A running `init -s`, or the `unshare` above it.
@@ -58,9 +58,7 @@ impl Supervised {
         }
         let mut init = running.pid();
         if is_below {
-            let path = format!("/proc/{init}/task/{init}/children");
-            let children = std::fs::read_to_string(path).expect("the child of unshare");
-            init = children.trim().parse().expect("one child");
+            init = child(init);
         }
         let pidfd = sys::pidfd(init).expect("pidfd of init");
         Self {

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use lab::{
-    DEADLINE, Lab, Netns, Running, Seen, Snapshot, case, collect, init_binary, packets, sh, sys,
-    wait_for_end,
+    DEADLINE, Lab, Netns, Running, Seen, Snapshot, case, child, collect, init_binary, packets, sh,
+    sys, wait_for_end,
 };
 
 /// A process in namespaces of its own (`-n`, `-m`...), which ends with its input.
@@ -925,8 +925,7 @@ fn nothing_of_the_host_goes_in() {
             &["-n", "-m", "-p", "-f", "--mount-proc", "--kill-child"],
             "exec cat",
         );
-        let child = fs::read_to_string(format!("/proc/{0}/task/{0}/children", guest.pid()));
-        let child: i32 = child.expect("children").trim().parse().expect("one child");
+        let child = child(guest.pid());
         let mut command = lab.command(&["attach", &child.to_string(), "--name", "web"]);
         let trace = "/run/lab/trace";
         let mut traced = Command::new("strace");

@@ -5,7 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
-use lab::{DEADLINE, Lab, Running, Runtime, case, collect, init_binary, sys, wait_for_end};
+use lab::{
+    DEADLINE, Lab, Running, Runtime, case, children, collect, init_binary, sys, wait_for_end,
+};
 
 /// What a command sees as its PID 1, in three lines: the program, its arguments, and that they are its own.
 const LOOK: &str = "readlink /proc/1/exe; tr '\\0' ' ' </proc/1/cmdline; echo; echo $PPID; exit 7";
@@ -64,14 +66,6 @@ fn stops(runtime: &Runtime) {
         let ended = running.end().exits(code);
         assert_eq!(ended.out().contains("closing"), code == 6, "{ended}");
     }
-}
-
-fn children(pid: i32) -> Vec<i32> {
-    let text =
-        fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("its children");
-    text.split_whitespace()
-        .map(|pid| pid.parse().expect("a process id"))
-        .collect()
 }
 
 fn first_process(runtime: &Runtime, name: &str) -> i32 {

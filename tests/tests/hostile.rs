@@ -16,8 +16,7 @@ use nix::unistd::Pid;
 
 use lab::strace::traced;
 use lab::{
-    DEADLINE, Lab, Outcome, Running, Snapshot, case, children, collect, packets, sh, sys,
-    wait_for_end,
+    DEADLINE, Lab, Outcome, Running, Snapshot, case, child, collect, packets, sh, sys, wait_for_end,
 };
 
 /// Some seconds more than a grace of one second, on a busy machine.
@@ -210,7 +209,7 @@ fn stops_whoever_is_not_handed_over_yet() {
         command.stdin(Stdio::piped());
         let tracer = Running::spawn(command);
         running.until("caught");
-        let entering = Pid::from_raw(children(tracer.pid())[0]);
+        let entering = Pid::from_raw(child(tracer.pid()));
         kill(entering, Signal::SIGINT).expect("a process of ours");
         // As soon as none of them is left.
         let outcome = tracer.end();

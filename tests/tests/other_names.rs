@@ -4,7 +4,7 @@
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 
-use lab::{DEADLINE, Lab, Running, case, collect, init_binary, strace, sys, wait_for_end};
+use lab::{DEADLINE, Lab, Running, case, child, collect, init_binary, strace, sys, wait_for_end};
 
 /// init by a link of that name.
 fn named(lab: &Lab, name: &str, arguments: &[&str]) -> Command {
@@ -92,14 +92,7 @@ fn a_pause_ends_by_int_or_term() {
                 .stdin(Stdio::null());
             let mut running = Running::spawn(command);
             running.until_stderr("rt_sigtimedwait(");
-            let strace = running.pid();
-            let children =
-                std::fs::read_to_string(format!("/proc/{strace}/task/{strace}/children"));
-            let pid: i32 = children
-                .expect("the child of strace")
-                .trim()
-                .parse()
-                .expect("one");
+            let pid = child(running.pid());
             let pidfd = sys::pidfd(pid).expect("pidfd of the pause");
             sys::pidfd_signal(&pidfd, signal).expect("signal it");
             wait_for_end(pid);

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use lab::{
-    DEADLINE, Lab, Outcome, Running, Terminal, case, collect, init_binary, sh, sys, wait_for_end,
+    DEADLINE, Lab, Outcome, Running, Terminal, case, child, children, collect, init_binary, sh,
+    sys, wait_for_end,
 };
 
 const PEERS: [&str; 3] = ["tini", "dumb-init", "catatonit"];
@@ -481,9 +482,7 @@ fn passed_on(lab: &Lab, program: &Path, signal: i32) -> String {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut running = Running::spawn(command);
     running.until(" up ");
-    let [first] = children(running.pid())[..] else {
-        panic!("one child of unshare");
-    };
+    let first = child(running.pid());
     let first = sys::pidfd(first).expect("pidfd of PID 1");
     for signal in [signal, 64] {
         sys::pidfd_signal(&first, signal).expect("signal PID 1");
@@ -679,9 +678,7 @@ fn orphans_of_a_pause() {
                 .stderr(Stdio::piped());
             let mut running = Running::spawn(command);
             running.until_stderr("(");
-            let [first] = children(running.pid())[..] else {
-                panic!("one child of unshare");
-            };
+            let first = child(running.pid());
             let script = "sh -c 'echo $$; exec sleep 1000 >/dev/null 2>&1' &";
             let mut command = Command::new("/usr/bin/nsenter");
             command.args([
@@ -751,9 +748,7 @@ fn orphans() {
                 command.stdout(Stdio::piped()).stderr(Stdio::piped());
                 let mut running = Running::spawn(command);
                 running.until("up");
-                let [first] = children(running.pid())[..] else {
-                    panic!("one child of unshare")
-                };
+                let first = child(running.pid());
                 let orphans = children(first);
                 let [_, orphan] = orphans[..] else {
                     panic!("{name}: the command and an orphan, not {orphans:?}")
@@ -780,14 +775,6 @@ fn orphans() {
             }
         }
     });
-}
-
-fn children(pid: i32) -> Vec<i32> {
-    let text =
-        fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("its children");
-    text.split_whitespace()
-        .map(|pid| pid.parse().expect("a process id"))
-        .collect()
 }
 
 /// Whether the command leads its group, and its session.

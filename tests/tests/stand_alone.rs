@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use lab::{DEADLINE, Lab, Outcome, Running, case, collect, init_binary, sh, skip, sys};
+use lab::{DEADLINE, Lab, Outcome, Running, case, child, collect, init_binary, sh, skip, sys};
 
 /// init with these words behind it, in the lab's host; `before` are the words of what starts it.
 fn init(lab: &Lab, before: &[&str], words: &[&str]) -> Command {
@@ -159,13 +159,6 @@ fn a_fifo_whose_writer_goes_away_is_an_error() {
     });
 }
 
-/// The only child of a process.
-fn child_of(pid: i32) -> i32 {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    let children = children.expect("children of a process");
-    children.trim().parse().expect("one child")
-}
-
 /// PID 1 discards a signal that it has no handler for.
 #[test]
 fn the_wait_for_a_config_or_a_link_can_be_ended() {
@@ -179,7 +172,7 @@ fn the_wait_for_a_config_or_a_link_can_be_ended() {
                 let waiting = Running::spawn(init(lab, PID_1, &words));
                 // This waits until init has opened it too.
                 let writer = fs::File::create("/run/lab/fifo").expect("open the FIFO");
-                let pid = sys::pidfd(child_of(waiting.pid())).expect("pidfd of init");
+                let pid = sys::pidfd(child(waiting.pid())).expect("pidfd of init");
                 sys::pidfd_signal(&pid, signal).expect("signal init");
                 assert_eq!(waiting.end().exits(128 + signal).err(), ended);
                 drop(writer);
@@ -188,7 +181,7 @@ fn the_wait_for_a_config_or_a_link_can_be_ended() {
                 let traced = [&["strace", "-f", "-e", "trace=ppoll"], PID_1].concat();
                 let mut waiting = Running::spawn(init(lab, &traced, &words));
                 waiting.until_stderr("ppoll(");
-                let pid = child_of(child_of(waiting.pid()));
+                let pid = child(child(waiting.pid()));
                 let pid = sys::pidfd(pid).expect("pidfd of init");
                 sys::pidfd_signal(&pid, signal).expect("signal init");
                 let outcome = waiting.end().exits(128 + signal);

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Stdio;
 
-use lab::{DEADLINE, Lab, Running, collect, sys};
+use lab::{DEADLINE, Lab, Running, child, collect, sys};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::Bench;
@@ -127,11 +127,8 @@ fn living_floor(lab: &Lab, at: usize) -> (Running, i32) {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut floor = Running::spawn(command);
     floor.until("up");
-    let pid = floor.pid();
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    let children = children.expect("the children of a floor");
-    let child = children.trim().parse().expect("one child");
-    (floor, child)
+    let command = child(floor.pid());
+    (floor, command)
 }
 
 /// What the kernel holds for containers, in kB: keys of /proc/meminfo.
