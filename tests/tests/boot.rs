@@ -309,7 +309,7 @@ fn a_kernel_without_ipv6_gives_ipv4_alone() {
 }
 
 #[test]
-#[ignore = "ten minutes under an emulator"]
+#[ignore = "more than half an hour under an emulator, and what needs tools that are not on the disk fails"]
 fn the_whole_spine() {
     case(|lab| {
         let names = list("tests")
