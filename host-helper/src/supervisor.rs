@@ -215,7 +215,9 @@ impl Supervisor {
             if is(PORTS) {
                 self.container.splice.turn();
             }
-            self.is_busy = is(PORTS) || self.copy_to_log(is(TERMINAL));
+            // Whatever else there is to do: an answer may tell that it is done.
+            let has_copied = self.copy_to_log(is(TERMINAL));
+            self.is_busy = is(PORTS) || has_copied;
             // Answers first: who asked before the end is told.
             self.serve(&ready);
             if is(LISTENER) {
