@@ -132,16 +132,14 @@ const GUARDS: [&str; 2] = ["wake_alarm", "block_suspend"];
 
 /// The set of capabilities, one bit each, with which a process is among the container's before it is one of them.
 fn kept_on_the_way(containers: &[String]) -> u64 {
-    let set = |names: &mut dyn Iterator<Item = &str>| -> u64 {
-        let found = names.filter_map(Capability::from_name);
-        found.fold(0, |all, one| all | one.bit())
-    };
-    let containers = set(&mut containers.iter().map(String::as_str));
-    let mut guards = GUARDS.into_iter().filter_map(Capability::from_name);
+    let bit = |name: &str| Capability::from_name(name).map_or(0, Capability::bit);
+    let containers = containers.iter().fold(0, |all, name| all | bit(name));
+    let needed = NEEDED.iter().fold(0, |all, name| all | bit(name));
     // Who may trace any process would get it with that.
-    let is_of_use = containers & set(&mut ["sys_ptrace"].into_iter()) == 0;
-    let guard = guards.find(|guard| is_of_use && containers & guard.bit() == 0);
-    containers | set(&mut NEEDED.into_iter()) | guard.map_or(0, |guard| guard.bit())
+    let may_trace = containers & bit("sys_ptrace") != 0;
+    let is_of_use = |guard: &u64| !may_trace && containers & guard == 0;
+    let guard = GUARDS.map(bit).into_iter().find(is_of_use);
+    containers | needed | guard.unwrap_or(0)
 }
 
 /// Where the command is to run.
