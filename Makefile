@@ -122,7 +122,9 @@ bench: build bare
 	$(call need-inits,$(PEER))
 	@.ci/unpack $(OUT)/peers "$(PEER)" docker.io podman netavark containernetworking-plugins
 	@.ci/cargo native build --locked --package tests --bin bench
-	@$(SUDO) env HOST_HELPER=$(BIN)/host-helper INIT_BIN=$(BIN)/init BARE=$(OUT)/$(TARGET)/release DEBIAN_ROOT=$(OUT)/peers \
+	@# As they are where they are used: host-helper finds init beside it.
+	@$(MAKE) --silent install DESTDIR=$(OUT)/installed PREFIX=/usr/local
+	@$(SUDO) env HOST_HELPER=$(OUT)/installed/usr/local/bin/host-helper INIT_BIN=$(BIN)/init BARE=$(OUT)/$(TARGET)/release DEBIAN_ROOT=$(OUT)/peers \
 		$(OUT)/debug/bench --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json $(JSON))
 
 fuzz:

@@ -69,6 +69,8 @@ pub struct Container {
     pub names: Names,
     /// Where its output goes, when it runs by itself and without a terminal.
     pub log: Option<Log>,
+    /// init's file, where that has a mount of its own: the kernel takes a grace period to take it apart, and nobody waits for that.
+    pub init: Option<OwnedFd>,
 }
 
 /// One container's place on a network.
@@ -185,6 +187,7 @@ pub fn run(
         environment,
         names,
         log: spawn.stdio.into_log(),
+        init: spawn.init,
     })
 }
 

@@ -265,6 +265,7 @@ fn stay(
         environment: Vec::new(),
         names: guest.names,
         log: None,
+        init: None,
     };
     let follower = run::follower(request, &container, guest.files);
     let mut supervisor = Supervisor::new(container, None, signals, description, Duration::MAX);

@@ -11,8 +11,8 @@ use nix::unistd::symlinkat;
 
 use crate::error::{Doing, Result};
 use crate::inside::{open_directory, open_in_root, open_path};
-use crate::rootfs::{NODEV, NOEXEC, NOSUID, RDONLY, mount_new};
-use crate::sys::{attach_tree, attach_tree_at, clone_tree, set_mount_attributes};
+use crate::rootfs::{NODEV, NOEXEC, NOSUID, RDONLY};
+use crate::sys::{attach_tree, attach_tree_at, clone_tree, make_mount, set_mount_attributes};
 use crate::users::UserMap;
 
 /// Mounts it: the usual nodes, terminals and shared memory. `scratch` has a directory `dev`. `users`: who those of the container are.
@@ -46,19 +46,18 @@ pub fn mount_dev(root: &OwnedFd, scratch: &OwnedFd, users: Option<UserMap>) -> R
     let group = CString::new((5 + users.map_or(0, |map| map.gid)).to_string()).unwrap_or_default();
     let with_group: [(&CStr, &CStr); 3] =
         [(c"ptmxmode", c"666"), (c"mode", c"620"), (c"gid", &group)];
-    if let Err(error) = mount_new(&dev, c"devpts", &with_group, "pts", NOSUID | NOEXEC) {
-        if error.errno != Some(Errno::EINVAL) {
-            return Err(error);
-        }
-        mount_new(&dev, c"devpts", &with_group[..2], "pts", NOSUID | NOEXEC)?;
-    }
-    mount_new(
-        &dev,
-        c"tmpfs",
-        &[(c"mode", c"1777"), (c"size", c"65536k")],
-        "shm",
-        NOSUID | NODEV | NOEXEC,
-    )?;
+    let terminals = match make_mount(c"devpts", &with_group, NOSUID | NOEXEC) {
+        Err(Errno::EINVAL) => make_mount(c"devpts", &with_group[..2], NOSUID | NOEXEC),
+        made => made,
+    };
+    // In a directory of our own there is no link that a path could follow.
+    terminals
+        .and_then(|terminals| attach_tree_at(terminals, &dev, c"pts"))
+        .doing(|| "mount devpts on /dev/pts".into())?;
+    let modes = [(c"mode", c"1777"), (c"size", c"65536k")];
+    make_mount(c"tmpfs", &modes, NOSUID | NODEV | NOEXEC)
+        .and_then(|memory| attach_tree_at(memory, &dev, c"shm"))
+        .doing(|| "mount tmpfs on /dev/shm".into())?;
     if let Some(map) = users {
         for directory in [".", "shm"] {
             let directory = open_directory(&dev, directory).doing(doing)?;

@@ -263,6 +263,7 @@ fn supervise(
         environment: Vec::new(),
         names: Names::default(),
         log: None,
+        init: None,
     };
     let description = Description {
         is_detached: false,

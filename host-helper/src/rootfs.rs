@@ -114,7 +114,7 @@ pub fn enter(
     // Copied before anything is mounted: a source may be above the root.
     let volumes = copy_volumes(rootfs)?;
     let (root, scratch) = mount_root(rootfs)?;
-    let proc = mount_new(&root, c"proc", &[], "proc", NOSUID | NODEV | NOEXEC)?;
+    let proc = mount_new(&root, c"proc", "proc", NOSUID | NODEV | NOEXEC)?;
     let map = rootfs.users.as_ref().map(|users| users.map);
     let dev = mount_dev(&root, &scratch, map)?;
     mask_proc(&proc, &dev, &scratch, rootfs)?;
@@ -238,20 +238,11 @@ fn make_copy_of_host(scratch: &OwnedFd, users: Option<&Users>) -> Result<OwnedFd
 }
 
 /// A new file system on `path` under `root`.
-///
-/// # Errors
-/// The path is not there, or the kernel refuses.
-pub fn mount_new(
-    root: &OwnedFd,
-    kind: &CStr,
-    options: &[(&CStr, &CStr)],
-    path: &str,
-    attributes: u64,
-) -> Result<OwnedFd> {
+fn mount_new(root: &OwnedFd, kind: &CStr, path: &str, attributes: u64) -> Result<OwnedFd> {
     let doing = || format!("mount {} on /{path}", kind.to_string_lossy());
     let place =
         open_in_root(root, Path::new(path), OFlag::O_PATH | OFlag::O_DIRECTORY).doing(doing)?;
-    let made = make_mount(kind, options, attributes).doing(doing)?;
+    let made = make_mount(kind, &[], attributes).doing(doing)?;
     attach_tree(&made, &place).doing(doing)?;
     Ok(made)
 }

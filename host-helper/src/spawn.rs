@@ -77,11 +77,32 @@ pub struct Spawn {
     #[serde(skip)]
     pub init: Option<OwnedFd>,
     /// The command and its arguments.
+    #[serde(with = "text")]
     pub command: Vec<CString>,
     /// `KEY=VALUE`.
+    #[serde(with = "text")]
     pub environment: Vec<CString>,
     /// init and the command may make the system calls that go with these capabilities; `None`: all.
     pub filtered_for: Option<Vec<String>>,
+}
+
+/// Words as text, and not as lists of numbers, which take longer to write and to read: whoever begins early has a child that waits for it.
+mod text {
+    use std::ffi::CString;
+
+    use serde::de::{Deserialize, Deserializer, Error as _};
+    use serde::ser::{Error as _, Serializer};
+
+    pub fn serialize<S: Serializer>(words: &[CString], to: S) -> Result<S::Ok, S::Error> {
+        let words: Result<Vec<&str>, _> = words.iter().map(|word| word.to_str()).collect();
+        to.collect_seq(words.map_err(S::Error::custom)?)
+    }
+
+    pub fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Vec<CString>, D::Error> {
+        let words = Vec::<String>::deserialize(from)?.into_iter();
+        let words: Result<_, _> = words.map(CString::new).collect();
+        words.map_err(D::Error::custom)
+    }
 }
 
 impl Spawn {

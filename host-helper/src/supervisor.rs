@@ -171,7 +171,9 @@ impl Supervisor {
             let _ = told.or_else(|_| caller.write_all(name.as_bytes()));
         }
         self.container.names.announce();
-        if !self.description.is_detached {
+        if self.description.is_detached {
+            self.container.init = None;
+        } else {
             self.let_caller_go_first();
         }
         loop {
@@ -259,6 +261,8 @@ impl Supervisor {
             .flat_map(Follower::slow_to_close)
             .collect();
         if !sockets.is_empty() || !others.is_empty() {
+            let init = self.container.init.iter().map(AsFd::as_fd);
+            let others: Vec<_> = others.into_iter().chain(init).collect();
             self.beyond = sys::keep_open_beyond_our_end(&sockets, &others).ok();
         }
     }

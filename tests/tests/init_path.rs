@@ -1,7 +1,7 @@
 //! Which init a container gets: --init-path, else the installed one, else the one inside host-helper.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use lab::{DEADLINE, Lab, binary, case, collect, init_binary};
 
@@ -19,7 +19,11 @@ fn the_one_that_is_named() {
 }
 
 fn installed(lab: &Lab) -> lab::Outcome {
-    let mut command = std::process::Command::new(lab.dir.join("prefix/bin/host-helper"));
+    called_by(lab, "prefix/bin/host-helper")
+}
+
+fn called_by(lab: &Lab, path: &str) -> lab::Outcome {
+    let mut command = std::process::Command::new(lab.dir.join(path));
     command
         .args(["run", "--rootfs"])
         .arg(&lab.rootfs)
@@ -49,6 +53,46 @@ fn the_installed_one_before_the_one_inside() {
         for mode in [0o775, 0o757] {
             fs::set_permissions(&init, fs::Permissions::from_mode(mode)).expect("change its mode");
             assert_eq!(installed(lab).ok(), "ran", "{mode:o}");
+        }
+    });
+}
+
+#[test]
+fn the_one_beside_the_program_itself_whatever_link_leads_there() {
+    case(|lab| {
+        for directory in [
+            "prefix/bin",
+            "prefix/libexec/hawser",
+            "other/bin",
+            "other/libexec/hawser",
+            "linked",
+        ] {
+            fs::create_dir_all(lab.dir.join(directory)).expect("a directory");
+        }
+        let program = lab.dir.join("prefix/bin/host-helper");
+        fs::copy(binary(), &program).expect("install host-helper");
+        let links = [
+            "other/bin/host-helper",
+            "by-directory/host-helper",
+            "linked/bin/host-helper",
+        ];
+        symlink(&program, lab.dir.join(links[0])).expect("a link to the program");
+        let directory = program.parent().expect("its directory");
+        symlink(directory, lab.dir.join("by-directory")).expect("a link to its directory");
+        symlink(directory, lab.dir.join("linked/bin")).expect("another");
+        // What cannot start says which one is taken.
+        let [here, there] =
+            ["prefix", "other"].map(|at| lab.dir.join(at).join("libexec/hawser/init"));
+        fs::copy(init_binary(), &here).expect("install init");
+        fs::write(&there, "no program\n").expect("install something else");
+        for link in links {
+            assert_eq!(called_by(lab, link).ok(), "ran", "{link}");
+        }
+        fs::write(&here, "no program\n").expect("install something else");
+        fs::copy(init_binary(), &there).expect("install init");
+        for link in links {
+            let outcome = called_by(lab, link);
+            assert_eq!(outcome.code, 125, "{link}: {outcome}");
         }
     });
 }

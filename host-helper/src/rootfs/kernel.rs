@@ -5,12 +5,12 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, openat};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, SFlag, fstatat};
 
 use super::{NODEV, NOEXEC, NOSUID, RDONLY, Rootfs, mount_new};
 use crate::error::{Doing, Refusal, Result};
-use crate::inside::{Permission, is_directory, open_if_there, open_in_root};
+use crate::inside::{Permission, open_in_root};
 use crate::sys::{again, attach_tree, attach_tree_at, clone_tree, set_mount_attributes};
 
 /// Tells about the host or changes it: hidden. (What Docker and runc hide too.)
@@ -78,14 +78,15 @@ pub(super) fn mask_proc(
     scratch: &OwnedFd,
     rootfs: &Rootfs,
 ) -> Result<()> {
-    let own = clone_tree(proc, c"sys/net", false).doing(|| "keep /proc/sys/net".into())?;
+    let keep = || clone_tree(proc, c"sys/net", false);
+    let own = rootfs.is_new_network.then(keep).transpose();
+    let own = own.doing(|| "keep /proc/sys/net".into())?;
     for path in READ_ONLY_PROC {
         remount(proc, path, RDONLY | NOSUID | NODEV | NOEXEC)?;
     }
     // The switches of its own network are the container's (the kernel shows those of the host read-only).
-    let place = open_if_there(proc, c"sys/net").doing(|| "open /proc/sys/net".into())?;
-    if let Some(place) = place.filter(|_| rootfs.is_new_network) {
-        attach_tree(&own, &place).doing(|| "keep /proc/sys/net".into())?;
+    if let Some(own) = own {
+        attach_tree_at(own, proc, c"sys/net").doing(|| "keep /proc/sys/net".into())?;
     }
     for path in MASKED_PROC {
         mask(proc, path, dev, scratch)?;
@@ -94,7 +95,7 @@ pub(super) fn mask_proc(
 }
 
 pub(super) fn mount_sys(root: &OwnedFd, scratch: &OwnedFd) -> Result<()> {
-    let sys = match mount_new(root, c"sysfs", &[], "sys", RDONLY | NOSUID | NODEV | NOEXEC) {
+    let sys = match mount_new(root, c"sysfs", "sys", RDONLY | NOSUID | NODEV | NOEXEC) {
         // A user namespace may mount the sysfs of its own network namespace only: the host's as it is, then.
         Err(error) if error.errno == Some(Errno::EPERM) => {
             let doing = || "bind /sys".to_string();
@@ -112,23 +113,22 @@ pub(super) fn mount_sys(root: &OwnedFd, scratch: &OwnedFd) -> Result<()> {
     Ok(())
 }
 
-/// Hides a path: a file behind the null device, a directory behind an empty one.
+/// Hides a path: a file behind the null device, a directory behind an empty one. Looked for first: a cover that is not used would take
+/// the kernel a grace period to take apart.
 fn mask(under: &OwnedFd, path: &CStr, dev: &OwnedFd, scratch: &OwnedFd) -> Result<()> {
     let doing = || format!("mask {}", path.to_string_lossy());
-    let Some(place) = open_if_there(under, path).doing(doing)? else {
-        return Ok(());
+    let mode = match fstatat(under, path, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Err(Errno::ENOENT) => return Ok(()),
+        found => found.doing(doing)?.st_mode,
     };
-    let is_directory = is_directory(&place).doing(doing)?;
-    let cover = if is_directory {
-        clone_tree(scratch, c"empty", false)
+    let cover = if mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits() {
+        let empty = clone_tree(scratch, c"empty", false).doing(doing)?;
+        set_mount_attributes(&empty, RDONLY, false).doing(doing)?;
+        empty
     } else {
-        clone_tree(dev, c"null", false)
+        clone_tree(dev, c"null", false).doing(doing)?
     };
-    let cover = cover.doing(doing)?;
-    if is_directory {
-        set_mount_attributes(&cover, RDONLY, false).doing(doing)?;
-    }
-    attach_tree(&cover, &place).doing(doing)
+    attach_tree_at(&cover, under, path).doing(doing)
 }
 
 /// Mounts a path over itself with other attributes; what is not there needs none.

@@ -30,7 +30,7 @@ impl Early {
         started.ok().map(|started| Early(Some(started)))
     }
 
-    /// Tells it what it is to be. `None`: it cannot be that, or cannot be told: a path that is not UTF-8, a log, a long command line.
+    /// Tells it what it is to be. `None`: it cannot be that, or cannot be told: a path or a word that is not UTF-8, a log, a long command line.
     ///
     /// # Errors
     /// What sendmsg(2) says; a child that has ended is no error here, its last words say why.

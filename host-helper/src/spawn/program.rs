@@ -47,15 +47,24 @@ pub fn open_init(path: Option<&Path>) -> Result<Option<OwnedFd>> {
 /// `../libexec/hawser/init`, when this program is in a `bin` (or `sbin`) and nobody but root, or we, can have put it
 /// there.
 fn installed_init() -> Option<PathBuf> {
-    let program = std::env::current_exe().ok()?;
+    // Where exec found it, unless that is a link: `/proc/self/exe`, which knows better, takes the kernel 25 us.
+    let called = sys::executed_path().and_then(|path| installed_beside(path, true));
+    called.or_else(|| installed_beside(&std::env::current_exe().ok()?, false))
+}
+
+fn installed_beside(program: &Path, may_be_link: bool) -> Option<PathBuf> {
     let directory = program.parent()?;
     directory
         .file_name()?
         .to_str()?
         .ends_with("bin")
         .then_some(())?;
-    let path = directory.parent()?.join("libexec/hawser/init");
-    let found = std::fs::symlink_metadata(&path).ok()?;
+    if may_be_link && program.symlink_metadata().ok()?.is_symlink() {
+        return None;
+    }
+    // By "..": the directory may be a link.
+    let path = directory.join("../libexec/hawser/init");
+    let found = path.symlink_metadata().ok()?;
     let is_trusted = found.uid() == 0 || found.uid() == nix::unistd::geteuid().as_raw();
     (found.is_file() && is_trusted && found.mode() & 0o022 == 0).then_some(path)
 }

@@ -1,6 +1,9 @@
 //! Processes, and what one may do.
 
+use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -215,6 +218,18 @@ pub fn filter_system_calls(program: &[libc::sock_filter]) -> Result<()> {
         )
     };
     Errno::result(done).map(drop)
+}
+
+/// The path that execve(2) was called with (getauxval(3), `AT_EXECFN`).
+pub fn executed_path() -> Option<&'static Path> {
+    // SAFETY: asks for a value of this process.
+    let at = unsafe { libc::getauxval(libc::AT_EXECFN) } as *const libc::c_char;
+    if at.is_null() {
+        return None;
+    }
+    // SAFETY: the kernel has put it behind the environment, NUL-terminated, where nothing is written any more.
+    let path = unsafe { CStr::from_ptr(at) };
+    Some(Path::new(OsStr::from_bytes(path.to_bytes())))
 }
 
 /// `_exit(2)`: nothing is flushed or run any more.
