@@ -114,6 +114,7 @@ pub fn run(
     };
     let environment = command.environment.clone();
     let (mut spawn, privileges) = prepare(request, command)?;
+    spawn.is_verbose = steps.is_wanted();
     steps.done("plan");
     let mut talk = Talk::begin(&spawn, early, signals, hears_init)?;
     let mut names;
@@ -227,6 +228,12 @@ fn hand_off(
     }
     // At once, and a signal from here on is the command's.
     talk.expect(&Said::Ready)?;
+    for took in &talk.status.took {
+        steps.beside(&took.step, took.time);
+    }
+    if let Some(last) = talk.status.took.last() {
+        steps.beside("config", spawn::clock().saturating_sub(last.end));
+    }
     steps.done("ready");
     Ok(())
 }
@@ -259,6 +266,7 @@ fn prepare(request: &Request, command: Command) -> Result<(Spawn, Privileges)> {
         init: command.init,
         command: spawn::c_strings(&command.words)?,
         environment: spawn::c_strings(&command.environment)?,
+        is_verbose: false,
         filtered_for: command.privileges.filtered_for(),
     };
     Ok((spawn, command.privileges))

@@ -85,6 +85,7 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
             found.environment.clone().unwrap_or_default(),
             &options.env,
         ))?,
+        is_verbose: false,
         filtered_for: None,
     };
     let signals = Signals::block()?;

@@ -52,7 +52,8 @@ pub fn run(options: cli::Run, early: Option<Early>, mut steps: Steps) -> Result<
     }
     let signals = Signals::block()?;
     let container = start(&request, command, early, &signals, &mut steps)?;
-    let supervisor = supervise(&options, &request, container, signals)?;
+    let mut supervisor = supervise(&options, &request, container, signals)?;
+    supervisor.tell(steps);
     Ok(supervisor.wait(None))
 }
 
@@ -153,6 +154,7 @@ fn supervise_detached(
         error
     })?;
     let mut supervisor = supervise(options, request, container, signals)?;
+    supervisor.tell(steps);
     if let Err((code, text)) = supervisor.wait_for_exec() {
         supervisor.wait(None);
         return Err(Error::new(text).with_code(code));

@@ -31,7 +31,7 @@ use crate::users;
 pub use child::{exec_init, filter, open_dev};
 pub use early::Early;
 pub use program::{embedded_init, open_init};
-pub use status::{Said, StatusReader};
+pub use status::{Said, StatusReader, clock};
 
 use child::become_init;
 use status::FAILED;
@@ -82,6 +82,8 @@ pub struct Spawn {
     /// `KEY=VALUE`.
     #[serde(with = "text")]
     pub environment: Vec<CString>,
+    /// Somebody wants to know how long its steps take.
+    pub is_verbose: bool,
     /// init and the command may make the system calls that go with these capabilities; `None`: all.
     pub filtered_for: Option<Vec<String>>,
 }

@@ -1,7 +1,7 @@
 //! `--verbose`: each step with its duration.
 
 use std::io::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Says what was done, when somebody wants to know.
 pub struct Steps {
@@ -22,10 +22,20 @@ impl Steps {
     pub fn done(&mut self, step: &str) {
         if let Some(since) = &mut self.since {
             let now = Instant::now();
-            let took = now.duration_since(*since).as_secs_f64() * 1e3;
+            let took = now.duration_since(*since);
             *since = now;
-            self.say(&format!("{step} {took:.3} ms"));
+            self.beside(step, took);
         }
+    }
+
+    /// Whether anybody wants to know.
+    pub fn is_wanted(&self) -> bool {
+        self.since.is_some()
+    }
+
+    /// A step of another process is done, beside ours.
+    pub fn beside(&self, step: &str, took: Duration) {
+        self.say(&format!("{step} {:.3} ms", took.as_secs_f64() * 1e3));
     }
 
     /// All is done.

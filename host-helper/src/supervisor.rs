@@ -29,6 +29,7 @@ use crate::publish::Port;
 use crate::signals::Signals;
 use crate::spawn::Said;
 use crate::state;
+use crate::steps::Steps;
 use crate::sys::{self, Beyond};
 use crate::terminal::{self, Terminal};
 use wake::{CHILD, FOLLOWER, INPUT, LISTENER, NEWS, OUTPUT, PORTS, SIGNALS, STATUS, TERMINAL};
@@ -50,6 +51,8 @@ pub struct Supervisor {
     /// The exit code when it is us who ended it.
     killed_for: Option<u8>,
     is_status_open: bool,
+    /// Waits for the command to run, to tell how long that took.
+    steps: Option<Steps>,
     /// Tells when something of the ruleset was deleted.
     news: Option<nft::News>,
     /// When to begin to hear of it.
@@ -116,6 +119,7 @@ impl Supervisor {
             is_shared: false,
             killed_for: None,
             is_status_open: true,
+            steps: None,
             is_busy: false,
             published,
             withdrawn: Vec::new(),
@@ -145,6 +149,18 @@ impl Supervisor {
         self.margin = MARGIN;
     }
 
+    /// Tells how long it took until the command ran, since the last of these steps.
+    pub fn tell(&mut self, steps: Steps) {
+        self.steps = Some(steps);
+    }
+
+    fn tell_of_exec(&mut self) {
+        // Words in the place of the end are why it has not.
+        if let Some(mut steps) = self.steps.take().filter(|_| !self.is_status_open) {
+            steps.done("exec");
+        }
+    }
+
     /// Waits until init has become the command. The exit code and sentence when it has not.
     pub fn wait_for_exec(&mut self) -> std::result::Result<(), (u8, String)> {
         loop {
@@ -152,6 +168,7 @@ impl Supervisor {
                 Ok(Said::InitFailed(code, text)) => return Err((code, text)),
                 Ok(Said::Nothing) | Err(_) => {
                     self.is_status_open = false;
+                    self.tell_of_exec();
                     return Ok(());
                 }
                 Ok(_) => {}
@@ -190,6 +207,7 @@ impl Supervisor {
                 // Only its end is of interest: the command runs. Others inside may have opened it: no line is waited for.
                 let said = self.container.child.status.read(&mut [0; 512]);
                 self.is_status_open = said.is_ok_and(|len| len > 0);
+                self.tell_of_exec();
             }
             if is(INPUT) {
                 self.read_input();

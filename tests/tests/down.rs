@@ -234,12 +234,36 @@ fn verbose_names_the_sysctl_and_each_step_with_its_duration() {
             text.contains("ip_forward"),
             "a global sysctl is named: {text}"
         );
-        let steps = text
-            .lines()
-            .filter(|line| line.contains("us") || line.contains("ms"))
-            .count();
-        assert!(steps >= 5, "each step with its duration: {text}");
+        let steps = |text: &str| -> Vec<String> {
+            let words = text.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+            let timed = words.filter(|words| words.len() == 4 && words[3] == "ms");
+            timed.map(|words| words[1].to_string()).collect()
+        };
+        let all = [
+            "plan",
+            "clone",
+            "ensure",
+            "namespace",
+            "veth",
+            "publish",
+            "mark",
+            "link",
+            "mounts",
+            "init",
+            "config",
+            "ready",
+            "exec",
+        ];
+        let ensured = ["plan", "clone", "ensure", "ensure"];
+        assert_eq!(steps(&text), [&ensured, &all[3..]].concat(), "{text}");
         assert!(outcome.stdout.is_empty(), "{outcome}");
+        let text = lab.run(&["--verbose", "-d"], &["true"]).exits(0).err();
+        assert_eq!(steps(&text), all, "{text}");
+        let text = lab
+            .run(&["--verbose"], &["/no/such/program"])
+            .exits(127)
+            .err();
+        assert_eq!(steps(&text), all[..all.len() - 1], "{text}");
     });
 }
 

@@ -81,6 +81,7 @@ pub fn configure(
         // There is no program of this name: init says that it is ready, and is at its end.
         command: vec![c"".to_owned()],
         environment: Vec::new(),
+        is_verbose: false,
         filtered_for: None,
     };
     let was_missing = |path: &str| {

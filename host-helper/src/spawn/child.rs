@@ -14,6 +14,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Uid, execveat, fchown, setsid};
 
 use super::program::embedded_init;
+use super::status::{Took, clock};
 use super::{ChildEnds, Spawn, Stdio, make_network_namespace};
 use crate::error::{Doing, Error, Result};
 use crate::inside::Permission;
@@ -52,6 +53,7 @@ pub(super) fn make_network(ends: &ChildEnds) -> Result<()> {
 
 /// All that follows.
 pub(super) fn go_on(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
+    let begin = spawn.is_verbose.then(clock);
     let receive = |what: &str| receive_descriptor(&ends.channel, what);
     let join_network = || {
         if spawn.makes_network() {
@@ -68,6 +70,9 @@ pub(super) fn go_on(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
         join_network,
         receive_hosts,
     )?;
+    if let Some(begin) = begin {
+        Took::say(&ends.status, "mounts", begin);
+    }
     if !view.files.is_empty() {
         // Before anything of the container's runs.
         let fds: Vec<RawFd> = view.files.iter().map(AsRawFd::as_raw_fd).collect();
@@ -136,6 +141,7 @@ pub fn filter(capabilities: Option<&[String]>) -> Result<()> {
 /// # Errors
 /// The step that failed.
 pub fn exec_init(spawn: &Spawn, dev: &OwnedFd, ends: &ChildEnds) -> Result<Infallible> {
+    let begin = spawn.is_verbose.then(clock);
     match &spawn.stdio {
         Stdio::Terminal => {
             let number = terminal::take(dev, spawn.user, &ends.channel)?;
@@ -191,6 +197,9 @@ pub fn exec_init(spawn: &Spawn, dev: &OwnedFd, ends: &ChildEnds) -> Result<Infal
     arguments.extend(spawn.command.iter().cloned());
     // Here, where it takes no no-new-privileges; what follows is in its list.
     filter(spawn.filtered_for.as_deref())?;
+    if let Some(begin) = begin {
+        Took::say(&ends.status, "init", begin);
+    }
     execveat(
         init,
         c"",

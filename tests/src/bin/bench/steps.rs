@@ -61,7 +61,7 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
         );
         table.row(step, cells);
     }
-    table.note("From the first line of main to `ready`; the start of the process, the command and the end come on top. `link` is mostly the container's side.");
+    table.note("From the first line of main to `ready`; the start of the process, `exec`, the command and the end come on top. `mounts`, `init` and `config` are the container's own, beside the others: `ready` is the wait for them.");
     vec![table]
 }
 
