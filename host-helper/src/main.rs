@@ -69,7 +69,7 @@ use wanted::{Ipv6, Wanted, Words};
 fn main() -> ! {
     let code = act().unwrap_or_else(|error| {
         if error.unsaid {
-            let _ = writeln!(std::io::stderr(), "host-helper: {error}");
+            steps::print(&error.to_string());
         }
         error.code
     });

@@ -49,13 +49,18 @@ impl Steps {
     /// Something worth knowing.
     pub fn say(&self, text: &str) {
         if self.since.is_some() {
-            // Nobody to tell is no reason to stop.
-            let _ = writeln!(std::io::stderr(), "host-helper: {text}");
+            print(text);
         }
     }
 }
 
 /// A warning: one line, like an error, but the work goes on.
 pub fn warn(text: &str) {
-    let _ = writeln!(std::io::stderr(), "host-helper: warning: {text}");
+    print(&format!("warning: {text}"));
+}
+
+/// Writes a line on standard error, in one write: init, and commands, say something there at the same time.
+pub fn print(text: &str) {
+    // Nobody to tell is no reason to stop.
+    let _ = std::io::stderr().write_all(format!("host-helper: {text}\n").as_bytes());
 }

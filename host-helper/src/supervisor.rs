@@ -156,7 +156,8 @@ impl Supervisor {
 
     fn tell_of_exec(&mut self) {
         // Words in the place of the end are why it has not.
-        if let Some(mut steps) = self.steps.take().filter(|_| !self.is_status_open) {
+        let has_ended = !self.is_status_open && !self.container.status.has_more();
+        if let Some(mut steps) = self.steps.take().filter(|_| has_ended) {
             steps.done("exec");
         }
     }

@@ -86,6 +86,11 @@ impl StatusReader {
         }
     }
 
+    /// Something was said that nobody has asked for.
+    pub fn has_more(&self) -> bool {
+        !self.text.is_empty()
+    }
+
     /// The same for a pipe that does not block; `None`: there is no whole line yet.
     ///
     /// # Errors
