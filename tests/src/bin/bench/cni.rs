@@ -53,6 +53,13 @@ impl Network {
         })
     }
 
+    /// So many live on it from now on, each with a port of its own; as many as these had before.
+    pub fn populate(&self, living: &mut Vec<Sandbox>, count: usize) {
+        for at in living.len()..count {
+            living.push(settle(&self.plugins, &name(at), at));
+        }
+    }
+
     /// What belongs to nobody goes.
     fn empty(&self) {
         let emptied = self.plugins.collect_garbage(&[]);
@@ -223,14 +230,17 @@ fn populate(player: &Player, count: usize) -> Vec<Sandbox> {
     };
     let make = |at: usize| {
         let id = format!("{prefix}{}", name(at));
-        let sandbox = Sandbox::new(&id);
-        let port = Some(20_000 + at as u16);
-        player
-            .there(|plugins| plugins.add(&id, port))
-            .unwrap_or_else(|complaint| panic!("{complaint}"));
-        sandbox
+        player.there(|plugins| settle(plugins, &id, at))
     };
     (0..count).map(make).collect()
+}
+
+/// A container that stays, with a port of its own.
+fn settle(plugins: &Plugins, id: &str, at: usize) -> Sandbox {
+    let sandbox = Sandbox::new(id);
+    let added = plugins.add(id, Some(20_000 + at as u16));
+    added.unwrap_or_else(|complaint| panic!("{complaint}"));
+    sandbox
 }
 
 /// GC while all are known, and when a third is not.

@@ -68,6 +68,9 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
         );
     }
     let (ours, floors) = (retried.get(), floor_retried.get());
+    if ours > 0 {
+        crate::complain("ready: a connection took a second try; none is to");
+    }
     table.note(format!(
         "Second tries, of TCP or for a neighbour's address: {ours} by ours, {floors} by the floor."
     ));

@@ -39,10 +39,8 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
             "-p on top, ms",
             "run, ms",
             "floor, ms",
-            "CNI ADD with a port, ms",
         ],
     );
-    let network = cni::Network::new(lab);
     let mut living = 0;
     let mut alone = f64::NAN;
     for level in levels {
@@ -55,7 +53,6 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
             }),
             Contender::process("floor", 1, |round| start::floor(lab, round, &["/bin/true"])),
         ];
-        all.push(network.contender());
         contest::run(&mut all, bench.options.rounds(ROUNDS));
         let of = |name: &str| {
             all.iter()
@@ -76,17 +73,55 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
                 Cell::Ms(median("run -p") - median("run")),
                 Cell::Ms(median("run")),
                 Cell::Ms(median("floor")),
-                Cell::Ms(median(cni::OURS)),
             ],
         );
     }
-    network.end(lab);
     let start = Instant::now();
     collect(lab.command(&["down", "--force"]), DEADLINE).exits(0);
     let end = start.elapsed().as_secs_f64();
-    table.note(format!("`down --force` with {living} living: {end:.1} s. CNI's containers are on a bridge of their own."));
+    table.note(format!("`down --force` with {living} living: {end:.1} s."));
     lab.settle();
-    vec![table]
+    vec![table, plugin(bench, &levels)]
+}
+
+/// The same of ADD, where those that live are on its bridge.
+fn plugin(bench: &Bench, levels: &[usize]) -> Table {
+    let lab = bench.lab;
+    lab.with_network();
+    let mut table = Table::new(
+        "Scale: ADD of the CNI plugin with a port, where so many live on the same bridge",
+        &["/ floor", "ours / at 1", "ADD, ms", "floor, ms"],
+    );
+    let network = cni::Network::new(lab);
+    let mut living = vec![];
+    let mut alone = f64::NAN;
+    for level in levels {
+        network.populate(&mut living, *level);
+        let mut all = vec![
+            network.contender(),
+            Contender::process("floor", 1, |round| start::floor(lab, round, &["/bin/true"])),
+        ];
+        contest::run(&mut all, bench.options.rounds(ROUNDS));
+        let [ours, floor] = [0, 1].map(|at| all[at].times.median());
+        if alone.is_nan() {
+            alone = ours;
+        }
+        table.row(
+            level.to_string(),
+            vec![
+                Cell::Ratio(ours / floor),
+                Cell::Ratio(ours / alone),
+                Cell::Ms(ours),
+                Cell::Ms(floor),
+            ],
+        );
+    }
+    table.note("The floor is a container on another bridge, which is empty, from nothing to its end; ADD is given a network namespace.");
+    network.end(lab);
+    drop(living);
+    lab.hawser(&["down"]).exits(0);
+    lab.settle();
+    table
 }
 
 /// So many more, that sleep.
