@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::ptrace::{self, Event, Options};
 use nix::sys::signal::{Signal, kill};
@@ -405,6 +405,10 @@ impl<'a> Sweep<'a> {
     /// Kills at all of the moments, each time all that is named by `victims`, and complains of what is not as `before`. Prints
     /// how many kills there were.
     #[track_caller]
+    #[expect(
+        clippy::print_stdout,
+        reason = "libtest captures it, and shows it when it is asked to"
+    )]
     pub fn run(&self, title: &str, victims: &[Victims], before: &Snapshot) {
         let plain = self.trace(None, &|| ());
         assert_eq!(plain.outcome.code, 0, "{}", plain.outcome);
@@ -413,7 +417,9 @@ impl<'a> Sweep<'a> {
         let is_alone = plain.calls.len() == 1;
         let stride = std::env::var("CRASH_STRIDE").map_or(3, |it| it.parse().expect("a number"));
         let moments = self.moments(&plain).into_iter();
-        let moments = moments.step_by(self.stride * stride);
+        let first = Self::first();
+        let step = self.stride * stride;
+        let moments = moments.skip(first % step).step_by(step);
         for (index, moment) in moments.enumerate() {
             let is_meant = |victims: &Victims| {
                 *victims == Victims::It || (!is_alone && index % OTHERS_STRIDE == 0)
@@ -428,7 +434,9 @@ impl<'a> Sweep<'a> {
                 complaints.extend(found.iter().map(|found| format!("{what}: {found}")));
             }
         }
-        self.report(title, kills, connected);
+        println!(
+            "\n| {title} | {kills} kills, {connected} of them with a client connected | CRASH_FIRST={first} |"
+        );
         assert!(
             complaints.is_empty(),
             "{} complaints:\n{}",
@@ -436,6 +444,18 @@ impl<'a> Sweep<'a> {
             complaints.join("\n")
         );
         assert!(kills > 5, "hardly anything was killed");
+    }
+
+    /// Which moment is the first: another one each day, so that those that are left out are not always the same.
+    fn first() -> usize {
+        const DAY: u64 = 24 * 60 * 60;
+        let chosen = std::env::var("CRASH_FIRST").map(|it| it.parse().expect("a number"));
+        let today = || {
+            SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map(|since| since.as_secs() / DAY)
+        };
+        chosen.unwrap_or_else(|_| today().map_or(0, |day| day as usize))
     }
 
     /// The moments of a run that are worth a kill.
@@ -508,13 +528,5 @@ impl<'a> Sweep<'a> {
             (self.next)();
         }
         (found, had_client)
-    }
-
-    #[expect(
-        clippy::print_stdout,
-        reason = "libtest captures it, and shows it when it is asked to"
-    )]
-    fn report(&self, title: &str, kills: usize, connected: u32) {
-        println!("\n| {title} | {kills} kills, {connected} of them with a client connected |");
     }
 }
