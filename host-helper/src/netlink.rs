@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use hawser::netlink::{Message, Messages, Writer};
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader};
@@ -26,6 +27,9 @@ const USUAL_REQUEST: usize = 100 * 1024;
 
 /// How often a dump that the kernel calls inconsistent (`NLM_F_DUMP_INTR`) is taken again.
 const DUMP_TRIES: usize = 16;
+
+/// How many ports are tried: there are 16 million.
+const PORT_TRIES: u32 = 4;
 
 /// A flag of a request as the message header has it.
 pub const CREATE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
@@ -63,16 +67,37 @@ impl Netlink {
         }
     }
 
-    /// nf_tables, by its subsystem of netfilter's netlink.
+    /// nf_tables, by its subsystem of netfilter's netlink. By the port, supervisors tell what we do from what others do.
     pub fn netfilter() -> Result<Self, Refusal> {
-        Self::open(protocols::NETLINK_NETFILTER)
+        let mut this = Self::unbound(protocols::NETLINK_NETFILTER)?;
+        for _ in 0..PORT_TRIES {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH);
+            let moment = since.map_or(0, |since| since.subsec_nanos());
+            let port = u32::from(sys::OUR_PORTS) << 24 | moment & 0xff_ffff;
+            match this
+                .socket
+                .bind(&SocketAddr::new(port, 0))
+                .map_err(Refusal::from)
+            {
+                Err(refusal) if refusal.errno == Errno::EADDRINUSE => {}
+                bound => return bound.map(|()| this),
+            }
+        }
+        // Any: then some wake up for nothing.
+        this.socket.bind(&SocketAddr::new(0, 0))?;
+        Ok(this)
     }
 
     fn open(protocol: isize) -> Result<Self, Refusal> {
-        let mut socket = Socket::new(protocol)?;
+        let mut this = Self::unbound(protocol)?;
+        this.socket.bind(&SocketAddr::new(0, 0))?;
+        Ok(this)
+    }
+
+    fn unbound(protocol: isize) -> Result<Self, Refusal> {
+        let socket = Socket::new(protocol)?;
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
-        socket.bind(&SocketAddr::new(0, 0))?;
         Ok(Self::new(socket))
     }
 

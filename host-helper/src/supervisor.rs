@@ -299,7 +299,8 @@ impl Supervisor {
             return;
         };
         self.news = nft::News::listen(&attachment.network, entry.as_fd()).ok();
-        if !entry.is_known() {
+        // All of it this time: of what was deleted until now nobody has told us.
+        if !entry.is_whole() {
             // Refused: as above.
             let _ = self.restore_rules();
         }

@@ -31,7 +31,9 @@ pub use processes::{
     keep_capabilities, pidfd_getfd, pidfd_open, pidfd_send_signal, set_not_dumpable, wait_for_end,
 };
 pub use quiet::wait_until_quiet;
-pub use sockets::{link_index, listen, netlink_socket, network_of, only_deletions, socket_option};
+pub use sockets::{
+    OUR_PORTS, link_index, listen, netlink_socket, network_of, only_deletions, socket_option,
+};
 pub use terminals::{copy_window_size, open_terminal_peer, set_controlling_terminal};
 
 type Result<T> = std::result::Result<T, Errno>;

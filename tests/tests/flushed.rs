@@ -242,3 +242,47 @@ fn the_supervisors_of_a_network_hear_by_one_socket() {
         more.put_back();
     });
 }
+
+/// Parts of the tables, each by itself: what somebody deletes by hand, or a script of theirs.
+const PARTS: &[&str] = &[
+    "nft delete table bridge hawser",
+    "nft flush table bridge hawser",
+    "nft flush chain inet hawser forward",
+    "nft flush map inet hawser ports4",
+    "nft flush map inet hawser tenants",
+    "nft flush set inet hawser open4",
+    "nft flush set bridge hawser sources4",
+];
+
+const WITH_PORTS: &[&[&str]] = &[&["-p", "8080:80"], &["--egress", "none"]];
+
+#[test]
+fn a_part_that_is_gone_before_a_supervisor_listens_is_put_back() {
+    packets(|lab| {
+        lab.with_network();
+        for how in PARTS {
+            let mut all = Containers::start(lab, WITH_PORTS);
+            all.flush(how);
+            assert_ne!(sh(LIST), all.before, "{how}");
+            all.put_back();
+            for mut one in all.running.drain(..) {
+                one.say("\n");
+                one.end().exits(0);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_part_that_is_gone_is_put_back() {
+    packets(|lab| {
+        lab.with_network();
+        let all = Containers::start(lab, WITH_PORTS);
+        assert_eq!(listening(&all), 1);
+        for how in PARTS {
+            all.flush(how);
+            assert_ne!(sh(LIST), all.before, "{how}");
+            all.put_back();
+        }
+    });
+}

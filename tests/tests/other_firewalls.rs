@@ -223,7 +223,8 @@ fn what_others_do_wakes_no_supervisor() {
         });
         let before = wakeups();
         for _ in 0..10 {
-            lab.run(&["--egress", "none"], &["true"]).ok();
+            lab.run(&["--egress", "none", "-p", "8080:80"], &["true"])
+                .ok();
         }
         sh(
             "nft add table inet other; nft add chain inet other c; nft add rule inet other c accept

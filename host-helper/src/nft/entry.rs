@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::errno::Errno;
 
 use super::object::Element;
-use super::sets::{add, ask, known, moment, sweep, take};
-use super::{TABLE, add_again, elements, ensure};
+use super::sets::{add, ask, is_missing, known, moment, sweep, take};
+use super::{TABLE, add_again, elements, ensure, is_whole};
 use crate::attach::Attachment;
 use crate::error::{Doing, Result};
 use crate::netlink::Netlink;
@@ -101,6 +101,15 @@ impl Entry {
     /// Whether the tables know of it: somebody may have flushed them.
     pub fn is_known(&mut self) -> bool {
         known(&mut self.nft, &self.attachment.veth.name).is_some()
+    }
+
+    /// Whether nothing is missing, neither of the tables nor of what they know of it: somebody may have flushed one table, a chain or
+    /// a map. That takes a question for each element.
+    pub fn is_whole(&mut self) -> bool {
+        let elements = self.elements();
+        // What cannot be told may be missing.
+        matches!(is_whole(&mut self.nft), Ok(true))
+            && matches!(is_missing(&mut self.nft, &elements), Ok(false))
     }
 
     /// Publishes further ports.

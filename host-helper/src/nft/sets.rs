@@ -258,13 +258,17 @@ pub fn ask(
 
 /// Whether one of these is not there, or leads elsewhere.
 pub fn is_missing(nft: &mut Netlink, elements: &[Element]) -> std::result::Result<bool, Refusal> {
-    for element in elements {
-        let mut is_there = false;
-        let found = ask(nft, std::slice::from_ref(element), |found, _| {
-            is_there = found.value == element.value;
+    // As many answers as fit into the socket in any case.
+    const AT_ONCE: usize = 16;
+    for some in elements.chunks(AT_ONCE) {
+        let mut left = some.iter();
+        let mut is_other = false;
+        // They are answered in order, until one is not there.
+        let asked = ask(nft, some, |found, _| {
+            is_other |= left.next().is_none_or(|one| one.value != found.value);
         });
-        ignore_missing(found)?;
-        if !is_there {
+        ignore_missing(asked)?;
+        if is_other || left.next().is_some() {
             return Ok(true);
         }
     }

@@ -12,14 +12,19 @@ pub fn listen(socket: impl AsFd, queue: i32) -> Result<()> {
     Errno::result(unsafe { libc::listen(socket.as_fd().as_raw_fd(), queue) }).map(drop)
 }
 
-/// A netlink socket to nf_tables hears only what begins with a deletion from a table called `hawser`: other
-/// transactions wake nobody.
+/// How the ports of our sockets to netfilter begin (`nl_pid`): no process has such a number, by which the kernel names sockets
+/// that have chosen none, and those that it makes up are larger.
+pub const OUR_PORTS: u8 = 0x68;
+
+/// A netlink socket to nf_tables hears only what begins with a deletion from a table called `hawser`, and not of elements
+/// that one of us has taken away: other transactions wake nobody.
 pub fn only_deletions(socket: BorrowedFd) -> Result<()> {
     // linux/netfilter/nf_tables.h
     const NFT_MSG_DELTABLE: u32 = 2;
     const NFT_MSG_DELCHAIN: u32 = 5;
     const NFT_MSG_DELRULE: u32 = 8;
     const NFT_MSG_DELSET: u32 = 11;
+    const NFT_MSG_DELSETELEM: u32 = 14;
     const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
     const LOAD_HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
     const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
@@ -27,14 +32,23 @@ pub fn only_deletions(socket: BorrowedFd) -> Result<()> {
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
     // struct nlmsghdr, struct nfgenmsg, then the first attribute, which is the table's name.
     const KIND: u32 = if cfg!(target_endian = "little") { 4 } else { 5 };
+    // The first byte of the port of whoever has asked for it.
+    const PORT: u32 = if cfg!(target_endian = "little") {
+        15
+    } else {
+        12
+    };
     const NAME: u32 = 24;
     let line = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     let mut program = [
         line(LOAD_BYTE, 0, 0, KIND),
-        line(EQUALS, 3, 0, NFT_MSG_DELTABLE),
-        line(EQUALS, 2, 0, NFT_MSG_DELCHAIN),
-        line(EQUALS, 1, 0, NFT_MSG_DELRULE),
-        line(EQUALS, 0, 6, NFT_MSG_DELSET),
+        line(EQUALS, 6, 0, NFT_MSG_DELTABLE),
+        line(EQUALS, 5, 0, NFT_MSG_DELCHAIN),
+        line(EQUALS, 4, 0, NFT_MSG_DELRULE),
+        line(EQUALS, 3, 0, NFT_MSG_DELSET),
+        line(EQUALS, 0, 8, NFT_MSG_DELSETELEM),
+        line(LOAD_BYTE, 0, 0, PORT),
+        line(EQUALS, 6, 0, u32::from(OUR_PORTS)),
         line(LOAD_WORD, 0, 0, NAME),
         line(EQUALS, 0, 4, u32::from_be_bytes(*b"haws")),
         line(LOAD_HALF, 0, 0, NAME + 4),
