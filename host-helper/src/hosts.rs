@@ -26,7 +26,7 @@ use crate::veth::Veth;
 pub use left::{begin, forget, is_left_over, sweep_links};
 pub use private::Private;
 
-use slots::{FREE, SLOT, is_alive, lines_of, link_of, slot, words_of};
+use slots::{FREE, SLOT, here, is_alive, is_elsewhere, lines_of, link_of, slot, words_of};
 
 /// What each of our hosts files begins with.
 pub const LOCALHOST: [&str; 2] = [
@@ -157,13 +157,13 @@ impl Hosts {
     /// What the file system refuses.
     pub fn enter(&self, name: &str, veth: &Veth, is_made_up: bool) -> Result<Lines> {
         let doing = || format!("write {}", self.path.display());
-        let index = veth.index;
         let note = if is_made_up { MADE_UP } else { "" };
+        let comment = format!("{} {} {} {note}", veth.name, veth.index, here());
         let lines: Vec<Vec<u8>> = veth
             .addresses()
             // One whose name is the machine's own is in no file.
             .filter(|_| !is_taken(name))
-            .map(|address| slot(&format!("{address} {name} # {} {index} {note}", veth.name)))
+            .map(|address| slot(&format!("{address} {name} # {comment}")))
             .collect();
         let entered = self.write_lines(lines, name);
         let entered = entered
@@ -192,10 +192,12 @@ impl Hosts {
         let mut free: Vec<(usize, usize)> = Vec::new();
         for (at, line) in lines_of(&text) {
             let (address, other, _) = words_of(line);
-            let is_ours = |line: &Vec<u8>| words_of(line).0 == address;
+            let is_same = |line: &Vec<u8>| words_of(line).0 == address;
+            // An address may be another's in another network namespace; a name may not.
+            let is_left = || other == name || (lines.iter().any(is_same) && !is_elsewhere(line));
             if line[0] == FREE {
                 free.push((at, line.len()));
-            } else if at >= LOCALHOST.len() * SLOT && (other == name || lines.iter().any(is_ours)) {
+            } else if at >= LOCALHOST.len() * SLOT && is_left() {
                 self.free(at)?;
                 free.push((at, line.len()));
             }
@@ -446,6 +448,24 @@ mod tests {
         assert_eq!(hosts.read().unwrap().len(), 256);
         assert_eq!(hosts.names("", 1000), "192.0.2.3 alive\n");
         assert!(!is_left_over(&hosts.path));
+        std::fs::remove_file(&hosts.path).unwrap();
+    }
+
+    #[test]
+    fn who_lives_in_another_network_namespace_stays() {
+        let hosts = hosts("elsewhere");
+        let (ours, theirs) = (here(), here() + 1);
+        enter(&hosts, "web", "192.0.2.2", &format!("gone 7 {theirs}"));
+        enter(&hosts, "dead", "192.0.2.3", &format!("gone 8 {ours}"));
+        assert!(hosts.sweep().unwrap());
+        enter(&hosts, "db", "192.0.2.2", &format!("gone 9 {ours} made-up"));
+        assert_eq!(shown(&hosts), ["128 192.0.2.2 web", "192 192.0.2.2 db"]);
+        assert!(!is_left_over(&hosts.path));
+        assert!(hosts.sweep().unwrap());
+        // There is one of a name.
+        enter(&hosts, "web", "192.0.2.4", &format!("gone 9 {ours}"));
+        assert_eq!(shown(&hosts), ["128 192.0.2.4 web"]);
+        assert!(is_left_over(&hosts.path));
         std::fs::remove_file(&hosts.path).unwrap();
     }
 

@@ -216,10 +216,11 @@ pub fn remove_leftovers(_lock: &Lock) {
         !path.with_extension("sock").exists()
     });
     let _ = fs::remove_file(Path::new(DIRECTORY).join(MACHINE_ID));
-    // Those of bridges that others have made, too: nobody lives on any.
-    remove(&["next"], &|_| true);
     remove(&["hosts"], &crate::hosts::is_left_over);
-    remove(&["lock"], &|path| !path.with_extension("hosts").exists());
+    // Those of bridges that others have made, too: nobody lives on any.
+    remove(&["lock", "next"], &|path| {
+        !path.with_extension("hosts").exists()
+    });
     // Only when it is empty.
     let _ = fs::remove_dir(DIRECTORY);
 }

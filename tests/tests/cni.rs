@@ -461,6 +461,23 @@ fn status_says_whether_add_would_work() {
     });
 }
 
+/// What is tried is called as the default network is.
+#[test]
+fn status_leaves_what_is_kept_of_the_default_network() {
+    case(|lab| {
+        lab.run(&["-d", "--name", "web"], &["sleep", "1000"]).ok();
+        let kept = || sh("cd /run/hawser; ls -l; cat hawser0.hosts switches");
+        let before = kept();
+        assert!(before.contains(" web "), "{before}");
+        lab.plugin().of_network("STATUS", &blue()).ok();
+        assert_eq!(kept(), before);
+        sh("nft flush ruleset");
+        lab.plugin().of_network("STATUS", &blue()).ok();
+        assert_eq!(kept(), before);
+        lab.hawser(&["stop", "web"]).ok();
+    });
+}
+
 /// What the host is like, how the configuration differs, and what is said of it.
 type Refused = (&'static str, Value, &'static [&'static str]);
 

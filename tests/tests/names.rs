@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
 use nix::fcntl::{Flock, FlockArg};
 
-use lab::{DEADLINE, Lab, Seen, case, collect, packets, sh, strace, sys, wait_for_end};
+use lab::{DEADLINE, Lab, Netns, Seen, case, collect, packets, sh, strace, sys, wait_for_end};
 
 const FILE: &str = "/run/hawser/hawser0.hosts";
 
@@ -482,9 +483,35 @@ fn a_thousand_that_nobody_has_named_leave_it_as_it_is() {
             longest = longest.max(length());
         }
         assert!(
-            longest <= 6 * 64,
+            longest <= 7 * 64,
             "localhost, those of one container, those of one after the other: {longest}"
         );
+    });
+}
+
+/// Two hosts, as they see it, with one `/run`: a bridge of the same name, and the same addresses.
+#[test]
+fn names_of_another_network_namespace_stay() {
+    case(|lab| {
+        start(lab, "web", &[]);
+        let before = fs::read_to_string(FILE).expect("read the file");
+        let other = Netns::new("other");
+        let there = |mut command: Command| {
+            sys::in_netns(&mut command, other.descriptor());
+            collect(command, DEADLINE).ok()
+        };
+        there(lab.run_command(&["--name", "db"], &["grep", " db ", "/etc/hosts"]));
+        assert!(fs::read_to_string(FILE).expect("read").starts_with(&before));
+        there(lab.command(&["down"]));
+        assert!(fs::read_to_string(FILE).expect("read").starts_with(&before));
+        // It is still the file that those who are there see.
+        start(lab, "late", &[]);
+        assert!(hosts_of(lab, "web").text().contains(" late "));
+        for name in ["web", "late"] {
+            lab.hawser(&["stop", name]).ok();
+        }
+        lab.hawser(&["down"]).ok();
+        assert!(!Path::new(FILE).exists());
     });
 }
 

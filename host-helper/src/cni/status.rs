@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 
@@ -166,11 +167,26 @@ fn check_pool(pool: &Pool, network: &Network, links: &[Link]) -> Result<(), Faul
     Ok(())
 }
 
-/// Makes all that a container needs in a network namespace that ends with us: what the kernel lacks is found there.
+/// This process goes to a network namespace that ends with it, and has a `/run` of its own there: a bridge that is made has a name that one
+/// of the host's may have, or another's who shares the directory, and what is kept of that is not to be taken for the new one's.
+fn move_apart() -> OurResult<()> {
+    // A directory that nobody could use is refused before it is out of sight.
+    drop(state::lock()?);
+    state::remove_directory_if_empty();
+    let apart = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
+    unshare(apart).doing(|| "make a network namespace".into())?;
+    let nothing = None::<&str>;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(nothing, "/", nothing, private, nothing).doing(|| "make mounts private".into())?;
+    mount(nothing, "/run", Some("tmpfs"), MsFlags::empty(), nothing)
+        .doing(|| "mount a /run to try in".into())
+}
+
+/// Makes all that a container needs where it ends with us: what the kernel lacks is found there.
 ///
-/// After: this process is in it.
+/// After: this process is there.
 fn try_all() -> OurResult<()> {
-    unshare(CloneFlags::CLONE_NEWNET).doing(|| "make a network namespace".into())?;
+    move_apart()?;
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
     let namespace = openat(AT_FDCWD, "/proc/self/ns/net", flags, Mode::empty())
         .doing(|| "open a network namespace".into())?;
@@ -210,7 +226,5 @@ fn try_all() -> OurResult<()> {
         let veth = veth::create(&mut route, &wish)?;
         veth::set_up(&mut route, &veth, &network)
     };
-    let done = made().map_err(|error| Error::new(format!("try what a container needs: {error}")));
-    state::remove_directory_if_empty();
-    done
+    made().map_err(|error| Error::new(format!("try what a container needs: {error}")))
 }

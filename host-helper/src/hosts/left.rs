@@ -10,11 +10,16 @@ use super::{Hosts, LOCALHOST, lock_of, path_named};
 use crate::error::{Doing, Result, all_of};
 use crate::state;
 
-/// Forgets the file of a network that is gone.
+/// Forgets the file of a network that is gone. Where others who share the directory have a network of that name it is theirs, too, but for
+/// the lines of ours.
 pub fn forget(network: &str) {
     let path = path_named(network);
-    let _ = std::fs::remove_file(lock_of(&path));
-    let _ = std::fs::remove_file(path);
+    if is_left_over(&path) {
+        let _ = std::fs::remove_file(lock_of(&path));
+        let _ = std::fs::remove_file(path);
+    } else {
+        begin(network);
+    }
 }
 
 /// A bridge is there anew: what its file says of the containers of an older one, from before the machine was reset say, goes.
@@ -27,7 +32,7 @@ pub fn begin(network: &str) {
 }
 
 /// Removes what containers with these links have left, which are gone, in the file of whatever network. Others may share the
-/// directory with us who have links of those names: they are told apart by their numbers.
+/// directory with us who have links of those names: they are told apart by their namespaces, and numbers.
 ///
 /// # Errors
 /// What the file system refuses, after all files were looked at.
@@ -52,7 +57,7 @@ pub fn sweep_links(links: &BTreeSet<&str>) -> Result<()> {
     all_of(&errors)
 }
 
-/// Whether nobody who lives is in a file.
+/// Whether nobody who lives, here or in another network namespace, is in a file.
 pub fn is_left_over(path: &Path) -> bool {
     let mut text = Vec::new();
     let read = File::open(path).and_then(|mut file| file.read_to_end(&mut text));

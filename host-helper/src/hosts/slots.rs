@@ -2,6 +2,8 @@
 
 use nix::net::if_::if_nametoindex;
 
+use crate::owner::namespace;
+
 pub(super) const SLOT: usize = 64;
 
 /// Of a slot that nobody has.
@@ -44,10 +46,23 @@ pub(super) fn link_of(line: &[u8]) -> &str {
     words.next().unwrap_or_default()
 }
 
-/// Whether the link is there by which the line's address is leased: the one that was there then.
+/// The inode of the network namespace whose links lines are about that come from here. Others may share the directory.
+pub(super) fn here() -> u64 {
+    // Not known: such a line is whoever's asks.
+    namespace("self", "net").unwrap_or_default()
+}
+
+/// Whether a line is about a link of another network namespace than this one; lines of older versions do not say which.
+pub(super) fn is_elsewhere(line: &[u8]) -> bool {
+    let netns = words_of(line).2.split_whitespace().nth(2);
+    let netns: Option<u64> = netns.and_then(|word| word.parse().ok());
+    netns.is_some_and(|netns| netns != 0 && netns != here())
+}
+
+/// Whether the link is there by which the line's address is leased: the one that was there then. Who has a link elsewhere counts as living.
 pub(super) fn is_alive(line: &[u8]) -> bool {
     let mut words = words_of(line).2.split_whitespace();
     let (link, index) = (words.next().unwrap_or_default(), words.next());
     let now = if_nametoindex(link).ok().map(|index| index.to_string());
-    now.is_some() && now.as_deref() == index
+    (now.is_some() && now.as_deref() == index) || is_elsewhere(line)
 }
