@@ -7,6 +7,7 @@ mod links;
 mod resolvers;
 mod rules;
 mod switches;
+mod translated;
 
 use std::fmt;
 use std::io::Write;

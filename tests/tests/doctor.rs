@@ -97,7 +97,18 @@ fn healthy_hosts() {
         lab.hawser(&["up"]).exits(0);
         healthy(lab);
         let containers = [
-            idle(lab, "web", &["-p", "8080:80", "-p", "127.0.0.1:8081:80"]),
+            idle(
+                lab,
+                "web",
+                &[
+                    "-p",
+                    "8080:80",
+                    "-p",
+                    "127.0.0.1:8081:80",
+                    "-p",
+                    "192.0.2.2:8085:80",
+                ],
+            ),
             idle(lab, "alone", &["--isolate", "--egress", "dns"]),
             idle(lab, "direct", &["--network", "ptp", "-p", "8082:80/udp"]),
             idle(
@@ -115,6 +126,8 @@ fn healthy_hosts() {
             iptables-nft -t nat -N IDLE; iptables-nft -t nat -A IDLE -p tcp --dport 8080 -j DNAT --to-destination 203.0.113.9:80");
         sysctl("net.ipv4.conf.uplink.rp_filter=1");
         healthy(lab);
+        translations_of_others();
+        healthy(lab);
         for container in containers {
             container.end().exits(0);
         }
@@ -123,6 +136,74 @@ fn healthy_hosts() {
         lab.hawser(&["down", "--bridge", "lan0"]).exits(0);
         lab.hawser(&["down"]).exits(0);
         healthy(lab);
+    });
+}
+
+/// Of packets for other addresses, from links that are not there, and of ports that are not published.
+fn translations_of_others() {
+    sh("ip addr add 192.0.2.3/24 dev uplink
+        iptables-nft -t nat -N DOCKER; iptables-nft -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+        iptables-nft -t nat -A DOCKER -d 192.0.2.3/32 ! -i docker0 -p tcp --dport 8085 -j DNAT --to-destination 172.17.0.2:80
+        iptables-nft -t nat -A DOCKER -d 192.0.2.16/28 ! -i docker0 -p tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80
+        iptables-nft -t nat -A DOCKER -d 5.5.5.5 -p tcp -m multiport --dports 25,8080:8085 -j DNAT --to-destination 172.17.0.2:80
+        iptables-nft -t nat -A DOCKER -i nosuch -p tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80
+        iptables-nft -t nat -A DOCKER -p tcp --dport 53 -j DNAT --to-destination 172.19.0.1:53
+        nft -f - <<'E'
+table inet theirs {
+    map names { type inet_service : ipv4_addr; elements = { 8086 : 203.0.113.9 }; }
+    chain pre {
+        type nat hook prerouting priority -100
+        ip daddr 5.5.5.5 tcp dport 8080 dnat ip to 203.0.113.9:80
+        ip daddr { 192.0.2.3, 5.5.5.5 } tcp dport 8085 dnat ip to 203.0.113.9:80
+        ip daddr 192.0.2.128/25 tcp dport 8080-8090 dnat ip to 203.0.113.9:80
+        ip daddr != 192.0.2.2 tcp dport 8085 dnat ip to 203.0.113.9:80
+        iifname \"nosuch\" tcp dport 8080 dnat ip to 203.0.113.9:80
+        iifname \"nosuch*\" tcp dport 8080 dnat ip to 203.0.113.9:80
+        tcp dport { 8081, 8086-8090 } dnat ip to 203.0.113.9:80
+        dnat ip to tcp dport map { 8086 : 203.0.113.9 }
+        dnat ip to tcp dport map @names
+        udp dport 8080 dnat ip to 203.0.113.9
+    }
+}
+E");
+}
+
+/// Whether it takes a port cannot be told of a rule that is not understood: nobody is told to delete it.
+#[test]
+fn rules_that_are_not_understood() {
+    case(|lab| {
+        lab.serve();
+        let _web = idle(lab, "web", &["-p", "8080:80"]);
+        for rule in [
+            "ip saddr 203.0.113.0/24 tcp dport 8080 dnat to 203.0.113.9:80",
+            "ip daddr . tcp dport { 192.0.2.2 . 8080 } tcp dport 8080 dnat to 203.0.113.9:80",
+            "limit rate 5/second tcp dport 8080 dnat to 203.0.113.9:80",
+            "ip daddr 5.5.5.5 jump hop",
+        ] {
+            sh(&format!(
+                "nft -f - <<'E'
+table ip old {{
+    chain hop {{ tcp dport 8080 dnat to 203.0.113.9; }}
+    chain pre {{
+        type nat hook prerouting priority -100
+        {rule}
+    }}
+}}
+E"
+            ));
+            let outcome = lab.hawser(&["doctor"]).exits(0);
+            let (out, err) = (outcome.out(), outcome.err());
+            assert_eq!(out, "", "{rule}");
+            let said = err
+                .lines()
+                .find(|line| line.contains("of nft table ip old"));
+            let said = said.unwrap_or_else(|| panic!("{rule}: {err}"));
+            assert!(said.contains("it may take port 8080/tcp"), "{said}");
+            assert!(!said.contains("delete"), "{said}");
+            let (_, look) = said.split_once("look at it with ").expect("a command");
+            sh(look);
+            sh("nft delete table ip old");
+        }
     });
 }
 
@@ -394,6 +475,10 @@ fn a_rule_of_others_that_leads_to_nobody() {
                 format!(
                     "nft 'add table inet old; add chain inet old pre {{ type nat hook prerouting priority -100; }}; add chain inet old hop; add rule inet old pre jump hop; add rule inet old hop meta l4proto tcp dnat ip to {to}'"
                 ),
+                format!("nft add rule ip old pre dnat to tcp dport map {{ 8070 : {to} }}"),
+                format!(
+                    "nft 'add map ip old ports {{ type inet_service : ipv4_addr . inet_service; elements = {{ 8071 : {to} . 80, 8072 : 203.0.113.9 . 80 }}; }}; add rule ip old pre dnat to tcp dport map @ports'"
+                ),
             ]
         };
         for rule in rule("172.19.0.77") {
@@ -517,10 +602,41 @@ fn a_port_that_somebody_else_takes() {
                 "nft 'add table ip old; add chain ip old pre { type nat hook prerouting priority -100; }; add rule ip old pre tcp dport 8080 redirect to 3128'",
                 "port 8080/tcp",
             ),
+            (
+                "iptables-nft -t nat -A PREROUTING -d 192.0.2.2/32 ! -i docker0 -p udp --dport 8081 -j DNAT --to-destination 172.17.0.2:80",
+                "port 8081/udp",
+            ),
+            (
+                "iptables-nft -t nat -A PREROUTING -d 192.0.2.0/28 -i upl+ -m addrtype --dst-type LOCAL -p udp --dport 8081 -j REDIRECT",
+                "port 8081/udp",
+            ),
+            (
+                "nft add rule ip old pre iif uplink fib daddr type local tcp dport '{ 8443, 8080 }' dnat to 203.0.113.9:80",
+                "port 8080/tcp",
+            ),
+            (
+                "nft add rule ip old pre ip daddr '{ 192.0.2.2, 192.0.2.3 }' udp dport '{ 8000-8100, 9000 }' dnat to 203.0.113.9",
+                "port 8081/udp",
+            ),
+            (
+                "nft add rule ip old pre dnat to tcp dport map '{ 8080 : 203.0.113.9 }'",
+                "port 8080/tcp",
+            ),
+            (
+                "nft 'add map ip old ports { type inet_service : ipv4_addr; flags interval; elements = { 8080-8089 : 203.0.113.9, 25 : 203.0.113.9 }; }; add rule ip old pre dnat to tcp dport map @ports'",
+                "port 8080/tcp",
+            ),
         ] {
             sh(rule);
             finds_and_cures(lab, "port-shadowed", place);
         }
+        sh(
+            "nft add rule ip old pre dnat to tcp dport map '{ 8080 : 203.0.113.9, 25 : 203.0.113.9 }'",
+        );
+        // What else it does is to stay.
+        let cures = finds(lab, &[("port-shadowed", "port 8080/tcp")]);
+        assert!(cures[0].starts_with("nft replace rule ip old pre handle "));
+        assert!(cures[0].ends_with(" RULE"));
     });
 }
 

@@ -69,6 +69,12 @@ impl Host {
         self.links.iter().find(|link| link.index == index)
     }
 
+    /// The addresses of the host itself.
+    pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let local = self.routes.iter().filter(|route| route.is_local);
+        local.map(|route| route.destination.addr())
+    }
+
     /// The network of ours that a host end is on.
     pub fn network_of(&self, end: &Link) -> Option<&Network> {
         self.networks.iter().find(|network| match &network.bridge {

@@ -6,16 +6,15 @@ use std::net::IpAddr;
 
 use nix::errno::Errno;
 
-use super::host::{Host, Network, address_of};
-use super::{Fault, Report, with_cure};
+use super::host::{Host, Network};
+use super::{Fault, Report, translated, with_cure};
 use crate::attached::kept::{self, Kept};
 use crate::control;
 use crate::error::Refusal;
-use crate::foreign::{self, Engine, Links, Table, quote};
+use crate::foreign::{self, Engine, Links, Table};
 use crate::ls::Description;
 use crate::netlink::Netlink;
-use crate::nft::translations::Translation;
-use crate::nft::{self, State, examine as tables, translations};
+use crate::nft::{self, State, examine as tables};
 use crate::publish::Port;
 use crate::sysctl;
 
@@ -29,7 +28,7 @@ pub fn examine(host: &Host, route: &mut Netlink, report: &mut Report) {
         examine_own(host, &mut nft, report)?;
         examine_barriers(host, &mut nft, report)?;
         examine_left_over(&mut nft, route, report)?;
-        examine_translations(host, &mut nft, report)
+        translated::examine(host, &mut nft, report)
     });
     if let Err(refusal) = done {
         report.could_not(RULES, with_cure(&refusal));
@@ -180,91 +179,6 @@ fn examine_left_over(
         );
     }
     Ok(())
-}
-
-/// Rules of others that lead packets to one of our addresses that nobody has, or take a port that is published by us.
-fn examine_translations(
-    host: &Host,
-    nft: &mut Netlink,
-    report: &mut Report,
-) -> Result<(), Refusal> {
-    if host.networks.is_empty() {
-        return Ok(());
-    }
-    let others = translations::all(nft)?;
-    if others.is_empty() {
-        return Ok(());
-    }
-    let published = tables::published(nft)?;
-    let taken: BTreeSet<IpAddr> = host.ends.iter().filter_map(address_of).collect();
-    for rule in others {
-        let network = host.networks.iter().find(|network| {
-            let subnets = network.subnets();
-            rule.to
-                .is_some_and(|to| subnets.iter().any(|net| net.contains(&to)))
-        });
-        // IPv6 addresses are not leased by the names of links.
-        let leads_nowhere = rule
-            .to
-            .is_some_and(|to| to.is_ipv4() && !taken.contains(&to));
-        match (network, rule.to) {
-            (Some(network), Some(to)) if leads_nowhere => report.find(
-                Fault::RuleStale,
-                network.place(),
-                format!("{} leads to {to}, which no container has", describe(&rule)),
-                delete(&rule),
-            ),
-            _ => tell_shadow(&rule, &published, report),
-        }
-    }
-    Ok(())
-}
-
-fn tell_shadow(rule: &Translation, published: &BTreeSet<(u8, u16)>, report: &mut Report) {
-    for (protocol, port) in published {
-        let is_of_it = rule.protocol.is_none_or(|of| of == *protocol);
-        if is_of_it && rule.ports.iter().any(|range| range.contains(port)) {
-            let to = rule
-                .to
-                .map_or("the host itself".to_string(), |to| to.to_string());
-            report.find(
-                Fault::PortShadowed,
-                format!("port {port}/{}", protocol_name(*protocol)),
-                format!("{} leads it to {to} too; which of the two has it depends on the order of tables", describe(rule)),
-                delete(rule),
-            );
-        }
-    }
-}
-
-fn protocol_name(number: u8) -> &'static str {
-    match i32::from(number) {
-        libc::IPPROTO_TCP => "tcp",
-        libc::IPPROTO_UDP => "udp",
-        _ => "sctp",
-    }
-}
-
-fn describe(rule: &Translation) -> String {
-    let Translation {
-        family,
-        table,
-        chain,
-        ..
-    } = rule;
-    format!("a rule of chain {chain} of nft table {family} {table}")
-}
-
-fn delete(rule: &Translation) -> String {
-    let Translation {
-        family,
-        table,
-        chain,
-        handle,
-        ..
-    } = rule;
-    let names = [table, chain].map(|name| quote(name)).join(" ");
-    format!("nft delete rule {family} {names} handle {handle}")
 }
 
 /// Ports of attachments that no supervisor holds, and a process of the host has by now.

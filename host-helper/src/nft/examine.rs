@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::conditions::address;
 use super::installed::write_tables;
 use super::message::Batch;
 use super::object::Family;
@@ -42,18 +43,38 @@ pub fn left_over(nft: &mut Netlink, links: &[Link]) -> Result<Vec<(String, Vec<I
         .collect())
 }
 
-/// The ports of the host that lead to containers by our tables: number of the protocol, port.
+/// A port of the host that leads to a container by our tables.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Published {
+    /// Number of the protocol.
+    pub protocol: u8,
+    /// Which.
+    pub port: u16,
+    /// The one address of the host that it is reached by; none: by all.
+    pub address: Option<IpAddr>,
+    /// Version of IP.
+    pub version: u8,
+}
+
+/// All of them.
 ///
 /// # Errors
 /// What the kernel refused.
-pub fn published(nft: &mut Netlink) -> Result<BTreeSet<(u8, u16)>, Refusal> {
+pub fn published(nft: &mut Netlink) -> Result<BTreeSet<Published>, Refusal> {
     let mut all = BTreeSet::new();
-    for ip in IPS {
+    for (ip, version) in IPS.into_iter().zip([4, 6]) {
         for set in [ip.ports, ip.address_ports] {
             for element in elements_of(nft, Family::Inet, set)? {
-                // The last two fields of either key, of four bytes each.
-                if let Some([protocol, _, _, _, high, low, _, _]) = element.key.last_chunk() {
-                    all.insert((*protocol, u16::from_be_bytes([*high, *low])));
+                // The last two fields of either key, of four bytes each; of one there is the address before them.
+                if let Some((before, [protocol, _, _, _, high, low, _, _])) =
+                    element.key.split_last_chunk()
+                {
+                    all.insert(Published {
+                        protocol: *protocol,
+                        port: u16::from_be_bytes([*high, *low]),
+                        address: address(before),
+                        version,
+                    });
                 }
             }
         }

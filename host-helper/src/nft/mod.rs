@@ -3,6 +3,7 @@
 //!
 //! [`ensure`] makes the kernel have the tables; an [`Entry`] is what they know of one container, as long as it lives.
 
+pub mod conditions;
 mod elements;
 mod entry;
 pub mod examine;

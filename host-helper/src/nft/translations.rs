@@ -1,18 +1,19 @@
 //! Rules of others that send packets somewhere else (DNAT): which ports they take, and where to. They are only looked at.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use hawser::netlink::{Attributes, Message, read_u16};
+use hawser::netlink::{Attributes, Message, Writer};
 
 use super::TABLE;
+use super::conditions::{Conditions, Is, Reader, address, port, value};
 use super::foreign::{dump, family, find, number, text};
-use super::words::{NETWORK, NFT_META_L4PROTO, TRANSPORT};
+use super::message::kind;
 use crate::error::Refusal;
-use crate::netlink::Netlink;
+use crate::netlink::{DUMP, Netlink};
 
-/// A rule of somebody else's that translates destinations.
+/// A rule of somebody else's that translates destinations; of one that asks a map, an element of that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Translation {
     /// nft's name of the family of its table.
@@ -23,12 +24,21 @@ pub struct Translation {
     pub chain: String,
     /// By which it is deleted.
     pub handle: u64,
-    /// Number of the protocol that it is about; none: it does not say.
-    pub protocol: Option<u8>,
-    /// Which ports of the host it is about; none: it does not say.
-    pub ports: Vec<RangeInclusive<u16>>,
+    /// Which packets it is about.
+    pub conditions: Conditions,
     /// Where it leads; none: to the host itself, or the rule does not say.
     pub to: Option<IpAddr>,
+    /// Where that is written, if not in the rule.
+    pub element: Option<MapElement>,
+}
+
+/// An element of a map from ports to addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapElement {
+    /// The map's name; none: it is part of the rule.
+    pub map: Option<String>,
+    /// There are no others in it.
+    pub is_only: bool,
 }
 
 /// All of them that are in a chain which packets come by: one that is hooked, or that something leads to.
@@ -37,194 +47,175 @@ pub struct Translation {
 /// What the kernel refused.
 pub fn all(nft: &mut Netlink) -> Result<Vec<Translation>, Refusal> {
     let mut found = Vec::new();
-    // How many rules each chain has.
-    let mut rules: BTreeMap<Name, u32> = BTreeMap::new();
+    let mut chains = Chains::default();
     dump(nft, libc::NFT_MSG_GETRULE, |message| {
-        let Some(rule) = read(message) else { return };
-        *rules.entry(name_of(&rule)).or_default() += 1;
-        if rule.translates && rule.translation.table != TABLE {
-            found.push(rule.translation);
+        let Some(rule) = read_rule(message) else {
+            return;
+        };
+        *chains.rules.entry(rule.chain.clone()).or_default() += 1;
+        let said = Said::of(&rule);
+        if let Some(to) = said.leads_to.filter(|_| is_for_the_host(&said.conditions)) {
+            let (family, table, _) = &rule.chain;
+            chains.reached.insert((family, table.clone(), to));
+        }
+        if said.translates && rule.chain.1 != TABLE {
+            found.push(rule);
         }
     })?;
     if found.is_empty() {
-        return Ok(found);
+        return Ok(Vec::new());
     }
-    let mut idle = Vec::new();
     dump(nft, libc::NFT_MSG_GETCHAIN, |message| {
-        idle.extend(read_idle_chain(message, &rules));
+        chains.read(message);
     })?;
-    found.retain(|it| !idle.contains(&(it.family, it.table.clone(), it.chain.clone())));
-    Ok(found)
+    found.retain(|rule| !chains.idle.contains(&rule.chain));
+    let sets = sets(nft, &found)?;
+    let mut all = Vec::new();
+    for rule in &found {
+        let mut read = translations(rule, &sets);
+        if !chains.reached.contains(&rule.chain) {
+            // Only some packets get there.
+            for it in &mut read {
+                it.conditions.has_more = true;
+            }
+        }
+        all.append(&mut read);
+    }
+    Ok(all)
 }
 
-/// Family, table and chain.
+/// Family, table and chain, or set.
 type Name = (&'static str, String, String);
 
-fn name_of(rule: &Rule) -> Name {
-    let it = &rule.translation;
-    (it.family, it.table.clone(), it.chain.clone())
+/// Which chains packets come by.
+#[derive(Default)]
+struct Chains {
+    /// How many rules each has.
+    rules: BTreeMap<Name, u32>,
+    /// Those that all packets for the host come by: they are hooked, or lead to from one by one rule at least.
+    reached: BTreeSet<Name>,
+    /// Those that nothing leads to: no more uses them than their own rules.
+    idle: BTreeSet<Name>,
 }
 
-/// A chain that nothing leads to: no more uses it than its own rules.
-fn read_idle_chain(message: &Message, rules: &BTreeMap<Name, u32>) -> Option<Name> {
-    // linux/netfilter/nf_tables.h
-    const NFTA_CHAIN_TABLE: u16 = 1;
-    const NFTA_CHAIN_NAME: u16 = 3;
-    const NFTA_CHAIN_HOOK: u16 = 4;
-    const NFTA_CHAIN_USE: u16 = 6;
-    let attributes = message.payload.get(4..)?;
-    let name = (
-        family(message)?,
-        text(find(attributes, NFTA_CHAIN_TABLE)?),
-        text(find(attributes, NFTA_CHAIN_NAME)?),
-    );
-    let uses = number(find(attributes, NFTA_CHAIN_USE)?)?;
-    let own = rules.get(&name).copied().unwrap_or_default();
-    let is_idle = find(attributes, NFTA_CHAIN_HOOK).is_none() && uses <= own;
-    is_idle.then_some(name)
+impl Chains {
+    fn read(&mut self, message: &Message) -> Option<()> {
+        // linux/netfilter/nf_tables.h
+        const NFTA_CHAIN_TABLE: u16 = 1;
+        const NFTA_CHAIN_NAME: u16 = 3;
+        const NFTA_CHAIN_HOOK: u16 = 4;
+        const NFTA_CHAIN_USE: u16 = 6;
+        let attributes = message.payload.get(4..)?;
+        let name = (
+            family(message)?,
+            text(find(attributes, NFTA_CHAIN_TABLE)?),
+            text(find(attributes, NFTA_CHAIN_NAME)?),
+        );
+        let uses = number(find(attributes, NFTA_CHAIN_USE)?)?;
+        let own = self.rules.get(&name).copied().unwrap_or_default();
+        if find(attributes, NFTA_CHAIN_HOOK).is_some() {
+            self.reached.insert(name);
+        } else if uses <= own {
+            self.idle.insert(name);
+        }
+        Some(())
+    }
+}
+
+/// A rule that leads on, and keeps back nothing that a published port is about.
+fn is_for_the_host(conditions: &Conditions) -> bool {
+    let all = Conditions {
+        version: conditions.version,
+        protocol: conditions.protocol,
+        is_local: conditions.is_local,
+        ..Conditions::default()
+    };
+    *conditions == all
 }
 
 struct Rule {
-    translation: Translation,
-    translates: bool,
+    chain: Name,
+    handle: u64,
+    expressions: Vec<u8>,
 }
 
-fn read(message: &Message) -> Option<Rule> {
+fn read_rule(message: &Message) -> Option<Rule> {
     const NFTA_RULE_TABLE: u16 = 1;
     const NFTA_RULE_CHAIN: u16 = 2;
     const NFTA_RULE_HANDLE: u16 = 3;
     const NFTA_RULE_EXPRESSIONS: u16 = 4;
     let attributes = message.payload.get(4..)?;
+    let chain = (
+        family(message)?,
+        text(find(attributes, NFTA_RULE_TABLE)?),
+        text(find(attributes, NFTA_RULE_CHAIN)?),
+    );
     let handle = find(attributes, NFTA_RULE_HANDLE)?;
-    let mut reader = Reader::default();
     let expressions = find(attributes, NFTA_RULE_EXPRESSIONS).unwrap_or(&[]);
-    for (_, expression) in Attributes::new(expressions) {
-        // What is not understood says nothing.
-        let _ = reader.read(expression);
-    }
     Some(Rule {
-        translates: reader.translates,
-        translation: Translation {
-            family: family(message)?,
-            table: text(find(attributes, NFTA_RULE_TABLE)?),
-            chain: text(find(attributes, NFTA_RULE_CHAIN)?),
-            handle: u64::from_be_bytes(handle.try_into().ok()?),
-            protocol: reader.protocol,
-            ports: reader.ports,
-            to: reader.to,
-        },
+        chain,
+        handle: u64::from_be_bytes(handle.try_into().ok()?),
+        expressions: expressions.to_vec(),
     })
 }
 
-/// What was loaded last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Loaded {
-    Protocol,
-    Port,
-    Other,
-}
-
-/// What a rule's expressions have said so far.
+/// What a rule's expressions have said.
 #[derive(Default)]
-struct Reader {
-    loaded: Option<Loaded>,
+struct Said {
+    conditions: Conditions,
     values: BTreeMap<u32, Vec<u8>>,
     translates: bool,
-    protocol: Option<u8>,
-    ports: Vec<RangeInclusive<u16>>,
+    /// Where the address is taken from.
+    register: Option<u32>,
     to: Option<IpAddr>,
+    /// Another chain.
+    leads_to: Option<String>,
 }
 
-impl Reader {
-    fn read(&mut self, expression: &[u8]) -> Option<()> {
+impl Said {
+    fn of(rule: &Rule) -> Said {
         const NFTA_EXPR_NAME: u16 = 1;
         const NFTA_EXPR_DATA: u16 = 2;
-        let data = find(expression, NFTA_EXPR_DATA).unwrap_or(&[]);
-        match text(find(expression, NFTA_EXPR_NAME)?).as_str() {
-            "meta" => {
-                const NFTA_META_KEY: u16 = 2;
-                let is_protocol = number(find(data, NFTA_META_KEY)?)? == NFT_META_L4PROTO;
-                self.loaded = Some(if is_protocol {
-                    Loaded::Protocol
-                } else {
-                    Loaded::Other
-                });
-            }
-            "payload" => self.loaded = Some(loaded(data)?),
-            "cmp" => self.compare(data)?,
-            "range" => {
-                const NFTA_RANGE_FROM_DATA: u16 = 3;
-                const NFTA_RANGE_TO_DATA: u16 = 4;
-                if self.loaded == Some(Loaded::Port) {
-                    let from = port(value(find(data, NFTA_RANGE_FROM_DATA)?)?)?;
-                    let to = port(value(find(data, NFTA_RANGE_TO_DATA)?)?)?;
-                    self.ports.push(from..=to);
-                }
-            }
+        let mut reader = Reader::new(rule.chain.0);
+        let mut said = Said::default();
+        for (_, expression) in Attributes::new(&rule.expressions) {
+            let name = find(expression, NFTA_EXPR_NAME).map_or_else(String::new, text);
+            let data = find(expression, NFTA_EXPR_DATA).unwrap_or(&[]);
+            reader.read(&name, data);
+            // What is not understood says nothing.
+            let _ = said.read(&name, data);
+        }
+        said.conditions = reader.conditions;
+        said.to = said.register.map_or(said.to, |register| {
+            said.values.get(&register).and_then(|it| target(it))
+        });
+        said
+    }
+
+    fn read(&mut self, name: &str, data: &[u8]) -> Option<()> {
+        match name {
             "immediate" => {
                 const NFTA_IMMEDIATE_DREG: u16 = 1;
                 const NFTA_IMMEDIATE_DATA: u16 = 2;
-                let bytes = value(find(data, NFTA_IMMEDIATE_DATA)?)?;
+                const NFTA_DATA_VERDICT: u16 = 2;
+                const NFTA_VERDICT_CHAIN: u16 = 2;
+                let bytes = find(data, NFTA_IMMEDIATE_DATA)?;
+                if let Some(verdict) = find(bytes, NFTA_DATA_VERDICT) {
+                    self.leads_to = find(verdict, NFTA_VERDICT_CHAIN).map(text);
+                    return Some(());
+                }
                 let register = number(find(data, NFTA_IMMEDIATE_DREG)?)?;
-                self.values.insert(register, bytes.to_vec());
+                self.values.insert(register, value(bytes)?.to_vec());
             }
             "nat" => {
                 const NFTA_NAT_TYPE: u16 = 1;
                 const NFTA_NAT_REG_ADDR_MIN: u16 = 3;
                 const NFT_NAT_DNAT: u32 = 1;
                 self.translates |= number(find(data, NFTA_NAT_TYPE)?)? == NFT_NAT_DNAT;
-                let register = number(find(data, NFTA_NAT_REG_ADDR_MIN)?)?;
-                self.to = address(self.values.get(&register)?);
+                self.register = find(data, NFTA_NAT_REG_ADDR_MIN).and_then(number);
             }
             "redir" => self.translates = true,
-            "match" => self.extension(data)?,
             "target" => self.target(data)?,
-            _ => {}
-        }
-        Some(())
-    }
-
-    fn compare(&mut self, data: &[u8]) -> Option<()> {
-        const NFTA_CMP_OP: u16 = 2;
-        const NFTA_CMP_DATA: u16 = 3;
-        const NFT_CMP_EQ: u32 = 0;
-        const NFT_CMP_LTE: u32 = 3;
-        const NFT_CMP_GTE: u32 = 5;
-        let bytes = value(find(data, NFTA_CMP_DATA)?)?;
-        match (self.loaded?, number(find(data, NFTA_CMP_OP)?)?) {
-            (Loaded::Protocol, NFT_CMP_EQ) => self.protocol = bytes.first().copied(),
-            (Loaded::Port, NFT_CMP_EQ) => {
-                // Both ports at once, where the source is any: only the last two bytes count.
-                let port = port(bytes.last_chunk::<2>()?)?;
-                self.ports.push(port..=port);
-            }
-            (Loaded::Port, NFT_CMP_GTE) => self.ports.push(port(bytes)?..=u16::MAX),
-            (Loaded::Port, NFT_CMP_LTE) => {
-                let last = port(bytes)?;
-                let first = self.ports.pop().map_or(0, |range| *range.start());
-                self.ports.push(first..=last);
-            }
-            _ => {}
-        }
-        Some(())
-    }
-
-    /// A match of iptables (linux/netfilter/xt_tcpudp.h, xt_multiport.h).
-    fn extension(&mut self, data: &[u8]) -> Option<()> {
-        const NFTA_MATCH_NAME: u16 = 1;
-        const NFTA_MATCH_INFO: u16 = 3;
-        let info = find(data, NFTA_MATCH_INFO)?;
-        match text(find(data, NFTA_MATCH_NAME)?).as_str() {
-            // Of both structures the second pair of numbers is the range of the receiver's ports.
-            "tcp" | "udp" => self.ports.push(read_u16(info, 4)?..=read_u16(info, 6)?),
-            "multiport" => {
-                const SOURCE: u8 = 0;
-                let [flags, count] = *info.first_chunk()?;
-                if flags != SOURCE {
-                    let all = (0..usize::from(count).min(15)).map(|at| read_u16(info, 2 + 2 * at));
-                    self.ports.extend(all.flatten().map(|port| port..=port));
-                }
-            }
             _ => {}
         }
         Some(())
@@ -252,39 +243,184 @@ impl Reader {
     }
 }
 
-/// What a load from the packet gives.
-fn loaded(data: &[u8]) -> Option<Loaded> {
-    const NFTA_PAYLOAD_BASE: u16 = 2;
-    const NFTA_PAYLOAD_OFFSET: u16 = 3;
-    const NFTA_PAYLOAD_LEN: u16 = 4;
-    let field = |kind| find(data, kind).and_then(number);
-    Some(
-        match (
-            field(NFTA_PAYLOAD_BASE)?,
-            field(NFTA_PAYLOAD_OFFSET)?,
-            field(NFTA_PAYLOAD_LEN)?,
-        ) {
-            (TRANSPORT, 2, 2) | (TRANSPORT, 0, 4) => Loaded::Port,
-            // Of IPv4 and of IPv6.
-            (NETWORK, 9 | 6, 1) => Loaded::Protocol,
-            _ => Loaded::Other,
-        },
-    )
-}
-
-fn value(data: &[u8]) -> Option<&[u8]> {
-    find(data, super::message::NFTA_DATA_VALUE)
-}
-
-fn port(bytes: &[u8]) -> Option<u16> {
-    Some(u16::from_be_bytes(*bytes.first_chunk()?))
-}
-
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    match *bytes {
-        [a, b, c, d] => Some(Ipv4Addr::new(a, b, c, d).into()),
-        _ => Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into()),
+/// An address, alone or with a port behind it, which takes four bytes.
+fn target(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        8 | 20 => address(&bytes[..bytes.len() - 4]),
+        _ => address(bytes),
     }
+}
+
+/// What a set or map holds: the first and the last key of a range, and what that leads to.
+type Ranges = Vec<(Vec<u8>, Vec<u8>, Vec<u8>)>;
+
+/// Those that these rules ask.
+fn sets(nft: &mut Netlink, rules: &[Rule]) -> Result<BTreeMap<Name, Ranges>, Refusal> {
+    let mut sets = BTreeMap::new();
+    for rule in rules {
+        let (family, table, _) = &rule.chain;
+        for lookup in Said::of(rule).conditions.lookups {
+            let name: Name = (family, table.clone(), lookup.set);
+            if !sets.contains_key(&name) {
+                let ranges = elements(nft, &name)?;
+                sets.insert(name, ranges);
+            }
+        }
+    }
+    Ok(sets)
+}
+
+fn elements(nft: &mut Netlink, name: &Name) -> Result<Ranges, Refusal> {
+    const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+    const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+    let (family, table, set) = name;
+    let family = match *family {
+        "ip" => libc::NFPROTO_IPV4,
+        "ip6" => libc::NFPROTO_IPV6,
+        _ => libc::NFPROTO_INET,
+    };
+    let mut found = Vec::new();
+    nft.exchange(
+        |writer: &mut Writer, sequence| {
+            let header = [family as u8, 0, 0, 0];
+            writer.begin(kind(libc::NFT_MSG_GETSETELEM), DUMP, sequence, &header);
+            writer.string(NFTA_SET_ELEM_LIST_TABLE, table);
+            writer.string(NFTA_SET_ELEM_LIST_SET, set);
+            writer.end();
+            sequence
+        },
+        |message| found.extend(read_elements(message)),
+    )?;
+    Ok(ranges(found))
+}
+
+/// Key, whether it is the first one behind a range, and what it leads to.
+type Element = (Vec<u8>, bool, Vec<u8>);
+
+fn read_elements(message: &Message) -> Vec<Element> {
+    const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+    const NFTA_SET_ELEM_KEY: u16 = 1;
+    const NFTA_SET_ELEM_DATA: u16 = 2;
+    const NFTA_SET_ELEM_FLAGS: u16 = 3;
+    const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
+    let list = find(
+        message.payload.get(4..).unwrap_or(&[]),
+        NFTA_SET_ELEM_LIST_ELEMENTS,
+    );
+    let read = |element: &[u8]| {
+        let flags = find(element, NFTA_SET_ELEM_FLAGS)
+            .and_then(number)
+            .unwrap_or_default();
+        let data = find(element, NFTA_SET_ELEM_DATA).and_then(value);
+        Some((
+            value(find(element, NFTA_SET_ELEM_KEY)?)?.to_vec(),
+            flags & NFT_SET_ELEM_INTERVAL_END != 0,
+            data.unwrap_or(&[]).to_vec(),
+        ))
+    };
+    Attributes::new(list.unwrap_or(&[]))
+        .filter_map(|(_, element)| read(element))
+        .collect()
+}
+
+fn ranges(mut elements: Vec<Element>) -> Ranges {
+    elements.sort();
+    let has_ranges = elements.iter().any(|(_, is_end, _)| *is_end);
+    let last = |key: &Vec<u8>| -> Vec<u8> {
+        if !has_ranges {
+            return key.clone();
+        }
+        let end = elements
+            .iter()
+            .find(|(end, is_end, _)| *is_end && end > key);
+        end.map_or(vec![u8::MAX; key.len()], |(end, _, _)| one_less(end))
+    };
+    elements
+        .iter()
+        .filter(|(_, is_end, _)| !is_end)
+        .map(|(key, _, data)| (key.clone(), last(key), data.clone()))
+        .collect()
+}
+
+/// Of a number that is not zero.
+fn one_less(number: &[u8]) -> Vec<u8> {
+    let mut less = number.to_vec();
+    for byte in less.iter_mut().rev() {
+        let (one_less, borrows) = byte.overflowing_sub(1);
+        *byte = one_less;
+        if !borrows {
+            break;
+        }
+    }
+    less
+}
+
+/// What a rule does; one for each element of the map that it asks.
+fn translations(rule: &Rule, sets: &BTreeMap<Name, Ranges>) -> Vec<Translation> {
+    let said = Said::of(rule);
+    let (family, table, chain) = &rule.chain;
+    let mut of_rule = Translation {
+        family,
+        table: table.clone(),
+        chain: chain.clone(),
+        handle: rule.handle,
+        conditions: said.conditions,
+        to: said.to,
+        element: None,
+    };
+    let mut of_map: Option<(String, &Ranges)> = None;
+    for lookup in std::mem::take(&mut of_rule.conditions.lookups) {
+        let set = sets.get(&(*family, table.clone(), lookup.set.clone()));
+        let conditions = &mut of_rule.conditions;
+        let is_understood = match (set, lookup.is_port, lookup.to) {
+            (Some(set), true, None) => {
+                let ports = set.iter().filter_map(port_range);
+                conditions.ports.extend(ports);
+                set.iter().all(|it| port_range(it).is_some())
+            }
+            (Some(set), false, None) => {
+                let nets = set.iter().filter_map(one_address);
+                conditions.destinations.extend(nets);
+                set.iter().all(|it| one_address(it).is_some())
+            }
+            (Some(set), true, Some(to)) if said.register == Some(to) => {
+                of_map = Some((lookup.set, set));
+                true
+            }
+            _ => false,
+        };
+        conditions.has_more |= !is_understood;
+    }
+    let Some((map, elements)) = of_map else {
+        return vec![of_rule];
+    };
+    let one = |element| {
+        let mut one = of_rule.clone();
+        match port_range(element) {
+            Some(ports) => one.conditions.ports = vec![ports],
+            None => one.conditions.has_more = true,
+        }
+        one.to = target(&element.2);
+        one.element = Some(MapElement {
+            // The kernel calls those without a name so.
+            map: (!map.starts_with("__")).then(|| map.clone()),
+            is_only: elements.len() == 1,
+        });
+        one
+    };
+    elements.iter().map(one).collect()
+}
+
+fn port_range((first, last, _): &(Vec<u8>, Vec<u8>, Vec<u8>)) -> Option<RangeInclusive<u16>> {
+    (first.len() == 2).then_some(port(first)?..=port(last)?)
+}
+
+fn one_address((first, last, _): &(Vec<u8>, Vec<u8>, Vec<u8>)) -> Option<Is<ipnet::IpNet>> {
+    let what = address(first).filter(|_| first == last)?.into();
+    Some(Is {
+        what,
+        is_not: false,
+    })
 }
 
 #[cfg(test)]
@@ -292,15 +428,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_cut_off_says_nothing() {
-        for len in 0..16 {
-            let mut reader = Reader::default();
-            assert_eq!(reader.read(&[0; 16][..len]), None);
-        }
+    fn elements_of_sets_are_ranges() {
+        let key = |port: u16| port.to_be_bytes().to_vec();
+        let element = |port, is_end| (key(port), is_end, Vec::new());
+        let read = |elements| -> Vec<RangeInclusive<u16>> {
+            ranges(elements).iter().filter_map(port_range).collect()
+        };
         assert_eq!(
-            address(&[192, 0, 2, 1]),
-            Some(Ipv4Addr::new(192, 0, 2, 1).into())
+            read(vec![element(8443, false), element(8080, false)]),
+            [8080..=8080, 8443..=8443]
         );
-        assert_eq!(address(&[0; 5]), None);
+        let ranges = vec![
+            element(0, true),
+            element(8448, true),
+            element(8443, false),
+            element(8000, false),
+            element(8192, true),
+            element(65000, false),
+        ];
+        assert_eq!(read(ranges), [8000..=8191, 8443..=8447, 65000..=65535]);
     }
 }
