@@ -1,8 +1,13 @@
 //! A line of a hosts file in its slot: how it is written, read, and seen to be about somebody who lives.
 
+use std::os::fd::AsFd;
+
 use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::stat::fstat;
 
 use crate::owner::namespace;
+use crate::sys::network_of;
 
 pub(super) const SLOT: usize = 64;
 
@@ -48,8 +53,15 @@ pub(super) fn link_of(line: &[u8]) -> &str {
 
 /// The inode of the network namespace whose links lines are about that come from here. Others may share the directory.
 pub(super) fn here() -> u64 {
+    // Asked of a socket, which takes the kernel a fifth of the time of a path below `/proc/self`.
+    let own = || {
+        let (family, flags) = (AddressFamily::Unix, SockFlag::SOCK_CLOEXEC);
+        let any = socket(family, SockType::Datagram, flags, None)?;
+        fstat(network_of(any.as_fd())?)
+    };
+    let inode = own().map(|found| found.st_ino);
     // Not known: such a line is whoever's asks.
-    namespace("self", "net").unwrap_or_default()
+    inode.unwrap_or_else(|_| namespace("self", "net").unwrap_or_default())
 }
 
 /// Whether a line is about a link of another network namespace than this one; lines of older versions do not say which.
