@@ -7,8 +7,8 @@ fn detach_ready(lab: &Lab, name: &str, before: &str) {
     let fifo = lab.dir.join(name);
     sh(&format!("mkfifo {}", fifo.display()));
     let script = format!("{before} sleep 1000 & echo up > /srv/{name}; while :; do wait; done");
-    lab.run_sh(&["-d", "--name", name, "-v", "/run/lab:/srv"], &script)
-        .ok();
+    let all = [&["-d", "--name", name, "-v", "/run/lab:/srv"], options].concat();
+    lab.run_sh(&all, &script).ok();
     assert_eq!(sh(&format!("cat {}", fifo.display())), "up\n");
 }
 
@@ -32,7 +32,7 @@ fn a_command_without_a_handler_is_killed_at_once() {
 #[test]
 fn a_handler_has_its_say() {
     case(|lab| {
-        detach_ready(lab, "web", "trap 'echo closing; exit 6' TERM;");
+        detach_ready(lab, "web", &[], "trap 'echo closing; exit 6' TERM;");
         lab.hawser(&["stop", "web"]).exits(0);
         assert_eq!(lab.hawser(&["wait", "web"]).ok(), "6");
         assert_eq!(lab.hawser(&["logs", "web"]).ok(), "closing");
@@ -42,7 +42,7 @@ fn a_handler_has_its_say() {
 #[test]
 fn who_does_not_listen_is_killed_after_the_grace() {
     case(|lab| {
-        detach_ready(lab, "deaf", "trap '' TERM;");
+        detach_ready(lab, "deaf", &[], "trap '' TERM;");
         let outcome = lab.hawser(&["stop", "deaf", "--grace", "1"]).exits(0);
         let seconds = outcome.elapsed.as_secs_f64();
         assert!((1.0..5.0).contains(&seconds), "after a second: {outcome}");
@@ -51,11 +51,34 @@ fn who_does_not_listen_is_killed_after_the_grace() {
     });
 }
 
+/// init knows of its own grace alone: it is not waited for.
+#[test]
+fn a_shorter_grace_is_no_longer_with_init() {
+    case(|lab| {
+        detach_ready(lab, "deaf", &["--init"], "trap '' TERM;");
+        let outcome = lab.hawser(&["stop", "deaf", "--grace", "1"]).exits(0);
+        let seconds = outcome.elapsed.as_secs_f64();
+        assert!((1.0..2.0).contains(&seconds), "after a second: {outcome}");
+        assert_eq!(lab.hawser(&["wait", "deaf"]).ok(), "137");
+    });
+}
+
+/// init is not killed while it does so.
+#[test]
+fn init_ends_what_is_left_where_the_grace_is_as_long_as_its_own() {
+    case(|lab| {
+        detach_ready(lab, "deaf", &["--init", "--grace", "1"], "trap '' TERM;");
+        lab.hawser(&["stop", "deaf", "--grace", "1"]).exits(0);
+        let log = lab.hawser(&["logs", "deaf"]).ok();
+        assert!(log.contains("it has not ended in its grace"), "{log}");
+    });
+}
+
 /// Of `run`, when it is told to end itself, and of `stop`.
 #[test]
 fn the_grace_is_ten_seconds_where_nobody_says_otherwise() {
     case(|lab| {
-        detach_ready(lab, "deaf", "trap '' TERM;");
+        detach_ready(lab, "deaf", &[], "trap '' TERM;");
         let script = "trap '' TERM; echo up; sleep 1000";
         let mut running = lab.start(&[], &["sh", "-c", script]);
         running.until("up");

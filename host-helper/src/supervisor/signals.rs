@@ -98,7 +98,14 @@ impl Supervisor {
         self.kill_at = is_refused.then(|| Instant::now() + AGAIN);
     }
 
+    /// init, where it stays, ends what is left at the end of a grace of its own. A shorter one it does not know of.
     pub(super) fn kill_after(&mut self, grace: Duration) {
-        self.kill_at = Instant::now().checked_add(grace.saturating_add(self.margin));
+        let of_init = self.grace.saturating_add(self.margin);
+        let patience = if grace < self.grace {
+            grace
+        } else {
+            grace.max(of_init)
+        };
+        self.kill_at = Instant::now().checked_add(patience);
     }
 }
