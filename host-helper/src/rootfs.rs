@@ -24,7 +24,8 @@ use crate::error::{Doing, Error, Result};
 use crate::inside::{Permission, open_directory, open_if_there, open_in_root, open_path};
 use crate::state;
 use crate::sys::{
-    attach_tree, clear_mount_attributes, clone_tree, make_mount, set_mount_attributes,
+    attach_tree, attach_tree_at, clear_mount_attributes, clone_tree, make_mount,
+    set_mount_attributes,
 };
 use crate::users::Users;
 
@@ -187,7 +188,7 @@ fn mount_root(rootfs: &Rootfs) -> Result<(OwnedFd, OwnedFd)> {
 fn mount_scratch(rootfs: &Rootfs, place: &OwnedFd) -> Result<OwnedFd> {
     let doing = || "mount a tmpfs for /dev".to_string();
     let (mode, size) = ((c"mode", c"755"), (c"size", c"65536k"));
-    // What a container changes in its view of the host's files is kept there too.
+    // What a container changes in its view of the host's files is kept there too: /dev is limited by itself then.
     let options = if rootfs.directory.is_some() {
         &[mode, size][..]
     } else {
@@ -197,6 +198,10 @@ fn mount_scratch(rootfs: &Rootfs, place: &OwnedFd) -> Result<OwnedFd> {
     attach_tree(&scratch, place).doing(doing)?;
     for directory in ["dev", "empty"] {
         mkdirat(&scratch, directory, Mode::from_bits_truncate(0o755)).doing(doing)?;
+    }
+    if rootfs.directory.is_none() {
+        let limited = make_mount(c"tmpfs", &[mode, size], NOSUID | NOEXEC).doing(doing)?;
+        attach_tree_at(limited, &scratch, c"dev").doing(doing)?;
     }
     Ok(scratch)
 }

@@ -162,6 +162,32 @@ fn fills_its_file_systems() {
     });
 }
 
+/// What it changes of the host's files is in memory too, which the kernel limits, but its /dev is as small as any.
+#[test]
+fn fills_dev_in_its_view_of_the_hosts_files() {
+    case(|lab| {
+        if !lab.real_root {
+            return lab::skip("the kernel refuses an overlay over / in a user namespace");
+        }
+        let before = lab.with_network();
+        let script = "busybox head -c 80000000 /dev/zero > /dev/filling; busybox stat -c %s /dev/filling; ls /dev/null /dev/pts/ptmx";
+        for options in [&[][..], &["--userns"]] {
+            let words = [&["run"], options, &["--", "sh", "-c", script]].concat();
+            let outcome = lab.hawser(&words).exits(0);
+            let len: u64 = outcome
+                .out()
+                .lines()
+                .next()
+                .map_or(0, |len| len.parse().unwrap_or(0));
+            assert!(
+                (60 << 20..=64 << 20).contains(&len),
+                "{options:?}: {outcome}"
+            );
+            before.assert_back();
+        }
+    });
+}
+
 /// Ctrl-C, and again. Before the command the first one undoes, of the command the second one is the end; one that comes
 /// before the one before was read is none.
 fn interrupt_until_it_ends(running: &Running) {
