@@ -1,11 +1,13 @@
 //! `down`: takes a network back. Clean-up goes on after an error, and what is gone already is success.
 
 use crate::attached;
+use crate::attached::kept::Kept;
 use crate::bridge;
 use crate::control;
 use crate::error::{Doing, Error, Result, all_of};
 use crate::hosts;
 use crate::link::Link;
+use crate::ls::Description;
 use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner::{Mark, leased_address};
@@ -29,15 +31,12 @@ pub enum Living {
 pub fn down(name: &str, living: Living) -> Result<()> {
     bridge::check_name(name).map_err(|why| Error::new(format!("remove bridge {name:?}: {why}")))?;
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
-    if let Some(link) = find(&mut route, name)? {
-        empty(&mut route, &link, living)?;
-    }
+    let found = find(&mut route, name)?;
+    empty(&mut route, name, found.as_ref(), living)?;
     // Nobody makes a network from here on, and whoever has been killed while making one has let go.
     let lock = state::lock()?;
     let found = find(&mut route, name)?;
-    if let Some(link) = &found {
-        empty(&mut route, link, Living::Refuse)?;
-    }
+    empty(&mut route, name, found.as_ref(), Living::Refuse)?;
     let mut errors = Vec::new();
     let mut keep = |done: Result<()>| errors.extend(done.err());
     if let Some(link) = &found {
@@ -106,17 +105,18 @@ fn find(route: &mut Netlink, name: &str) -> Result<Option<Link>> {
     Ok(Some(link))
 }
 
-/// No container lives on the bridge, or none does any more.
-fn empty(route: &mut Netlink, bridge: &Link, living: Living) -> Result<()> {
-    let ends = settled(living_on(route, bridge)?)?;
+/// No container lives on the network, or none does any more. Its bridge may be gone.
+fn empty(route: &mut Netlink, name: &str, bridge: Option<&Link>, living: Living) -> Result<()> {
+    // It may have been named by another of its names.
+    let name = bridge.map_or(name, |bridge| &bridge.name);
+    let ends = settled(living_on(route, name, bridge)?)?;
     if ends.is_empty() {
         return Ok(());
     }
     let names = |ends: &[Link]| ends.iter().map(name_of).collect::<Vec<_>>().join(", ");
     if living == Living::Refuse {
         return Err(Error::new(format!(
-            "remove bridge {}: containers live on it: {}; stop them first, or use --force",
-            bridge.name,
+            "remove bridge {name}: containers live on it: {}; stop them first, or use --force",
             names(&ends)
         )));
     }
@@ -132,13 +132,12 @@ fn empty(route: &mut Netlink, bridge: &Link, living: Living) -> Result<()> {
             owner.kill();
         }
     }
-    let left = living_on(route, bridge)?;
+    let left = living_on(route, name, bridge)?;
     if left.is_empty() {
         return Ok(());
     }
     Err(Error::new(format!(
-        "remove bridge {}: these did not end: {}",
-        bridge.name,
+        "remove bridge {name}: these did not end: {}",
         names(&left)
     )))
 }
@@ -172,15 +171,33 @@ fn name_of(end: &Link) -> &str {
     container.map_or(&end.name, |(name, _)| name)
 }
 
-/// The host ends of the containers on a bridge.
-fn living_on(route: &mut Netlink, bridge: &Link) -> Result<Vec<Link>> {
+/// The host ends of the containers on a network.
+fn living_on(route: &mut Netlink, name: &str, bridge: Option<&Link>) -> Result<Vec<Link>> {
     let mut ports = route.links().doing(|| "list links".into())?;
+    let is_on = |port: &Link| match port.controller {
+        Some(controller) => bridge.is_some_and(|bridge| bridge.index == controller),
+        None => was_on(port, name),
+    };
     ports.retain(|port| {
-        port.controller == Some(bridge.index)
-            && leased_address(&port.name).is_some()
+        leased_address(&port.name).is_some()
             && !port.mark.as_ref().is_some_and(Mark::is_dead)
+            && is_on(port)
     });
     Ok(ports)
+}
+
+/// Somebody has deleted its bridge, which was that of this network: its supervisor says so, or what is kept of it.
+fn was_on(port: &Link, network: &str) -> bool {
+    let Some((name, _)) = port.mark.as_ref().and_then(Mark::container) else {
+        return false;
+    };
+    // Point-to-point: it never had one.
+    if nft::is_ours(port.group) {
+        return false;
+    }
+    let kept = Kept::of(port).map(|kept| kept.container);
+    kept.or_else(|| Description::told_by(name))
+        .is_some_and(|container| container.network == network)
 }
 
 /// Whether nothing of ours uses the table any more.

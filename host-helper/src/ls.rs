@@ -134,6 +134,23 @@ impl Description {
         }
     }
 
+    /// What a container's supervisor says of it, where it has one that answers.
+    pub fn told_by(name: &str) -> Option<Description> {
+        let answer = control::ask(name, "inspect").ok()?;
+        serde_json::from_str(&answer).ok()
+    }
+
+    /// Without what it has given away with its link.
+    pub fn forget_link(&mut self) {
+        self.address = None;
+        self.address6 = None;
+        self.interface = None;
+        self.veth = None;
+        self.mac = None;
+        self.mtu = None;
+        self.ports = Vec::new();
+    }
+
     /// As one JSON object.
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).map_or_else(|_| "{}\n".to_string(), |text| text + "\n")

@@ -78,6 +78,43 @@ fn it_refuses_while_containers_live_and_names_them() {
     });
 }
 
+/// Somebody has deleted the bridge: the containers of another network are none of this one's.
+#[test]
+fn containers_live_on_a_network_without_its_bridge_too() {
+    case(|lab| {
+        let web = lab.start_idle(&["--name", "web", "-p", "8080:80"]);
+        let guest = Running::unshared(&["-n"], "exec cat");
+        let pid = guest.pid().to_string();
+        lab.hawser(&["attach", &pid, "--name", "guest"]).ok();
+        let blue = lab.start_idle(&[
+            "--name",
+            "other",
+            "--bridge",
+            "blue",
+            "--subnet",
+            "172.28.0.0/24",
+        ]);
+        let ptp = lab.start_idle(&["--name", "alone", "--network", "ptp"]);
+        sh("ip link del hawser0; ip link del blue");
+        let rules = sh("nft -s list ruleset");
+        let outcome = lab.hawser(&["down"]);
+        assert!(
+            !outcome.err().contains("other") && !outcome.err().contains("alone"),
+            "{outcome}"
+        );
+        outcome.refused(&["web", "guest", "--force"]);
+        assert_eq!(sh("nft -s list ruleset"), rules);
+        lab.hawser(&["down", "--force"]).ok();
+        web.end().exits(143);
+        let listed = lab.list();
+        let names: Vec<_> = listed.iter().map(|one| one["name"].as_str()).collect();
+        assert_eq!(names, [Some("alone"), Some("other")]);
+        blue.end().exits(0);
+        lab.hawser(&["down", "--bridge", "blue"]).ok();
+        ptp.end().exits(0);
+    });
+}
+
 #[test]
 fn force_takes_it_away_from_living_containers() {
     case(|lab| {
