@@ -1100,6 +1100,17 @@ fn who_deletes_its_eth0_harms_nobody() {
         mallory.until("up");
         let next = lab.start_idle(&["--name", "next", "--ip", "172.19.0.2"]);
         host_reaches("172.19.0.2");
+        // What it had is not shown any more.
+        assert_eq!(lab.listed("next")["address"], "172.19.0.2");
+        let shown = lab.hawser(&["inspect", "mallory"]).ok();
+        let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+        for one in [lab.listed("mallory"), shown] {
+            for key in ["address", "address6", "veth"] {
+                assert!(one[key].is_null(), "{key}: {one}");
+            }
+            assert_eq!(one["ports"], serde_json::json!([]));
+        }
+        assert_eq!(lab.hawser(&["port", "ls", "mallory"]).ok(), "");
         // It puts back what is its own, and this is not any more; nor can it be added to.
         sh("nft flush ruleset");
         lab.hawser(&["restore"]).exits(0);

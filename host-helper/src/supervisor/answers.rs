@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::wake::CLIENTS;
 use super::{Supervisor, ports};
 use crate::control::Request;
+use crate::netlink::Netlink;
 use crate::nft;
 use crate::publish;
 
@@ -22,11 +23,7 @@ impl Supervisor {
                 None => self.clients.push(client),
                 Some(Ok(asked @ (Request::Inspect | Request::Join))) => {
                     self.is_shared |= asked == Request::Join;
-                    if self.description.egress.is_some() {
-                        let entry = self.container.entry.as_mut();
-                        self.description.refused = entry.map(nft::Entry::refused);
-                    }
-                    self.description.ports = publish::ranges(self.container.splice.ports());
+                    self.describe();
                     self.answered
                         .extend(client.answer(&self.description.to_json()));
                 }
@@ -63,5 +60,26 @@ impl Supervisor {
                     .extend(client.answer(&format!("error {text}\n"))),
             }
         }
+    }
+
+    /// What changes while it lives.
+    fn describe(&mut self) {
+        if self.description.egress.is_some() {
+            let entry = self.container.entry.as_mut();
+            self.description.refused = entry.map(nft::Entry::refused);
+        }
+        self.description.ports = publish::ranges(self.container.splice.ports());
+        if self.has_deleted_its_link() {
+            self.description.forget_link();
+        }
+    }
+
+    /// Its address may be another's by now. No link gets the number of another.
+    fn has_deleted_its_link(&self) -> bool {
+        self.container.attachment.as_ref().is_some_and(|one| {
+            let found = Netlink::route().and_then(|mut route| route.link(one.veth.index));
+            // Who cannot look knows of nothing.
+            matches!(found, Ok(None))
+        })
     }
 }
