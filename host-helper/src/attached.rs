@@ -356,24 +356,41 @@ pub fn describe(name: &str) -> Result<Option<Description>> {
     Ok(named.next().map(|(_, kept)| kept.container))
 }
 
+/// The first process of a container of `run` whose link says that it is there.
+fn unsupervised_run(name: &str) -> Option<i32> {
+    let link = Netlink::route().ok()?.find_link(name).ok()??;
+    match link.mark {
+        Some(Mark::Run(owner)) if owner.name == name && owner.is_running() => Some(owner.pid),
+        _ => None,
+    }
+}
+
 /// The error of who asks for a container of a name that nobody answers to.
 pub fn unanswered(name: &str) -> Error {
-    let why = match describe(name) {
-        Ok(Some(_)) => {
-            "it is attached, and nobody stays for it; host-helper detach releases it, attach --stay has ports that can be changed".to_string()
-        }
-        _ => match ["log", "code"].map(|left| state::path(name, left).exists()) {
-            [true, true] => format!(
-                "it has ended; host-helper wait {name} prints its exit code, logs {name} what it has written, and rm {name} forgets both"
-            ),
-            [false, true] => format!(
-                "it has ended; host-helper wait {name} prints its exit code, and rm {name} forgets that"
-            ),
-            [true, false] => format!(
-                "it was killed, and left no exit code; host-helper logs {name} shows what it has written, and rm {name} forgets that"
-            ),
-            [false, false] => "none of that name runs; host-helper ls shows those that do".to_string(),
-        },
+    let why = match (describe(name), unsupervised_run(name)) {
+        (Ok(Some(_)), _) => format!(
+            "it is attached, and nobody stays for it; the tool that made it ends it and knows its end, host-helper detach {name} releases it"
+        ),
+        (_, Some(pid)) => format!(
+            "it runs, and nobody answers for it: {} is gone, or its supervisor was killed; kill -KILL {pid} ends it",
+            state::path(name, "sock").display()
+        ),
+        _ => what_is_left(name),
     };
     Error::new(format!("find container {name}: {why}"))
+}
+
+fn what_is_left(name: &str) -> String {
+    match ["log", "code"].map(|left| state::path(name, left).exists()) {
+        [true, true] => format!(
+            "it has ended; host-helper wait {name} prints its exit code, logs {name} what it has written, and rm {name} forgets both"
+        ),
+        [false, true] => format!(
+            "it has ended; host-helper wait {name} prints its exit code, and rm {name} forgets that"
+        ),
+        [true, false] => format!(
+            "it was killed, and left no exit code; host-helper logs {name} shows what it has written, and rm {name} forgets that"
+        ),
+        [false, false] => "none of that name runs; host-helper ls shows those that do".to_string(),
+    }
 }

@@ -5,6 +5,8 @@
 //! container has ended), `stop SECONDS` (the same, after it was made to end), `restore` (`done`, when its rules are there
 //! again), `log` (`done`, when what it has written is in its log), `port add RANGE` and `port rm RANGE` (the ports, a range a line).
 
+mod stop;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -23,8 +25,9 @@ use nix::sys::socket::{
 use crate::attached;
 use crate::error::{Doing, Error, Refusal, Result};
 use crate::owner::start_time;
-use crate::publish::{Range, raise_limit};
+use crate::publish::Range;
 use crate::state;
+pub use stop::{stop, stop_all};
 
 /// First words of every request.
 const VERSION: &str = "hawser 1 ";
@@ -205,30 +208,18 @@ pub fn ask(name: &str, request: &str) -> io::Result<String> {
 /// # Errors
 /// As [`ask`].
 pub fn ask_at(path: &Path, request: &str) -> io::Result<String> {
+    // A supervisor that is stopped, or has not begun, does not answer; the others wait for an end.
+    let patience = (!waits(request)).then_some(Duration::from_secs(2));
+    ask_within(path, request, patience)
+}
+
+fn ask_within(path: &Path, request: &str, patience: Option<Duration>) -> io::Result<String> {
     let connection = connect_to(path)?;
-    if !waits(request) {
-        // A supervisor that is stopped, or has not begun, does not answer; the others wait for an end.
-        connection.set_read_timeout(Some(Duration::from_secs(2)))?;
+    if patience.is_some() {
+        connection.set_read_timeout(patience)?;
     }
     let connection = begin(connection, request)?;
     answer(connection, request)
-}
-
-/// Asks the supervisors of all these containers to end them: each is told before the first one's answer is waited for.
-pub fn stop_all(names: &[&str], grace: u64) -> Vec<io::Result<String>> {
-    // Ours, and one for each.
-    raise_limit(names.len() + 64);
-    let request = format!("stop {grace}");
-    let begin = |name: &&str| begin(connect_to(&state::path(name, "sock"))?, &request);
-    let begun: Vec<_> = names.iter().map(begin).collect();
-    let all = begun.into_iter().zip(names);
-    let answers = all.map(|(begun, name)| match begun {
-        Ok(connection) => answer(connection, &request),
-        Err(error) if has_ended(&error) => Err(error),
-        // There may have been too many at once.
-        Err(_) => ask(name, &request),
-    });
-    answers.collect()
 }
 
 /// Tells whoever listens at `path`, and waits for nothing: not even for a place in the queue of one that is stopped.
@@ -295,6 +286,7 @@ fn pid_by(name: &str, request: &str) -> Result<i32> {
 pub fn no_such(name: &str, error: &io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => attached::unanswered(name),
+        _ if is_silence(error) => silent(name),
         _ if has_ended(error) => Error::new(format!(
             "ask container {name}: it has ended meanwhile; host-helper ls shows those that run"
         )),
@@ -307,40 +299,38 @@ pub fn no_such(name: &str, error: &io::Error) -> Error {
     }
 }
 
+fn silent(name: &str) -> Error {
+    let connection = connect_to(&state::path(name, "sock"));
+    let maker = connection.and_then(|connection| Ok(getsockopt(&connection, PeerCredentials)?));
+    let (pid, cure) = match maker {
+        Ok(maker) if maker.pid() != 0 => (
+            format!(" (pid {})", maker.pid()),
+            format!("kill -CONT {} lets one that is stopped go on", maker.pid()),
+        ),
+        _ => (
+            String::new(),
+            "SIGCONT lets one that is stopped go on".into(),
+        ),
+    };
+    Error::new(format!(
+        "ask container {name}: its supervisor{pid} does not answer; {cure}, and do this"
+    ))
+}
+
+/// Whoever listens has said nothing in time.
+pub fn is_silence(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
+}
+
 /// Whoever listened has gone without an answer.
 fn has_ended(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof
     )
-}
-
-/// `stop`: comes back when the container has ended.
-///
-/// # Errors
-/// There is none of that name; its supervisor refuses, or takes no requests.
-pub fn stop(name: &str, grace: u64) -> Result<()> {
-    const TRIES: usize = 3;
-    let path = state::path(name, "sock");
-    let socket = || fs::metadata(&path).map(|found| found.ino()).ok();
-    // Not the one that takes its name when it has ended.
-    let meant = socket();
-    for _ in 0..TRIES {
-        let answer = match ask(name, &format!("stop {grace}")) {
-            Err(error) if has_ended(&error) => String::new(),
-            answer => answer.map_err(|error| no_such(name, &error))?,
-        };
-        if let Some(why) = answer.strip_prefix("error ") {
-            return Err(Error::new(format!("stop container {name}: {}", why.trim())));
-        }
-        // Nothing is said by who was killed, or has ended of itself meanwhile; but also by who could not take the request.
-        if !answer.is_empty() || !is_supervised(name) || socket() != meant {
-            return Ok(());
-        }
-    }
-    Err(Error::new(format!(
-        "stop container {name}: its supervisor takes no requests; end the process that host-helper ls shows"
-    )))
 }
 
 /// The sockets that are there, whether somebody still listens or not.

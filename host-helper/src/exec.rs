@@ -20,6 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, setsid};
 
 use crate::attach::{self, Container, Names};
+use crate::attached;
 use crate::cli;
 use crate::config::{self, Privileges};
 use crate::control;
@@ -51,7 +52,10 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
     run::close_others(0)?;
     run::need_privileges("enter a container")?;
     let name = &options.name;
-    let answer = control::ask(name, "inspect").map_err(|error| control::no_such(name, &error))?;
+    let answer = control::ask(name, "inspect").map_err(|error| match attached::describe(name) {
+        Ok(Some(found)) => made_by_another(&found),
+        _ => control::no_such(name, &error),
+    })?;
     let found: Description = serde_json::from_str(&answer)
         .map_err(|error| Error::new(format!("understand the supervisor of {name}: {error}")))?;
     let (Some(first), Some(mut privileges)) = (found.pid, found.privileges.clone()) else {

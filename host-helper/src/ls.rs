@@ -172,7 +172,26 @@ pub struct Row {
     ports: Vec<Range>,
 }
 
+/// The status of one whose supervisor lives, and says nothing: it is stopped, say.
+const UNRESPONSIVE: &str = "unresponsive";
+
 impl Row {
+    /// One of which nothing but the name is known: its supervisor does not answer, and no link is its.
+    fn without_link(name: String) -> Row {
+        Row {
+            name,
+            address: None,
+            address6: None,
+            network: String::new(),
+            veth: None,
+            pid: None,
+            netns: None,
+            owner: String::new(),
+            status: UNRESPONSIVE.to_string(),
+            ports: Vec::new(),
+        }
+    }
+
     /// One without a supervisor: what the link does not say is kept, or not known.
     fn of_attachment(link: &Link, mark: &Mark, network: String) -> Row {
         let kept = Kept::of(link);
@@ -194,16 +213,18 @@ impl Row {
     }
 }
 
-/// All containers, by name.
-///
-/// # Errors
-/// What the kernel says.
-pub fn list() -> Result<Vec<Row>> {
-    let mut rows: Vec<Row> = Vec::new();
+/// What supervisors say, and the names of those that say nothing.
+fn ask_all() -> Result<(Vec<Row>, Vec<String>)> {
+    let (mut rows, mut silent) = (Vec::new(), Vec::new());
     for path in control::sockets()? {
-        // A refused connection is a name that somebody has left over; one that is being made will be listed later.
-        let Ok(answer) = control::ask_at(&path, "inspect") else {
-            continue;
+        let answer = match control::ask_at(&path, "inspect") {
+            Ok(answer) => answer,
+            Err(error) => {
+                let name = path.file_stem().unwrap_or_default().to_string_lossy();
+                // A refused connection is a name that somebody has left over; one that is being made will be listed later.
+                silent.extend(control::is_silence(&error).then(|| name.into_owned()));
+                continue;
+            }
         };
         let Ok(found) = serde_json::from_str::<Description>(&answer) else {
             continue;
@@ -223,6 +244,15 @@ pub fn list() -> Result<Vec<Row>> {
             ports: found.ports,
         });
     }
+    Ok((rows, silent))
+}
+
+/// All containers, by name.
+///
+/// # Errors
+/// What the kernel says.
+pub fn list() -> Result<Vec<Row>> {
+    let (mut rows, silent) = ask_all()?;
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     let links = route.links().doing(|| "list links".into())?;
     for row in rows.iter_mut().filter(|row| row.netns.is_none()) {
@@ -250,6 +280,9 @@ pub fn list() -> Result<Vec<Row>> {
             }
             // The kernel is about to take it back.
             Some(mark) if mark.is_dead() => continue,
+            Some(Mark::Run(owner)) if silent.contains(&owner.name) => {
+                (owner.name.clone(), Some(owner.pid), "run", UNRESPONSIVE)
+            }
             Some(Mark::Run(owner)) => (owner.name.clone(), Some(owner.pid), "run", "unsupervised"),
             _ => (String::new(), None, "", "unmarked"),
         };
@@ -268,6 +301,11 @@ pub fn list() -> Result<Vec<Row>> {
             status: status.to_string(),
             ports: Vec::new(),
         });
+    }
+    for name in silent {
+        if rows.iter().all(|row| row.name != name) {
+            rows.push(Row::without_link(name));
+        }
     }
     rows.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(rows)
@@ -292,7 +330,10 @@ pub fn write_table(rows: &[Row], out: &mut impl Write) -> std::io::Result<()> {
             row.address.map_or_else(dash, |address| address.to_string()),
             row.address6
                 .map_or_else(dash, |address| address.to_string()),
-            row.network.clone(),
+            match &*row.network {
+                "" => dash(),
+                network => network.to_string(),
+            },
             row.veth.clone().unwrap_or_else(dash),
             row.pid.map_or_else(dash, |pid| pid.to_string()),
             row.netns.map_or_else(dash, |netns| netns.to_string()),

@@ -1,5 +1,6 @@
 //! `port`: the published ports of a running container, shown and changed.
 
+use crate::attached;
 use crate::cli;
 use crate::control;
 use crate::error::{Error, Result};
@@ -19,7 +20,7 @@ pub fn port(action: &cli::Port) -> Result<String> {
 }
 
 fn list(name: &str, json: bool) -> Result<String> {
-    let answer = control::ask(name, "inspect").map_err(|error| control::no_such(name, &error))?;
+    let answer = control::ask(name, "inspect").map_err(|error| no_such(name, &error))?;
     let understand = |error| Error::new(format!("understand the supervisor of {name}: {error}"));
     let found: Description = serde_json::from_str(&answer).map_err(understand)?;
     if json {
@@ -30,6 +31,17 @@ fn list(name: &str, json: bool) -> Result<String> {
     Ok(lines(&found.ports))
 }
 
+/// The error of who asks for the ports of a container that nobody answers for.
+fn no_such(name: &str, error: &std::io::Error) -> Error {
+    let said = control::no_such(name, error);
+    match attached::describe(name) {
+        Ok(Some(_)) => Error::new(format!(
+            "{said}, attach --stay has ports that can be changed"
+        )),
+        _ => said,
+    }
+}
+
 fn lines(ranges: &[Range]) -> String {
     ranges.iter().map(|range| format!("{range}\n")).collect()
 }
@@ -38,7 +50,7 @@ fn change(name: &str, word: &str, ports: &[Range]) -> Result<String> {
     let mut done = String::new();
     for range in ports {
         let answer = control::ask(name, &format!("port {word} {range}"))
-            .map_err(|error| control::no_such(name, &error))?;
+            .map_err(|error| no_such(name, &error))?;
         if let Some(text) = answer.strip_prefix("error ") {
             let so_far = done.lines().filter(|_| word == "add");
             for range in so_far {

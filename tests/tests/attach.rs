@@ -744,19 +744,21 @@ fn whoever_cannot_be_attached_is_refused_and_nothing_is_changed() {
         attach(lab, pid, &["--name", "web"]).ok();
         attach(lab, pid, &["--name", "web2"]).refused(&["eth0", "detach"]);
         // It is there, and nobody answers for it.
-        for words in [
-            &["stop", "web"][..],
-            &["wait", "web"],
-            &["port", "ls", "web"],
-            &["port", "add", "web", "8080:80"],
-            &["exec", "web", "true"],
-        ] {
-            lab.hawser(words).refused(&[
-                "web",
-                "it is attached, and nobody stays for it",
-                "detach",
-            ]);
+        let said = "it is attached, and nobody stays for it";
+        for words in [&["stop", "web"][..], &["wait", "web"]] {
+            let outcome = lab.hawser(words);
+            assert!(!outcome.err().contains("--stay"), "{outcome}");
+            outcome.refused(&["web", said, "the tool that made it", "detach web"]);
         }
+        for words in [
+            &["port", "ls", "web"][..],
+            &["port", "add", "web", "8080:80"],
+        ] {
+            lab.hawser(words)
+                .refused(&["web", said, "detach web", "attach --stay"]);
+        }
+        lab.hawser(&["exec", "web", "true"])
+            .refused(&["web", "another tool made it", "nsenter"]);
     });
 }
 

@@ -104,6 +104,36 @@ fn who_asks_for_an_ended_one_hears_what_is_left_of_it() {
     });
 }
 
+/// It cannot do without its network: nobody else would give it one.
+#[test]
+fn a_living_one_is_not_detached() {
+    case(|lab| {
+        detach(lab, &["--name", "web"], "sleep 1000");
+        detach(
+            lab,
+            &["--name", "lonely", "--network", "none"],
+            "sleep 1000",
+        );
+        let pid = lab.pid_of("web").to_string();
+        let path = format!("/proc/{pid}/ns/net");
+        for (words, name) in [
+            (&["detach", "web"][..], "web"),
+            (&["detach", &pid], "web"),
+            (&["detach", "--netns", &path], "web"),
+            (&["detach", "lonely"], "lonely"),
+        ] {
+            let cure = format!("host-helper stop {name}");
+            lab.hawser(words).refused(&["detach", name, &cure]);
+        }
+        for name in ["web", "lonely"] {
+            lab.hawser(&["stop", name]).ok();
+            lab.hawser(&["detach", name]).ok();
+        }
+        lab.hawser(&["rm", "nobody"])
+            .refused(&["nobody", "host-helper ls"]);
+    });
+}
+
 #[test]
 fn a_living_one_is_not_removed() {
     case(|lab| {

@@ -1,9 +1,9 @@
 //! `stop NAME`, and what is kept of containers that have ended.
 
-use lab::{Lab, Running, case, sh};
+use lab::{Lab, Running, case, sh, sys};
 
 /// A container that has said "up" by a FIFO, so that its handlers are in place.
-fn detach_ready(lab: &Lab, name: &str, before: &str) {
+fn detach_ready(lab: &Lab, name: &str, options: &[&str], before: &str) {
     let fifo = lab.dir.join(name);
     sh(&format!("mkfifo {}", fifo.display()));
     let script = format!("{before} sleep 1000 & echo up > /srv/{name}; while :; do wait; done");
@@ -125,6 +125,56 @@ fn rm_asks_nobody() {
         stopped.end().exits(0);
         lab.hawser(&["rm", "still"])
             .refused(&["still", "has ended"]);
+    });
+}
+
+/// Neither does who is to end it.
+#[test]
+fn a_supervisor_that_does_not_answer_is_said_with_its_cure() {
+    case(|lab| {
+        let mut still = lab.start_idle(&["--name", "still"]);
+        let lonely = lab.start_idle(&["--name", "lonely", "--network", "none"]);
+        for stopped in [&still, &lonely] {
+            stopped.signal(libc::SIGSTOP);
+            stopped.wait_for_stop();
+        }
+        for one in lab.list() {
+            assert_eq!(one["status"], "unresponsive", "{one}");
+        }
+        let cure = format!("kill -CONT {}", still.pid());
+        lab.hawser(&["stop", "--grace", "1", "still"]).refused(&[
+            "still",
+            "does not answer",
+            &cure,
+        ]);
+        lab.hawser(&["inspect", "lonely"])
+            .refused(&["lonely", &format!("kill -CONT {}", lonely.pid())]);
+        let pipe = still.stdin.take();
+        for stopped in [&still, &lonely] {
+            stopped.signal(libc::SIGCONT);
+        }
+        // It has heard of it.
+        still.end().exits(143);
+        lonely.end().exits(0);
+        drop(pipe);
+    });
+}
+
+#[test]
+fn what_has_lost_its_socket_is_said_with_its_process() {
+    case(|lab| {
+        detach_ready(lab, "web", &[], "");
+        let kill = format!("kill -KILL {} ends it", lab.pid_of("web"));
+        std::fs::remove_file("/run/hawser/web.sock").expect("its socket");
+        let pidfd = sys::pidfd(lab.pid_of("web")).expect("its first process");
+        for words in [&["stop", "web"][..], &["exec", "web", "true"]] {
+            lab.hawser(words)
+                .refused(&["web", "it runs", "/run/hawser/web.sock", &kill]);
+        }
+        std::fs::remove_dir_all("/run/hawser").expect("all that it has left");
+        lab.hawser(&["stop", "web"])
+            .refused(&["web", "it runs", &kill]);
+        sys::pidfd_signal(&pidfd, libc::SIGKILL).expect("kill it");
     });
 }
 

@@ -17,6 +17,7 @@ use crate::control;
 use crate::error::{Doing, Error, Result, all_of};
 use crate::hosts;
 use crate::link::Link;
+use crate::ls::Description;
 use crate::mark;
 use crate::netlink::{ACK, Netlink};
 use crate::nft;
@@ -93,6 +94,9 @@ pub fn detach(options: &cli::Detach) -> Result<()> {
     };
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     let mut ends = route.links().doing(|| "list links".into())?;
+    if !ends.iter().any(is_meant) {
+        refuse_of_run(options.target.as_deref(), netns, &ends)?;
+    }
     ends.retain(is_meant);
     check_meaning(options, &ends)?;
     let target = match (&options.netns, &options.target) {
@@ -108,6 +112,30 @@ pub fn detach(options: &cli::Detach) -> Result<()> {
     let errors = take_over_all(&mut route, &ends);
     state::remove_directory_if_empty();
     all_of(&errors)
+}
+
+/// A container of `run` cannot do without its network.
+///
+/// # Errors
+/// It is one, and runs.
+fn refuse_of_run(target: Option<&str>, netns: Option<u64>, links: &[Link]) -> Result<()> {
+    let is_meant = |mark: &&Mark| match mark {
+        Mark::Run(owner) => {
+            target.is_some_and(|it| it == owner.name || it == owner.pid.to_string())
+                || netns == Some(owner.netns)
+        }
+        _ => false,
+    };
+    let mut marks = links.iter().filter_map(|link| link.mark.as_ref());
+    let by_link = marks.find(|mark| is_meant(mark) && !mark.is_dead());
+    let by_link = by_link.and_then(Mark::container).map(|(name, _)| name);
+    let has_none = |name: &&str| Description::told_by(name).is_some_and(|it| it.owner == "run");
+    match by_link.or_else(|| target.filter(has_none)) {
+        Some(name) => Err(Error::new(format!(
+            "detach {name}: it is no attached container, but one of host-helper run; host-helper stop {name} ends it"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// A number may be the process of one container and the name of another.
@@ -186,7 +214,7 @@ pub fn take_over(route: &mut Netlink, end: &Link) -> Result<()> {
 fn ask_to_let_go(end: &Link) {
     if let Some((name, _)) = end.mark.as_ref().and_then(Mark::container) {
         // Nobody listens: there is none.
-        let _ = control::ask(name, "stop 0");
+        let _ = control::stop_all(&[name], 0);
     }
 }
 
