@@ -9,7 +9,7 @@ mod values;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv6Net;
 
 pub use guests::{Attach, Detach, Hook};
@@ -299,9 +299,11 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> std::result::Result<A
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
                 Err("read the command line: it names nothing to do; see --help".into())
             }
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                Ok(Asked::Text(error.render().to_string()))
-            }
+            ErrorKind::DisplayHelp => Ok(Asked::Text(error.render().to_string())),
+            // clap names the command, too.
+            ErrorKind::DisplayVersion => Ok(Asked::Text(
+                <Cli as CommandFactory>::command().render_version(),
+            )),
             _ => Err(one_line(&error.render().to_string())),
         },
     }
@@ -401,7 +403,6 @@ impl Run {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn run(words: &[&str]) -> Result<Run, String> {
         let all = ["host-helper", "run"]

@@ -328,7 +328,7 @@ pub fn forget(name: &str) -> Result<()> {
     } else if runs {
         format!("it runs; host-helper stop {name} ends it")
     } else {
-        "no container of run -d has ended that had this name".to_string()
+        "no container of run -d has ended that had this name; host-helper ls shows those that run, which have nothing to forget".to_string()
     };
     Err(Error::new(format!("forget container {name}: {why}")))
 }

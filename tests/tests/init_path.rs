@@ -18,6 +18,15 @@ fn the_one_that_is_named() {
     });
 }
 
+/// It is there, and what it needs is not.
+#[test]
+fn a_dynamic_one_is_said_to_be_one() {
+    case(|lab| {
+        lab.run(&["--init-path", env!("CARGO_BIN_EXE_hostile")], &["true"])
+            .refused(&["execute init", "its interpreter", "static"]);
+    });
+}
+
 fn installed(lab: &Lab) -> lab::Outcome {
     called_by(lab, "prefix/bin/host-helper")
 }

@@ -208,4 +208,9 @@ pub fn exec_init(spawn: &Spawn, dev: &OwnedFd, ends: &ChildEnds) -> Result<Infal
         AtFlags::AT_EMPTY_PATH,
     )
     .doing(|| "execute init (see --init-path)".into())
+    .map_err(|error| {
+        let cure =
+            "it is there, but its interpreter is not in the container: give a static program";
+        error.cure(Errno::ENOENT, cure)
+    })
 }
