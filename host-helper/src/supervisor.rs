@@ -388,15 +388,17 @@ impl Supervisor {
         let lives_on =
             self.ours.is_none() && self.is_shared && netns.is_some_and(owner::any_process_in);
         let mut is_tenant_left = false;
-        if let Some(entry) = self.container.entry.as_mut().filter(|_| !lives_on) {
+        if lives_on {
+            self.close_ports();
+        } else if let Some(entry) = &mut self.container.entry {
             if self.had_ports {
                 is_tenant_left = entry.withdraw_but_tenant();
             } else {
                 entry.withdraw();
             }
-            // Only now: what is in the tables is about whoever holds the port.
-            self.container.splice.let_go();
         }
+        // Only now: what is in the tables is about whoever holds the port.
+        self.container.splice.let_go();
         if let Some(ours) = &self.ours {
             ours.take_away();
         }

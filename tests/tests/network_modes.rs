@@ -1,6 +1,8 @@
 //! Each network mode, seen from inside by busybox and from outside by ip.
 
-use lab::{case, packets, sh};
+use std::net::{TcpListener, TcpStream};
+
+use lab::{DEADLINE, case, packets, sh};
 
 #[test]
 fn bridge_is_the_default() {
@@ -213,6 +215,43 @@ fn a_network_outlives_its_first_container_while_another_shares_it() {
             .refused(&["172.19.0.9"]);
         second.say("\n");
         second.end().exits(0);
+    });
+}
+
+/// Nobody holds them any more: whoever takes one next is to be reached by it.
+#[test]
+fn the_ports_are_closed_with_the_first_container() {
+    packets(|lab| {
+        lab.run(
+            &["-d", "--name", "own", "-p", "8080:80", "--egress", "dns"],
+            &["sleep", "1000"],
+        )
+        .exits(0);
+        let mut guest = lab.start(
+            &["--name", "guest", "--network", "container:own"],
+            &["sh", "-c", "echo up; read x"],
+        );
+        guest.until("up");
+        assert!(sh("nft list ruleset").contains("8080"), "it leads there");
+        lab.hawser(&["stop", "--grace", "0", "own"]).ok();
+        // Whoever has heard of the end finds it free.
+        let daemon = TcpListener::bind("0.0.0.0:8080").expect("a daemon of the host");
+        for again in [false, true] {
+            if again {
+                lab.hawser(&["restore"]).ok();
+            }
+            let rules = sh("nft list ruleset");
+            assert!(!rules.contains("8080"), "{rules}");
+            assert!(rules.contains("172.19.0.2"), "its limits stay: {rules}");
+            let address = "192.0.2.2:8080".parse().expect("an address");
+            let asking = lab
+                .internet
+                .enter(|| TcpStream::connect_timeout(&address, DEADLINE));
+            asking.expect("connect");
+            daemon.set_nonblocking(true).expect("look at a socket");
+            daemon.accept().expect("it comes to the host");
+        }
+        drop(guest);
     });
 }
 

@@ -67,6 +67,16 @@ impl Supervisor {
         Ok(publish::ranges(ports))
     }
 
+    /// Who has joined the network lives on in it, with its address and its limits, but nobody holds its ports any more: whoever takes them
+    /// next is to be reached by them.
+    pub(super) fn close_ports(&mut self) {
+        let ports: Vec<Port> = self.container.splice.ports().collect();
+        if let Some(entry) = &mut self.container.entry {
+            // Refused, to who has lost the link: there is nothing of ours left.
+            let _ = entry.remove_ports(&ports);
+        }
+    }
+
     fn keep_ports(&self) {
         if let Some(ours) = &self.ours {
             ours.keep_ports(publish::ranges(self.container.splice.ports()));
