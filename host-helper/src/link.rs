@@ -345,4 +345,6 @@ pub struct Neighbour {
     pub address: IpAddr,
     /// The link that it is behind.
     pub link: u32,
+    /// Its hardware address.
+    pub mac: Option<Mac>,
 }

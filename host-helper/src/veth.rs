@@ -18,7 +18,7 @@ use crate::link::Mac;
 use crate::mark::write_altname;
 use crate::netlink::{ACK, CREATE, Netlink};
 use crate::nft;
-use crate::owner::lease_name;
+use crate::owner::{Mark, lease_name};
 use crate::reclaim::reclaim;
 use crate::sys;
 use crate::wanted::Words;
@@ -123,7 +123,7 @@ impl Veth {
 /// A taken fixed address names its holder; an exhausted subnet, a full bridge say what to do.
 pub fn create(route: &mut Netlink, wish: &Wish) -> Result<Veth> {
     if let Some(mac) = wish.mac {
-        check_mac(mac, wish)?;
+        check_mac(route, mac, wish)?;
     }
     let address = create_link(route, wish)?;
     let network = wish.network;
@@ -149,24 +149,59 @@ pub fn create(route: &mut Netlink, wish: &Wish) -> Result<Veth> {
     Ok(veth)
 }
 
-/// A container that had the hardware address of the host would get nothing: frames for it are the host's.
-fn check_mac(mac: Mac, wish: &Wish) -> Result<()> {
+/// A container that had the hardware address of the host would get nothing: frames for it are the host's. One that had a neighbour's would get
+/// that one's: a bridge sends them to where it has last heard the address.
+fn check_mac(route: &mut Netlink, mac: Mac, wish: &Wish) -> Result<()> {
     let network = wish.network;
-    let holder = match (network.bridge, mac) {
-        (Some(bridge), _) if bridge.mac == mac => format!("bridge {}, the gateway", network.name),
-        (_, [a, b, rest @ ..]) => {
-            let address = Ipv4Addr::from(rest);
-            if host_mac_of(address)[..2] != [a, b] || !network.subnet.contains(&address) {
-                return Ok(());
-            }
+    let [.., a, b, c, d] = mac;
+    let address = Ipv4Addr::from([a, b, c, d]);
+    let is_of_subnet = network.subnet.contains(&address);
+    let holder = match network.bridge {
+        Some(bridge) if bridge.mac == mac => format!("bridge {}, the gateway", network.name),
+        _ if is_of_subnet && mac == host_mac_of(address) => {
             format!("{}, the host's end of {address}", lease_name(address))
         }
+        Some(_) if is_of_subnet && mac == mac_of(address) && wish.address != Some(address) => {
+            format!("whoever has {address}")
+        }
+        Some(bridge) => match neighbour_with(route, mac, bridge.index, wish.address)? {
+            Some(name) => format!("container {name}"),
+            None => return Ok(()),
+        },
+        None => return Ok(()),
     };
     Err(Error::new(format!(
         "use hardware address {}: it is that of {holder}; choose another {}",
         hawser::address::Mac(mac),
         wish.words.mac
     )))
+}
+
+/// The container on a bridge of ours that has been given this hardware address, at another address than `own`. What is known of the dead, whose
+/// supervisor was killed, is in nobody's way.
+fn neighbour_with(
+    route: &mut Netlink,
+    mac: Mac,
+    bridge: u32,
+    own: Option<Ipv4Addr>,
+) -> Result<Option<String>> {
+    let doing = || "look whose hardware address it is".to_string();
+    for neighbour in route.permanent_neighbours().doing(doing)? {
+        let IpAddr::V4(address) = neighbour.address else {
+            continue;
+        };
+        if neighbour.link != bridge || neighbour.mac != Some(mac) || own == Some(address) {
+            continue;
+        }
+        let link = route.find_link(&lease_name(address)).doing(doing)?;
+        let living = link
+            .and_then(|link| link.mark)
+            .filter(|mark| !mark.is_dead());
+        if let Some((name, _)) = living.as_ref().and_then(Mark::container) {
+            return Ok(Some(name.to_string()));
+        }
+    }
+    Ok(None)
 }
 
 fn finish(route: &mut Netlink, wish: &Wish, veth: &Veth) -> Result<()> {

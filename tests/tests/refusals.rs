@@ -371,3 +371,32 @@ fn a_hardware_address_of_the_host() {
         lab.run(&mac, &["true"]).ok();
     });
 }
+
+/// A bridge sends frames to where it has last heard their address: the second one to have it would get the first one's.
+#[test]
+fn a_hardware_address_of_a_neighbour() {
+    case(|lab| {
+        let victim = lab.start_idle(&["--name", "victim", "--ip", "172.19.0.9"]);
+        let derived = ["--mac", "02:00:ac:13:00:09"];
+        let given = ["--mac", "02:00:5e:10:00:01"];
+        let other = lab.start_idle(&[&["--name", "other"], &given[..]].concat());
+        let before = lab::Snapshot::take();
+        lab.run(&derived, &["true"])
+            .refused(&[derived[1], "172.19.0.9", "--mac"]);
+        lab.run(&given, &["true"])
+            .refused(&[given[1], "container other", "--mac"]);
+        // One that nobody has yet, but whoever gets that address would.
+        lab.run(&["--mac", "02:00:ac:13:00:77"], &["true"])
+            .refused(&["172.19.0.119"]);
+        before.assert_back();
+        // Where no frame comes from one to the other both may have it.
+        let ptp = ["--network", "ptp"];
+        lab.run(&[&ptp, &given[..]].concat(), &["true"]).ok();
+        victim.end().exits(0);
+        other.end().exits(0);
+        lab.run(&given, &["true"]).ok();
+        // Its own.
+        lab.run(&[&["--ip", "172.19.0.9"], &derived[..]].concat(), &["true"])
+            .ok();
+    });
+}

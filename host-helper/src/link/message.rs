@@ -134,21 +134,23 @@ pub(super) fn neighbour(message: RouteNetlinkMessage) -> Option<Neighbour> {
     if message.header.state != NeighbourState::Permanent {
         return None;
     }
-    let address = message
-        .attributes
-        .into_iter()
-        .find_map(|attribute| match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
-                Some(address.into())
+    let (mut address, mut mac) = (None, None);
+    for attribute in message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(four)) => {
+                address = Some(four.into());
             }
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
-                Some(address.into())
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(six)) => {
+                address = Some(six.into());
             }
-            _ => None,
-        });
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.try_into().ok(),
+            _ => {}
+        }
+    }
     Some(Neighbour {
         address: address?,
         link: message.header.ifindex,
+        mac,
     })
 }
 
