@@ -22,6 +22,9 @@ use crate::sys;
 
 /// What is read at a time.
 const CHUNK: usize = 4096;
+/// More than a pseudo-terminal holds on its way to the host's side: some 16 KiB (8 KiB, `pty_common_install()`, which the last write may
+/// pass, and the 4 KiB that the other side reads from, `N_TTY_BUF_SIZE`).
+const HELD: usize = 64 << 10;
 
 /// In the child: makes a terminal of the container's devpts its own, for all three standard descriptors, and sends
 /// the other side over `to_host`. `dev` is the container's `/dev`. Gives the terminal's number.
@@ -299,10 +302,17 @@ impl Terminal {
         }
     }
 
-    /// Hands on all that is left, when all that held the other side are dead; waits for a user who is slow, until a signal asks
-    /// us to end.
+    /// Hands on all that is left, when the command is dead; waits for a user who is slow, until a signal asks us to end. After `exec` others
+    /// inside may still have the terminal open and write to it: what is read is what the terminal may hold of the command's, and no more.
     pub fn drain(&mut self, signals: &Signals) {
-        while self.is_stalled() || self.read_output() {
+        let mut left = HELD;
+        loop {
+            if !self.is_stalled() {
+                if left == 0 || !self.read_output() {
+                    return;
+                }
+                left = left.saturating_sub(self.to_user.len());
+            }
             let mut fds = [
                 PollFd::new(sys::inherited(1), PollFlags::POLLOUT),
                 PollFd::new(signals.as_fd(), PollFlags::POLLIN),

@@ -1,10 +1,13 @@
 //! A terminal: prompt, job control, window size; and what is no terminal stays a pipe, byte for byte.
 
+use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::Stdio;
 
-use lab::{DEADLINE, Running, Terminal, case, wait_untold};
+use lab::{DEADLINE, Lab, Running, Terminal, case, wait_untold};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 #[test]
@@ -287,4 +290,82 @@ fn an_end_does_not_wait_for_who_reads() {
         assert!([137, 143].contains(&ended.code), "{ended}");
         drop(read);
     });
+}
+
+/// Others inside may open its terminal, and write to it for ever.
+#[test]
+fn the_end_of_exec_waits_for_nobody_else_inside() {
+    case(|lab| {
+        let _box = lab.start_idle(&["--name", "box"]);
+        let (helper, pipe) = end_unread(lab);
+        let path = format!("/proc/{}/root/dev/pts/0", lab.pid_of("box"));
+        let flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+        let mut options = File::options();
+        let options = options.write(true).custom_flags(flags.bits());
+        let mut terminal = options.open(path).expect("open its terminal");
+        let written = read_slowly(&helper, pipe, || {
+            while terminal.write(&[b'y'; 4096]).is_ok() {}
+        });
+        assert!(written.len() < 256 << 10, "{} bytes", written.len());
+        helper.end().exits(7);
+    });
+}
+
+#[test]
+fn what_a_command_has_written_last_is_there_after_exec() {
+    case(|lab| {
+        let _box = lab.start_idle(&["--name", "box"]);
+        let (helper, pipe) = end_unread(lab);
+        let written = read_slowly(&helper, pipe, || {});
+        let count = written.iter().filter(|byte| **byte == b'z').count();
+        assert_eq!(count, 7000);
+        assert!(written.ends_with(b"end\r\n"));
+        helper.end().exits(7);
+    });
+}
+
+/// `exec` of a command that has ended, of which nobody has read more than the first byte: the pipe that it writes to is full, and so is
+/// almost its terminal.
+fn end_unread(lab: &Lab) -> (Running, [OwnedFd; 2]) {
+    let (read, write) = nix::unistd::pipe().expect("a pipe");
+    fcntl(&write, FcntlArg::F_SETPIPE_SZ(4096)).expect("a small pipe");
+    let output = write.try_clone().expect("copy a descriptor");
+    let script = "echo up; read x; head -c 7000 /dev/zero | tr '\\0' z; echo end; exit 7";
+    let mut command = lab.command(&["exec", "-t", "box", "--", "sh", "-c", script]);
+    command.stdin(Stdio::piped()).stdout(output);
+    let mut helper = Running::spawn(command);
+    assert_eq!(nix::unistd::read(&read, &mut [0]), Ok(1), "its first byte");
+    helper.say("\n");
+    wait_untold("the command has ended", || {
+        lab::children(helper.pid()).is_empty()
+    });
+    (helper, [read, write])
+}
+
+/// Whatever comes until its end, a mebibyte at most. Before each part of it `first` is done.
+fn read_slowly(helper: &Running, [read, write]: [OwnedFd; 2], mut first: impl FnMut()) -> Vec<u8> {
+    let end = lab::sys::pidfd(helper.pid()).expect("our own child");
+    let (mut written, mut read) = (Vec::new(), File::from(read));
+    while written.len() < 1 << 20 {
+        let mut has_ended = false;
+        wait_untold("the pipe is full, or its writer gone", || {
+            let mut fds = [
+                PollFd::new(write.as_fd(), PollFlags::POLLOUT),
+                PollFd::new(end.as_fd(), PollFlags::POLLIN),
+            ];
+            poll(&mut fds, PollTimeout::ZERO).expect("look at both");
+            has_ended = fds[1].any() == Some(true);
+            has_ended || fds[0].any() == Some(false)
+        });
+        if has_ended {
+            drop(write);
+            read.read_to_end(&mut written).expect("read the rest");
+            return written;
+        }
+        first();
+        let mut chunk = [0; 4096];
+        let len = read.read(&mut chunk).expect("read its output");
+        written.extend_from_slice(&chunk[..len]);
+    }
+    written
 }
