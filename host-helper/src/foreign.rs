@@ -2,6 +2,8 @@
 //! every chain at the forward hook lets it, so that nothing of ours can help. Nothing of theirs is changed: whoever has
 //! made a network is told, in one line, with the command that lets its packets through.
 
+use ipnet::IpNet;
+
 use crate::bridge::Network;
 use crate::error::Refusal;
 use crate::netlink::Netlink;
@@ -22,6 +24,17 @@ pub struct Table {
     pub barrier: String,
     /// All of its chains.
     pub chains: Vec<String>,
+    /// The rule about the network that drops its packets; none: they are dropped with others.
+    pub dropping: Option<Dropping>,
+}
+
+/// A rule of nf_tables that drops packets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropping {
+    /// Its chain.
+    pub chain: String,
+    /// By which it is deleted.
+    pub handle: u64,
 }
 
 /// The two packet filters of the kernel.
@@ -37,8 +50,15 @@ pub enum Engine {
 #[derive(Debug, Clone)]
 pub struct Links {
     /// A link's name, or the beginning of several.
-    name: String,
-    is_prefix: bool,
+    pub name: String,
+    /// The beginning of several.
+    pub is_prefix: bool,
+    /// Its number.
+    pub index: Option<u32>,
+    /// The addresses of the network, as far as they are known.
+    pub subnets: Vec<IpNet>,
+    /// It has IPv6.
+    pub has_ipv6: bool,
 }
 
 impl Links {
@@ -47,6 +67,9 @@ impl Links {
         Links {
             name: bridge.unwrap_or("hw").to_string(),
             is_prefix: bridge.is_none(),
+            index: None,
+            subnets: Vec::new(),
+            has_ipv6: true,
         }
     }
 
@@ -59,7 +82,16 @@ impl Links {
 /// Tells which firewalls may drop what is forwarded for a network that has just been made. That is a hint: what cannot
 /// be looked at is not told about, and a chain may accept the packets before it drops the rest.
 pub fn tell(network: &Network, nft: &mut Netlink) {
-    let links = Links::of(network.bridge.map(|_| network.name.as_str()));
+    let subnet6 = network.subnet6.map(IpNet::V6);
+    let links = Links {
+        index: network.bridge.map(|bridge| bridge.index),
+        subnets: [Some(IpNet::V4(network.subnet)), subnet6]
+            .into_iter()
+            .flatten()
+            .collect(),
+        has_ipv6: network.has_ipv6(),
+        ..Links::of(network.bridge.map(|_| network.name.as_str()))
+    };
     let mut found = nft_barriers(nft, &links).unwrap_or_default();
     found.extend(xtables_barriers(&links));
     found.retain(|table| table.family != "ip6" || network.has_ipv6());
@@ -73,7 +105,7 @@ pub fn tell(network: &Network, nft: &mut Netlink) {
 /// # Errors
 /// What the kernel refused.
 pub fn nft_barriers(nft: &mut Netlink, links: &Links) -> Result<Vec<Table>, Refusal> {
-    nft::foreign::tables(nft, &links.name)
+    nft::foreign::tables(nft, links)
 }
 
 /// Those of iptables-legacy. What cannot be read is left out.
@@ -102,8 +134,12 @@ pub fn describe(table: &Table) -> String {
         family,
         name,
         barrier,
+        dropping,
         ..
     } = table;
+    if let Some(Dropping { chain, handle }) = dropping {
+        return format!("rule {handle} of chain {chain} of nft table {family} {name}");
+    }
     match table.engine {
         Engine::Nftables => format!("chain {barrier} of nft table {family} {name}"),
         Engine::Xtables => format!("chain {barrier} of {}", iptables(table)),
@@ -128,6 +164,13 @@ pub fn cure(table: &Table, links: &Links) -> Vec<String> {
     const UFW: [&str; 2] = ["ufw-user-forward", "ufw6-user-forward"];
     /// Of firewalld, where it is told to use iptables.
     const FIREWALLD: &str = "FORWARD_direct";
+    if let Some(Dropping { chain, handle }) = &table.dropping {
+        let [name, chain] = [&table.name, chain].map(|name| quote(name));
+        let family = table.family;
+        return vec![format!(
+            "nft delete rule {family} {name} {chain} handle {handle}"
+        )];
+    }
     let has = |name: &str| table.chains.iter().any(|chain| chain == name);
     let (plus, star) = (quote(&links.with("+")), links.with("*"));
     if table.name == "firewalld" || has(FIREWALLD) {
@@ -186,6 +229,7 @@ mod tests {
             name: name.to_string(),
             barrier: chains[0].to_string(),
             chains: chains.iter().map(ToString::to_string).collect(),
+            dropping: None,
         }
     }
 
@@ -198,6 +242,7 @@ mod tests {
         Links {
             name: name.to_string(),
             is_prefix,
+            ..Links::of(None)
         }
     }
 

@@ -64,6 +64,7 @@ pub fn tables(link: &str) -> Vec<Table> {
             name: FILTER.to_string(),
             barrier: FORWARD.to_string(),
             chains: [vec![FORWARD.to_string()], chains(version, &rules)].concat(),
+            dropping: None,
         })
     });
     found.collect()

@@ -316,6 +316,74 @@ fn a_policy_that_drops_what_is_forwarded() {
     });
 }
 
+/// Each of these drops packets of the network, or all of one protocol.
+#[test]
+fn rules_that_drop_what_is_forwarded() {
+    packets(|lab| {
+        lab.serve();
+        if sh("cat /proc/sys/net/bridge/bridge-nf-call-iptables") == "1\n" {
+            sysctl("net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0");
+        }
+        let _web = idle(lab, "web", &["-p", "8080:80"]);
+        let nft = |rules: &str| {
+            format!(
+                "nft 'table inet f {{ chain c {{ type filter hook forward priority 0; {rules} }}; }}'"
+            )
+        };
+        for seed in [
+            "iptables-nft -I FORWARD -s 172.19.0.0/16 -j DROP",
+            "iptables-nft -I FORWARD -d 172.16.0.0/12 -j REJECT",
+            "iptables-nft -I FORWARD -i hawser0 -j DROP",
+            "iptables-nft -I FORWARD -i haws+ -p tcp -j DROP",
+            "iptables-nft -A FORWARD -i hawser0 -j DROP; iptables-nft -A FORWARD -j ACCEPT",
+            "ip6tables-nft -I FORWARD -o hawser0 -j DROP",
+            "iptables-nft -P FORWARD DROP; iptables-nft -A FORWARD -i hawser0 -p udp -j ACCEPT",
+            "iptables-nft -N DOCKER-USER; iptables-nft -A FORWARD -j DOCKER-USER; iptables-nft -A DOCKER-USER -j DROP",
+            &format!(
+                "nft add table inet f; nft add chain inet f hop; nft add rule inet f hop drop; {}",
+                nft("jump hop;")
+            ),
+            &nft("drop; accept;"),
+            &nft("meta l4proto tcp drop;"),
+            &nft("iif hawser0 counter drop;"),
+            &nft("oifname hawser0 meta nfproto ipv6 drop;"),
+            &nft("ct state established accept; iifname hawser0 drop;"),
+        ] {
+            sh(seed);
+            let found = findings(lab);
+            assert_eq!(found.len(), 1, "{seed}: {found:#?}");
+            finds_and_cures(lab, "forward-dropped", "network hawser0");
+            sh("for filter in iptables-nft ip6tables-nft; do $filter -P FORWARD ACCEPT; $filter -F; $filter -X; done
+                nft delete table inet f 2>/dev/null || true");
+        }
+        // Whoever made these has decided, or drops something else.
+        for seed in [
+            "iptables-nft -P FORWARD DROP; iptables-nft -A FORWARD -i hawser0 -j ACCEPT; iptables-nft -A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT",
+            "iptables-nft -I FORWARD -s 172.19.0.9 -j DROP; iptables-nft -I FORWARD -s 172.20.0.0/16 -j DROP; iptables-nft -I FORWARD ! -i hawser0 -o docker0 -j DROP",
+            "iptables-nft -A FORWARD -i hawser0 -j ACCEPT; iptables-nft -A FORWARD -i hawser0 -j DROP",
+            "iptables-nft -A FORWARD -i hawser0 -d 10.0.0.0/8 -j DROP; iptables-nft -A FORWARD -i hawser0 -p tcp --dport 25 -j REJECT",
+            &nft(
+                "policy drop; iifname hawser0 oifname uplink accept; ct state established accept;",
+            ),
+            &nft("iifname hawser0 oifname uplink accept; iifname hawser0 drop;"),
+            &nft("ct state established accept; oifname hawser0 drop;"),
+            &nft(
+                "meta l4proto icmp drop; ct state invalid drop; oifname hawser0 ct state new drop; return; drop;",
+            ),
+            &format!(
+                "nft add table inet f; nft add chain inet f hop; nft add rule inet f hop oifname uplink accept; nft add rule inet f hop drop; {}",
+                nft("iifname hawser0 jump hop;")
+            ),
+        ] {
+            sh(seed);
+            let found = findings(lab);
+            assert!(found.is_empty(), "{seed}: {found:#?}");
+            sh("for filter in iptables-nft ip6tables-nft; do $filter -P FORWARD ACCEPT; $filter -F; $filter -X; done
+                nft delete table inet f 2>/dev/null || true");
+        }
+    });
+}
+
 #[test]
 fn ufw_drops_what_is_forwarded() {
     case(|lab| {

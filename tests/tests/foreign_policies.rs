@@ -173,6 +173,42 @@ fn tables_of_nft() {
 }
 
 #[test]
+fn rules_about_the_network() {
+    packets(|lab| {
+        lab.serve();
+        for (rule, command) in [
+            (
+                "iptables-nft -I FORWARD -s 172.19.0.0/16 -j DROP",
+                "nft delete rule ip filter FORWARD handle ",
+            ),
+            (
+                "iptables-nft -I FORWARD -i hawser0 -j REJECT",
+                "nft delete rule ip filter FORWARD handle ",
+            ),
+            (
+                "iptables-nft -N DOCKER-USER; iptables-nft -I FORWARD -j DOCKER-USER; iptables-nft -A DOCKER-USER -j DROP",
+                "iptables-nft -I DOCKER-USER -i hawser0 -j ACCEPT && iptables-nft -I DOCKER-USER -o hawser0 -j ACCEPT",
+            ),
+            (
+                "nft 'table inet mine { chain way { type filter hook forward priority -5; meta l4proto tcp drop; accept; }; }'",
+                "nft 'insert rule inet mine way iifname ",
+            ),
+        ] {
+            sh(rule);
+            let cure = warned(&told(lab, &[]), &["network hawser0", "may drop them"]);
+            assert!(cure.starts_with(command), "{cure}");
+            assert_eq!(fetch(lab, &[]), "", "else the warning is not true: {rule}");
+            sh(&cure);
+            assert_eq!(fetch(lab, &[]), "hello from the internet", "{cure}");
+            lab.hawser(&["down"]).exits(0);
+            assert_eq!(told(lab, &[]), "");
+            lab.hawser(&["down"]).exits(0);
+            sh("iptables-nft -F; iptables-nft -X; nft delete table inet mine 2>/dev/null || true");
+        }
+    });
+}
+
+#[test]
 fn a_point_to_point_network_is_told_about_too() {
     packets(|lab| {
         lab.serve();

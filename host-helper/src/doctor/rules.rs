@@ -69,7 +69,13 @@ fn examine_own(host: &Host, nft: &mut Netlink, report: &mut Report) -> Result<()
 
 /// Which rules of others decide about the packets of a network.
 fn links_of(network: &Network) -> Links {
-    Links::of(network.bridge.as_ref().map(|_| network.name.as_str()))
+    let bridge = network.bridge.as_ref();
+    Links {
+        index: bridge.map(|(bridge, _)| bridge.index),
+        subnets: network.subnets(),
+        has_ipv6: network.has_ipv6,
+        ..Links::of(bridge.map(|_| network.name.as_str()))
+    }
 }
 
 fn examine_barriers(host: &Host, nft: &mut Netlink, report: &mut Report) -> Result<(), Refusal> {
@@ -108,12 +114,21 @@ fn tell_barriers(network: &Network, found: &[Table], report: &mut Report) {
             continue;
         }
         let chain = foreign::describe(table);
+        let cause = match table.dropping {
+            Some(_) => format!("{chain} drops what {name} sends or is sent"),
+            None => format!(
+                "{chain} drops what none of its rules accepts, and none accepts all that {name} sends and is sent"
+            ),
+        };
         report.find(
             Fault::ForwardDropped,
             network.place(),
-            format!("{chain} drops what none of its rules accepts, and no rule of that table names {name}"),
+            cause,
             foreign::cure(table, &links).join(" && "),
         );
+        if table.dropping.is_some() {
+            continue;
+        }
         for switch in bridged(table).iter().filter(|_| network.bridge.is_some()) {
             if sysctl::value(switch).ok().flatten().as_deref() != Some("1") {
                 continue;

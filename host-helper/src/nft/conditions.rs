@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-use hawser::netlink::{read_u16, read_u32};
+use hawser::netlink::read_u32;
 use ipnet::IpNet;
 
 use super::foreign::{find, number, text};
@@ -152,7 +152,7 @@ impl Reader {
             "cmp" => self.compare(data),
             "range" => self.range(data),
             "lookup" => self.lookup(data),
-            "match" => self.extension(data),
+            "match" => self.conditions.extension(data),
             "counter" | "log" | "immediate" | "nat" | "redir" | "masq" | "reject" | "target"
             | "notrack" => Some(()),
             _ => None,
@@ -371,49 +371,6 @@ impl Reader {
         });
         // Those that are not in it.
         (flags == 0).then_some(())
-    }
-
-    /// A match of iptables (linux/netfilter/xt_tcpudp.h, xt_multiport.h, xt_addrtype.h).
-    fn extension(&mut self, data: &[u8]) -> Option<()> {
-        const NFTA_MATCH_NAME: u16 = 1;
-        const NFTA_MATCH_REV: u16 = 2;
-        const NFTA_MATCH_INFO: u16 = 3;
-        let info = find(data, NFTA_MATCH_INFO)?;
-        let revision = number(find(data, NFTA_MATCH_REV)?)?;
-        let said = &mut self.conditions;
-        match (text(find(data, NFTA_MATCH_NAME)?).as_str(), revision) {
-            ("comment", _) => Some(()),
-            // The sender's ports, the receiver's; of TCP an option and flags; what is inverted.
-            (name @ ("tcp" | "udp"), _) => {
-                let all = 0..=u16::MAX;
-                let ports = |at| Some(read_u16(info, at)?..=read_u16(info, at + 2)?);
-                let to = ports(4)?;
-                said.ports.extend((to != all).then_some(to));
-                let rest = info.get(8..if name == "tcp" { 12 } else { 9 })?;
-                let has_no_more = ports(0)? == all && rest.iter().all(|byte| *byte == 0);
-                has_no_more.then_some(())
-            }
-            // Which ports, how many, 15 of them, whether each begins a range, inverted.
-            ("multiport", 1) => {
-                const RECEIVER: u8 = 1;
-                let [flags, count] = *info.first_chunk()?;
-                let mut at = 0..usize::from(count).min(15);
-                while let Some(place) = at.next() {
-                    let first = read_u16(info, 2 + 2 * place)?;
-                    let is_range = *info.get(32 + place)? != 0;
-                    let last = if is_range { at.next()? } else { place };
-                    said.ports.push(first..=read_u16(info, 2 + 2 * last)?);
-                }
-                (flags == RECEIVER && *info.get(47)? == 0).then_some(())
-            }
-            // Types of the sender, and of the receiver, a bit for each; flags.
-            ("addrtype", 1) => {
-                let types = (read_u16(info, 0)?, read_u16(info, 2)?, read_u32(info, 4)?);
-                said.is_local = types == (0, 1 << libc::RTN_LOCAL, 0);
-                said.is_local.then_some(())
-            }
-            _ => None,
-        }
     }
 }
 

@@ -1,11 +1,14 @@
 //! Tables of others: which of their chains drop what is forwarded. They are only looked at.
 
+use std::collections::BTreeMap;
+
 use hawser::netlink::{Attributes, Message, Writer, read_u32};
 
 use super::TABLE;
+use super::barriers::{Chains, End, Packets, Rule, Walk};
 use super::message::kind;
 use crate::error::Refusal;
-use crate::foreign::{Engine, Table};
+use crate::foreign::{Engine, Links, Table};
 use crate::netlink::{DUMP, Netlink};
 
 // linux/netfilter/nf_tables.h
@@ -16,13 +19,8 @@ const NFTA_CHAIN_POLICY: u16 = 5;
 const NFTA_HOOK_HOOKNUM: u16 = 1;
 const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_CHAIN: u16 = 2;
+const NFTA_RULE_HANDLE: u16 = 3;
 const NFTA_RULE_EXPRESSIONS: u16 = 4;
-const NFTA_EXPR_NAME: u16 = 1;
-const NFTA_EXPR_DATA: u16 = 2;
-const NFTA_IMMEDIATE_DATA: u16 = 2;
-const NFTA_DATA_VERDICT: u16 = 2;
-const NFTA_VERDICT_CODE: u16 = 1;
-const NFTA_TARGET_NAME: u16 = 1;
 
 /// A chain of theirs.
 struct Chain {
@@ -35,60 +33,95 @@ struct Chain {
     policy: End,
 }
 
-/// What becomes of a packet whatever it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    Accepted,
-    Dropped,
-}
+/// Family and name of a table.
+type Name = (&'static str, String);
 
-/// The tables of others that drop what is forwarded unless a rule accepts it; but none that has a rule about `link`:
-/// whoever wrote that has decided.
+/// The chains of others that drop packets of a network which are forwarded, and the rules about it that do. But no chain that drops what is
+/// left, in a table with a rule that lets something of the network through: whoever wrote that has decided.
 ///
 /// # Errors
 /// What the kernel refused.
-pub fn tables(nft: &mut Netlink, link: &str) -> Result<Vec<Table>, Refusal> {
+pub fn tables(nft: &mut Netlink, links: &Links) -> Result<Vec<Table>, Refusal> {
     let mut chains = Vec::new();
     dump(nft, libc::NFT_MSG_GETCHAIN, |message| {
         chains.extend(read_chain(message));
     })?;
-    if !chains.iter().any(|chain| chain.is_hooked) {
+    let hooked: Vec<&Chain> = chains.iter().filter(|chain| chain.is_hooked).collect();
+    if hooked.is_empty() {
         return Ok(Vec::new());
     }
-    let mut decided = Vec::new();
+    let mut rules: BTreeMap<Name, Chains> = BTreeMap::new();
     dump(nft, libc::NFT_MSG_GETRULE, |message| {
-        let Some(rule) = read_rule(message) else {
+        let Some((table, chain, rule)) = read_rule(message) else {
             return;
         };
-        if mentions(rule.expressions, link) {
-            decided.push((rule.family, rule.table.clone()));
-        }
-        for chain in chains.iter_mut().filter(|chain| chain.is_hooked) {
-            let is_here = (chain.family, &chain.table, &chain.name)
-                == (rule.family, &rule.table, &rule.chain);
-            // A chain's rules come in their order, but nothing comes behind one that ends it.
-            if let (true, Some(end)) = (is_here, end(rule.expressions)) {
-                chain.policy = end;
-            }
+        let is_of = |chain: &&&Chain| (chain.family, &chain.table) == (table.0, &table.1);
+        if hooked.iter().any(|chain| is_of(&chain)) {
+            let chains = rules.entry(table).or_default();
+            chains.entry(chain).or_default().push(rule);
         }
     })?;
-    let barriers = chains.iter().filter(|chain| {
-        chain.is_hooked
-            && chain.policy == End::Dropped
-            && !decided.contains(&(chain.family, chain.table.clone()))
-    });
-    Ok(barriers
-        .map(|barrier| Table {
-            engine: Engine::Nftables,
-            family: barrier.family,
-            name: barrier.table.clone(),
-            barrier: barrier.name.clone(),
-            chains: (chains.iter())
-                .filter(|chain| (chain.family, &chain.table) == (barrier.family, &barrier.table))
-                .map(|chain| chain.name.clone())
-                .collect(),
-        })
-        .collect())
+    let mut found = Vec::new();
+    for barrier in hooked {
+        let rules = rules.entry((barrier.family, barrier.table.clone()));
+        for end in ends(rules.or_default(), barrier, links) {
+            let dropping = match end {
+                End::Accepted => continue,
+                End::Dropped => None,
+                End::DroppedBy(rule) => Some(rule),
+            };
+            let table = Table {
+                engine: Engine::Nftables,
+                family: barrier.family,
+                name: barrier.table.clone(),
+                barrier: barrier.name.clone(),
+                chains: (chains.iter())
+                    .filter(|chain| {
+                        (chain.family, &chain.table) == (barrier.family, &barrier.table)
+                    })
+                    .map(|chain| chain.name.clone())
+                    .collect(),
+                dropping,
+            };
+            if !found.contains(&table) {
+                found.push(table);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// What becomes of packets of each kind in a chain.
+fn ends(rules: &Chains, chain: &Chain, links: &Links) -> Vec<End> {
+    let versions: &[u8] = match chain.family {
+        "ip" => &[4],
+        "ip6" => &[6],
+        _ if links.has_ipv6 => &[4, 6],
+        _ => &[4],
+    };
+    // Frames between containers of one bridge come from a port of ours, and go to one.
+    let (ports, is_within) = (Links::of(None), chain.family == "bridge");
+    let (links, ways) = if is_within {
+        (&ports, &[(true, true)][..])
+    } else {
+        (links, &[(true, false), (false, true)][..])
+    };
+    let mut ends = Vec::new();
+    for version in versions {
+        for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
+            for (comes_in, goes_out) in ways {
+                let packets = Packets {
+                    links,
+                    comes_in: *comes_in,
+                    goes_out: *goes_out,
+                    version: *version,
+                    protocol: protocol as u8,
+                };
+                ends.push(Walk::new(rules, packets).end(&chain.name, chain.policy.clone()));
+            }
+        }
+    }
+    ends
 }
 
 /// All objects of every family and table.
@@ -124,48 +157,17 @@ fn read_chain(message: &Message) -> Option<Chain> {
     })
 }
 
-struct Rule<'a> {
-    family: &'static str,
-    table: String,
-    chain: String,
-    expressions: &'a [u8],
-}
-
-fn read_rule<'a>(message: &Message<'a>) -> Option<Rule<'a>> {
+/// A rule, its table and its chain.
+fn read_rule(message: &Message) -> Option<(Name, String, Rule)> {
     let attributes = message.payload.get(4..)?;
-    Some(Rule {
-        family: family(message)?,
-        table: text(find(attributes, NFTA_RULE_TABLE)?),
-        chain: text(find(attributes, NFTA_RULE_CHAIN)?),
-        expressions: find(attributes, NFTA_RULE_EXPRESSIONS)?,
-    })
-}
-
-/// What a rule does with every packet; `None`: it is about some of them, or goes on.
-fn end(expressions: &[u8]) -> Option<End> {
-    for (_, expression) in Attributes::new(expressions) {
-        let data = find(expression, NFTA_EXPR_DATA).unwrap_or(&[]);
-        match text(find(expression, NFTA_EXPR_NAME)?).as_str() {
-            "counter" | "log" => {}
-            "reject" => return Some(End::Dropped),
-            // An extension of iptables.
-            "target" => {
-                let name = text(find(data, NFTA_TARGET_NAME)?);
-                return (name == "REJECT").then_some(End::Dropped);
-            }
-            "immediate" => {
-                let verdict = find(find(data, NFTA_IMMEDIATE_DATA)?, NFTA_DATA_VERDICT)?;
-                let code = number(find(verdict, NFTA_VERDICT_CODE)?)?;
-                return match i32::from_ne_bytes(code.to_ne_bytes()) {
-                    libc::NF_DROP => Some(End::Dropped),
-                    libc::NF_ACCEPT => Some(End::Accepted),
-                    _ => None,
-                };
-            }
-            _ => return None,
-        }
-    }
-    None
+    let family = family(message)?;
+    let handle = find(attributes, NFTA_RULE_HANDLE)?.try_into().ok()?;
+    let expressions = find(attributes, NFTA_RULE_EXPRESSIONS)?;
+    Some((
+        (family, text(find(attributes, NFTA_RULE_TABLE)?)),
+        text(find(attributes, NFTA_RULE_CHAIN)?),
+        Rule::read(family, u64::from_be_bytes(handle), expressions),
+    ))
 }
 
 /// Whether a rule's bytes hold the link's name, whole.

@@ -3,6 +3,7 @@
 //!
 //! [`ensure`] makes the kernel have the tables; an [`Entry`] is what they know of one container, as long as it lives.
 
+mod barriers;
 pub mod conditions;
 mod elements;
 mod entry;
@@ -13,6 +14,7 @@ mod frames;
 mod group;
 mod inet;
 mod installed;
+mod matches;
 mod message;
 mod nat;
 mod news;

@@ -256,16 +256,18 @@ type Ranges = Vec<(Vec<u8>, Vec<u8>, Vec<u8>)>;
 
 /// Those that these rules ask.
 fn sets(nft: &mut Netlink, rules: &[Rule]) -> Result<BTreeMap<Name, Ranges>, Refusal> {
+    let names: BTreeSet<Name> = rules
+        .iter()
+        .flat_map(|rule| {
+            let (family, table, _) = &rule.chain;
+            let lookups = Said::of(rule).conditions.lookups.into_iter();
+            lookups.map(|lookup| (*family, table.clone(), lookup.set))
+        })
+        .collect();
     let mut sets = BTreeMap::new();
-    for rule in rules {
-        let (family, table, _) = &rule.chain;
-        for lookup in Said::of(rule).conditions.lookups {
-            let name: Name = (family, table.clone(), lookup.set);
-            if !sets.contains_key(&name) {
-                let ranges = elements(nft, &name)?;
-                sets.insert(name, ranges);
-            }
-        }
+    for name in names {
+        let ranges = elements(nft, &name)?;
+        sets.insert(name, ranges);
     }
     Ok(sets)
 }

@@ -1,0 +1,332 @@
+//! What becomes of packets of a network of ours in the chains of others: which rule, or policy, is the first that ends their way.
+
+use std::collections::BTreeMap;
+
+use hawser::netlink::Attributes;
+use ipnet::IpNet;
+
+use super::conditions::{Conditions, Is, Links as What, Reader};
+use super::foreign::{find, number, text};
+use crate::foreign::{Dropping, Links};
+
+/// A chain's rules, by its name.
+pub type Chains = BTreeMap<String, Vec<Rule>>;
+
+/// The kernel's own limit, `NFT_JUMP_STACK_SIZE`.
+const DEPTH: u32 = 16;
+
+/// A rule of theirs.
+pub struct Rule {
+    handle: u64,
+    conditions: Conditions,
+    verdict: Verdict,
+}
+
+/// What a rule does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Verdict {
+    Accept,
+    Drop,
+    Return,
+    Jump(String),
+    Goto(String),
+    /// A packet goes on.
+    None,
+    /// To a program, say.
+    Other,
+}
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// It passes, or somebody has decided about the network.
+    Accepted,
+    /// By a rule that is about more than the network, or by a policy.
+    Dropped,
+    /// By a rule about the network.
+    DroppedBy(Dropping),
+}
+
+/// Whether a rule is about packets of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum About {
+    None,
+    Some,
+    All,
+}
+
+/// Packets of one kind: from the network, to it, or both.
+#[derive(Debug, Clone)]
+pub struct Packets<'a> {
+    pub links: &'a Links,
+    pub comes_in: bool,
+    pub goes_out: bool,
+    pub version: u8,
+    pub protocol: u8,
+}
+
+impl Rule {
+    /// Of a table of this family.
+    pub fn read(family: &str, handle: u64, expressions: &[u8]) -> Rule {
+        const NFTA_EXPR_NAME: u16 = 1;
+        const NFTA_EXPR_DATA: u16 = 2;
+        let mut reader = Reader::new(family);
+        let mut verdict = Verdict::None;
+        for (_, expression) in Attributes::new(expressions) {
+            let name = find(expression, NFTA_EXPR_NAME).map_or_else(String::new, text);
+            let data = find(expression, NFTA_EXPR_DATA).unwrap_or(&[]);
+            reader.read(&name, data);
+            if let Some(found) = read_verdict(&name, data) {
+                verdict = found;
+            }
+        }
+        Rule {
+            handle,
+            conditions: reader.conditions,
+            verdict,
+        }
+    }
+}
+
+fn read_verdict(name: &str, data: &[u8]) -> Option<Verdict> {
+    // linux/netfilter/nf_tables.h
+    const NFTA_IMMEDIATE_DATA: u16 = 2;
+    const NFTA_DATA_VERDICT: u16 = 2;
+    const NFTA_VERDICT_CODE: u16 = 1;
+    const NFTA_VERDICT_CHAIN: u16 = 2;
+    const NFTA_TARGET_NAME: u16 = 1;
+    const NFT_CONTINUE: i32 = -1;
+    const NFT_JUMP: i32 = -3;
+    const NFT_GOTO: i32 = -4;
+    const NFT_RETURN: i32 = -5;
+    match name {
+        "reject" => Some(Verdict::Drop),
+        "queue" => Some(Verdict::Other),
+        // An extension of iptables.
+        "target" => match text(find(data, NFTA_TARGET_NAME)?).as_str() {
+            "REJECT" => Some(Verdict::Drop),
+            "NFQUEUE" => Some(Verdict::Other),
+            _ => None,
+        },
+        "immediate" => {
+            let verdict = find(find(data, NFTA_IMMEDIATE_DATA)?, NFTA_DATA_VERDICT)?;
+            let code = number(find(verdict, NFTA_VERDICT_CODE)?)?;
+            let chain = || find(verdict, NFTA_VERDICT_CHAIN).map(text);
+            Some(match i32::from_ne_bytes(code.to_ne_bytes()) {
+                libc::NF_DROP => Verdict::Drop,
+                libc::NF_ACCEPT => Verdict::Accept,
+                NFT_CONTINUE => Verdict::None,
+                NFT_JUMP => Verdict::Jump(chain()?),
+                NFT_GOTO => Verdict::Goto(chain()?),
+                NFT_RETURN => Verdict::Return,
+                _ => Verdict::Other,
+            })
+        }
+        _ => None,
+    }
+}
+
+/// A walk of packets through the chains of one table.
+pub struct Walk<'a> {
+    chains: &'a Chains,
+    packets: Packets<'a>,
+    /// Some of them may have been accepted before: answers, say.
+    may_pass: bool,
+}
+
+impl<'a> Walk<'a> {
+    pub fn new(chains: &'a Chains, packets: Packets<'a>) -> Walk<'a> {
+        Walk {
+            chains,
+            packets,
+            may_pass: false,
+        }
+    }
+
+    /// What becomes of them in the chain that they come by first, whose policy this is.
+    pub fn end(mut self, chain: &str, policy: End) -> End {
+        match self.chain(chain, 0).unwrap_or(policy) {
+            End::Dropped if self.is_decided() => End::Accepted,
+            // Whoever lets answers alone in wants just that.
+            End::DroppedBy(_) if !self.packets.comes_in && self.may_pass => End::Accepted,
+            end => end,
+        }
+    }
+
+    fn rules(&self, chain: &str) -> &'a [Rule] {
+        self.chains.get(chain).map_or(&[], Vec::as_slice)
+    }
+
+    /// `None`: they come to its end.
+    fn chain(&mut self, name: &str, depth: u32) -> Option<End> {
+        if depth > DEPTH {
+            return Some(End::Accepted);
+        }
+        for rule in self.rules(name) {
+            let about = self.packets.about(&rule.conditions);
+            let names_it = self.packets.are_named(&rule.conditions);
+            match (&rule.verdict, about) {
+                (_, About::None) | (Verdict::None, _) => {}
+                (Verdict::Drop, About::All) if names_it => {
+                    return Some(End::DroppedBy(Dropping {
+                        chain: name.to_string(),
+                        handle: rule.handle,
+                    }));
+                }
+                (Verdict::Drop, About::All) => return Some(End::Dropped),
+                (Verdict::Accept, About::All) => return Some(End::Accepted),
+                (Verdict::Accept, About::Some) if names_it => return Some(End::Accepted),
+                (Verdict::Accept, About::Some) => self.may_pass = true,
+                (Verdict::Jump(to) | Verdict::Goto(to), About::All) => {
+                    let decides = names_it && self.accepts(to, 0);
+                    match self.chain(to, depth + 1) {
+                        Some(End::Dropped) if decides => return Some(End::Accepted),
+                        Some(end) => return Some(end),
+                        None if matches!(rule.verdict, Verdict::Goto(_)) => return None,
+                        None => {}
+                    }
+                }
+                (Verdict::Jump(to) | Verdict::Goto(to), About::Some) if self.accepts(to, 0) => {
+                    if names_it {
+                        return Some(End::Accepted);
+                    }
+                    self.may_pass = true;
+                }
+                (Verdict::Return, About::All) => return None,
+                (Verdict::Other, About::All) => return Some(End::Accepted),
+                (_, About::Some) => {}
+            }
+        }
+        None
+    }
+
+    /// Whether a chain accepts anything, by itself or by those that it leads to.
+    fn accepts(&self, chain: &str, depth: u32) -> bool {
+        depth <= DEPTH
+            && self.rules(chain).iter().any(|rule| match &rule.verdict {
+                Verdict::Accept => true,
+                Verdict::Jump(to) | Verdict::Goto(to) => self.accepts(to, depth + 1),
+                _ => false,
+            })
+    }
+
+    /// Somebody has a rule that lets something of the network through, to it or from it: the rest is as they want it.
+    fn is_decided(&self) -> bool {
+        let there = &self.packets;
+        let back = Packets {
+            comes_in: there.goes_out,
+            goes_out: there.comes_in,
+            ..there.clone()
+        };
+        let is_about = |packets: &Packets, rule: &Rule| {
+            packets.about(&rule.conditions) != About::None && packets.are_named(&rule.conditions)
+        };
+        self.chains.values().flatten().any(|rule| {
+            let lets_through = match &rule.verdict {
+                Verdict::Accept => true,
+                Verdict::Jump(to) | Verdict::Goto(to) => self.accepts(to, 0),
+                _ => false,
+            };
+            lets_through && (is_about(there, rule) || is_about(&back, rule))
+        })
+    }
+}
+
+impl Packets<'_> {
+    /// Each side of them that a rule may be about, whether it is ours, and how far the rule is about us.
+    fn sides(&self, conditions: &Conditions) -> Vec<(bool, bool, About)> {
+        let link = |is_ours, Is { what, is_not }: &Is<What>| (is_ours, *is_not, self.link(what));
+        let net = |is_ours, Is { what, is_not }: &Is<IpNet>| (is_ours, *is_not, self.net(what));
+        let (comes_in, goes_out) = (self.comes_in, self.goes_out);
+        // Anybody is nobody's name.
+        let is_some = |is: &&Is<IpNet>| is.what.prefix_len() > 0;
+        (conditions.links_in.iter().map(|is| link(comes_in, is)))
+            .chain(conditions.links_out.iter().map(|is| link(goes_out, is)))
+            .chain(
+                conditions
+                    .sources
+                    .iter()
+                    .filter(is_some)
+                    .map(|is| net(comes_in, is)),
+            )
+            .chain(
+                conditions
+                    .destinations
+                    .iter()
+                    .filter(is_some)
+                    .map(|is| net(goes_out, is)),
+            )
+            .collect()
+    }
+
+    fn link(&self, what: &What) -> About {
+        let Links {
+            name,
+            is_prefix,
+            index,
+            ..
+        } = self.links;
+        let (all, some) = match what {
+            What::Named(one) => (
+                !is_prefix && one == name,
+                *is_prefix && one.starts_with(name),
+            ),
+            What::Prefixed(start) => (
+                name.starts_with(start),
+                *is_prefix && start.starts_with(name),
+            ),
+            What::Numbered(one) => (Some(*one) == *index, index.is_none()),
+        };
+        how_many(all, some)
+    }
+
+    fn net(&self, net: &IpNet) -> About {
+        let mut own = self.links.subnets.iter();
+        let own = own.find(|own| own.addr().is_ipv4() == net.addr().is_ipv4());
+        match own {
+            Some(own) => how_many(net.contains(own), own.contains(net)),
+            None => how_many(net.prefix_len() == 0, true),
+        }
+    }
+
+    fn about(&self, conditions: &Conditions) -> About {
+        let Conditions {
+            version,
+            protocol,
+            ports,
+            is_local,
+            lookups,
+            has_more,
+            ..
+        } = conditions;
+        let is_it = |wanted: Option<u8>, is: u8| wanted.is_none_or(|wanted| wanted == is);
+        if !is_it(*version, self.version) || !is_it(*protocol, self.protocol) {
+            return About::None;
+        }
+        let sides = self.sides(conditions);
+        let of_sides = sides.into_iter().map(|side| match side {
+            (true, false, about) => about,
+            (true, true, About::All) | (false, false, About::All) => About::None,
+            (true, true, About::None) | (false, true, About::All) => About::All,
+            (true, true, About::Some) | (false, ..) => About::Some,
+        });
+        let is_narrower = !ports.is_empty() || *is_local || !lookups.is_empty() || *has_more;
+        let rest = how_many(!is_narrower, true);
+        of_sides.chain([rest]).min().unwrap_or(About::All)
+    }
+
+    /// Whether a rule says which network it is about, and that it is this.
+    fn are_named(&self, conditions: &Conditions) -> bool {
+        let sides = self.sides(conditions);
+        let names_it = |side: &(bool, bool, About)| *side == (true, false, About::All);
+        sides.iter().any(names_it)
+    }
+}
+
+fn how_many(all: bool, some: bool) -> About {
+    match (all, some) {
+        (true, _) => About::All,
+        (false, true) => About::Some,
+        (false, false) => About::None,
+    }
+}
