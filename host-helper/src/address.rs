@@ -267,6 +267,7 @@ mod tests {
                 is_local: false,
                 is_advertised: false,
                 mtu: None,
+                table: 254,
             })
             .collect()
     }

@@ -102,6 +102,8 @@ pub struct Route {
     pub is_advertised: bool,
     /// The MTU that it has by itself, in bytes.
     pub mtu: Option<u32>,
+    /// The number of its table.
+    pub table: u32,
 }
 
 /// `AF_INET` or `AF_INET6`, as a netlink header has it.

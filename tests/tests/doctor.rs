@@ -501,6 +501,17 @@ fn a_route_that_takes_addresses_of_a_network() {
         lab.serve();
         lab.run(&[], &["true"]).exits(0);
         lab.settle();
+        // No rule leads packets to these tables.
+        sh(
+            "ip route add 172.19.4.0/24 dev uplink table 100; ip route add 172.19.5.0/24 dev uplink table 1000",
+        );
+        healthy(lab);
+        for table in [100, 1000] {
+            sh(&format!("ip rule add fwmark 7 table {table}"));
+            let cures = finds(lab, &[("subnet-overlap", "network hawser0")]);
+            assert!(cures[0].starts_with("host-helper down"), "{}", cures[0]);
+            sh(&format!("ip rule del fwmark 7 table {table}"));
+        }
         sh(
             "ip link add vpn0 type veth peer name vpn1; ip link set vpn0 up; ip addr add 172.19.128.1/20 dev vpn0",
         );
@@ -733,6 +744,11 @@ fn a_bridge_that_is_down() {
                 "ip -6 addr flush dev hawser0 scope global",
                 "network hawser0",
             ),
+            ("ip route del 172.19.0.0/16 dev hawser0", "network hawser0"),
+            (
+                "ip -6 route flush dev hawser0 proto kernel",
+                "network hawser0",
+            ),
             ("ip link set hwac130009 down", "container web"),
             ("ip link set hwac130009 nomaster", "container web"),
         ] {
@@ -745,6 +761,39 @@ fn a_bridge_that_is_down() {
             );
             finds_and_cures(lab, "bridge-down", place);
         }
+    });
+}
+
+#[test]
+fn a_bridge_that_is_gone() {
+    packets(|lab| {
+        lab.serve();
+        let web = idle(
+            lab,
+            "web",
+            &["--bridge", "lan0", "--subnet", "10.77.0.0/24"],
+        );
+        let guest = Running::unshared(&["-n"], "exec cat");
+        let pid = guest.pid().to_string();
+        lab.hawser(&[
+            "attach",
+            "--name",
+            "guest",
+            "--no-ipv6",
+            "--bridge",
+            "lan1",
+            &pid,
+        ])
+        .exits(0);
+        healthy(lab);
+        sh("ip link del lan0");
+        finds_and_cures(lab, "bridge-down", "container web");
+        let ping = |pid| Netns::of(pid).sh("busybox ping -c 1 -W 10 198.51.100.10");
+        ping(lab.pid_of("web"));
+        sh("ip link del lan1");
+        finds_and_cures(lab, "bridge-down", "container guest");
+        ping(guest.pid());
+        drop(web);
     });
 }
 

@@ -1,13 +1,15 @@
 //! What there is on this host: links, routes, networks of ours and the containers on them.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use hawser::netlink::{Attributes, read_u32};
 use ipnet::IpNet;
 
 use crate::bridge::POINT_TO_POINT_NAME;
 use crate::error::{Doing, Result};
 use crate::link::{Link, Route};
-use crate::netlink::Netlink;
+use crate::netlink::{DUMP, Netlink};
 use crate::nft;
 use crate::owner::{Gateways, Mark, leased_address};
 use crate::uplink::{self, WaysOut};
@@ -16,7 +18,7 @@ use crate::uplink::{self, WaysOut};
 pub struct Host {
     /// Every link.
     pub links: Vec<Link>,
-    /// Every route.
+    /// Every route that packets may take.
     pub routes: Vec<Route>,
     /// The ways out.
     pub ways: WaysOut,
@@ -45,7 +47,9 @@ impl Host {
     /// What the kernel says.
     pub fn look(route: &mut Netlink) -> Result<Host> {
         let links = route.links().doing(|| "list links".to_string())?;
-        let routes = route.routes().doing(|| "list routes".to_string())?;
+        let mut routes = route.routes().doing(|| "list routes".to_string())?;
+        let tables = tables(route);
+        routes.retain(|route| tables.contains(&route.table));
         let ways = uplink::find(route)?;
         let is_end = |link: &&Link| {
             let mark = link.mark.as_ref();
@@ -102,6 +106,37 @@ impl Network {
             .flatten()
             .collect()
     }
+}
+
+/// The tables of routes that a rule leads packets to. A kernel without such rules has none but its own.
+fn tables(route: &mut Netlink) -> BTreeSet<u32> {
+    // linux/fib_rules.h: struct fib_rule_hdr has the family and the lengths of prefixes before the table.
+    const FIB_RULE_HDR: usize = 12;
+    const TABLE: usize = 4;
+    const FRA_TABLE: u16 = 15;
+    let own = [
+        libc::RT_TABLE_DEFAULT,
+        libc::RT_TABLE_MAIN,
+        libc::RT_TABLE_LOCAL,
+    ];
+    let mut tables = BTreeSet::from(own.map(u32::from));
+    let _ = route.exchange(
+        |writer, sequence| {
+            writer.begin(libc::RTM_GETRULE, DUMP, sequence, &[0; FIB_RULE_HDR]);
+            writer.end();
+            sequence
+        },
+        |message| {
+            let attributes = message.payload.get(FIB_RULE_HDR..).unwrap_or(&[]);
+            let mut attributes = Attributes::new(attributes);
+            // Numbers that the header has no room for.
+            let named = attributes.find(|(kind, _)| *kind == FRA_TABLE);
+            let named = named.and_then(|(_, value)| read_u32(value, 0));
+            let table = named.or(message.payload.get(TABLE).map(|table| u32::from(*table)));
+            tables.extend(table);
+        },
+    );
+    tables
 }
 
 fn of_bridge(link: &Link) -> Option<Network> {

@@ -1,6 +1,7 @@
 //! Links, addresses and routes: bridges that are down, `lo`, MTUs, routes that take our addresses.
 
 use std::fs::File;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use ipnet::IpNet;
@@ -52,22 +53,48 @@ fn examine_bridge(network: &Network, route: &mut Netlink, report: &mut Report) {
         report.find(Fault::BridgeDown, network.place(), cause, cure);
         return;
     }
-    match route.addresses(bridge.index) {
-        Ok(addresses) => {
-            // The kernel takes IPv6 off a link by a switch, too.
-            let has_ipv6 = sysctl::ipv6_is_off(name).is_ok_and(|why| why.is_none());
-            let v6 = gateways.v6.net().filter(|_| has_ipv6).map(IpNet::V6);
-            let own = [Some(IpNet::V4(gateways.v4)), v6];
-            let lost = own
-                .into_iter()
-                .flatten()
-                .find(|net| !addresses.contains(net));
-            if let Some(lost) = lost {
-                let cause = format!("bridge {name} has lost its address {lost}");
-                report.find(Fault::BridgeDown, network.place(), cause, cure);
-            }
-        }
-        Err(refusal) => report.could_not(format!("addresses of {name}"), refusal),
+    let addresses = match route.addresses(bridge.index) {
+        Ok(addresses) => addresses,
+        Err(refusal) => return report.could_not(format!("addresses of {name}"), refusal),
+    };
+    // The kernel takes IPv6 off a link by a switch, too.
+    let has_ipv6 = sysctl::ipv6_is_off(name).is_ok_and(|why| why.is_none());
+    let v6 = gateways.v6.net().filter(|_| has_ipv6).map(IpNet::V6);
+    let own: Vec<IpNet> = [Some(IpNet::V4(gateways.v4)), v6]
+        .into_iter()
+        .flatten()
+        .collect();
+    if let Some(lost) = own.iter().find(|net| !addresses.contains(net)) {
+        let cause = format!("bridge {name} has lost its address {lost}");
+        return report.find(Fault::BridgeDown, network.place(), cause, cure);
+    }
+    // Those that came with the addresses.
+    let routes = match route.routes() {
+        Ok(routes) => routes,
+        Err(refusal) => return report.could_not("routes", refusal),
+    };
+    let leads_there = |net: &IpNet| {
+        let mut routes = routes.iter();
+        routes.any(|it| it.link == Some(bridge.index) && it.destination == net.trunc())
+    };
+    for net in own.iter().filter(|net| !leads_there(net)) {
+        let to = net.trunc();
+        let from = net.addr();
+        report.find(
+            Fault::BridgeDown,
+            network.place(),
+            format!(
+                "bridge {name} has lost its route to {to}: the host does not find its containers"
+            ),
+            match from {
+                IpAddr::V4(_) => {
+                    format!("ip route replace {to} dev {name} proto kernel scope link src {from}")
+                }
+                IpAddr::V6(_) => {
+                    format!("ip -6 route replace {to} dev {name} proto kernel metric 256")
+                }
+            },
+        );
     }
 }
 
@@ -127,11 +154,15 @@ fn is_down_still(end: &Link) -> bool {
     link.is_ok_and(|link| link.is_some_and(|link| !link.is_up))
 }
 
-/// What a container calls the link that this is the host's end of, as far as it is told.
-fn name_inside(end: &Link) -> String {
+/// What is known of the container whose link this is the host's end of.
+fn describe(end: &Link) -> Option<Description> {
     let ask = || serde_json::from_str(&control::ask(name_of(end), "inspect").ok()?).ok();
-    let known: Option<Description> = Kept::of(end).map(|kept| kept.container).or_else(ask);
-    known
+    Kept::of(end).map(|kept| kept.container).or_else(ask)
+}
+
+/// What a container calls that link, as far as it is told.
+fn name_inside(end: &Link) -> String {
+    describe(end)
         .and_then(|container| container.interface)
         .unwrap_or_else(|| INSIDE.to_string())
 }
@@ -187,18 +218,35 @@ fn examine_stray(host: &Host, end: &Link, report: &mut Report) {
         let address = address_of(end);
         address.is_some_and(|it| network.subnets().iter().any(|net| net.contains(&it)))
     };
-    if let Some(network) = host.networks.iter().find(is_its) {
-        let (name, link, bridge) = (name_of(end), &end.name, &network.name);
-        report.find(
-            Fault::BridgeDown,
-            format!("container {name}"),
-            format!(
-                "link {link}, the host's end of its {}, is no port of {bridge} any more",
-                name_inside(end)
-            ),
-            format!("ip link set {link} master {bridge}"),
-        );
-    }
+    let (name, link) = (name_of(end), &end.name);
+    let known = describe(end).unwrap_or_default();
+    let network = host.networks.iter().find(is_its);
+    // What nobody knows is only theirs to know who has made it.
+    let of_container = Some(known.network.as_str()).filter(|name| !name.is_empty());
+    let bridge = network.map(|network| network.name.as_str());
+    let bridge = bridge.or(of_container).unwrap_or("BRIDGE");
+    let is_there = network.is_some() || host.links.iter().any(|link| link.name == bridge);
+    let (what, first) = if is_there {
+        (format!("no port of {bridge} any more"), String::new())
+    } else {
+        let subnet = known.subnet.unwrap_or_else(|| "SUBNET".to_string());
+        let subnet6 = known.subnet6.map_or("--no-ipv6".to_string(), |subnet6| {
+            format!("--subnet6 {subnet6}")
+        });
+        (
+            format!("no port of a bridge any more: {bridge} is gone"),
+            format!("host-helper up --bridge {bridge} --subnet {subnet} {subnet6} && "),
+        )
+    };
+    report.find(
+        Fault::BridgeDown,
+        format!("container {name}"),
+        format!(
+            "link {link}, the host's end of its {}, is {what}",
+            known.interface.as_deref().unwrap_or(INSIDE)
+        ),
+        format!("{first}ip link set {link} master {bridge}"),
+    );
 }
 
 /// `lo` of a container.

@@ -232,6 +232,7 @@ pub(super) fn route(message: RouteNetlinkMessage) -> Option<Route> {
         is_local: header.kind == RouteType::Local,
         is_advertised: header.protocol == RouteProtocol::Ra,
         mtu: None,
+        table: u32::from(header.table),
     };
     for attribute in attributes {
         match attribute {
@@ -240,6 +241,8 @@ pub(super) fn route(message: RouteNetlinkMessage) -> Option<Route> {
             }
             RouteAttribute::Gateway(address) => route.gateway = plain(address),
             RouteAttribute::Oif(index) => route.link = Some(index),
+            // Numbers that the header has no room for.
+            RouteAttribute::Table(table) => route.table = table,
             RouteAttribute::Metrics(metrics) => {
                 route.mtu = metrics.iter().find_map(|metric| match metric {
                     RouteMetric::Mtu(mtu) => Some(*mtu),
