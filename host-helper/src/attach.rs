@@ -18,7 +18,7 @@ use crate::attached;
 use crate::bridge::Network;
 use crate::config::{self, Links, Privileges};
 use crate::control::{self, Lease};
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Error, Result};
 use crate::log::Log;
 use crate::mark;
 use crate::netlink::Netlink;
@@ -107,11 +107,7 @@ pub fn run(
     let hears_init = command.stdio == StdioChoice::Inherit;
     // A log, and the root of a view of the host's files, are in the directory of names.
     let needs_directory = command.stdio == StdioChoice::Log || command.rootfs.directory.is_none();
-    let lease_first = if needs_directory {
-        Some(lease_name(request)?)
-    } else {
-        None
-    };
+    let lease_first = needs_directory.then(|| lease_name(request)).transpose()?;
     let environment = command.environment.clone();
     let (mut spawn, privileges) = prepare(request, command)?;
     spawn.is_verbose = steps.is_wanted();
@@ -242,8 +238,16 @@ fn hand_off(
 ///
 /// Undone by dropping the lease.
 fn lease_name(request: &Request) -> Result<Lease> {
-    let leased = Lease::take(&request.name, &state::lock()?)?;
-    leased.ok_or_else(|| control::in_use(&request.name))
+    let name = &request.name;
+    let leased = Lease::take(name, &state::lock()?)?;
+    let lease = leased.ok_or_else(|| control::in_use(name))?;
+    // An attachment that nobody stays for has its name by its link alone, and so is found by that of another container.
+    if !request.network.has_link() && attached::is_there(name) {
+        return Err(Error::new(format!(
+            "take name {name}: it is in use by an attached container; choose another --name, or release that one (host-helper detach {name})"
+        )));
+    }
+    Ok(lease)
 }
 
 fn prepare(request: &Request, command: Command) -> Result<(Spawn, Privileges)> {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use lab::{Netns, Running, Snapshot, case, sh};
+use lab::{DEADLINE, Netns, Running, Snapshot, case, collect, sh, sys};
 
 /// A process in a network namespace of its own, which ends with its input.
 fn guest() -> Running {
@@ -179,5 +179,69 @@ fn a_number_that_means_two_containers_is_refused() {
         // Now it means one alone.
         lab.hawser(&["detach", &second]).ok();
         assert!(lab.list().is_empty());
+    });
+}
+
+/// The number of one that has ended, whose network lives on, may be that of a process of another container.
+#[test]
+fn a_number_that_is_anothers_by_now_means_that_one() {
+    case(|lab| {
+        let script = "sleep 1000 </dev/null >/dev/null 2>&1 & exec cat";
+        let old = Running::unshared(&["-n"], script);
+        let pid = old.pid();
+        lab.hawser(&["attach", &pid.to_string(), "--name", "web"])
+            .ok();
+        old.end().exits(0);
+        let number = pid.to_string();
+        let new = (0..1000).find_map(|_| {
+            sh(&format!("echo {} >/proc/sys/kernel/ns_last_pid", pid - 1));
+            let new = guest();
+            (new.pid() == pid).then_some(new)
+        });
+        let new = new.expect("a process of the same number");
+        lab.hawser(&["detach", &number]).ok();
+        assert_eq!(lab.listed("web")["pid"], pid);
+        lab.hawser(&["attach", &number, "--name", "new"]).ok();
+        lab.hawser(&["detach", &number]).ok();
+        assert_eq!(lab.list().len(), 1);
+        new.end().exits(0);
+        // Nobody has it any more: it means that one again.
+        lab.hawser(&["detach", &number]).ok();
+        assert!(lab.list().is_empty());
+    });
+}
+
+/// Nobody stays for an attachment: its name is its link's alone, and a container without a link has none.
+#[test]
+fn a_container_without_a_link_does_not_take_the_name_and_is_not_stopped_for_it() {
+    case(|lab| {
+        let guest = guest();
+        let pid = guest.pid().to_string();
+        let attach = || lab.hawser(&["attach", &pid, "--name", "web"]).ok();
+        attach();
+        let before = Snapshot::take();
+        let ns = format!("ns:/proc/{pid}/ns/net");
+        for network in ["none", "host", "container:web", &ns] {
+            for options in [&["-d"][..], &[]] {
+                let options = [options, &["--name", "web", "--network", network]].concat();
+                lab.run(&options, &["true"])
+                    .refused(&["web", "attached", "detach web"]);
+            }
+        }
+        before.assert_back();
+        // From where that link is not to be seen it does, and goes on.
+        let options = ["-d", "--name", "web", "--network", "none"];
+        let mut elsewhere = lab.run_command(&options, &["sleep", "1000"]);
+        let other = Netns::new("other");
+        sys::in_netns(&mut elsewhere, other.descriptor());
+        collect(elsewhere, DEADLINE).ok();
+        let running = || lab.pid_of("web");
+        let first = running();
+        lab.hawser(&["detach", "web"]).ok();
+        assert_eq!(Netns::of(guest.pid()).sh("ip -o link | wc -l"), "1\n");
+        assert_eq!(running(), first);
+        lab.hawser(&["stop", "web"]).ok();
+        attach();
+        lab.hawser(&["detach", "web"]).ok();
     });
 }

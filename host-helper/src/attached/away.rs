@@ -21,7 +21,7 @@ use crate::ls::Description;
 use crate::mark;
 use crate::netlink::{ACK, Netlink};
 use crate::nft;
-use crate::owner::{Mark, leased_address, namespace};
+use crate::owner::{Mark, leased_address, namespace, start_time};
 use crate::publish::Range;
 use crate::reclaim;
 use crate::request::check_name;
@@ -88,7 +88,11 @@ pub fn detach(options: &cli::Detach) -> Result<()> {
             return false;
         };
         let (name, its) = mark.container().unwrap_or_default();
-        let is_of_pid = |pid: &String| mark.owner().is_some_and(|it| it.pid.to_string() == *pid);
+        // The number of one that has ended may be another's by now.
+        let is_of_pid = |pid: &String| {
+            let owner = mark.owner().filter(|it| it.pid.to_string() == *pid);
+            owner.is_some_and(|it| it.is_running() || matches!(start_time(it.pid), Ok(None)))
+        };
         let target = options.target.as_ref();
         netns == Some(its) || target.is_some_and(|target| target == name || is_of_pid(target))
     };
@@ -211,9 +215,20 @@ pub fn take_over(route: &mut Netlink, end: &Link) -> Result<()> {
     take_away(route, end)
 }
 
+/// Asks whoever supervises this link: a container without one may have the same name.
 fn ask_to_let_go(end: &Link) {
-    if let Some((name, _)) = end.mark.as_ref().and_then(Mark::container) {
-        // Nobody listens: there is none.
+    let Some((name, _)) = end.mark.as_ref().and_then(Mark::container) else {
+        return;
+    };
+    let is_its = match control::ask(name, "inspect") {
+        Ok(answer) => {
+            let found = serde_json::from_str::<Description>(&answer).ok();
+            found.is_some_and(|it| it.veth.as_deref() == Some(&*end.name))
+        }
+        // Nobody listens: there is none. One that does not answer now may be it.
+        Err(error) => control::is_silence(&error),
+    };
+    if is_its {
         let _ = control::stop_all(&[name], 0);
     }
 }
