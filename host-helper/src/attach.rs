@@ -324,6 +324,7 @@ fn attach(
         network,
         address,
         address6: request.address6,
+        names_subnet6: request.subnet6.is_some(),
         offset,
         mac: request.mac,
         mtu,

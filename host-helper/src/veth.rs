@@ -48,6 +48,8 @@ pub struct Wish<'a> {
     pub address: Option<Ipv4Addr>,
     /// Its IPv6 address, or the one that goes with the other.
     pub address6: Option<Ipv6Addr>,
+    /// The network's IPv6 subnet was asked for: without a bridge, that of other IPv4 subnets may be the same.
+    pub names_subnet6: bool,
     /// Where the search for a free one starts.
     pub offset: u32,
     /// The hardware address inside, or the one that goes with the address.
@@ -209,12 +211,32 @@ fn finish(route: &mut Netlink, wish: &Wish, veth: &Veth) -> Result<()> {
     if network.bridge.is_some() && !*COMES_UP_LATE {
         bring_up(route, veth, network)?;
     }
-    if let (Some(address6), Some(subnet6)) = (wish.address6, network.subnet6) {
-        if partner_of(address6, subnet6, network.subnet) != Some(veth.address) {
-            lease_too(route, wish, veth, address6)?;
-        }
+    let (Some(address6), Some(subnet6)) = (veth.address6, network.subnet6) else {
+        return Ok(());
+    };
+    let is_shared = network.bridge.is_none() && wish.names_subnet6;
+    if is_shared {
+        await_route(route, wish, address6)?;
+    }
+    if is_shared || partner_of(address6, subnet6, network.subnet) != Some(veth.address) {
+        lease_too(route, wish, veth, address6)?;
     }
     Ok(())
+}
+
+/// Whoever has an address of the same subnet without a lease, since it was not asked for there, has a route: it is gone, or a living holder named.
+fn await_route(route: &mut Netlink, wish: &Wish, address: Ipv6Addr) -> Result<()> {
+    let doing = || format!("look for a route to {address}");
+    let found = route.routes_to(&[address.into()]).doing(doing)?;
+    let mut found = found.into_iter().flatten();
+    let theirs = found.find(|found| found.destination.prefix_len() == 128);
+    let Some(index) = theirs.and_then(|found| found.link) else {
+        return Ok(());
+    };
+    match route.link(index).doing(doing)? {
+        Some(link) => reclaim(route, &link.name, &format!("address {address}"), wish.name),
+        None => Ok(()),
+    }
 }
 
 fn create_link(route: &mut Netlink, wish: &Wish) -> Result<Ipv4Addr> {

@@ -247,6 +247,45 @@ fn an_address_beyond_those_is_leased_by_a_name_of_the_link() {
     });
 }
 
+/// What the firewall knows of a container it knows by its address: the end of one would be the end of the other's limits.
+#[test]
+fn two_point_to_point_networks_may_have_a_subnet_in_common_and_no_address() {
+    case(|lab| {
+        let ptp = ["--network", "ptp", "--egress", "none"];
+        let with = |subnet, ip, rest: &[&'static str]| -> Vec<&'static str> {
+            [&ptp, &["--subnet", subnet, "--ip", ip][..], rest].concat()
+        };
+        let named = ["--subnet6", "2001:db8:6::/64"];
+        let a = with("10.0.0.0/24", "10.0.0.5", &named);
+        for _ in 0..3 {
+            let first = lab.start_idle(&[&a, &["--name", "a"][..]].concat());
+            assert_eq!(lab.listed("a")["address6"], "2001:db8:6::5");
+            let second = lab.start_idle(&with("10.1.0.0/24", "10.1.0.6", &named));
+            let before = lab::Snapshot::take();
+            lab.run(&with("10.1.0.0/24", "10.1.0.5", &named), &["true"])
+                .refused(&["2001:db8:6::5", "container a", "choose another"]);
+            before.assert_back();
+            first.end().exits(0);
+            let limited = sh("nft list set inet hawser limited6");
+            assert!(limited.contains("2001:db8:6::6"), "{limited}");
+            // Free at once.
+            lab.run(&with("10.1.0.0/24", "10.1.0.5", &named), &["true"])
+                .ok();
+            second.end().exits(0);
+        }
+        // The one that another network has by itself.
+        let first = lab.start_idle(&with("10.0.0.0/24", "10.0.0.5", &["--name", "a"]));
+        let subnet6 = inspect(lab, "a")["subnet6"].as_str().map(str::to_owned);
+        let subnet6 = subnet6.expect("a subnet");
+        let options = with("10.1.0.0/24", "10.1.0.5", &[]);
+        let options: Vec<&str> = [&options, &["--subnet6", &subnet6][..]].concat();
+        lab.run(&options, &["true"])
+            .refused(&["::5", "container a", "choose another"]);
+        first.end().exits(0);
+        lab.run(&options, &["true"]).ok();
+    });
+}
+
 #[test]
 fn no_ipv6_is_none_at_all() {
     case(|lab| {

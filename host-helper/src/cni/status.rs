@@ -217,6 +217,7 @@ fn try_all() -> OurResult<()> {
             network: &network,
             address: None,
             address6: None,
+            names_subnet6: false,
             offset: 0,
             mac: None,
             mtu: 1500,
