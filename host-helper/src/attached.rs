@@ -15,6 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
@@ -31,6 +32,7 @@ use crate::ls::Description;
 use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner::{Mark, process_in};
+use crate::publish::{self, Held, Port};
 use crate::request::Request;
 use crate::run;
 use crate::signals::Signals;
@@ -321,8 +323,27 @@ fn swap((kept, end): (Kept, Link)) -> (Link, Kept) {
 /// Puts the rules of attachments that nobody supervises back.
 ///
 /// # Errors
-/// What the kernel refused, of all of them.
+/// What the kernel refused, of all of them; ports that others have taken meanwhile.
 pub fn restore(route: &mut Netlink) -> Vec<Error> {
+    restore_those(route, |_| true)
+}
+
+/// The same of those that the tables do not know, for whoever has made these again: nobody else would. A port that is in no table
+/// looks like one that nobody has.
+///
+/// # Errors
+/// As [`restore`].
+pub fn restore_unknown() -> Vec<Error> {
+    if kept::links().is_empty() {
+        return Vec::new();
+    }
+    match Netlink::route().doing(|| "open a netlink socket".into()) {
+        Ok(mut route) => restore_those(&mut route, |link| !nft::knows(link)),
+        Err(error) => vec![error],
+    }
+}
+
+fn restore_those(route: &mut Netlink, is_wanted: impl Fn(&str) -> bool) -> Vec<Error> {
     let found = match unsupervised(route) {
         Ok(found) => found,
         Err(error) => return vec![error],
@@ -333,14 +354,48 @@ pub fn restore(route: &mut Netlink) -> Vec<Error> {
         let (Some(attachment), Some(reach)) = (attachment, reach) else {
             continue;
         };
+        if !is_wanted(&end.name) {
+            continue;
+        }
         let done = nft::open().and_then(|mut nft| {
             nft::ensure(&mut nft)?;
+            // Held until they lead there: whoever comes for one meanwhile is refused, or has it.
+            let (ports, _held) = hold_again(&mut nft, &kept, &mut errors);
             let servers = &kept.container.resolvers;
-            nft::Entry::add(nft, &attachment, &reach, &kept.ports(), servers)
+            nft::Entry::add(nft, &attachment, &reach, &ports, servers)
         });
         errors.extend(done.err());
     }
     errors
+}
+
+/// The ports of an attachment, but for those that do not lead to it any more, and are another's by now.
+fn hold_again(nft: &mut Netlink, kept: &Kept, errors: &mut Vec<Error>) -> (Vec<Port>, Vec<Held>) {
+    let (mut ports, mut all) = (Vec::new(), Vec::new());
+    for port in kept.ports() {
+        // As when it was attached.
+        let held = match kept.cni {
+            Some(_) => publish::hold_beside([port], kept.netns),
+            None => publish::hold([port]),
+        };
+        let leads_there = |nft: &mut Netlink| {
+            let found = nft::led_to(nft, &port).ok().flatten().unwrap_or_default();
+            kept.addresses().any(|address| found.contains(&address))
+        };
+        match held {
+            Err(error) if error.errno == Some(Errno::EADDRINUSE) && !leads_there(nft) => {
+                errors.push(Error::new(format!(
+                    "restore container {}: {error}",
+                    kept.container.name
+                )));
+            }
+            held => {
+                ports.push(port);
+                all.extend(held.into_iter().flatten());
+            }
+        }
+    }
+    (ports, all)
 }
 
 /// What is kept of an attachment of this name that nobody supervises.

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::attach::Container;
-use crate::attached::Ours;
+use crate::attached::{self, Ours};
 use crate::control::{self, Client};
 use crate::error::Result;
 use crate::follower::{BEGIN, Follower};
@@ -99,7 +99,9 @@ impl Supervisor {
         if let Some(entry) = &mut container.entry {
             if !entry.is_known() {
                 // What is refused is tried again below, and with the next start.
-                let _ = entry.restore();
+                if entry.restore().unwrap_or(false) {
+                    attached::restore_unknown();
+                }
             }
         }
         let published: Vec<Port> = container.splice.ports().collect();
@@ -352,7 +354,11 @@ impl Supervisor {
         let Some(entry) = &mut self.container.entry else {
             return Ok(());
         };
-        entry.restore()?;
+        let has_made_tables = entry.restore()?;
+        if has_made_tables {
+            // There is nobody to tell; restore says what is in the way.
+            attached::restore_unknown();
+        }
         self.forget_later();
         Ok(())
     }

@@ -15,7 +15,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use lab::{
     DEADLINE, Lab, Netns, Running, Seen, Snapshot, case, child, collect, init_binary, packets, sh,
-    sys, wait_for_end,
+    sys, wait_for_end, wait_untold,
 };
 
 /// A process in namespaces of its own (`-n`, `-m`...), which ends with its input.
@@ -640,6 +640,53 @@ fn rules_are_restored_from_what_is_kept() {
         }
         let left = sh("nft list ruleset");
         assert!(!left.contains("8080") && !left.contains("8081"), "{left}");
+    });
+}
+
+/// Nobody holds them, and who asks for one asks the tables.
+#[test]
+fn ports_are_an_attachments_own_after_a_flush() {
+    case(|lab| {
+        lab.with_network();
+        let guest = guest(&["-n"]);
+        attach(lab, guest.pid(), &["--name", "web", "-p", "8080:80"]).ok();
+        let leads = || sh("nft list ruleset").contains("8080");
+        let taken = || {
+            lab.run(&["-p", "8080:80"], &["true"])
+                .refused(&["8080", "web", "detach"]);
+        };
+        // The next start makes the tables again.
+        sh("nft flush ruleset");
+        lab.run(&[], &["true"]).ok();
+        assert!(leads());
+        taken();
+        // Or a supervisor does.
+        let other = lab.start_idle(&[]);
+        sh("nft flush ruleset");
+        wait_untold("the port is back", leads);
+        taken();
+        other.end().exits(0);
+        // A daemon of the host is no reason to take back what is there.
+        let daemon = || TcpListener::bind("0.0.0.0:8080").expect("a daemon of the host");
+        let holder = daemon();
+        lab.hawser(&["restore"]).ok();
+        assert!(leads());
+        drop(holder);
+        // But one that has come while nothing was there.
+        sh("nft flush ruleset");
+        let holder = daemon();
+        let started = lab.run(&[], &["true"]).exits(0);
+        assert_eq!(started.err().lines().count(), 1, "{started}");
+        for word in ["warning", "web", "8080"] {
+            assert!(started.err().contains(word), "{started}");
+        }
+        assert!(!leads());
+        lab.hawser(&["restore"]).refused(&["web", "8080"]);
+        assert!(!leads());
+        drop(holder);
+        lab.hawser(&["restore"]).ok();
+        assert!(leads());
+        detach(lab, "web");
     });
 }
 

@@ -11,7 +11,7 @@ use crate::nft::{self, Policy};
 use crate::ptp;
 use crate::reach::Reach;
 use crate::request::{NetworkChoice, Request};
-use crate::steps::Steps;
+use crate::steps::{Steps, warn};
 use crate::sysctl;
 use crate::uplink::{self, WaysOut};
 use crate::wanted::{Ipv6, Wanted};
@@ -213,11 +213,21 @@ fn ensure_way_out(
         let _ = detach::remove_rest_of_none();
     }
     let (mut nft, is_first) = ensured?;
+    if is_first {
+        restore_others();
+    }
     // Nothing is made for a point-to-point network but the tables, for the first.
     if network.is_new || is_first && network.is_ours {
         foreign::tell(&network, &mut nft);
     }
     Ok((network, nft))
+}
+
+/// The tables are new, and know nothing of those that were there before: who is attached, and nobody stays for, has nobody else to say it.
+pub(super) fn restore_others() {
+    for error in attached::restore_unknown() {
+        warn(&error.to_string());
+    }
 }
 
 /// The host end of a point-to-point container has a switch of its own: see [`super::attach`].

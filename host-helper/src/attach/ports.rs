@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use nix::errno::Errno;
 
-use super::Attachment;
+use super::{Attachment, ensure};
 use crate::attached::kept;
 use crate::conntrack;
 use crate::error::Result;
@@ -91,6 +91,9 @@ pub(super) fn publish(
     let ports: Vec<Port> = splice.ports().collect();
     let servers = &request.resolvers.servers;
     let mut entry = nft::Entry::add(nft, attachment, &request.reach, &ports, servers)?;
+    if entry.has_made_tables() {
+        ensure::restore_others();
+    }
     if entry.has_made_tables() && attachment.network.is_ours && !sysctl::is_forwarding()? {
         // Not flushed alone: whoever removed the last network has not seen that this one was about to be used.
         let gone = veth::just_removed(&attachment.veth, &attachment.network);

@@ -196,17 +196,17 @@ impl Entry {
         packets
     }
 
-    /// Something was deleted from the ruleset: what is ours is there again afterwards.
+    /// Something was deleted from the ruleset: what is ours is there again afterwards. True: the tables were not, until now.
     ///
     /// # Errors
     /// What the kernel refused.
-    pub fn restore(&mut self) -> Result<()> {
+    pub fn restore(&mut self) -> Result<bool> {
         // What is there is no error; looking for what is not would take as long.
-        ensure(&mut self.nft)?;
+        let mut has_made_tables = ensure(&mut self.nft)?;
         if self.has_link()? {
-            self.put()?;
+            has_made_tables |= self.put()?;
         }
-        Ok(())
+        Ok(has_made_tables)
     }
 
     /// Takes the container back. What cannot be taken is swept by the next tenant of the address.

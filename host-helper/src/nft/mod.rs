@@ -113,6 +113,11 @@ pub fn remove_bridge(nft: &mut Netlink, name: &str) -> Result<()> {
         .doing(|| format!("remove network {name} from nft table {TABLE}"))
 }
 
+/// Whether the tables know of a container with this host end.
+pub fn knows(link: &str) -> bool {
+    open().is_ok_and(|mut nft| sets::known(&mut nft, link).is_some())
+}
+
 fn transaction(nft: &mut Netlink, write: impl Fn(&mut Batch)) -> std::result::Result<(), Refusal> {
     nft.exchange(
         |writer, sequence| {

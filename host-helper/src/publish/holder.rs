@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use nix::errno::Errno;
+
 use super::{Port, Protocol, reserved};
 use crate::error::Error;
 use crate::state;
@@ -32,6 +34,7 @@ pub fn in_use(port: &Port) -> Error {
     Error::new(format!(
         "publish {port}: {what} is in use by {holder}; choose another"
     ))
+    .cause(Errno::EADDRINUSE)
 }
 
 /// Who listens on a port of the host, or has it without a peer; it may be a supervisor of ours.
