@@ -16,7 +16,7 @@ use crate::netlink::Netlink;
 use crate::veth;
 
 pub use hold::{Held, hold, hold_beside, raise_limit};
-pub use holder::listener;
+pub use holder::{is_held_for, listener};
 pub use text::{parse_host, parse_protocol};
 
 /// What a port is a port of.

@@ -15,7 +15,7 @@ use crate::foreign::{self, Engine, Links, Table};
 use crate::ls::Description;
 use crate::netlink::Netlink;
 use crate::nft::{self, State, examine as tables};
-use crate::publish::Port;
+use crate::publish::{self, Port};
 use crate::sysctl;
 
 /// What is named when it cannot be looked at.
@@ -210,7 +210,11 @@ fn examine_unheld(host: &Host, report: &mut Report) {
 }
 
 fn tell_unheld(kept: &kept::Kept, port: Port, report: &mut Report) {
-    if let Some(holder) = crate::publish::listener(&port) {
+    // The runtime itself may hold it, for this container.
+    if kept.cni.is_some() && publish::is_held_for(&port, kept.netns) {
+        return;
+    }
+    if let Some(holder) = publish::listener(&port) {
         let name = &kept.container.name;
         report.find(
             Fault::PortShadowed,
