@@ -60,10 +60,15 @@ fn make_directory() -> Result<()> {
 /// Removes the directory when nothing is in it.
 pub fn remove_directory_if_empty() {
     if let Ok(lock) = lock() {
-        // Not empty is the usual case.
-        let _ = fs::remove_dir(DIRECTORY);
+        remove_if_empty(DIRECTORY);
         drop(lock);
     }
+}
+
+/// Removes a directory, unless something is in it, which is the usual case. What was wrong for a moment is not the second time.
+pub fn remove_if_empty(directory: impl AsRef<Path>) {
+    let remove = || fs::remove_dir(&directory);
+    let _ = remove().or_else(|_| remove());
 }
 
 /// Where the file of a container is: `extension` is `sock`, `log` or `code`.
@@ -221,8 +226,7 @@ pub fn remove_leftovers(_lock: &Lock) {
     remove(&["lock", "next"], &|path| {
         !path.with_extension("hosts").exists()
     });
-    // Only when it is empty.
-    let _ = fs::remove_dir(DIRECTORY);
+    remove_if_empty(DIRECTORY);
 }
 
 /// Forgets the log and the exit code of a container; false when there were none.

@@ -253,8 +253,9 @@ pub fn ipv6_is_off(link: &str) -> Result<Option<String>> {
 /// # Errors
 /// What could not be written, after all the others were.
 pub fn restore() -> Result<()> {
-    let Ok(kept) = fs::read_to_string(saved()) else {
-        return Ok(());
+    let kept = match fs::read_to_string(saved()) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        read => read.doing(|| format!("read {}", saved().display()))?,
     };
     let (mut done, place) = (Ok(()), place()?);
     let ours = kept.lines().filter_map(|line| words_of(line, &place));

@@ -21,6 +21,8 @@ pub struct Work<'a> {
     pub command: &'a dyn Fn() -> Command,
     /// Takes back what is there when it has succeeded, or was killed (-9); panics if something is left of any other end.
     pub undo: &'a dyn Fn(&Outcome),
+    /// Whether nothing is to be there after this outcome, before any other command of ours.
+    pub is_over: &'a dyn Fn(&Outcome) -> bool,
     /// What it reads.
     pub input: Option<PathBuf>,
 }
@@ -126,6 +128,7 @@ pub fn with_run_of(lab: &Lab, options: &[&str], command: &[&str], body: impl FnO
     body(&Work {
         command: &|| lab.run_command(options, command),
         undo: &|_| {},
+        is_over: &is_done,
         input: None,
     });
 }
@@ -149,6 +152,7 @@ pub fn with_run_and_stop(lab: &Lab, options: &[&str], body: impl FnOnce(&Work)) 
                 lab.hawser(&["rm", "web"]).ok();
             }
         },
+        is_over: &has_succeeded,
         input: None,
     });
 }
@@ -174,6 +178,7 @@ pub fn with_run_on_terminal(lab: &Lab, options: &[&str], body: impl FnOnce(&Work
                 "the terminal's settings: {outcome}"
             );
         },
+        is_over: &is_done,
         input: None,
     });
 }
@@ -187,6 +192,7 @@ pub fn with_first_run(lab: &Lab, options: &[&str], body: impl FnOnce(&Work)) {
             lab.settle();
             lab.hawser(&["down"]).ok();
         },
+        is_over: &|_| false,
         input: None,
     });
 }
@@ -220,6 +226,7 @@ pub fn with_stay_to_the_end(lab: &Lab, body: impl FnOnce(&Work, &(dyn Fn() + Syn
         },
         // Of one that was killed too.
         undo: &|_| end(),
+        is_over: &|_| false,
         input: None,
     };
     body(&work, &end);
@@ -257,6 +264,7 @@ fn attached(
             let now = mounts().expect("its mounts");
             assert!(now == first, "{outcome}: {now}");
         },
+        is_over: &has_failed,
         input: None,
     });
     guest.end().exits(0);
@@ -274,6 +282,7 @@ pub fn with_detach(lab: &Lab, body: impl FnOnce(&Work)) {
         undo: &|_| {
             lab.hawser(&["detach", &pid]).ok();
         },
+        is_over: &has_succeeded,
         input: None,
     });
     guest.end().exits(0);
@@ -293,6 +302,7 @@ pub fn with_up_and_down(lab: &Lab, body: impl FnOnce(&Work)) {
         undo: &|_| {
             lab.hawser(&["down"]).ok();
         },
+        is_over: &has_succeeded,
         input: None,
     });
 }
@@ -325,6 +335,7 @@ pub fn with_hook(lab: &Lab, body: impl FnOnce(&Work)) {
             let released = lab.hook(&[], &bundle.state("web", "stopped", 0));
             assert_eq!(released.err(), "", "{outcome}");
         },
+        is_over: &|_| false,
         input: Some(lab.dir.join("state")),
     });
 }
@@ -346,6 +357,8 @@ pub fn with_poststop(lab: &Lab, body: impl FnOnce(&Work)) {
             let released = lab.hook(&[], &bundle.state("web", "stopped", 0));
             assert_eq!(released.err(), "");
         },
+        // What it could not do it says, and has succeeded all the same: its runtime goes on.
+        is_over: &|outcome| outcome.code == 0 && outcome.stderr.is_empty(),
         input: Some(lab.dir.join("state")),
     });
 }
@@ -376,6 +389,13 @@ pub fn with_plugin(lab: &Lab, operation: &str, body: impl FnOnce(&Work)) {
             }
             plugin.operation(operation, whose, &config)
         },
+        is_over: &|outcome| {
+            if is_add {
+                has_failed(outcome)
+            } else {
+                has_succeeded(outcome)
+            }
+        },
         input: Some(plugin.input()),
         undo: &|outcome| {
             let assert_gone = || {
@@ -399,6 +419,19 @@ fn with_none_known(config: &Value) -> Value {
     let mut config = config.clone();
     config["cni.dev/valid-attachments"] = json!([]);
     config
+}
+
+/// It has ended by itself, well or not.
+fn is_done(outcome: &Outcome) -> bool {
+    outcome.code >= 0 && outcome.code != 128 + libc::SIGABRT
+}
+
+fn has_failed(outcome: &Outcome) -> bool {
+    [1, 125].contains(&outcome.code)
+}
+
+fn has_succeeded(outcome: &Outcome) -> bool {
+    outcome.code == 0
 }
 
 /// Whether what it has made is there, or may be: it has succeeded, or nobody was left to take it back (killed, or without

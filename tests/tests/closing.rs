@@ -140,6 +140,7 @@ fn killed_at_any_moment(
             assert_eq!(outcome.code, 0, "it is nothing to the run: {outcome}");
             undo();
         },
+        is_over: &|_| false,
         input: None,
     };
     let before = lab.with_network();

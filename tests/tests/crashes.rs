@@ -70,6 +70,7 @@ fn a_run_by_itself() {
             command: &|| lab.run_command(&options, &["true"]),
             // Its log and its exit code stay; a start that was killed has none.
             undo: &|_| drop(lab.hawser(&["rm", "web"])),
+            is_over: &|_| false,
             input: None,
         };
         sweep(lab, "run -d", Some(1), &[It, Others, All], &work);
@@ -139,6 +140,7 @@ fn a_first_run_and_then_another() {
                 lab.run_command(NAMED, &["true"])
             },
             undo: &|_| {},
+            is_over: &|_| false,
             input: None,
         };
         let sweep = Sweep {

@@ -7,9 +7,9 @@ use nix::errno::Errno;
 
 use lab::tracer::{Call, Fault, trace};
 use lab::{
-    DEADLINE, Lab, Outcome, Snapshot, Work, case, collect, errnos, skip, with_attach, with_detach,
-    with_first_run, with_hook, with_plugin, with_poststop, with_run, with_run_and_stop,
-    with_run_of, with_run_on_terminal, with_up_and_down,
+    DEADLINE, Lab, Outcome, Snapshot, Work, calls, case, collect, errnos, skip, with_attach,
+    with_detach, with_first_run, with_hook, with_plugin, with_poststop, with_run,
+    with_run_and_stop, with_run_of, with_run_on_terminal, with_up_and_down,
 };
 
 /// What a call and its fault are called in a complaint.
@@ -94,9 +94,15 @@ fn is_told_in_json(outcome: &Outcome, _: &Call, fault: Fault) -> bool {
     }
 }
 
-/// What the next start of the same takes back: a name whose socket could not be removed.
-fn is_stale(changes: &[String]) -> bool {
-    changes == ["files: /run/hawser/web.sock is left"]
+/// What is left before any other command of ours: nothing, but the log and the exit code of a container that has run by itself.
+fn left(before: &Snapshot) -> Vec<String> {
+    let mut changes = before.changes();
+    let is_output = |change: &String| {
+        let files = ["log", "code"].map(|end| format!("files: /run/hawser/web.{end}"));
+        files.iter().any(|file| change.starts_with(file))
+    };
+    changes.retain(|change| !is_output(change));
+    changes
 }
 
 /// Lets each call of `work` fail, in those of its ways that are wanted.
@@ -143,6 +149,14 @@ fn sweep(
         } else if seen.is_hit && !judge(outcome, call, fault) {
             complain("not told");
         }
+        let is_over = !seen.is_stuck && (work.is_over)(outcome);
+        if is_over {
+            lab.settle();
+            let left = left(&before);
+            if !left.is_empty() {
+                complain(&format!("left: {}", left.join("; ")));
+            }
+        }
         if catch_unwind(AssertUnwindSafe(|| (work.undo)(outcome))).is_err() {
             complain("left inside");
             // So that the next one is judged by itself.
@@ -152,12 +166,7 @@ fn sweep(
         // What it could not take back from the firewall, the next call does, once the link is gone.
         lab.settle();
         lab.hawser(&["ls"]).exits(0);
-        let mut changes = before.changes();
-        if is_stale(&changes) {
-            (work.undo)(&collect((work.command)(), DEADLINE).exits(0));
-            lab.settle();
-            changes = before.changes();
-        }
+        let changes = before.changes();
         if !changes.is_empty() {
             complain(&changes.join("; "));
             before = Snapshot::take();
@@ -209,6 +218,37 @@ const RUN: &[&str] = &["--name", "web", "--ip", "172.19.0.9", "-p", "8080:80"];
 #[test]
 fn each_call_of_a_run_fails_in_its_likeliest_way() {
     case(|lab| with_run(lab, RUN, |work| sweep(lab, "run", work, likeliest, is_told)));
+}
+
+/// The firewall refuses everything from some moment on: what is left then is told, and taken back by what that says.
+#[test]
+fn what_cannot_be_taken_back_is_told() {
+    case(|lab| {
+        with_run(lab, RUN, |work| {
+            let sent = calls(lab, work)
+                .into_iter()
+                .filter(|(name, _)| name == "sendto");
+            lab.settle();
+            let (before, mut told) = (Snapshot::take(), 0);
+            for (_, nth) in sent {
+                let inject = format!("inject=sendto:error=ENOBUFS:when={nth}+");
+                let path = lab.dir.join("trace2");
+                let options = ["-e", "trace=sendto", "-e", &inject];
+                let outcome = collect(work.traced(&options, &path.to_string_lossy()), DEADLINE);
+                std::fs::remove_file(&path).expect("the trace");
+                lab.settle();
+                let left = before.changes();
+                let has_rules = left.iter().any(|change| change.starts_with("rules: "));
+                let is_told = outcome.err().contains("; host-helper ls takes it back\n");
+                assert!(is_told || !has_rules, "{inject}: {left:?}: {outcome}");
+                told += usize::from(is_told && outcome.code == 0);
+                lab.hawser(&["ls"]).exits(0);
+                let rest = before.changes();
+                assert!(rest.is_empty(), "{inject}: {rest:?}");
+            }
+            assert!(told > 0, "none of them is at the end");
+        })
+    });
 }
 
 #[test]

@@ -77,6 +77,19 @@ fn a_system_call_that_fails_leaves_nothing_and_is_told_in_one_line() {
     case(|lab| inject(lab, "error=ENOSPC", FIXED, is_ours, told_in_one_line));
 }
 
+/// What a closed terminal, and Ctrl-\\, send.
+#[test]
+fn a_hangup_at_any_moment_leaves_nothing() {
+    let judge = |outcome: &Outcome| ([0, 125, 129, -1].contains(&outcome.code), outcome.code != 0);
+    case(|lab| inject(lab, "signal=HUP", FIXED, |_| true, judge));
+}
+
+#[test]
+fn a_quit_at_any_moment_leaves_nothing() {
+    let judge = |outcome: &Outcome| ([0, 125, 131, -3].contains(&outcome.code), outcome.code != 0);
+    case(|lab| inject(lab, "signal=QUIT", FIXED, |_| true, judge));
+}
+
 #[test]
 fn an_interrupt_of_attach_leaves_nothing() {
     let judge = |outcome: &Outcome| ([0, 125, 130, -2].contains(&outcome.code), outcome.code != 0);
@@ -126,6 +139,17 @@ fn a_termination_of_a_cni_add_leaves_nothing() {
     let judge = |outcome: &Outcome| ([0, 1, -15].contains(&outcome.code), outcome.code != 0);
     case(|lab| {
         with_plugin(lab, "ADD", |work| {
+            inject_into(lab, "signal=TERM", work, |_| true, judge)
+        })
+    });
+}
+
+/// Its runtime calls DEL again.
+#[test]
+fn a_termination_of_a_cni_del_leaves_nothing() {
+    let judge = |outcome: &Outcome| ([0, 1, -15].contains(&outcome.code), outcome.code != 0);
+    case(|lab| {
+        with_plugin(lab, "DEL", |work| {
             inject_into(lab, "signal=TERM", work, |_| true, judge)
         })
     });

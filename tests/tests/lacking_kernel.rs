@@ -151,6 +151,7 @@ fn a_first_run_of_which_anything_is_refused() {
                 lab.run_command(&options, &["true"])
             },
             undo: &|_| (),
+            is_over: &|_| false,
             input: None,
         };
         let all = calls(lab, &work);

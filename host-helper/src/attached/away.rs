@@ -27,6 +27,7 @@ use crate::reclaim;
 use crate::request::check_name;
 use crate::run;
 use crate::state;
+use crate::steps::warn;
 
 /// How long a container may take to be over that its runtime says is: it takes a millisecond.
 const DYING: Duration = Duration::from_secs(1);
@@ -49,7 +50,7 @@ impl Ours {
         }
     }
 
-    /// All of it. Gone already is success, and there is nobody to tell of the rest.
+    /// All of it. Gone already is success; of the rest the user is told.
     pub fn take_away(&self) {
         let Ok(mut route) = Netlink::route() else {
             return;
@@ -60,7 +61,11 @@ impl Ours {
             container.is_some_and(|(_, netns)| netns == self.netns)
         };
         match end.filter(is_ours) {
-            Some(end) => drop(take_away(&mut route, &end)),
+            Some(end) => {
+                if let Err(error) = take_away(&mut route, &end) {
+                    warn(&format!("{error}; host-helper ls takes it back"));
+                }
+            }
             None => forget(&self.link),
         }
     }
@@ -239,6 +244,9 @@ fn take_away(route: &mut Netlink, end: &Link) -> Result<()> {
     let kept = Kept::of(end);
     // Who was killed may have kept nothing yet.
     let known = nft::forget_link(&end.name);
+    let known = known
+        .map_err(|error| errors.push(error))
+        .unwrap_or_default();
     if let Some(kept) = &kept {
         errors.extend(take_files_back(end, kept).err());
     }
@@ -262,11 +270,14 @@ fn forget_connections(kept: &Kept, addresses: &[IpAddr]) {
     if kept.container.ports.is_empty() {
         return;
     }
-    let _ = Netlink::netfilter().and_then(|mut netfilter| {
+    let once = || {
+        let mut netfilter = Netlink::netfilter()?;
         let forgotten = conntrack::forget_container(&mut netfilter, addresses);
         nft::close_later(&netfilter);
         forgotten
-    });
+    };
+    // What was wrong for a moment is not the second time; where nothing is tracked nothing is left.
+    let _ = once().or_else(|_| once());
 }
 
 /// Its leases; what the file says counts only for a family that has none: neighbours of these addresses are ours.
@@ -334,7 +345,15 @@ fn release_link(route: &mut Netlink, link: &str) -> Result<()> {
         // The kernel takes the link back in a moment, sooner than we could.
         let known = nft::forget_link(link);
         if reclaim::is_gone(end.index)? {
-            return tidy(route, link, known);
+            let failed = known.as_ref().err().map(ToString::to_string);
+            let tidied = tidy(route, link, known.unwrap_or_default());
+            return all_of(
+                &failed
+                    .map(Error::new)
+                    .into_iter()
+                    .chain(tidied.err())
+                    .collect::<Vec<_>>(),
+            );
         }
     }
     take_over(route, &end)
@@ -402,8 +421,12 @@ pub fn delete_unmarked(target: &Target) {
 
 /// The undo of a link.
 pub fn delete_link(index: u32) {
-    // What stays says whose it is, or nothing, and is reclaimed.
-    let _ = Netlink::route().map(|mut route| delete(&mut route, index));
+    let once = || {
+        let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
+        delete(&mut route, index)
+    };
+    // What was wrong for a moment is not the second time; what stays says whose it is, or nothing, and is reclaimed.
+    let _ = once().or_else(|_| once());
 }
 
 /// What attachments have left whose container is gone: files, names, and a link that lives on by its name alone.

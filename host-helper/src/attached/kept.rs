@@ -121,7 +121,9 @@ pub fn write(link: &str, kept: &Kept) -> Result<()> {
 
 /// Forgets it; gone already is success.
 pub fn forget(link: &str) {
-    let _ = fs::remove_file(path_of(link));
+    let remove = || fs::remove_file(path_of(link));
+    // What was wrong for a moment is not the second time.
+    let _ = remove().or_else(|_| remove());
     // There when somebody was killed who wrote it.
     let _ = namespace("self", "net").map(|host| fs::remove_file(unfinished_of(link, host)));
     remove_directory_if_empty();
@@ -136,8 +138,7 @@ pub fn forget_if(link: &str, kept: &Kept) {
 
 /// Removes the directory when nothing is in it.
 pub fn remove_directory_if_empty() {
-    // Not empty is no failure.
-    let _ = fs::remove_dir(directory());
+    state::remove_if_empty(directory());
 }
 
 /// Where it is written first. Nothing in it says whose it is, so its name does.

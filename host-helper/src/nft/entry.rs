@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::errno::Errno;
 
 use super::object::Element;
-use super::sets::{add, ask, is_missing, known, moment, sweep, take};
+use super::sets::{add, ask, is_missing, known, moment, sweep, take, warn_of_rest};
 use super::{TABLE, add_again, elements, ensure, is_whole};
 use crate::attach::Attachment;
 use crate::error::{Doing, Result};
@@ -42,7 +42,7 @@ impl Entry {
         ports: &[Port],
         resolvers: &[IpAddr],
     ) -> Result<Entry> {
-        if let Some((_, addresses)) = known(&mut nft, &attachment.veth.name) {
+        if let Some((_, addresses)) = known(&mut nft, &attachment.veth.name)? {
             sweep(&mut nft, &attachment.veth.name, &addresses)?;
         }
         let mut entry = Entry {
@@ -100,7 +100,10 @@ impl Entry {
 
     /// Whether the tables know of it: somebody may have flushed them.
     pub fn is_known(&mut self) -> bool {
-        known(&mut self.nft, &self.attachment.veth.name).is_some()
+        matches!(
+            known(&mut self.nft, &self.attachment.veth.name),
+            Ok(Some(_))
+        )
     }
 
     /// Whether nothing is missing, neither of the tables nor of what they know of it: somebody may have flushed one table, a chain or
@@ -209,11 +212,10 @@ impl Entry {
         Ok(has_made_tables)
     }
 
-    /// Takes the container back. What cannot be taken is swept by the next tenant of the address.
+    /// Takes the container back. Of what cannot be taken the user is told.
     pub fn withdraw(&mut self) {
         let elements = self.of_container();
-        let tenant = self.tenant();
-        let _ = take(&mut self.nft, Some(&tenant), &elements);
+        self.take_back(&elements);
     }
 
     /// The same, but for the one by which whoever sweeps finds what is left of it, should we be killed before we have
@@ -222,13 +224,27 @@ impl Entry {
         let mut elements = self.of_container();
         let tenant = self.tenant();
         elements.retain(|element| *element != tenant);
-        take(&mut self.nft, Some(&tenant), &elements).is_ok()
+        self.take_back(&elements)
     }
 
     /// The last of it, unless another has its place by now.
     pub fn withdraw_tenant(&mut self) {
         let tenant = self.tenant();
-        let _ = take(&mut self.nft, Some(&tenant), std::slice::from_ref(&tenant));
+        self.take_back(std::slice::from_ref(&tenant));
+    }
+
+    fn take_back(&mut self, elements: &[Element]) -> bool {
+        let tenant = self.tenant();
+        let mut once = || match take(&mut self.nft, Some(&tenant), elements) {
+            // Another has its place.
+            Err(refusal) if refusal.errno == Errno::EEXIST => Ok(()),
+            done => done,
+        };
+        // What was wrong for a moment is not the second time.
+        let done = once().or_else(|_| once());
+        let name = &self.attachment.veth.name;
+        let done = done.doing(|| format!("take {name} out of nft table {TABLE}"));
+        done.inspect_err(warn_of_rest).is_ok()
     }
 
     /// Without the network's own, which stay until `down`.

@@ -18,17 +18,28 @@ use crate::mark;
 use crate::netlink::Netlink;
 use crate::owner::lease_name;
 use crate::publish::Port;
+use crate::steps::warn;
 use crate::sys;
 
 /// Takes back whatever the tables know of a container.
 pub fn forget(attachment: &Attachment) {
     let addresses: Vec<IpAddr> = attachment.veth.addresses().collect();
-    // Whoever takes the address next does it again.
-    let _ = open().and_then(|mut nft| {
-        let swept = sweep(&mut nft, &attachment.veth.name, &addresses);
+    let link = &attachment.veth.name;
+    let once = || {
+        let mut nft = open()?;
+        let swept = sweep(&mut nft, link, &addresses);
         close_later(&nft);
         swept
-    });
+    };
+    // What was wrong for a moment is not the second time.
+    if let Err(error) = once().or_else(|_| once()) {
+        warn_of_rest(&error);
+    }
+}
+
+/// Of what could not be taken back from the tables, and is there now without its container.
+pub fn warn_of_rest(error: &impl std::fmt::Display) {
+    warn(&format!("{error}; host-helper ls takes it back"));
 }
 
 /// For one that ends soon after elements were deleted, by whomever: see [`sys::wait_until_quiet`].
@@ -38,31 +49,39 @@ pub fn close_later(nft: &Netlink) {
 }
 
 /// The same by the name of its host end alone. Gives the addresses that it had.
-pub fn forget_link(link: &str) -> Vec<IpAddr> {
-    let Ok(mut nft) = open() else {
-        return Vec::new();
-    };
-    let Some((_, addresses)) = known(&mut nft, link) else {
-        return Vec::new();
+///
+/// # Errors
+/// What the kernel refused, twice.
+pub fn forget_link(link: &str) -> Result<Vec<IpAddr>> {
+    let once = || {
+        let mut nft = open()?;
+        let Some((_, addresses)) = known(&mut nft, link)? else {
+            return Ok(Vec::new());
+        };
+        let swept = sweep(&mut nft, link, &addresses);
+        close_later(&nft);
+        swept.map(|()| addresses)
     };
     // As above.
-    let _ = sweep(&mut nft, link, &addresses);
-    close_later(&nft);
-    addresses
+    once().or_else(|_| once())
 }
 
 /// What the tables know of a container with this host end, whoever left it.
-pub fn known(nft: &mut Netlink, link: &str) -> Option<(String, Vec<IpAddr>)> {
+///
+/// # Errors
+/// What the kernel says.
+pub fn known(nft: &mut Netlink, link: &str) -> Result<Option<(String, Vec<IpAddr>)>> {
     let asked = [elements::tenant(link)];
     let mut found = None;
-    // Refused: there is none, or no table yet.
-    let _ = ask(nft, &asked, |element, _| {
+    let done = ask(nft, &asked, |element, _| {
         found = elements::known(&Element {
             set: tables::TENANTS,
             ..element
         });
     });
-    found
+    // There is none, or no table yet.
+    ignore_missing(done).doing(|| format!("look for {link} in nft table {TABLE}"))?;
+    Ok(found)
 }
 
 pub fn sweep(nft: &mut Netlink, link: &str, addresses: &[IpAddr]) -> Result<()> {
@@ -78,8 +97,9 @@ pub fn sweep(nft: &mut Netlink, link: &str, addresses: &[IpAddr]) -> Result<()> 
 
 /// What was led to containers is led there no more: connections that are left would reach whoever gets an address next.
 fn forget_connections(nft: &mut Netlink, addresses: &[IpAddr]) {
-    // Where nothing is tracked nothing is left.
-    let _ = conntrack::forget_container(nft, addresses);
+    let mut once = || conntrack::forget_container(nft, addresses);
+    // As above; where nothing is tracked nothing is left.
+    let _ = once().or_else(|_| once());
 }
 
 /// Sweeps what killed supervisors have left: of every container whose link is not there any more. Something that

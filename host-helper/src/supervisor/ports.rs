@@ -129,7 +129,9 @@ impl Supervisor {
         let addresses = self.addresses();
         let entry = self.container.entry.as_mut().filter(|_| self.had_ports);
         if let Some(entry) = entry {
-            let _ = conntrack::forget_container(entry.socket(), &addresses);
+            let mut once = || conntrack::forget_container(entry.socket(), &addresses);
+            // What was wrong for a moment is not the second time.
+            let _ = once().or_else(|_| once());
         }
     }
 

@@ -16,9 +16,8 @@ pub fn listen(socket: impl AsFd, queue: i32) -> Result<()> {
 /// that have chosen none, and those that it makes up are larger.
 pub const OUR_PORTS: u8 = 0x68;
 
-/// A netlink socket to nf_tables hears only what begins with a deletion from a table called `hawser`, and not of elements
-/// that one of us has taken away: other transactions wake nobody.
-pub fn only_deletions(socket: BorrowedFd) -> Result<()> {
+/// Passes what begins with a deletion from a table called `hawser`, but of elements that one of us has taken away.
+fn deletions() -> [libc::sock_filter; 16] {
     // linux/netfilter/nf_tables.h
     const NFT_MSG_DELTABLE: u32 = 2;
     const NFT_MSG_DELCHAIN: u32 = 5;
@@ -40,7 +39,7 @@ pub fn only_deletions(socket: BorrowedFd) -> Result<()> {
     };
     const NAME: u32 = 24;
     let line = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    let mut program = [
+    [
         line(LOAD_BYTE, 0, 0, KIND),
         line(EQUALS, 6, 0, NFT_MSG_DELTABLE),
         line(EQUALS, 5, 0, NFT_MSG_DELCHAIN),
@@ -57,7 +56,13 @@ pub fn only_deletions(socket: BorrowedFd) -> Result<()> {
         line(EQUALS, 1, 0, 0),
         line(RETURN, 0, 0, 0),
         line(RETURN, 0, 0, u32::MAX),
-    ];
+    ]
+}
+
+/// A netlink socket to nf_tables hears only what begins with a deletion from a table called `hawser`, and not of elements
+/// that one of us has taken away: other transactions wake nobody.
+pub fn only_deletions(socket: BorrowedFd) -> Result<()> {
+    let mut program = deletions();
     let filter = libc::sock_fprog {
         len: program.len() as u16,
         filter: program.as_mut_ptr(),
