@@ -31,7 +31,7 @@ use crate::link::Link;
 use crate::ls::Description;
 use crate::netlink::Netlink;
 use crate::nft;
-use crate::owner::{Mark, process_in};
+use crate::owner::{Mark, namespace, process_in};
 use crate::publish::{self, Held, Port};
 use crate::request::Request;
 use crate::run;
@@ -414,10 +414,12 @@ pub fn describe(name: &str) -> Result<Option<Description>> {
 /// The first process of a container of `run` whose link says that it is there.
 fn unsupervised_run(name: &str) -> Option<i32> {
     let link = Netlink::route().ok()?.find_link(name).ok()??;
-    match link.mark {
-        Some(Mark::Run(owner)) if owner.name == name && owner.is_running() => Some(owner.pid),
-        _ => None,
-    }
+    let Some(Mark::Run(owner)) = link.mark else {
+        return None;
+    };
+    // Elsewhere the number is another process's.
+    let is_of_here = namespace("self", "pid").is_ok_and(|ours| ours == owner.pidns);
+    (is_of_here && owner.name == name && owner.is_running()).then_some(owner.pid)
 }
 
 /// The error of who asks for a container of a name that nobody answers to.

@@ -115,7 +115,7 @@ pub fn remove_bridge(nft: &mut Netlink, name: &str) -> Result<()> {
 
 /// Whether the tables know of a container with this host end.
 pub fn knows(link: &str) -> bool {
-    open().is_ok_and(|mut nft| sets::known(&mut nft, link).is_some())
+    open().is_ok_and(|mut nft| matches!(sets::known(&mut nft, link), Ok(Some(_))))
 }
 
 fn transaction(nft: &mut Netlink, write: impl Fn(&mut Batch)) -> std::result::Result<(), Refusal> {
