@@ -79,14 +79,25 @@ impl Crowd<'_> {
             }
             Ok(mut running) => {
                 let said = running.until("up");
-                let held = said.split_whitespace().find(|word| word.contains('/'));
-                let address = held.unwrap_or_else(|| panic!("{what}: no address: {said}"));
-                let held = self.hold(address, format!("{what} {options:?}"));
+                let held = self.hold(address_in(&said), format!("{what} {options:?}"));
                 meanwhile();
                 drop(held);
                 self.judge(what, running.end(), &[]);
             }
         }
+    }
+
+    /// A container that somebody else ends.
+    fn stopped(&self, number: usize) {
+        let name = format!("plain{number}");
+        let mut running = self.lab.start(&["--name", &name], &["sh", "-c", IDLE]);
+        let said = running.until("up");
+        let held = self.hold(address_in(&said), name.clone());
+        self.disturb(number);
+        drop(held);
+        self.judge("stop", self.lab.hawser(&["stop", &name]), &[]);
+        running.end().exits(143);
+        self.count("plain", false);
     }
 
     fn attachment(&self, number: usize) {
@@ -95,11 +106,7 @@ impl Crowd<'_> {
         let attached = self.lab.hawser(&["attach", "--name", &name, &pid]);
         self.judge("attach", attached, &[]);
         let inside = lab::Netns::of(guest.pid()).sh("ip -o -4 addr show dev eth0");
-        let address = inside
-            .split_whitespace()
-            .find(|word| word.contains('/'))
-            .expect("an address");
-        let held = self.hold(address, name.clone());
+        let held = self.hold(address_in(&inside), name.clone());
         drop(held);
         if number % 2 == 0 {
             self.judge("detach", self.lab.hawser(&["detach", &name]), &[]);
@@ -123,9 +130,24 @@ impl Crowd<'_> {
         let address = result["ips"][0]["address"].as_str().expect("an address");
         let held = self.hold(address, id.clone());
         drop(held);
+        if number % 20 == 6 {
+            self.collect_garbage(number, |valid| valid != number);
+            let left = lab::Netns::of(guest.pid()).sh("ip -o link");
+            assert!(!left.contains("eth0"), "{id} is collected: {left}");
+            self.count("collected", false);
+        }
         self.cni("DEL", number, &whose, &pods()).ok();
         self.count("pod", false);
         guest.end().exits(0);
+    }
+
+    /// Those pods live.
+    fn collect_garbage(&self, number: usize, is_valid: impl Fn(usize) -> bool) {
+        let pod = |number| json!({ "containerID": format!("pod{number}"), "ifname": "eth0" });
+        let all: Vec<Value> = (0..STARTS).filter(|one| is_valid(*one)).map(pod).collect();
+        let mut config = pods();
+        config["cni.dev/valid-attachments"] = all.into();
+        self.judge("GC", self.cni("GC", STARTS + number, &[], &config), &[]);
     }
 
     fn cni(
@@ -177,16 +199,7 @@ impl Crowd<'_> {
                 let outcome = lab.hawser(&["down", "--bridge", bridge]);
                 self.judge("down", outcome, &["containers live on it"]);
             }
-            3 => {
-                let all: Vec<Value> = (0..STARTS)
-                    .map(
-                        |number| json!({ "containerID": format!("pod{number}"), "ifname": "eth0" }),
-                    )
-                    .collect();
-                let mut config = pods();
-                config["cni.dev/valid-attachments"] = all.into();
-                self.judge("GC", self.cni("GC", STARTS + number, &[], &config), &[]);
-            }
+            3 => self.collect_garbage(number, |_| true),
             _ => {
                 sh("nft flush ruleset");
                 self.count("flush", false);
@@ -226,9 +239,17 @@ impl Crowd<'_> {
             8 => self.container("isolated", &["--isolate", "--egress", "dns"], &[], || {
                 self.disturb(number)
             }),
+            _ if number / 10 % 2 == 0 => self.stopped(number),
             _ => self.container("plain", &[], &[], || self.disturb(number)),
         }
     }
+}
+
+/// The address that `ip addr` tells of.
+#[track_caller]
+fn address_in(said: &str) -> &str {
+    let found = said.split_whitespace().find(|word| word.contains('/'));
+    found.unwrap_or_else(|| panic!("no address: {said}"))
 }
 
 /// An address, as long as its holder is sure to be there.
@@ -296,6 +317,9 @@ fn five_hundred_starts_by_thirty_two_at_once() {
         }
         for what in ["plain", "isolated", "ptp", "attach", "pod"] {
             assert_eq!(of(what, false), STARTS / 10, "{what}: {counts:?}");
+        }
+        for what in ["stop", "collected"] {
+            assert_eq!(of(what, false), STARTS / 20, "{what}: {counts:?}");
         }
         assert!(of("down", true) > 0 && of("flush", false) > 0, "{counts:?}");
         let publishes = || sh("nft list ruleset").contains(" 8888 :");
