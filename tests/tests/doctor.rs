@@ -892,6 +892,36 @@ fn rules_that_were_flushed() {
 }
 
 #[test]
+fn elements_that_were_flushed() {
+    case(|lab| {
+        lab.serve();
+        let _web = idle(
+            lab,
+            "web",
+            &["-p", "8080:80", "--egress", "198.51.100.0/24:443,dns"],
+        );
+        let _guest = attached(lab);
+        let both = [
+            ("rules-missing", "container web"),
+            ("rules-missing", "container guest"),
+        ];
+        for (set, found) in [
+            ("inet hawser ports4", &both[..]),
+            ("inet hawser open4", &both[..]),
+            ("inet hawser tenants", &both[..]),
+            ("inet hawser networks", &both[..]),
+            ("bridge hawser sources4", &both[..]),
+            ("inet hawser egress_ports4", &both[..1]),
+        ] {
+            sh(&format!("nft flush set {set} || nft flush map {set}"));
+            let cures = finds(lab, found);
+            paste(&cures[0]);
+            healthy(lab);
+        }
+    });
+}
+
+#[test]
 fn without_root_it_says_what_it_could_not_see() {
     case(|lab| {
         if !lab.real_root {

@@ -155,7 +155,7 @@ fn is_down_still(end: &Link) -> bool {
 }
 
 /// What is known of the container whose link this is the host's end of.
-fn describe(end: &Link) -> Option<Description> {
+pub fn describe(end: &Link) -> Option<Description> {
     let ask = || serde_json::from_str(&control::ask(name_of(end), "inspect").ok()?).ok();
     Kept::of(end).map(|kept| kept.container).or_else(ask)
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use nix::errno::Errno;
 
 use super::host::{Host, Network};
-use super::{Fault, Report, translated, with_cure};
+use super::{Fault, Report, entries, translated, with_cure};
 use crate::attached::kept::{self, Kept};
 use crate::control;
 use crate::error::Refusal;
@@ -25,7 +25,9 @@ pub fn examine(host: &Host, route: &mut Netlink, report: &mut Report) {
     examine_legacy(host, report);
     // Without root each question is refused alike.
     let done = Netlink::netfilter().and_then(|mut nft| {
-        examine_own(host, &mut nft, report)?;
+        if examine_own(host, &mut nft, report)? {
+            entries::examine(host, &mut nft, route, report)?;
+        }
         examine_barriers(host, &mut nft, report)?;
         examine_left_over(&mut nft, route, report)?;
         translated::examine(host, &mut nft, report)
@@ -36,9 +38,10 @@ pub fn examine(host: &Host, route: &mut Netlink, report: &mut Report) {
     examine_unheld(host, report);
 }
 
-/// Our tables; where there are none, whether there could be.
-fn examine_own(host: &Host, nft: &mut Netlink, report: &mut Report) -> Result<(), Refusal> {
+/// Our tables: whether they are whole; where there are none, whether there could be.
+fn examine_own(host: &Host, nft: &mut Netlink, report: &mut Report) -> Result<bool, Refusal> {
     let state = nft::look(nft)?;
+    let state_is_whole = state == State::Whole;
     match (state, host.networks.first()) {
         (State::Whole, _) => {}
         (State::Missing, Some(network)) => report.find(
@@ -64,7 +67,7 @@ fn examine_own(host: &Host, nft: &mut Netlink, report: &mut Report) -> Result<()
             Ok(()) => {}
         },
     }
-    Ok(())
+    Ok(state_is_whole)
 }
 
 /// Which rules of others decide about the packets of a network.

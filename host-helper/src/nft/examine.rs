@@ -6,13 +6,16 @@ use std::net::IpAddr;
 use super::conditions::address;
 use super::installed::write_tables;
 use super::message::Batch;
-use super::object::Family;
-use super::sets::elements_of;
+use super::object::{Element, Family};
+use super::sets::{all_elements, elements_of};
 use super::tables::{IPS, TENANTS};
 use super::{TABLE, elements};
+use crate::attach::Attachment;
 use crate::error::Refusal;
 use crate::link::Link;
 use crate::netlink::Netlink;
+use crate::publish::Port;
+use crate::reach::Reach;
 
 /// Whether the kernel would take our tables: a transaction that is never committed, as `nft --check` does it. The kernel
 /// loads what modules of its own it needs for that.
@@ -80,4 +83,37 @@ pub fn published(nft: &mut Netlink) -> Result<BTreeSet<Published>, Refusal> {
         }
     }
     Ok(all)
+}
+
+/// Everything that our tables know of containers.
+pub struct Known(BTreeSet<Element>);
+
+impl Known {
+    /// At this moment.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn look(nft: &mut Netlink) -> Result<Known, Refusal> {
+        Ok(Known(all_elements(nft)?.into_iter().collect()))
+    }
+
+    /// Whether something is missing of what they should know of this one.
+    pub fn lacks(
+        &self,
+        attachment: &Attachment,
+        reach: &Reach,
+        ports: &[Port],
+        resolvers: &[IpAddr],
+    ) -> bool {
+        let wanted = elements::of(attachment, 0, reach, ports, resolvers);
+        wanted.iter().any(|element| {
+            // Its number is known to whoever added it alone.
+            let is_it = |one: &Element| one.set == TENANTS && one.key == element.key;
+            if element.set == TENANTS {
+                !self.0.iter().any(is_it)
+            } else {
+                !self.0.contains(element)
+            }
+        })
+    }
 }

@@ -345,8 +345,8 @@ pub fn tenant_at(
         .map(|(name, _)| name))
 }
 
-/// Every element of our sets. For sweeps: it takes as long as there are many.
-fn all_elements(nft: &mut Netlink) -> std::result::Result<Vec<Element>, Refusal> {
+/// Every element of our sets. For sweeps, and `doctor`: it takes as long as there are many.
+pub fn all_elements(nft: &mut Netlink) -> std::result::Result<Vec<Element>, Refusal> {
     let mut all = Vec::new();
     for table in &tables::tables() {
         for set in &table.sets {

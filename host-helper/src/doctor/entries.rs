@@ -1,0 +1,76 @@
+//! What our tables know of each container is what its supervisor, or the file of an attachment, says.
+
+use super::host::{Host, name_of};
+use super::links::describe;
+use super::{Fault, Report};
+use crate::attached::kept::Kept;
+use crate::control;
+use crate::error::Refusal;
+use crate::link::Link;
+use crate::netlink::Netlink;
+use crate::nft::{self, examine::Known};
+use crate::owner::Mark;
+
+pub fn examine(
+    host: &Host,
+    nft: &mut Netlink,
+    route: &mut Netlink,
+    report: &mut Report,
+) -> Result<(), Refusal> {
+    let known = Known::look(nft)?;
+    let lacking = host
+        .ends
+        .iter()
+        .filter(|end| is_lacking(end, &known, route));
+    let lacking: Vec<&Link> = lacking.collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    // One that ends at this moment, or changes its ports, has taken things back: its link goes, or its words change.
+    let known = Known::look(nft)?;
+    for end in lacking {
+        let is_there = route
+            .link(end.index)?
+            .is_some_and(|link| link.mark == end.mark);
+        if !is_there || !is_lacking(end, &known, &mut Netlink::route()?) {
+            continue;
+        }
+        report.find(
+            Fault::RulesMissing,
+            format!("container {}", name_of(end)),
+            "elements about it are missing in the sets of table inet hawser or bridge hawser: its ports lead nowhere, or its packets are dropped",
+            "host-helper restore",
+        );
+    }
+    Ok(())
+}
+
+/// Whether the tables lack something that they should know of it; not of one that nobody speaks for.
+fn is_lacking(end: &Link, known: &Known, route: &mut Netlink) -> bool {
+    // Without its bridge it cannot be told what there should be.
+    if end.group == nft::PORT_GROUP && end.controller.is_none() {
+        return false;
+    }
+    let mut look = || {
+        // A supervisor knows of ports that have come later.
+        let told = control::ask(name_of(end), "inspect").ok();
+        let told = told.and_then(|answer| serde_json::from_str(&answer).ok());
+        let (_, netns) = end.mark.as_ref().and_then(Mark::container)?;
+        let kept = Kept {
+            host: 0,
+            index: end.index,
+            netns,
+            export: None,
+            ip_file: None,
+            id: None,
+            is_whole: true,
+            bound: Vec::new(),
+            cni: None,
+            container: told.or_else(|| describe(end))?,
+        };
+        let attachment = kept.attachment(route, end)?;
+        let (reach, ports) = (kept.reach()?, kept.ports());
+        Some(known.lacks(&attachment, &reach, &ports, &kept.container.resolvers))
+    };
+    look().unwrap_or(false)
+}
