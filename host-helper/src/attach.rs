@@ -39,6 +39,7 @@ use crate::wanted::Wanted;
 pub use ensure::{ensure_bridge, look_at_network, restore};
 pub use names::Names;
 pub use namespace::namespace;
+pub use ports::hold_free;
 pub use said::{expect, judge, receive_made};
 
 use ensure::{choose_mtu, ensure_network, find_ways_out};
@@ -254,7 +255,7 @@ fn prepare(request: &Request, command: Command) -> Result<(Spawn, Privileges)> {
     let stdio = match command.stdio {
         StdioChoice::Inherit => Stdio::Inherit,
         StdioChoice::Terminal => Stdio::Terminal,
-        StdioChoice::Log => Stdio::Log(Log::begin(&request.name)?),
+        StdioChoice::Log => Stdio::Log(Log::begin()?),
     };
     let users = make_users(request, &command.privileges)?;
     let spawn = Spawn {

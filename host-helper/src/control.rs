@@ -38,14 +38,14 @@ const LONGEST: u64 = 256;
 pub struct Lease {
     /// Where requests come in.
     pub listener: UnixListener,
-    /// What the container leaves for `logs` and `wait` is kept.
+    /// What there is for `logs` and `wait` is kept: until it has begun, that of the last one of the name.
     pub keeps_output: bool,
     name: String,
     inode: u64,
 }
 
 impl Lease {
-    /// Takes a container's name. What a dead one has left under it is removed. The directory is there and locked.
+    /// Takes a container's name; the socket of a dead one is removed. The directory is there and locked.
     ///
     /// `None`: a living container has the name.
     ///
@@ -78,15 +78,18 @@ impl Lease {
                 let _ = fs::remove_file(&path);
             })
             .doing(doing)?;
-        let name = name.to_string();
-        let lease = Lease {
+        Ok(Some(Lease {
             listener,
-            keeps_output: false,
-            name,
+            keeps_output: true,
+            name: name.to_string(),
             inode,
-        };
-        state::forget_output(&lease.name);
-        Ok(Some(lease))
+        }))
+    }
+
+    /// The container has started: what the last one of the name has left goes.
+    pub fn begin_output(&mut self) {
+        state::forget_output(&self.name);
+        self.keeps_output = false;
     }
 }
 
@@ -172,13 +175,8 @@ pub fn sweep_stale() {
 
 /// The error of who wants the name of a living container. Not under the lock: the holder may be waiting for it.
 pub fn in_use(name: &str) -> Error {
-    let holder = ask(name, "inspect");
-    let pid = holder.ok().and_then(|answer| {
-        serde_json::from_str::<serde_json::Value>(&answer)
-            .ok()?
-            .get("pid")?
-            .as_i64()
-    });
+    let holder = ask(name, "inspect").ok();
+    let pid = holder.and_then(|answer| pid_in(&answer));
     let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
     Error::new(format!(
         "take name {name}: it is in use by a running container{pid}; choose another --name, or stop that one"
@@ -272,14 +270,16 @@ pub fn join(name: &str) -> Result<i32> {
 
 fn pid_by(name: &str, request: &str) -> Result<i32> {
     let answer = ask(name, request).map_err(|error| no_such(name, &error))?;
-    let pid = serde_json::from_str::<serde_json::Value>(&answer)
-        .ok()
-        .and_then(|answer| answer.get("pid")?.as_i64());
-    pid.and_then(|pid| pid.try_into().ok()).ok_or_else(|| {
+    pid_in(&answer).ok_or_else(|| {
         Error::new(format!(
             "find container {name}: its supervisor gives no pid"
         ))
     })
+}
+
+fn pid_in(answer: &str) -> Option<i32> {
+    let answer: serde_json::Value = serde_json::from_str(answer).ok()?;
+    answer.get("pid")?.as_i64()?.try_into().ok()
 }
 
 /// The error of who asks for a container that is not there.

@@ -18,29 +18,37 @@ const CHUNK: usize = 16 * 1024;
 /// A log, and the pipe to it.
 #[derive(Debug)]
 pub struct Log {
-    file: File,
+    file: Option<File>,
     outlet: File,
     /// Held open: else the pipe is hung up, and readable for ever, once nobody inside has it open.
     inlet: OwnedFd,
 }
 
 impl Log {
-    /// Makes both.
+    /// Makes the pipe. What comes by it stays there until there is the file.
     ///
     /// # Errors
-    /// The file cannot be made; no descriptors left.
-    pub fn begin(name: &str) -> Result<Log> {
+    /// No descriptors left.
+    pub fn begin() -> Result<Log> {
         let doing = || "make a pipe for the output".to_string();
-        let file = open(name)?;
         let (outlet, inlet) = pipe2(OFlag::O_CLOEXEC).doing(doing)?;
         // This end alone: the other one waits as long as the pipe is full, as commands expect.
         fcntl(&outlet, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).doing(doing)?;
         let outlet = outlet.into();
         Ok(Log {
-            file,
+            file: None,
             outlet,
             inlet,
         })
+    }
+
+    /// Makes the file: not before the container has started, since the last one of its name may have one.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn open(&mut self, name: &str) -> Result<()> {
+        self.file = Some(open(name)?);
+        Ok(())
     }
 
     /// Where the command writes to.
@@ -65,7 +73,8 @@ impl Log {
                 Ok(0) | Err(_) => return,
                 Ok(len) => {
                     // There may be no room. The container need not wait for any.
-                    let _ = self.file.write_all(&chunk[..len]);
+                    let file = self.file.as_mut();
+                    let _ = file.map(|file| file.write_all(&chunk[..len]));
                     left = left.saturating_sub(len);
                 }
             }

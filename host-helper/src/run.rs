@@ -53,6 +53,7 @@ pub fn run(options: cli::Run, early: Option<Early>, mut steps: Steps) -> Result<
     let signals = Signals::block()?;
     let container = start(&request, command, early, &signals, &mut steps)?;
     let mut supervisor = supervise(&options, &request, container, signals)?;
+    supervisor.begin_output(false)?;
     supervisor.tell(steps);
     Ok(supervisor.wait(None))
 }
@@ -156,15 +157,15 @@ fn supervise_detached(
     let mut supervisor = supervise(options, request, container, signals)?;
     supervisor.tell(steps);
     if let Err((code, text)) = supervisor.wait_for_exec() {
-        supervisor.wait(None);
+        supervisor.wait_in_vain();
         return Err(Error::new(text).with_code(code));
     }
     // The command has them now.
     if options.preserve_fds > 0 {
         sys::close_range(3, 2 + options.preserve_fds).doing(|| "close file descriptors".into())?;
     }
+    supervisor.begin_output(true)?;
     supervisor::detach().doing(|| "let go of the caller".into())?;
-    supervisor.keep_output();
     Ok(supervisor.wait(Some(caller)))
 }
 

@@ -240,7 +240,26 @@ const REMEMBERED_LOGS: usize = 100;
 const REMEMBERED_CODES: usize = 1000;
 
 /// Forgets the oldest of the ended containers, so that services that start thousands of them fill no memory.
+///
+/// Under the lock, where there is something to forget: who has the name again meanwhile has a log again.
 pub fn forget_oldest() {
+    if oldest().is_empty() {
+        return;
+    }
+    let Ok(_lock) = lock() else {
+        // The next one to end does it.
+        return;
+    };
+    for path in oldest() {
+        let name_is_taken = path.with_extension("sock").exists();
+        if !name_is_taken {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Logs and exit codes of those that have ended, beyond what is remembered.
+fn oldest() -> Vec<PathBuf> {
     let ended = |entry: fs::DirEntry| {
         let path = entry.path();
         let is_code = path
@@ -258,17 +277,12 @@ pub fn forget_oldest() {
         .filter_map(ended)
         .collect();
     codes.sort();
-    let all = codes.len();
-    for (newer, (_, path)) in codes
-        .iter()
-        .enumerate()
-        .map(|(older, code)| (all - 1 - older, code))
-    {
-        if newer >= REMEMBERED_LOGS {
-            let _ = fs::remove_file(path.with_extension("log"));
-        }
-        if newer >= REMEMBERED_CODES {
-            let _ = fs::remove_file(path);
-        }
-    }
+    codes.reverse();
+    let paths = || codes.iter().map(|(_, path)| path);
+    let logs = paths()
+        .skip(REMEMBERED_LOGS)
+        .map(|path| path.with_extension("log"));
+    let logs = logs.filter(|log| log.exists());
+    let codes = paths().skip(REMEMBERED_CODES).cloned();
+    logs.chain(codes).collect()
 }

@@ -179,6 +179,12 @@ impl Supervisor {
         }
     }
 
+    /// Nothing was executed: what is there ends, and leaves no code.
+    pub fn wait_in_vain(mut self) {
+        self.description.is_detached = false;
+        self.wait(None);
+    }
+
     /// From here on nothing may end this before the container does: errors are survived.
     ///
     /// Gives the exit code of the command. `caller` is told the container's name when this is at rest.
@@ -442,11 +448,17 @@ impl Supervisor {
         }
     }
 
-    /// The log and the exit code stay when the container has ended.
-    pub fn keep_output(&mut self) {
+    /// What the last container of the name has left goes, and there is a log. `is_kept`: that and the exit code stay at the end.
+    ///
+    /// # Errors
+    /// The log cannot be made.
+    pub fn begin_output(&mut self, is_kept: bool) -> Result<()> {
         if let Some(lease) = &mut self.container.lease {
-            lease.keeps_output = true;
+            lease.begin_output();
+            lease.keeps_output = is_kept;
         }
+        let log = self.container.log.as_mut();
+        log.map_or(Ok(()), |log| log.open(&self.description.name))
     }
 }
 

@@ -245,3 +245,34 @@ fn a_container_without_a_link_does_not_take_the_name_and_is_not_stopped_for_it()
         lab.hawser(&["detach", "web"]).ok();
     });
 }
+
+/// Nobody holds the port of an attachment that nobody stays for, and so the kernel may choose it.
+#[test]
+fn a_free_port_is_none_of_an_attachments() {
+    case(|lab| {
+        lab.with_network();
+        let guest = guest();
+        sh("echo 40000 40001 >/proc/sys/net/ipv4/ip_local_port_range");
+        let pid = guest.pid().to_string();
+        lab.hawser(&["attach", &pid, "--name", "web", "-p", "80"])
+            .ok();
+        // In two of three of them it is chosen first.
+        for _ in 0..10 {
+            lab.run(&["-p", "80"], &["true"]).ok();
+            lab.run(&["-p", "80/udp"], &["true"]).ok();
+        }
+        let running = lab.start_idle(&["--name", "db"]);
+        let options = ["port", "add", "db", "80"];
+        for _ in 0..10 {
+            let port = lab.hawser(&options).ok();
+            lab.hawser(&["port", "rm", "db", &port]).ok();
+        }
+        lab.hawser(&options).ok();
+        lab.hawser(&options)
+            .refused(&["no port of the host is free"]);
+        lab.run(&["-p", "80"], &["true"])
+            .refused(&["no port of the host is free"]);
+        drop(running);
+        lab.hawser(&["detach", "web"]).ok();
+    });
+}

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use lab::{DEADLINE, Lab, case, collect, packets, sh, sys, wait_for_end};
+use lab::{DEADLINE, Lab, Watch, case, collect, packets, sh, sys, wait_for_end};
 
 fn detach(lab: &Lab, options: &[&str], script: &str) -> String {
     lab.run_sh(&[&["-d"], options].concat(), script).ok()
@@ -163,6 +163,48 @@ fn a_start_that_fails_is_told_at_once() {
         lab.run(&["-d"], &["/etc"]).exits(126);
         lab.run(&["-d", "--ip", "10.99.0.1"], &["true"]).exits(125);
         before.assert_back();
+    });
+}
+
+#[test]
+fn a_start_that_fails_leaves_what_the_last_one_has_left() {
+    case(|lab| {
+        detach(lab, &["--name", "web"], "echo result; exit 3");
+        let left = || {
+            let logs = lab.hawser(&["logs", "web"]).ok();
+            (logs, lab.hawser(&["wait", "web"]).ok())
+        };
+        let first = left();
+        assert_eq!(first, ("result".to_string(), "3".to_string()));
+        for (options, command, code) in [
+            (&["-d", "--ip", "10.99.0.1"][..], "true", 125),
+            (&["-d"], "/no/such/command", 127),
+            (&["--ip", "10.99.0.1"], "true", 125),
+        ] {
+            let options = [options, &["--name", "web"]].concat();
+            lab.run(&options, &[command]).exits(code);
+            assert_eq!(left(), first, "{options:?} {command}");
+        }
+        detach(lab, &["--name", "web"], "echo other");
+        assert_eq!(lab.hawser(&["wait", "web"]).ok(), "0");
+        assert_eq!(left().0, "other");
+    });
+}
+
+/// Of a hundred and one that have ended the oldest log goes, but not while a container has its name.
+#[test]
+fn the_log_of_who_has_the_name_again_is_not_an_old_one() {
+    case(|lab| {
+        detach(lab, &["--name", "old"], "echo up; sleep 1000");
+        sh("cd /run/hawser; touch -d '1 hour ago' old.code older.code older.log");
+        sh("cd /run/hawser; for at in $(seq 100); do echo 0 >n$at.code; done");
+        detach(lab, &["--name", "last"], "true");
+        lab.hawser(&["wait", "last"]).ok();
+        let is_there = |name: &str| std::path::Path::new("/run/hawser").join(name).exists();
+        assert!(Watch::new().until(|| !is_there("older.log")));
+        assert!(is_there("old.log"));
+        sh("rm /run/hawser/old.code");
+        lab.hawser(&["stop", "old"]).ok();
     });
 }
 

@@ -87,7 +87,7 @@ pub fn attach(
     signals: &Signals,
     steps: &mut Steps,
 ) -> Result<Guest> {
-    let lease = take_name(request, how)?;
+    let mut lease = take_name(request, how)?;
     let of_runtime = how.cni.as_ref().map(|_| target.inode);
     let held = hold(request, of_runtime, steps)?;
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
@@ -146,6 +146,9 @@ pub fn attach(
         kept::write(&name, &kept)?;
     }
     undo.commit();
+    if let Some(lease) = &mut lease {
+        lease.begin_output();
+    }
     if !how.stays {
         tell(&attachment, &mut entry, &splice, &names);
     }

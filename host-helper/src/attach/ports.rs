@@ -23,17 +23,51 @@ use crate::veth;
 ///
 /// Undone by dropping them.
 pub(super) fn hold(request: &Request, netns: Option<u64>, steps: &mut Steps) -> Result<Vec<Held>> {
-    let ports = request.ports.iter().copied();
-    let held = match netns {
-        Some(netns) => publish::hold_beside(ports, netns)?,
-        None => publish::hold(ports)?,
-    };
-    let ports: Vec<Port> = held.iter().map(|one| one.port).collect();
-    kept::check_ports(&ports)?;
+    let held = hold_free(&request.ports, netns)?;
     if !held.is_empty() {
         steps.done("hold");
     }
     Ok(held)
+}
+
+/// Takes ports that no attachment has either. Those of an attachment that nobody stays for are held by nobody: the kernel may choose one,
+/// and another is taken then. `netns`: as with [`publish::hold_beside`].
+///
+/// Undone by dropping them.
+///
+/// # Errors
+/// See [`publish::hold`]; an attachment has it.
+pub fn hold_free(wanted: &[Port], netns: Option<u64>) -> Result<Vec<Held>> {
+    const TRIES: usize = 100;
+    let hold = |ports: &[Port]| match netns {
+        Some(netns) => publish::hold_beside(ports.iter().copied(), netns),
+        None => publish::hold(ports.iter().copied()),
+    };
+    let check = |held: &[Held]| {
+        let ports: Vec<Port> = held.iter().map(|one| one.port).collect();
+        kept::check_ports(&ports)
+    };
+    let mut held = hold(wanted)?;
+    // Not let go of before the end, or they would be chosen again.
+    let mut theirs = Vec::new();
+    for _ in 0..TRIES {
+        let Err(refused) = check(&held) else {
+            return Ok(held);
+        };
+        let before = theirs.len();
+        let chosen = held.iter_mut().zip(wanted);
+        for (one, wanted) in chosen.filter(|(_, wanted)| wanted.host_port == 0) {
+            if check(std::slice::from_ref(one)).is_err() {
+                for another in hold(&[*wanted])? {
+                    theirs.push(std::mem::replace(one, another));
+                }
+            }
+        }
+        if theirs.len() == before {
+            return Err(refused);
+        }
+    }
+    check(&held).map(|()| held)
 }
 
 /// What comes to the ports by the host's loopback leads to the container, through us; and the container, by way of its bridge,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::Supervisor;
-use crate::attached::kept;
+use crate::attach;
 use crate::conntrack;
 use crate::error::{Doing, Error, Result};
 use crate::netlink::Netlink;
@@ -21,9 +21,9 @@ impl Supervisor {
                 self.description.name
             )));
         };
-        let held = publish::hold(range.ports())?;
+        let wanted: Vec<Port> = range.ports().collect();
+        let held = attach::hold_free(&wanted, None)?;
         let ports: Vec<Port> = held.iter().map(|one| one.port).collect();
-        kept::check_ports(&ports)?;
         for port in &ports {
             publish::check_family(port, attachment.veth.address6)?;
         }
