@@ -4,6 +4,7 @@
 //! stays where it is as long as its container lives, and comes and goes by its first byte, which is `#` when nobody has
 //! the slot. So a reader never misses a line because of another one, and to come or to go is one write, of one line.
 
+mod file;
 mod left;
 mod private;
 mod slots;
@@ -11,7 +12,7 @@ mod slots;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -113,7 +114,7 @@ impl Hosts {
     }
 
     fn at(path: PathBuf) -> io::Result<Hosts> {
-        let (file, beside) = (open_or_make(&path)?, open_or_make(&lock_of(&path))?);
+        let (file, beside) = file::open_both(&path)?;
         if file.metadata()?.len() == 0 {
             let locked = lock(&beside)?;
             if file.metadata()?.len() == 0 {
@@ -338,20 +339,6 @@ impl Lines {
             self.announce();
         }
     }
-}
-
-fn lock_of(path: &Path) -> PathBuf {
-    path.with_extension("lock")
-}
-
-fn open_or_make(path: &Path) -> io::Result<File> {
-    File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
 }
 
 fn lock(file: &File) -> io::Result<Locked> {

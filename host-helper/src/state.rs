@@ -223,7 +223,7 @@ pub fn remove_leftovers(_lock: &Lock) {
     let _ = fs::remove_file(Path::new(DIRECTORY).join(MACHINE_ID));
     remove(&["hosts"], &crate::hosts::is_left_over);
     // Those of bridges that others have made, too: nobody lives on any.
-    remove(&["lock", "next"], &|path| {
+    remove(&["lock", "next", "new"], &|path| {
         !path.with_extension("hosts").exists()
     });
     remove_if_empty(DIRECTORY);

@@ -187,6 +187,15 @@ pub fn pidfd_signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
     }
 }
 
+/// Takes a lease (`F_RDLCK`, `F_WRLCK`) on a file. Who wants it back asks by a signal that is ignored.
+pub fn lease(file: &std::fs::File, kind: i32) -> io::Result<()> {
+    const F_SETSIG: i32 = 10; // asm-generic/fcntl.h
+    // SAFETY: integers only.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), F_SETSIG, libc::SIGURG) })?;
+    // SAFETY: integers only.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) }).map(drop)
+}
+
 /// Sets the size of a terminal; the kernel sends SIGWINCH to its foreground process group.
 pub fn set_window(terminal: BorrowedFd, rows: u16, columns: u16) -> io::Result<()> {
     let size = libc::winsize {

@@ -3,11 +3,13 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use lab::{DEADLINE, Lab, Netns, Seen, case, collect, packets, sh, strace, sys, wait_for_end};
+use lab::{
+    DEADLINE, Lab, Netns, Running, Seen, case, collect, packets, sh, strace, sys, wait_for_end,
+};
 
 const FILE: &str = "/run/hawser/hawser0.hosts";
 
@@ -486,6 +488,34 @@ fn a_thousand_that_nobody_has_named_leave_it_as_it_is() {
             longest <= 7 * 64,
             "localhost, those of one container, those of one after the other: {longest}"
         );
+    });
+}
+
+/// Who would open a file on which there is a lease waits, for 45 seconds at most: the kernel's fs.lease-break-time.
+#[test]
+fn a_container_with_a_lease_on_the_file_holds_nobody_up() {
+    case(|lab| {
+        for (kind, keeps_names) in [(libc::F_RDLCK, true), (libc::F_WRLCK, false)] {
+            let guest = Running::unshared(&["-n", "-m"], "exec cat");
+            let pid = guest.pid().to_string();
+            let attach = ["attach", &pid, "--name", "web", "--dns", "192.0.2.53"];
+            lab.hawser(&attach).ok();
+            let path = format!("/proc/{pid}/root/etc/hosts");
+            let file = fs::File::open(path).expect("open its hosts");
+            sys::lease(&file, kind).expect("take a lease");
+            let begin = Instant::now();
+            let known = lab.run(&[], &["grep", " web ", "/etc/hosts"]);
+            known.exits(if keeps_names { 0 } else { 1 });
+            start(lab, "db", &[]);
+            lab.run(&[], &["grep", " db ", "/etc/hosts"]).exits(0);
+            lab.hawser(&["stop", "db"]).ok();
+            lab.hawser(&["detach", "web"]).ok();
+            lab.hawser(&["down"]).ok();
+            let took = begin.elapsed();
+            assert!(took < Duration::from_secs(20), "{took:?}");
+            assert!(!Path::new("/run/hawser").exists());
+            guest.end().exits(0);
+        }
     });
 }
 

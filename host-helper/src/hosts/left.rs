@@ -1,12 +1,12 @@
 //! Hosts files, and lines in them, that nobody needs any more.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use super::file::{lock_of, open_to_read};
 use super::slots::{FREE, is_alive, lines_of};
-use super::{Hosts, LOCALHOST, lock_of, path_named};
+use super::{Hosts, LOCALHOST, path_named};
 use crate::error::{Doing, Result, all_of};
 use crate::state;
 
@@ -60,7 +60,7 @@ pub fn sweep_links(links: &BTreeSet<&str>) -> Result<()> {
 /// Whether nobody who lives, here or in another network namespace, is in a file.
 pub fn is_left_over(path: &Path) -> bool {
     let mut text = Vec::new();
-    let read = File::open(path).and_then(|mut file| file.read_to_end(&mut text));
+    let read = open_to_read(path).and_then(|mut file| file.read_to_end(&mut text));
     let mut lines = lines_of(&text).skip(LOCALHOST.len());
     read.is_err() || !lines.any(|(_, line)| line[0] != FREE && is_alive(line))
 }
