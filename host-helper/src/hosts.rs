@@ -440,8 +440,18 @@ mod tests {
 
     #[test]
     fn who_lives_in_another_network_namespace_stays() {
+        use std::process::{Command, Stdio};
         let hosts = hosts("elsewhere");
-        let (ours, theirs) = (here(), here() + 1);
+        let mut other = Command::new("unshare")
+            .args(["-rn", "sh", "-c", "stat -Lc %i /proc/self/ns/net; read end"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = String::new();
+        let mut words = std::io::BufReader::new(other.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut words, &mut said).unwrap();
+        let (ours, theirs) = (here(), said.trim().to_string());
         enter(&hosts, "web", "192.0.2.2", &format!("gone 7 {theirs}"));
         enter(&hosts, "dead", "192.0.2.3", &format!("gone 8 {ours}"));
         assert!(hosts.sweep().unwrap());
@@ -453,6 +463,13 @@ mod tests {
         enter(&hosts, "web", "192.0.2.4", &format!("gone 9 {ours}"));
         assert_eq!(shown(&hosts), ["128 192.0.2.4 web"]);
         assert!(is_left_over(&hosts.path));
+        // It ends with whoever was in it, as far as that can be seen.
+        enter(&hosts, "last", "192.0.2.5", &format!("gone 7 {theirs}"));
+        assert!(!is_left_over(&hosts.path));
+        drop(other.stdin.take());
+        other.wait().unwrap();
+        let sees_all = crate::owner::namespace("self", "pid").unwrap() == 0xefff_fffc;
+        assert_eq!(is_left_over(&hosts.path), sees_all);
         std::fs::remove_file(&hosts.path).unwrap();
     }
 

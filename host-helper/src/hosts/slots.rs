@@ -6,7 +6,7 @@ use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::stat::fstat;
 
-use crate::owner::namespace;
+use crate::owner::{any_process_in, namespace};
 use crate::sys::network_of;
 
 pub(super) const SLOT: usize = 64;
@@ -64,17 +64,30 @@ pub(super) fn here() -> u64 {
     inode.unwrap_or_else(|_| namespace("self", "net").unwrap_or_default())
 }
 
-/// Whether a line is about a link of another network namespace than this one; lines of older versions do not say which.
+/// Whether a line is about a link of another network namespace than this one.
 pub(super) fn is_elsewhere(line: &[u8]) -> bool {
-    let netns = words_of(line).2.split_whitespace().nth(2);
-    let netns: Option<u64> = netns.and_then(|word| word.parse().ok());
-    netns.is_some_and(|netns| netns != 0 && netns != here())
+    elsewhere(line).is_some()
 }
 
-/// Whether the link is there by which the line's address is leased: the one that was there then. Who has a link elsewhere counts as living.
+/// The other network namespace; lines of older versions do not say which.
+fn elsewhere(line: &[u8]) -> Option<u64> {
+    let netns = words_of(line).2.split_whitespace().nth(2);
+    let netns: Option<u64> = netns.and_then(|word| word.parse().ok());
+    netns.filter(|netns| *netns != 0 && *netns != here())
+}
+
+/// Whether there may be such a network namespace. The supervisors of its containers are in it; all processes are seen from the first pid
+/// namespace alone.
+fn may_live(netns: u64) -> bool {
+    // linux/proc_ns.h, PROC_PID_INIT_INO
+    const FIRST: u64 = 0xefff_fffc;
+    namespace("self", "pid").map_or(true, |ours| ours != FIRST) || any_process_in(netns)
+}
+
+/// Whether the link is there by which the line's address is leased: the one that was there then. Who may have a link elsewhere counts as living.
 pub(super) fn is_alive(line: &[u8]) -> bool {
     let mut words = words_of(line).2.split_whitespace();
     let (link, index) = (words.next().unwrap_or_default(), words.next());
     let now = if_nametoindex(link).ok().map(|index| index.to_string());
-    (now.is_some() && now.as_deref() == index) || is_elsewhere(line)
+    (now.is_some() && now.as_deref() == index) || elsewhere(line).is_some_and(may_live)
 }
