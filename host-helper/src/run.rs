@@ -53,7 +53,7 @@ pub fn run(options: cli::Run, early: Option<Early>, mut steps: Steps) -> Result<
     let signals = Signals::block()?;
     let container = start(&request, command, early, &signals, &mut steps)?;
     let mut supervisor = supervise(&options, &request, container, signals)?;
-    supervisor.begin_output(false)?;
+    supervisor.begin_output()?;
     supervisor.tell(steps);
     Ok(supervisor.wait(None))
 }
@@ -164,8 +164,9 @@ fn supervise_detached(
     if options.preserve_fds > 0 {
         sys::close_range(3, 2 + options.preserve_fds).doing(|| "close file descriptors".into())?;
     }
-    supervisor.begin_output(true)?;
+    supervisor.begin_output()?;
     supervisor::detach().doing(|| "let go of the caller".into())?;
+    supervisor.keep_output();
     Ok(supervisor.wait(Some(caller)))
 }
 

@@ -448,17 +448,23 @@ impl Supervisor {
         }
     }
 
-    /// What the last container of the name has left goes, and there is a log. `is_kept`: that and the exit code stay at the end.
+    /// What the last container of the name has left goes, and there is a log.
     ///
     /// # Errors
     /// The log cannot be made.
-    pub fn begin_output(&mut self, is_kept: bool) -> Result<()> {
+    pub fn begin_output(&mut self) -> Result<()> {
         if let Some(lease) = &mut self.container.lease {
             lease.begin_output();
-            lease.keeps_output = is_kept;
         }
         let log = self.container.log.as_mut();
         log.map_or(Ok(()), |log| log.open(&self.description.name))
+    }
+
+    /// The log stays at the end, and the exit code.
+    pub fn keep_output(&mut self) {
+        if let Some(lease) = &mut self.container.lease {
+            lease.keeps_output = true;
+        }
     }
 }
 
