@@ -43,14 +43,15 @@ fn have_networks(lab: &Lab, program: &'static str) {
     let web = web.annotated("hawser.dns", "198.51.100.53");
     let web = up(&oci, &web, "web");
     let look = "ip -o addr; ip route; cat /etc/resolv.conf /etc/hosts; wget -q -O - http://web/group; \
-        wget -q -O - http://web.example.test/; echo up; read x; exit 0";
+        wget -q -O - http://web.example.test/; echo seen; read x; exit 0";
     let mut bundle = lab.bundle("box", look).annotated("hawser.ip", "172.19.0.9");
     // A root that can be written to, named by its place in the bundle.
     bundle.config["root"] = json!({"path": "../../rootfs"});
     let bundle = bundle.annotated("hawser.iface", "port0");
     let bundle = bundle.annotated("hawser.dns", "198.51.100.53");
     let mut other = oci.start(&bundle, "box");
-    let seen = other.until("up");
+    // Not a word of the hosts file, which has "made-up" in it.
+    let seen = other.until("seen");
     for wanted in [
         "port0    inet 172.19.0.9/16",
         "default via 172.19.0.1",
