@@ -286,3 +286,26 @@ fn a_part_that_is_gone_is_put_back() {
         }
     });
 }
+
+#[test]
+fn an_end_right_after_a_flush_has_nothing_to_say() {
+    packets(|lab| {
+        for how in [
+            "nft flush ruleset",
+            "nft delete table inet hawser",
+            "nft delete table bridge hawser",
+            "nft flush table inet hawser",
+        ] {
+            let script = "echo up; read x; exit 0";
+            let mut web = lab.start(&["-p", "8080:80"], &["sh", "-c", script]);
+            web.until("up");
+            // Nobody listens yet, in the first half second.
+            sh(how);
+            let outcome = web.end().exits(0);
+            assert!(outcome.stderr.is_empty(), "{how}: {outcome}");
+            let rules = sh("nft list ruleset");
+            assert!(!rules.contains("172.19.0.2 "), "{how}: {rules}");
+            lab.hawser(&["down"]).exits(0);
+        }
+    });
+}

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use hawser::netlink::{Attributes, Message, read_u32};
 use nix::errno::Errno;
 
+use super::installed::{State, look};
 use super::message::{self, Batch};
 use super::object::{Element, Family};
 use super::{NEW_ELEMENTS, TABLE, TRIES, elements, ignore_missing, open, tables, transaction};
@@ -232,6 +233,13 @@ pub fn take(
         left.retain(|element| wanted.contains(element) && Some(element) != tenant);
         left.extend(tenant.filter(|tenant| wanted.contains(tenant)).cloned());
         done = delete(nft, tenant, &left);
+    }
+    let is_missing = matches!(&done, Err(refusal) if refusal.errno == Errno::ENOENT);
+    if tenant.is_some() && is_missing && look(nft)? != State::Whole {
+        // Somebody has deleted the table of tenants: there is none that could be another. What is left is in the other table.
+        let mut rest = elements.to_vec();
+        rest.retain(|element| Some(element) != tenant);
+        return take(nft, None, &rest);
     }
     done
 }
