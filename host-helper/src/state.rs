@@ -243,14 +243,16 @@ const REMEMBERED_CODES: usize = 1000;
 ///
 /// Under the lock, where there is something to forget: who has the name again meanwhile has a log again.
 pub fn forget_oldest() {
-    if oldest().is_empty() {
+    // Found out before: where a thousand end at once, each would wait for the looks of all others.
+    let oldest = oldest();
+    if oldest.is_empty() {
         return;
     }
     let Ok(_lock) = lock() else {
         // The next one to end does it.
         return;
     };
-    for path in oldest() {
+    for path in oldest {
         let name_is_taken = path.with_extension("sock").exists();
         if !name_is_taken {
             let _ = fs::remove_file(path);
