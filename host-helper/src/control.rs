@@ -23,7 +23,7 @@ use nix::sys::socket::{
 };
 
 use crate::attached;
-use crate::error::{Doing, Error, Refusal, Result};
+use crate::error::{Doing, Error, Refusal, Result, twice};
 use crate::owner::start_time;
 use crate::publish::Range;
 use crate::state;
@@ -95,13 +95,13 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // The directory may have been removed, and the name taken anew. What was wrong for a moment is not the second time.
+        // The directory may have been removed, and the name taken anew.
         let path = state::path(&self.name, "sock");
         if fs::metadata(&path).map_or(true, |found| found.ino() == self.inode) {
             if !self.keeps_output {
                 state::forget_output(&self.name);
             }
-            let _ = fs::remove_file(&path).or_else(|_| fs::remove_file(&path));
+            let _ = twice(|| fs::remove_file(&path));
         }
     }
 }

@@ -110,6 +110,16 @@ pub fn all_of(errors: &[Error]) -> Result<()> {
     }
 }
 
+/// Does what takes something back, and once more where it fails: what was wrong for a moment is not the second time.
+///
+/// # Errors
+/// Those of the second time.
+pub fn twice<T, E>(
+    mut take_back: impl FnMut() -> std::result::Result<T, E>,
+) -> std::result::Result<T, E> {
+    take_back().or_else(|_| take_back())
+}
+
 /// Exit code: something of ours failed before the command ran, usage errors included.
 pub const OURS: u8 = 125;
 

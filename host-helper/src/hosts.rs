@@ -18,7 +18,7 @@ use std::rc::Rc;
 
 use crate::bridge::Network;
 use crate::deadline::{self, Locked};
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Result, twice};
 use crate::request::Request;
 use crate::state;
 use crate::sys::{clone_tree, seclude};
@@ -327,8 +327,8 @@ impl Lines {
             }
             io::Result::Ok(())
         };
-        // What was wrong for a moment is not the second time; what stays is swept.
-        let _ = remove().or_else(|_| remove());
+        // What stays is swept.
+        let _ = twice(remove);
         self.announce();
     }
 

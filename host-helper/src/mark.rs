@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use crate::attach::Attachment;
 use crate::bridge::Network;
-use crate::error::{Doing, Refusal, Result};
+use crate::error::{Doing, Refusal, Result, twice};
 use crate::link::{Mac, family, octets};
 use crate::netlink::{ACK, CREATE, Netlink};
 use crate::owner::Mark;
@@ -112,8 +112,8 @@ pub fn forget_neighbours_of(attachment: &Attachment) {
         };
         Netlink::route()?.exchange(write, |_| {})
     };
-    // Gone already, with the bridge say, is what is wanted. What was wrong for a moment is not the second time.
-    let _: std::result::Result<(), Refusal> = forget().or_else(|_| forget());
+    // Gone already, with the bridge say, is what is wanted.
+    let _: std::result::Result<(), Refusal> = twice(forget);
 }
 
 /// Takes the neighbours with these addresses back that killed supervisors have left on bridges of ours.

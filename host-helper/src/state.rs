@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::deadline::{self, Locked};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Result, twice};
 
 /// The directory, 0700 and root's own.
 pub const DIRECTORY: &str = "/run/hawser";
@@ -65,10 +65,9 @@ pub fn remove_directory_if_empty() {
     }
 }
 
-/// Removes a directory, unless something is in it, which is the usual case. What was wrong for a moment is not the second time.
+/// Removes a directory, unless something is in it, which is the usual case.
 pub fn remove_if_empty(directory: impl AsRef<Path>) {
-    let remove = || fs::remove_dir(&directory);
-    let _ = remove().or_else(|_| remove());
+    let _ = twice(|| fs::remove_dir(&directory));
 }
 
 /// Where the file of a container is: `extension` is `sock`, `log` or `code`.

@@ -14,7 +14,7 @@ use super::target::{Process, Target};
 use crate::cli;
 use crate::conntrack;
 use crate::control;
-use crate::error::{Doing, Error, Result, all_of};
+use crate::error::{Doing, Error, Result, all_of, twice};
 use crate::hosts;
 use crate::link::Link;
 use crate::ls::Description;
@@ -276,8 +276,8 @@ fn forget_connections(kept: &Kept, addresses: &[IpAddr]) {
         nft::close_later(&netfilter);
         forgotten
     };
-    // What was wrong for a moment is not the second time; where nothing is tracked nothing is left.
-    let _ = once().or_else(|_| once());
+    // Where nothing is tracked nothing is left.
+    let _ = twice(once);
 }
 
 /// Its leases; what the file says counts only for a family that has none: neighbours of these addresses are ours.
@@ -345,15 +345,12 @@ fn release_link(route: &mut Netlink, link: &str) -> Result<()> {
         // The kernel takes the link back in a moment, sooner than we could.
         let known = nft::forget_link(link);
         if reclaim::is_gone(end.index)? {
-            let failed = known.as_ref().err().map(ToString::to_string);
-            let tidied = tidy(route, link, known.unwrap_or_default());
-            return all_of(
-                &failed
-                    .map(Error::new)
-                    .into_iter()
-                    .chain(tidied.err())
-                    .collect::<Vec<_>>(),
-            );
+            let mut errors = Vec::new();
+            let known = known
+                .map_err(|error| errors.push(error))
+                .unwrap_or_default();
+            errors.extend(tidy(route, link, known).err());
+            return all_of(&errors);
         }
     }
     take_over(route, &end)
@@ -425,8 +422,8 @@ pub fn delete_link(index: u32) {
         let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
         delete(&mut route, index)
     };
-    // What was wrong for a moment is not the second time; what stays says whose it is, or nothing, and is reclaimed.
-    let _ = once().or_else(|_| once());
+    // What stays says whose it is, or nothing, and is reclaimed.
+    let _ = twice(once);
 }
 
 /// What attachments have left whose container is gone: files, names, and a link that lives on by its name alone.

@@ -15,7 +15,7 @@ use crate::address::{link_local_of, parse_mac};
 use crate::attach::Attachment;
 use crate::bridge::{Bridge, Network, POINT_TO_POINT_NAME};
 use crate::control;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Result, twice};
 use crate::link::Link;
 use crate::ls::Description;
 use crate::netlink::Netlink;
@@ -121,9 +121,7 @@ pub fn write(link: &str, kept: &Kept) -> Result<()> {
 
 /// Forgets it; gone already is success.
 pub fn forget(link: &str) {
-    let remove = || fs::remove_file(path_of(link));
-    // What was wrong for a moment is not the second time.
-    let _ = remove().or_else(|_| remove());
+    let _ = twice(|| fs::remove_file(path_of(link)));
     // There when somebody was killed who wrote it.
     let _ = namespace("self", "net").map(|host| fs::remove_file(unfinished_of(link, host)));
     remove_directory_if_empty();

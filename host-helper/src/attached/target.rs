@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{Mode, fstat};
 
 use crate::attach;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Result, twice};
 use crate::inside::{mount_of, open_in_root, open_path};
 use crate::link::Link;
 use crate::netlink::Netlink;
@@ -324,7 +324,7 @@ pub fn look_inside<T>(netns: &OwnedFd, look: impl FnOnce() -> T) -> nix::Result<
     setns(netns, CloneFlags::CLONE_NEWNET)?;
     let seen = look();
     let back = || setns(&host, CloneFlags::CLONE_NEWNET);
-    if back().or_else(|_| back()).is_err() {
+    if twice(back).is_err() {
         // In the container's network everything else that is done, the undo too, would be done to the wrong one.
         std::process::abort();
     }

@@ -10,7 +10,7 @@ use super::object::Element;
 use super::sets::{add, ask, is_missing, known, moment, sweep, take, warn_of_rest};
 use super::{TABLE, add_again, elements, ensure, is_whole};
 use crate::attach::Attachment;
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Result, twice};
 use crate::netlink::Netlink;
 use crate::owner::Mark;
 use crate::publish::Port;
@@ -235,13 +235,12 @@ impl Entry {
 
     fn take_back(&mut self, elements: &[Element]) -> bool {
         let tenant = self.tenant();
-        let mut once = || match take(&mut self.nft, Some(&tenant), elements) {
+        let once = || match take(&mut self.nft, Some(&tenant), elements) {
             // Another has its place.
             Err(refusal) if refusal.errno == Errno::EEXIST => Ok(()),
             done => done,
         };
-        // What was wrong for a moment is not the second time.
-        let done = once().or_else(|_| once());
+        let done = twice(once);
         let name = &self.attachment.veth.name;
         let done = done.doing(|| format!("take {name} out of nft table {TABLE}"));
         done.inspect_err(warn_of_rest).is_ok()

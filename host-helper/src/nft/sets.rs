@@ -13,7 +13,7 @@ use super::object::{Element, Family};
 use super::{NEW_ELEMENTS, TABLE, TRIES, elements, ignore_missing, open, tables, transaction};
 use crate::attach::Attachment;
 use crate::conntrack;
-use crate::error::{Doing, Refusal, Result};
+use crate::error::{Doing, Refusal, Result, twice};
 use crate::hosts;
 use crate::mark;
 use crate::netlink::Netlink;
@@ -32,8 +32,7 @@ pub fn forget(attachment: &Attachment) {
         close_later(&nft);
         swept
     };
-    // What was wrong for a moment is not the second time.
-    if let Err(error) = once().or_else(|_| once()) {
+    if let Err(error) = twice(once) {
         warn_of_rest(&error);
     }
 }
@@ -63,8 +62,7 @@ pub fn forget_link(link: &str) -> Result<Vec<IpAddr>> {
         close_later(&nft);
         swept.map(|()| addresses)
     };
-    // As above.
-    once().or_else(|_| once())
+    twice(once)
 }
 
 /// What the tables know of a container with this host end, whoever left it.
@@ -98,9 +96,8 @@ pub fn sweep(nft: &mut Netlink, link: &str, addresses: &[IpAddr]) -> Result<()> 
 
 /// What was led to containers is led there no more: connections that are left would reach whoever gets an address next.
 fn forget_connections(nft: &mut Netlink, addresses: &[IpAddr]) {
-    let mut once = || conntrack::forget_container(nft, addresses);
-    // As above; where nothing is tracked nothing is left.
-    let _ = once().or_else(|_| once());
+    // Where nothing is tracked nothing is left.
+    let _ = twice(|| conntrack::forget_container(nft, addresses));
 }
 
 /// Sweeps what killed supervisors have left: of every container whose link is not there any more. Something that

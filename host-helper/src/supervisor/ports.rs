@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Supervisor;
 use crate::attach;
 use crate::conntrack;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Result, twice};
 use crate::netlink::Netlink;
 use crate::publish::{self, Port, Protocol, Range};
 
@@ -129,9 +129,7 @@ impl Supervisor {
         let addresses = self.addresses();
         let entry = self.container.entry.as_mut().filter(|_| self.had_ports);
         if let Some(entry) = entry {
-            let mut once = || conntrack::forget_container(entry.socket(), &addresses);
-            // What was wrong for a moment is not the second time.
-            let _ = once().or_else(|_| once());
+            let _ = twice(|| conntrack::forget_container(entry.socket(), &addresses));
         }
     }
 
