@@ -374,10 +374,7 @@ fn hold_again(nft: &mut Netlink, kept: &Kept, errors: &mut Vec<Error>) -> (Vec<P
     let (mut ports, mut all) = (Vec::new(), Vec::new());
     for port in kept.ports() {
         // As when it was attached.
-        let held = match kept.cni {
-            Some(_) => publish::hold_beside([port], kept.netns),
-            None => publish::hold([port]),
-        };
+        let held = publish::hold([port], kept.cni.as_ref().map(|_| kept.netns));
         let leads_there = |nft: &mut Netlink| {
             let found = nft::led_to(nft, &port).ok().flatten().unwrap_or_default();
             kept.addresses().any(|address| found.contains(&address))

@@ -1,7 +1,6 @@
 //! `down`: takes a network back. Clean-up goes on after an error, and what is gone already is success.
 
 use crate::attached;
-use crate::attached::kept::Kept;
 use crate::bridge;
 use crate::control;
 use crate::error::{Doing, Error, Result, all_of};
@@ -188,16 +187,9 @@ fn living_on(route: &mut Netlink, name: &str, bridge: Option<&Link>) -> Result<V
 
 /// Somebody has deleted its bridge, which was that of this network: its supervisor says so, or what is kept of it.
 fn was_on(port: &Link, network: &str) -> bool {
-    let Some((name, _)) = port.mark.as_ref().and_then(Mark::container) else {
-        return false;
-    };
     // Point-to-point: it never had one.
-    if nft::is_ours(port.group) {
-        return false;
-    }
-    let kept = Kept::of(port).map(|kept| kept.container);
-    kept.or_else(|| Description::told_by(name))
-        .is_some_and(|container| container.network == network)
+    !nft::is_ours(port.group)
+        && Description::of_end(port).is_some_and(|container| container.network == network)
 }
 
 /// Whether nothing of ours uses the table any more.

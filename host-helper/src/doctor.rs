@@ -11,13 +11,13 @@ mod switches;
 mod translated;
 
 use std::fmt;
-use std::io::Write;
 
 use nix::errno::Errno;
 use serde::{Serialize, Serializer};
 
 use crate::error::{Doing, Refusal, Result};
 use crate::netlink::Netlink;
+use crate::steps;
 use host::Host;
 
 /// What there is to find. The names are for scripts, and stay.
@@ -161,8 +161,7 @@ impl Report {
     /// Says what could not be looked at, on standard error.
     pub fn say_unseen(&self) {
         for Unseen { what, cause } in &self.unseen {
-            // Nobody to tell is no reason to stop.
-            let _ = writeln!(std::io::stderr(), "host-helper: look at {what}: {cause}");
+            steps::print(&format!("look at {what}: {cause}"));
         }
     }
 }

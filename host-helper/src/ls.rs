@@ -140,6 +140,13 @@ impl Description {
         serde_json::from_str(&answer).ok()
     }
 
+    /// What is known of the container whose link this is the host's end of: kept in a file, or told by its supervisor.
+    pub fn of_end(end: &Link) -> Option<Description> {
+        let kept = Kept::of(end).map(|kept| kept.container);
+        let (name, _) = end.mark.as_ref().and_then(Mark::container)?;
+        kept.or_else(|| Description::told_by(name))
+    }
+
     /// Without what it has given away with its link.
     pub fn forget_link(&mut self) {
         self.address = None;

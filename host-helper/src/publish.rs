@@ -15,7 +15,7 @@ use crate::error::{self, Error};
 use crate::netlink::Netlink;
 use crate::veth;
 
-pub use hold::{Held, hold, hold_beside, raise_limit};
+pub use hold::{Held, hold, raise_limit};
 pub use holder::{is_held_for, listener};
 pub use text::{parse_host, parse_protocol};
 

@@ -104,14 +104,7 @@ pub fn enter(
     join_network: impl FnOnce() -> Result<()>,
     receive_hosts: impl FnOnce() -> Result<OwnedFd>,
 ) -> Result<View> {
-    mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        None::<&str>,
-    )
-    .doing(|| "make mounts private".into())?;
+    make_private().doing(|| "make mounts private".into())?;
     // Copied before anything is mounted: a source may be above the root.
     let volumes = copy_volumes(rootfs)?;
     let (root, scratch) = mount_root(rootfs)?;
@@ -147,6 +140,15 @@ pub fn enter(
         attach_tree(&hosts, &place).doing(|| format!("bind a file of our own on /{HOSTS}"))?;
     }
     Ok(View { dev, files })
+}
+
+/// What is mounted in this mount namespace, which is new, appears in no other.
+///
+/// # Errors
+/// What mount(2) says.
+pub fn make_private() -> nix::Result<()> {
+    let (nothing, flags) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+    mount(nothing, "/", nothing, flags, nothing)
 }
 
 /// The root, and under it a tmpfs of our own: `/dev` and what is bound into the container come from there, and it goes

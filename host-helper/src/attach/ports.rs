@@ -31,7 +31,7 @@ pub(super) fn hold(request: &Request, netns: Option<u64>, steps: &mut Steps) -> 
 }
 
 /// Takes ports that no attachment has either. Those of an attachment that nobody stays for are held by nobody: the kernel may choose one,
-/// and another is taken then. `netns`: as with [`publish::hold_beside`].
+/// and another is taken then. `netns`: as with [`publish::hold`].
 ///
 /// Undone by dropping them.
 ///
@@ -39,10 +39,7 @@ pub(super) fn hold(request: &Request, netns: Option<u64>, steps: &mut Steps) -> 
 /// See [`publish::hold`]; an attachment has it.
 pub fn hold_free(wanted: &[Port], netns: Option<u64>) -> Result<Vec<Held>> {
     const TRIES: usize = 100;
-    let hold = |ports: &[Port]| match netns {
-        Some(netns) => publish::hold_beside(ports.iter().copied(), netns),
-        None => publish::hold(ports.iter().copied()),
-    };
+    let hold = |ports: &[Port]| publish::hold(ports.iter().copied(), netns);
     let check = |held: &[Held]| {
         let ports: Vec<Port> = held.iter().map(|one| one.port).collect();
         kept::check_ports(&ports)

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
@@ -31,7 +31,7 @@ use crate::error::{Doing, Error, Result};
 use crate::inside::{Permission, mount_of, open_in_root, open_path, read_below};
 use crate::netlink::Netlink;
 use crate::request::Request;
-use crate::rootfs::{self, HOSTS, NODEV, NOEXEC, NOSUID, RESOLV, Rootfs};
+use crate::rootfs::{self, HOSTS, NODEV, NOEXEC, NOSUID, RESOLV, Rootfs, make_private};
 use crate::signals::Signals;
 use crate::spawn::{self, Child, ChildEnds, Said, Spawn, StatusReader, Stdio};
 use crate::state;
@@ -231,8 +231,7 @@ struct Made {
 fn make_files(hosts: Option<&OwnedFd>) -> Result<Made> {
     let doing = || "make files for the container".to_string();
     unshare(CloneFlags::CLONE_NEWNS).doing(doing)?;
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).doing(doing)?;
+    make_private().doing(doing)?;
     let options = [(c"mode", c"755"), (c"size", c"64k")];
     let scratch = make_mount(c"tmpfs", &options, NOSUID | NODEV | NOEXEC).doing(doing)?;
     let place = open_path(Path::new(state::DIRECTORY)).doing(doing)?;

@@ -22,6 +22,7 @@ use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner::{Mark, leased_address};
 use crate::request::NetworkChoice;
+use crate::rootfs::make_private;
 use crate::state;
 use crate::sysctl;
 use crate::veth::{self, Wish};
@@ -176,8 +177,7 @@ fn move_apart() -> OurResult<()> {
     let apart = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
     unshare(apart).doing(|| "make a network namespace".into())?;
     let nothing = None::<&str>;
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(nothing, "/", nothing, private, nothing).doing(|| "make mounts private".into())?;
+    make_private().doing(|| "make mounts private".into())?;
     mount(nothing, "/run", Some("tmpfs"), MsFlags::empty(), nothing)
         .doing(|| "mount a /run to try in".into())
 }

@@ -1,12 +1,11 @@
 //! What our tables know of each container is what its supervisor, or the file of an attachment, says.
 
 use super::host::{Host, name_of};
-use super::links::describe;
 use super::{Fault, Report};
 use crate::attached::kept::Kept;
-use crate::control;
 use crate::error::Refusal;
 use crate::link::Link;
+use crate::ls::Description;
 use crate::netlink::Netlink;
 use crate::nft::{self, examine::Known};
 use crate::owner::Mark;
@@ -53,8 +52,7 @@ fn is_lacking(end: &Link, known: &Known, route: &mut Netlink) -> bool {
     }
     let mut look = || {
         // A supervisor knows of ports that have come later.
-        let told = control::ask(name_of(end), "inspect").ok();
-        let told = told.and_then(|answer| serde_json::from_str(&answer).ok());
+        let told = Description::told_by(name_of(end));
         let (_, netns) = end.mark.as_ref().and_then(Mark::container)?;
         let kept = Kept {
             host: 0,
@@ -66,7 +64,7 @@ fn is_lacking(end: &Link, known: &Known, route: &mut Netlink) -> bool {
             is_whole: true,
             bound: Vec::new(),
             cni: None,
-            container: told.or_else(|| describe(end))?,
+            container: told.or_else(|| Description::of_end(end))?,
         };
         let attachment = kept.attachment(route, end)?;
         let (reach, ports) = (kept.reach()?, kept.ports());

@@ -8,7 +8,6 @@ use ipnet::IpNet;
 
 use super::host::{Host, Network, address_of, name_of};
 use super::{Fault, Report, with_cure};
-use crate::attached::kept::Kept;
 use crate::attached::target::look_inside;
 use crate::control;
 use crate::error::Refusal;
@@ -32,7 +31,7 @@ pub fn examine(host: &Host, route: &mut Netlink, report: &mut Report) {
         );
     }
     for network in &host.networks {
-        examine_bridge(network, route, report);
+        examine_bridge(host, network, route, report);
         examine_routes(host, network, report);
     }
     for end in &host.ends {
@@ -42,7 +41,7 @@ pub fn examine(host: &Host, route: &mut Netlink, report: &mut Report) {
 }
 
 /// A bridge of ours is as it was made.
-fn examine_bridge(network: &Network, route: &mut Netlink, report: &mut Report) {
+fn examine_bridge(host: &Host, network: &Network, route: &mut Netlink, report: &mut Report) {
     let Some((bridge, gateways)) = &network.bridge else {
         return;
     };
@@ -69,12 +68,8 @@ fn examine_bridge(network: &Network, route: &mut Netlink, report: &mut Report) {
         return report.find(Fault::BridgeDown, network.place(), cause, cure);
     }
     // Those that came with the addresses.
-    let routes = match route.routes() {
-        Ok(routes) => routes,
-        Err(refusal) => return report.could_not("routes", refusal),
-    };
     let leads_there = |net: &IpNet| {
-        let mut routes = routes.iter();
+        let mut routes = host.routes.iter();
         routes.any(|it| it.link == Some(bridge.index) && it.destination == net.trunc())
     };
     for net in own.iter().filter(|net| !leads_there(net)) {
@@ -154,15 +149,9 @@ fn is_down_still(end: &Link) -> bool {
     link.is_ok_and(|link| link.is_some_and(|link| !link.is_up))
 }
 
-/// What is known of the container whose link this is the host's end of.
-pub fn describe(end: &Link) -> Option<Description> {
-    let ask = || serde_json::from_str(&control::ask(name_of(end), "inspect").ok()?).ok();
-    Kept::of(end).map(|kept| kept.container).or_else(ask)
-}
-
-/// What a container calls that link, as far as it is told.
+/// What a container calls the link that this is the host's end of, as far as it is told.
 fn name_inside(end: &Link) -> String {
-    describe(end)
+    Description::of_end(end)
         .and_then(|container| container.interface)
         .unwrap_or_else(|| INSIDE.to_string())
 }
@@ -219,7 +208,7 @@ fn examine_stray(host: &Host, end: &Link, report: &mut Report) {
         address.is_some_and(|it| network.subnets().iter().any(|net| net.contains(&it)))
     };
     let (name, link) = (name_of(end), &end.name);
-    let known = describe(end).unwrap_or_default();
+    let known = Description::of_end(end).unwrap_or_default();
     let network = host.networks.iter().find(is_its);
     // What nobody knows is only theirs to know who has made it.
     let of_container = Some(known.network.as_str()).filter(|name| !name.is_empty());

@@ -151,24 +151,20 @@ fn protocol_name(number: u8) -> &'static str {
 }
 
 fn describe(rule: &Translation) -> String {
-    let Translation {
-        family,
-        table,
-        chain,
-        ..
-    } = rule;
-    format!("a rule of chain {chain} of nft table {family} {table}")
+    format!(
+        "a rule of chain {} of nft table {} {}",
+        rule.chain, rule.family, rule.table
+    )
 }
 
 /// The chain, as nft takes it in a shell.
 fn place(rule: &Translation) -> String {
-    let Translation {
-        family,
-        table,
-        chain,
-        ..
-    } = rule;
-    format!("{family} {} {}", quote(table), quote(chain))
+    format!(
+        "{} {} {}",
+        rule.family,
+        quote(&rule.table),
+        quote(&rule.chain)
+    )
 }
 
 /// What takes it away, and nothing else that the rule does.

@@ -27,26 +27,14 @@ pub struct Held {
     pub socket: OwnedFd,
 }
 
-/// Binds all of them, or none.
+/// Binds all of them, or none. `netns`: the network namespace of a container whose runtime may hold its ports by itself: podman's conmon
+/// does, from the container's start on, also when its network is made anew. What the parent of a process there has is no collision.
 ///
 /// Before: nothing of the host has been changed for this container. Undone by dropping them.
 ///
 /// # Errors
 /// A port in use, by whom; an address that the host lacks; no more descriptors.
-pub fn hold(ports: impl IntoIterator<Item = Port>) -> Result<Vec<Held>> {
-    hold_all(ports, None)
-}
-
-/// The same for a container whose runtime may hold its ports by itself: podman's conmon does, from the container's start on,
-/// also when its network is made anew. What the parent of a process of this network namespace has is no collision.
-///
-/// # Errors
-/// See [`hold`].
-pub fn hold_beside(ports: impl IntoIterator<Item = Port>, netns: u64) -> Result<Vec<Held>> {
-    hold_all(ports, Some(netns))
-}
-
-fn hold_all(ports: impl IntoIterator<Item = Port>, netns: Option<u64>) -> Result<Vec<Held>> {
+pub fn hold(ports: impl IntoIterator<Item = Port>, netns: Option<u64>) -> Result<Vec<Held>> {
     let ports = ports.into_iter().map(|port| hold_one(port, netns));
     let held: Vec<Held> = ports.collect::<Result<_>>()?;
     let ports = held.iter().map(|held| held.port);
