@@ -27,6 +27,7 @@ use crate::error::Error;
 use crate::rootfs::Volume;
 use crate::seccomp::Seccomp;
 use crate::spawn;
+use crate::sys;
 
 /// Ties containers to this host: namespaces, veths, addresses, NAT and clean-up over raw netlink.
 ///
@@ -288,12 +289,16 @@ pub fn usage(why: &str) -> Error {
 /// # Errors
 /// A usage error: one line, without a period.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> std::result::Result<Asked, String> {
-    use clap::error::ErrorKind;
     let words: Vec<OsString> = words.into_iter().collect();
-    if let Some(cli) = usual::parse(&words) {
-        return Ok(Asked::For(cli));
+    match usual::parse(&words) {
+        Some(cli) => Ok(Asked::For(cli)),
+        None => sys::with_scratch(|| parse_any(&words), Clone::clone),
     }
-    match parse_all(&words) {
+}
+
+fn parse_any(words: &[OsString]) -> std::result::Result<Asked, String> {
+    use clap::error::ErrorKind;
+    match parse_all(words) {
         Ok(cli) => Ok(Asked::For(cli)),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {

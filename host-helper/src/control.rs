@@ -38,7 +38,7 @@ const LONGEST: u64 = 256;
 pub struct Lease {
     /// Where requests come in.
     pub listener: UnixListener,
-    /// What there is for `logs` and `wait` is kept: until it has begun, that of the last one of the name.
+    /// What there is for `logs` and `wait` stays in the end. Not so while a container by itself has begun its log, and may fail to start.
     pub keeps_output: bool,
     name: String,
     inode: u64,
@@ -89,7 +89,6 @@ impl Lease {
     /// The container has started: what the last one of the name has left goes.
     pub fn begin_output(&mut self) {
         state::forget_output(&self.name);
-        self.keeps_output = false;
     }
 }
 

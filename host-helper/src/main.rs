@@ -85,8 +85,7 @@ fn act() -> Result<u8> {
     }
     let may_begin = cli::may_begin_early(std::env::args_os());
     let early = may_begin.then(run::begin).flatten();
-    let asked = sys::with_scratch(|| cli::parse(std::env::args_os()), Clone::clone);
-    let cli = match asked.map_err(Error::new) {
+    let cli = match cli::parse(std::env::args_os()).map_err(Error::new) {
         Ok(Asked::For(cli)) => cli,
         Ok(Asked::Text(text)) => return show(&text),
         Err(error) if cli::is_for_hook(std::env::args_os()) => return hook::refuse(error, begin),

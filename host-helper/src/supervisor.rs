@@ -455,6 +455,8 @@ impl Supervisor {
     pub fn begin_output(&mut self) -> Result<()> {
         if let Some(lease) = &mut self.container.lease {
             lease.begin_output();
+            // In the foreground there will be none.
+            lease.keeps_output = !self.description.is_detached;
         }
         let log = self.container.log.as_mut();
         log.map_or(Ok(()), |log| log.open(&self.description.name))

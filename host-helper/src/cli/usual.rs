@@ -1,46 +1,17 @@
-//! A command line of `run` that has none but the usual options: to describe all of them takes clap a tenth of a
-//! millisecond longer, and that is a thirtieth of a start.
+//! A command line of `run` that has none but the usual options: to describe options to clap, and to have them parsed by it, takes a
+//! thirtieth of a start. Here clap's lexer is asked alone; whatever is not as usual is left to the definition of all options.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
 
-use clap::Parser;
+use clap_lex::RawArgs;
 
 use super::network::{Answer, Network, Resolv};
 use super::values::{parse_name, parse_network, parse_variable, parse_volume};
 use super::{Action, Cli, Run, Switch};
-use crate::publish;
 use crate::reach::Egress;
 use crate::request::NetworkChoice;
-use crate::rootfs::Volume;
 use crate::seccomp::Seccomp;
 use crate::veth::INSIDE;
-
-// What they mean says `Run`, which has them too, with all others. `run` is the program's name here.
-#[derive(Parser)]
-#[command(disable_help_flag = true, disable_version_flag = true)]
-struct Usual {
-    #[arg(required = true, trailing_var_arg = true)]
-    command: Vec<OsString>,
-    #[arg(long)]
-    rootfs: Option<PathBuf>,
-    #[arg(short = 'v', long, value_parser = parse_volume)]
-    volume: Vec<Volume>,
-    #[arg(short, long, value_parser = parse_variable)]
-    env: Vec<String>,
-    #[arg(long, value_parser = parse_name)]
-    name: Option<String>,
-    #[arg(short, long)]
-    detach: bool,
-    #[arg(long)]
-    init: bool,
-    #[arg(long, value_parser = parse_network)]
-    network: Option<NetworkChoice>,
-    #[arg(short, long)]
-    publish: Vec<publish::Range>,
-    #[arg(long)]
-    verbose: bool,
-}
 
 /// Reads a command line. `None`: it is not one of `run`, has another option, or is wrong: what it means says the definition of
 /// all options.
@@ -48,11 +19,85 @@ pub(super) fn parse(words: &[OsString]) -> Option<Cli> {
     if !super::begins_with_run(words) {
         return None;
     }
-    let usual = Usual::try_parse_from(words.get(1..)?).ok()?;
+    let words = RawArgs::new(words.get(2..)?);
+    let mut cursor = words.cursor();
+    let mut given: Vec<(&str, &str)> = Vec::new();
+    let first = loop {
+        let word = words.next(&mut cursor)?;
+        if word.is_escape() {
+            break words.next_os(&mut cursor)?;
+        } else if let Some((name, attached)) = word.to_long() {
+            let name = name.ok()?;
+            let value = value_of(name, attached, || words.next_os(&mut cursor))?;
+            given.push((name, value));
+        } else if let Some(mut letters) = word.to_short() {
+            while let Some(letter) = letters.next_flag() {
+                let name = name_of(letter.ok()?)?;
+                let attached = takes_value(name)?.then(|| letters.next_value_os());
+                let value = value_of(name, attached.flatten(), || words.next_os(&mut cursor))?;
+                given.push((name, value));
+            }
+        } else {
+            break word.to_value_os();
+        }
+    };
+    let command = [first].into_iter().chain(words.remaining(&mut cursor));
+    let mut run = with_command(command.map(OsStr::to_owned).collect());
+    for (name, value) in &given {
+        let is_one = || given.iter().filter(|(other, _)| other == name).count() == 1;
+        match *name {
+            "volume" => run.volume.push(parse_volume(value).ok()?),
+            "env" => run.env.push(parse_variable(value).ok()?),
+            "publish" => run.net.publish.push(value.parse().ok()?),
+            _ if !is_one() => return None,
+            "rootfs" => run.rootfs = Some(value.into()),
+            "name" => run.name = Some(parse_name(value).ok()?),
+            "network" => run.net.network = parse_network(value).ok()?,
+            "detach" => run.detach = true,
+            "init" => run.init = true,
+            // For all commands, and so not of `run`.
+            _ => {}
+        }
+    }
     Some(Cli {
-        verbose: usual.verbose,
-        action: Action::Run(Box::new(usual.with_defaults())),
+        verbose: given.iter().any(|(name, _)| *name == "verbose"),
+        action: Action::Run(Box::new(run)),
     })
+}
+
+/// `None`: it is none of the usual options.
+fn takes_value(name: &str) -> Option<bool> {
+    match name {
+        "rootfs" | "volume" | "env" | "name" | "network" | "publish" => Some(true),
+        "detach" | "init" | "verbose" => Some(false),
+        _ => None,
+    }
+}
+
+fn name_of(letter: char) -> Option<&'static str> {
+    match letter {
+        'd' => Some("detach"),
+        'e' => Some("env"),
+        'p' => Some("publish"),
+        'v' => Some("volume"),
+        _ => None,
+    }
+}
+
+/// The value of an option: attached to it, or else the next word. One that might be something else is not usual.
+fn value_of<'a>(
+    name: &str,
+    attached: Option<&'a OsStr>,
+    next: impl FnOnce() -> Option<&'a OsStr>,
+) -> Option<&'a str> {
+    match (takes_value(name)?, attached) {
+        (true, attached) => attached
+            .or_else(next)?
+            .to_str()
+            .filter(|value| !value.is_empty() && !value.starts_with(['-', '='])),
+        (false, None) => Some(""),
+        (false, Some(_)) => None,
+    }
 }
 
 /// Whether a command line seems to be one of `run`, in the foreground and with a network namespace of its own: worth a beginning
@@ -83,56 +128,55 @@ fn has_letter(word: &[u8], letters: &[u8]) -> bool {
     alone.any(|letter| letters.contains(letter))
 }
 
-impl Usual {
-    fn with_defaults(self) -> Run {
-        Run {
-            command: self.command,
-            rootfs: self.rootfs,
-            read_only: false,
-            volume: self.volume,
-            tmpfs: Vec::new(),
-            workdir: None,
-            env: self.env,
-            user: None,
-            hostname: None,
-            name: self.name,
-            tty: false,
-            no_tty: false,
-            detach: self.detach,
-            preserve_fds: 0,
-            sysctl: Vec::new(),
-            cap_add: Vec::new(),
-            cap_drop: Vec::new(),
-            no_new_privileges: Switch::On,
-            seccomp: Seccomp::Default,
-            userns: false,
-            init: self.init,
-            grace: 10,
-            init_path: None,
-            net: Network {
-                network: self.network.unwrap_or(NetworkChoice::Bridge),
-                bridge: None,
-                iface: INSIDE.to_string(),
-                subnet: None,
-                ip: None,
-                subnet6: None,
-                ip6: None,
-                no_ipv6: false,
-                isolate: false,
-                internal: false,
-                connect: Vec::new(),
-                egress: Egress::All,
-                mac: None,
-                publish: self.publish,
-                mtu: None,
-                dns: Vec::new(),
-                dns_search: Vec::new(),
-                dns_option: Vec::new(),
-                dns_follow: Answer::Yes,
-                add_host: Vec::new(),
-                resolv: Resolv::Required,
-            },
-        }
+/// All else is as it is without options.
+fn with_command(command: Vec<OsString>) -> Run {
+    Run {
+        command,
+        rootfs: None,
+        read_only: false,
+        volume: Vec::new(),
+        tmpfs: Vec::new(),
+        workdir: None,
+        env: Vec::new(),
+        user: None,
+        hostname: None,
+        name: None,
+        tty: false,
+        no_tty: false,
+        detach: false,
+        preserve_fds: 0,
+        sysctl: Vec::new(),
+        cap_add: Vec::new(),
+        cap_drop: Vec::new(),
+        no_new_privileges: Switch::On,
+        seccomp: Seccomp::Default,
+        userns: false,
+        init: false,
+        grace: 10,
+        init_path: None,
+        net: Network {
+            network: NetworkChoice::Bridge,
+            bridge: None,
+            iface: INSIDE.to_string(),
+            subnet: None,
+            ip: None,
+            subnet6: None,
+            ip6: None,
+            no_ipv6: false,
+            isolate: false,
+            internal: false,
+            connect: Vec::new(),
+            egress: Egress::All,
+            mac: None,
+            publish: Vec::new(),
+            mtu: None,
+            dns: Vec::new(),
+            dns_search: Vec::new(),
+            dns_option: Vec::new(),
+            dns_follow: Answer::Yes,
+            add_host: Vec::new(),
+            resolv: Resolv::Required,
+        },
     }
 }
 
@@ -212,6 +256,9 @@ mod tests {
             ],
             &["--network", "ptp", "true"],
             &["--network=container:web", "-dv/etc:/x", "true"],
+            &["--init", "true", "--", "x"],
+            &["--rootfs", "a b", "-e", "A==-b", "--", "--", "x"],
+            &["-"],
         ] {
             let [usual, all] = both(words);
             assert!(usual.is_some(), "{words:?}");
@@ -233,6 +280,14 @@ mod tests {
             &["--network", "wire", "true"],
             &["--detac", "true"],
             &["--init", "--init", "true"],
+            &["--name=a", "--name", "b", "true"],
+            &["--init=yes", "true"],
+            &["--name", "-x", "true"],
+            &["--rootfs=", "true"],
+            &["-p=80:80", "true"],
+            &["-d"],
+            &["-d", "--"],
+            &["-v"],
         ] {
             assert_eq!(both(words)[0], None, "{words:?}");
         }

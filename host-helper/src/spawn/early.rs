@@ -5,6 +5,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
+use nix::sys::signal::{SigSet, SigmaskHow};
+
 use super::child::{given_up, go_on, leave_caller, make_network, receive_descriptor};
 use super::{NAMESPACES, Spawn, Started, kill, start};
 use crate::error::{Doing, Error, Result};
@@ -20,13 +22,20 @@ pub struct Early(Option<Started>);
 impl Early {
     /// Clones it. `None`: that is refused; whoever needs a child then will hear why.
     pub fn begin() -> Option<Early> {
+        // In the child, until it has the time to say which; in its parent for the clone only: whatever that waits for in the command line
+        // can be interrupted.
+        let before = SigSet::all()
+            .thread_swap_mask(SigmaskHow::SIG_SETMASK)
+            .ok()?;
         let started = start(NAMESPACES.union(users::LATER), |ends| {
-            // Not in its parent: whatever that waits for in the command line can be interrupted.
-            Signals::mask()?;
-            leave_caller()?;
+            // First, since its parent will wait for it.
             make_network(ends)?;
+            let blocked: SigSet = before.iter().chain(&Signals::mask()?).collect();
+            blocked.thread_set_mask().doing(|| "block signals".into())?;
+            leave_caller()?;
             go_on(&receive(&ends.channel)?, ends)
         });
+        before.thread_set_mask().ok()?;
         started.ok().map(|started| Early(Some(started)))
     }
 

@@ -22,8 +22,6 @@ struct Scratch {
 impl Scratch {
     /// Bytes of address space; what is not touched costs nothing.
     const SIZE: usize = 1024 * 1024;
-    /// What the usual options of the command line take, at one go: a fault for each page would be dearer.
-    const USUAL: usize = 28 * 1024;
 
     fn open(&mut self) {
         // SAFETY: a new private mapping, at a place of the kernel's choice.
@@ -38,8 +36,6 @@ impl Scratch {
             )
         };
         if start != libc::MAP_FAILED {
-            // SAFETY: the beginning of the mapping that was just made. Kernels before 5.14 refuse, and lose nothing.
-            unsafe { libc::madvise(start, Self::USUAL, libc::MADV_POPULATE_WRITE) };
             *self = Scratch {
                 start: start as usize,
                 used: 0,
