@@ -10,7 +10,7 @@ mod private;
 mod slots;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -27,7 +27,9 @@ use crate::veth::Veth;
 pub use left::{begin, forget, is_left_over, sweep_links};
 pub use private::Private;
 
-use slots::{FREE, SLOT, here, is_alive, is_elsewhere, lines_of, link_of, slot, words_of};
+use slots::{
+    FREE, SLOT, first_words, here, is_alive, is_elsewhere, lines_of, link_of, slot, words_of,
+};
 
 /// What each of our hosts files begins with.
 pub const LOCALHOST: [&str; 2] = [
@@ -190,12 +192,14 @@ impl Hosts {
     fn write_lines(&self, lines: Vec<Vec<u8>>, name: &str) -> io::Result<Vec<(u64, Vec<u8>)>> {
         let _locked = lock(&self.lock)?;
         let text = self.read()?;
+        let addresses: Vec<&[u8]> = lines.iter().map(|line| first_words(line).0).collect();
         let mut free: Vec<(usize, usize)> = Vec::new();
         for (at, line) in lines_of(&text) {
-            let (address, other, _) = words_of(line);
-            let is_same = |line: &Vec<u8>| words_of(line).0 == address;
+            let (address, other) = first_words(line);
             // An address may be another's in another network namespace; a name may not.
-            let is_left = || other == name || (lines.iter().any(is_same) && !is_elsewhere(line));
+            let is_left = || {
+                other == name.as_bytes() || (addresses.contains(&address) && !is_elsewhere(line))
+            };
             if line[0] == FREE {
                 free.push((at, line.len()));
             } else if at >= LOCALHOST.len() * SLOT && is_left() {
@@ -230,17 +234,12 @@ impl Hosts {
     }
 
     fn read(&self) -> io::Result<Vec<u8>> {
-        let mut text = vec![0; self.file.metadata()?.len() as usize];
-        let mut length = 0;
-        // Its end may be cut meanwhile.
-        while length < text.len() {
-            match self.file.read_at(&mut text[length..], length as u64) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(0) => break,
-                read => length += read?,
-            }
-        }
-        text.truncate(length);
+        let mut file = &*self.file;
+        let length = file.metadata()?.len();
+        // As it is given, not cleared first: a thousand containers have two hundred kilobytes.
+        let mut text = Vec::with_capacity(length as usize);
+        file.rewind()?;
+        file.take(length).read_to_end(&mut text)?;
         Ok(text)
     }
 
@@ -403,6 +402,28 @@ mod tests {
             ]
         );
         std::fs::remove_file(&hosts.path).unwrap();
+    }
+
+    #[test]
+    fn lines_of_any_length_are_found() {
+        let long = "n".repeat(253);
+        let ours = [
+            slot("192.0.2.2 web # lo 1"),
+            slot(&format!("2001:db8::2 {long} # lo 1")),
+        ];
+        let mut text: Vec<u8> = LOCALHOST.into_iter().flat_map(slot).collect();
+        text.extend(ours.concat());
+        text.extend(b"192.0.2.3\tsomebody's\n\n");
+        text.extend(ours.concat());
+        text.extend(b"192.0.2.4 half");
+        let by_newline: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+        let found: Vec<(usize, &[u8])> = lines_of(&text).collect();
+        assert_eq!(
+            found.iter().map(|(_, line)| *line).collect::<Vec<_>>(),
+            by_newline
+        );
+        assert!(found.iter().all(|(at, line)| text[*at..].starts_with(line)));
+        assert_eq!(first_words(&ours[0]), (&b"192.0.2.2"[..], &b"web"[..]));
     }
 
     #[test]

@@ -25,12 +25,29 @@ pub(super) fn slot(line: &str) -> Vec<u8> {
 
 /// Lines with their newlines, and where they are.
 pub(super) fn lines_of(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    // A name has 253 letters at most, and a thousand containers two thousand lines: not each of their bytes is looked at.
+    const MOST: usize = 8;
     let mut at = 0;
-    text.split_inclusive(|byte| *byte == b'\n')
-        .map(move |line| {
-            at += line.len();
-            (at - line.len(), line)
-        })
+    std::iter::from_fn(move || {
+        let rest = &text[at..];
+        let ends = |end: &usize| rest.get(end - 1) == Some(&b'\n');
+        let end = (1..=MOST).map(|slots| slots * SLOT).find(ends);
+        // Lines of somebody else's may be of any length.
+        let anywhere = || rest.iter().position(|byte| *byte == b'\n');
+        let end = end.or_else(|| anywhere().map(|place| place + 1));
+        let line = &rest[..end.unwrap_or(rest.len())];
+        at += line.len();
+        (!line.is_empty()).then_some((at - line.len(), line))
+    })
+}
+
+/// Address and name.
+pub(super) fn first_words(line: &[u8]) -> (&[u8], &[u8]) {
+    let mut words = line.split(|byte| *byte == b' ');
+    (
+        words.next().unwrap_or_default(),
+        words.next().unwrap_or_default(),
+    )
 }
 
 /// Address, name, and the words of the comment.
