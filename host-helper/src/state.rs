@@ -1,5 +1,8 @@
 //! `/run/hawser`: what cannot live in the kernel. Losing it loses no network.
 
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
@@ -259,31 +262,32 @@ pub fn forget_oldest() {
     }
 }
 
-/// Logs and exit codes of those that have ended, beyond what is remembered.
+/// Logs and exit codes of those that have ended, beyond what is remembered. None of the files is looked at unless there are too many:
+/// where a thousand end at once, each comes by here.
 fn oldest() -> Vec<PathBuf> {
-    let ended = |entry: fs::DirEntry| {
+    let (mut codes, mut logs) = (Vec::new(), BTreeSet::new());
+    for entry in fs::read_dir(DIRECTORY).into_iter().flatten().flatten() {
         let path = entry.path();
-        let is_code = path
-            .extension()
-            .is_some_and(|extension| extension == "code");
-        Some((
-            entry.metadata().ok().filter(|_| is_code)?.modified().ok()?,
-            path,
-        ))
-    };
-    let mut codes: Vec<_> = fs::read_dir(DIRECTORY)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(ended)
-        .collect();
-    codes.sort();
-    codes.reverse();
-    let paths = || codes.iter().map(|(_, path)| path);
-    let logs = paths()
-        .skip(REMEMBERED_LOGS)
-        .map(|path| path.with_extension("log"));
-    let logs = logs.filter(|log| log.exists());
-    let codes = paths().skip(REMEMBERED_CODES).cloned();
-    logs.chain(codes).collect()
+        match path.extension().and_then(OsStr::to_str) {
+            Some("code") => codes.push(path),
+            Some("log") => drop(logs.insert(path)),
+            _ => {}
+        }
+    }
+    let of_ended = codes.iter().map(|code| code.with_extension("log"));
+    let of_ended = of_ended.filter(|log| logs.contains(log)).collect();
+    let mut oldest = beyond(of_ended, REMEMBERED_LOGS);
+    oldest.extend(beyond(codes, REMEMBERED_CODES));
+    oldest
+}
+
+/// Those of ended containers that are older than the newest so many.
+fn beyond(mut paths: Vec<PathBuf>, most: usize) -> Vec<PathBuf> {
+    if paths.len() <= most {
+        return Vec::new();
+    }
+    // A log may have been emptied since.
+    let end_of = |path: &PathBuf| fs::metadata(path.with_extension("code"))?.modified();
+    paths.sort_by_cached_key(|path| Reverse(end_of(path).ok()));
+    paths.split_off(most)
 }

@@ -197,7 +197,7 @@ fn the_log_of_who_has_the_name_again_is_not_an_old_one() {
     case(|lab| {
         detach(lab, &["--name", "old"], "echo up; sleep 1000");
         sh("cd /run/hawser; touch -d '1 hour ago' old.code older.code older.log");
-        sh("cd /run/hawser; for at in $(seq 100); do echo 0 >n$at.code; done");
+        sh("cd /run/hawser; for at in $(seq 100); do echo 0 >n$at.code; : >n$at.log; done");
         detach(lab, &["--name", "last"], "true");
         lab.hawser(&["wait", "last"]).ok();
         let is_there = |name: &str| std::path::Path::new("/run/hawser").join(name).exists();

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::file::{lock_of, open_to_read};
-use super::slots::{FREE, is_alive, lines_of};
+use super::slots::{FREE, Here, lines_of};
 use super::{Hosts, LOCALHOST, path_named};
 use crate::error::{Doing, Result, all_of};
 use crate::state;
@@ -61,6 +61,6 @@ pub fn sweep_links(links: &BTreeSet<&str>) -> Result<()> {
 pub fn is_left_over(path: &Path) -> bool {
     let mut text = Vec::new();
     let read = open_to_read(path).and_then(|mut file| file.read_to_end(&mut text));
-    let mut lines = lines_of(&text).skip(LOCALHOST.len());
-    read.is_err() || !lines.any(|(_, line)| line[0] != FREE && is_alive(line))
+    let (mut lines, here) = (lines_of(&text).skip(LOCALHOST.len()), Here::find());
+    read.is_err() || !lines.any(|(_, line)| line[0] != FREE && here.is_alive(line))
 }

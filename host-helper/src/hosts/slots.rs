@@ -1,13 +1,12 @@
 //! A line of a hosts file in its slot: how it is written, read, and seen to be about somebody who lives.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::stat::fstat;
 
 use crate::owner::{any_process_in, namespace};
-use crate::sys::network_of;
+use crate::sys::{link_index, network_of};
 
 pub(super) const SLOT: usize = 64;
 
@@ -68,29 +67,51 @@ pub(super) fn link_of(line: &[u8]) -> &str {
     words.next().unwrap_or_default()
 }
 
-/// The inode of the network namespace whose links lines are about that come from here. Others may share the directory.
-pub(super) fn here() -> u64 {
-    // Asked of a socket, which takes the kernel a fifth of the time of a path below `/proc/self`.
-    let own = || {
+/// The network namespace whose links lines are about that come from here. Others may share the directory.
+pub(super) struct Here {
+    /// In it: asked of a socket, the kernel takes a fifth of the time of a path below `/proc/self`.
+    socket: Option<OwnedFd>,
+    inode: u64,
+}
+
+impl Here {
+    /// Ours.
+    pub(super) fn find() -> Here {
         let (family, flags) = (AddressFamily::Unix, SockFlag::SOCK_CLOEXEC);
-        let any = socket(family, SockType::Datagram, flags, None)?;
-        fstat(network_of(any.as_fd())?)
-    };
-    let inode = own().map(|found| found.st_ino);
-    // Not known: such a line is whoever's asks.
-    inode.unwrap_or_else(|_| namespace("self", "net").unwrap_or_default())
-}
+        let socket = socket(family, SockType::Datagram, flags, None).ok();
+        let own = |socket: &OwnedFd| Some(fstat(network_of(socket.as_fd()).ok()?).ok()?.st_ino);
+        let inode = socket.as_ref().and_then(own);
+        // Not known: such a line is whoever's asks.
+        let inode = inode.unwrap_or_else(|| namespace("self", "net").unwrap_or_default());
+        Here { socket, inode }
+    }
 
-/// Whether a line is about a link of another network namespace than this one.
-pub(super) fn is_elsewhere(line: &[u8]) -> bool {
-    elsewhere(line).is_some()
-}
+    /// Its inode.
+    pub(super) fn inode(&self) -> u64 {
+        self.inode
+    }
 
-/// The other network namespace; lines of older versions do not say which.
-fn elsewhere(line: &[u8]) -> Option<u64> {
-    let netns = words_of(line).2.split_whitespace().nth(2);
-    let netns: Option<u64> = netns.and_then(|word| word.parse().ok());
-    netns.filter(|netns| *netns != 0 && *netns != here())
+    /// Whether a line is about a link of another network namespace.
+    pub(super) fn is_not_of(&self, line: &[u8]) -> bool {
+        self.elsewhere(line).is_some()
+    }
+
+    /// The other network namespace; lines of older versions do not say which.
+    fn elsewhere(&self, line: &[u8]) -> Option<u64> {
+        let netns = words_of(line).2.split_whitespace().nth(2);
+        let netns: Option<u64> = netns.and_then(|word| word.parse().ok());
+        netns.filter(|netns| *netns != 0 && *netns != self.inode)
+    }
+
+    /// Whether the link is there by which the line's address is leased: the one that was there then. Who may have a link elsewhere
+    /// counts as living.
+    pub(super) fn is_alive(&self, line: &[u8]) -> bool {
+        let mut words = words_of(line).2.split_whitespace();
+        let (link, index) = (words.next().unwrap_or_default(), words.next());
+        let now = self.socket.as_ref().map(|it| link_index(it.as_fd(), link));
+        let now = now.and_then(Result::ok).map(|index| index.to_string());
+        (now.is_some() && now.as_deref() == index) || self.elsewhere(line).is_some_and(may_live)
+    }
 }
 
 /// Whether there may be such a network namespace. The supervisors of its containers are in it; all processes are seen from the first pid
@@ -101,10 +122,29 @@ fn may_live(netns: u64) -> bool {
     namespace("self", "pid").map_or(true, |ours| ours != FIRST) || any_process_in(netns)
 }
 
-/// Whether the link is there by which the line's address is leased: the one that was there then. Who may have a link elsewhere counts as living.
-pub(super) fn is_alive(line: &[u8]) -> bool {
-    let mut words = words_of(line).2.split_whitespace();
-    let (link, index) = (words.next().unwrap_or_default(), words.next());
-    let now = if_nametoindex(link).ok().map(|index| index.to_string());
-    (now.is_some() && now.as_deref() == index) || elsewhere(line).is_some_and(may_live)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_any_length_are_found() {
+        let long = "n".repeat(253);
+        let ours = [
+            slot("192.0.2.2 web # lo 1"),
+            slot(&format!("2001:db8::2 {long} # lo 1")),
+        ];
+        let mut text: Vec<u8> = slot("127.0.0.1 localhost");
+        text.extend(ours.concat());
+        text.extend(b"192.0.2.3\tsomebody's\n\n");
+        text.extend(ours.concat());
+        text.extend(b"192.0.2.4 half");
+        let by_newline: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+        let found: Vec<(usize, &[u8])> = lines_of(&text).collect();
+        assert_eq!(
+            found.iter().map(|(_, line)| *line).collect::<Vec<_>>(),
+            by_newline
+        );
+        assert!(found.iter().all(|(at, line)| text[*at..].starts_with(line)));
+        assert_eq!(first_words(&ours[0]), (&b"192.0.2.2"[..], &b"web"[..]));
+    }
 }
