@@ -58,6 +58,7 @@ pub fn attach(options: &cli::Attach, mut steps: Steps) -> Result<u8> {
     check_together(options)?;
     let target = find(options)?;
     let signals = Signals::block()?;
+    let alone = target.lock(&signals)?;
     let to = options.to.as_deref();
     let request = request(&options.net, options.name.as_deref(), &target, to, &steps)?;
     let how = How {
@@ -68,6 +69,7 @@ pub fn attach(options: &cli::Attach, mut steps: Steps) -> Result<u8> {
     };
     let guest = guest::attach(&request, &target, &how, &signals, &mut steps)
         .inspect_err(|_| state::remove_directory_if_empty())?;
+    drop(alone);
     if let Err(error) = crate::show(&format!("{}\n", request.name)) {
         // Its name may be made up: nobody would know of it.
         take_back(guest);

@@ -2,7 +2,7 @@
 //! timeout. A process has one, so that whoever waits, however deep, can look at it.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -30,8 +30,15 @@ pub fn left() -> Option<Duration> {
 
 /// For poll(2).
 pub fn poll_timeout() -> PollTimeout {
+    poll_timeout_until(None)
+}
+
+/// The same, with an end of its own, where that comes first.
+fn poll_timeout_until(end: Option<Instant>) -> PollTimeout {
+    let own = end.map(|end| end.saturating_duration_since(Instant::now()));
+    let first = own.into_iter().chain(left()).min();
     // A millisecond more: one that has not quite passed would be waited for again and again.
-    let left = left().map(|left| PollTimeout::try_from(left + Duration::from_millis(1)));
+    let left = first.map(|left| PollTimeout::try_from(left + Duration::from_millis(1)));
     left.map_or(PollTimeout::NONE, |left| left.unwrap_or(PollTimeout::MAX))
 }
 
@@ -63,9 +70,21 @@ pub fn lock(file: File) -> nix::Result<Locked> {
         wait_for_lock(&file, libc::LOCK_EX)?;
         return Ok(Locked(file));
     }
+    lock_unless(file, Duration::MAX, None)
+}
+
+/// The same, but for so long at most, and only until there is something to be read from `unless`.
+///
+/// # Errors
+/// As [`lock`]; EINTR: there is.
+pub fn lock_unless(
+    file: File,
+    within: Duration,
+    unless: Option<BorrowedFd>,
+) -> nix::Result<Locked> {
     match wait_for_lock(&file, libc::LOCK_EX | libc::LOCK_NB) {
         Err(Errno::EWOULDBLOCK) => {
-            let_child_wait(&file)?;
+            let_child_wait(&file, within, unless)?;
             wait_for_lock(&file, libc::LOCK_EX)?;
         }
         locked => locked?,
@@ -84,7 +103,8 @@ fn wait_for_lock(file: &File, operation: i32) -> nix::Result<()> {
 
 /// flock(2) knows no timeout, but a lock belongs to the open file, which a child shares: it waits in our place, and is
 /// killed when we have no more time.
-fn let_child_wait(file: &File) -> nix::Result<()> {
+fn let_child_wait(file: &File, within: Duration, unless: Option<BorrowedFd>) -> nix::Result<()> {
+    let end = Instant::now().checked_add(within);
     match sys::clone_process(0)? {
         Clone::Child => {
             let waits = || -> nix::Result<()> {
@@ -94,19 +114,22 @@ fn let_child_wait(file: &File) -> nix::Result<()> {
             std::process::exit(waits().err().map_or(0, |errno| errno as i32));
         }
         Clone::Parent(_, pidfd) => {
-            let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+            let fds = [Some(pidfd.as_fd()), unless].into_iter().flatten();
+            let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
             let ready = loop {
-                match poll(&mut fds, poll_timeout()) {
+                match poll(&mut fds, poll_timeout_until(end)) {
                     Err(Errno::EINTR) => {}
                     polled => break polled?,
                 }
             };
+            let has_waited = fds[0].any().unwrap_or(false);
             let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
             let _ = sys::wait_for_end(&pidfd);
-            if ready == 0 {
-                return Err(Errno::ETIME);
+            match ready {
+                0 => Err(Errno::ETIME),
+                _ if !has_waited => Err(Errno::EINTR),
+                _ => Ok(()),
             }
-            Ok(())
         }
     }
 }

@@ -108,6 +108,8 @@ fn attach(told: &Told, options: cli::Hook, begin: Instant, mut steps: Steps) -> 
                 ))
             })?,
     };
+    let signals = Signals::block()?;
+    let _alone = target.lock(&signals)?;
     if is_attached(told, &target, &name, &options.net.iface)? {
         steps.say("it is attached already");
         return Ok(());
@@ -117,7 +119,6 @@ fn attach(told: &Told, options: cli::Hook, begin: Instant, mut steps: Steps) -> 
     }
     let request = attached::request(&options.net, Some(&name), &target, None, &steps)?;
     steps.done("plan");
-    let signals = Signals::block()?;
     let how = How {
         hook: Some(&told.id),
         ip_file: options.ip_file.as_deref(),

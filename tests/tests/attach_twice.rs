@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use lab::{DEADLINE, Netns, Running, Snapshot, case, collect, sh, sys};
+use lab::{DEADLINE, Netns, Running, Snapshot, case, children, collect, sh, sys, wait_untold};
 
 /// A process in a network namespace of its own, which ends with its input.
 fn guest() -> Running {
@@ -51,6 +51,64 @@ fn of_two_who_attach_a_container_at_once_one_succeeds() {
             lab.hawser(&["detach", &pid]).ok();
             assert_eq!(Netns::of(guest.pid()).sh("ip -o link | wc -l"), "1\n");
         }
+    });
+}
+
+/// Each finds what the other has given: the files are one's, and so is the way out.
+#[test]
+fn two_who_attach_a_container_at_once_do_as_one_after_the_other() {
+    case(|lab| {
+        lab.with_network();
+        for round in 0..20 {
+            let guest = Running::unshared(&["-n", "-m"], "exec cat");
+            let pid = guest.pid().to_string();
+            let mounts = || fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("mounts");
+            let before = mounts();
+            let attach = |[name, interface]: [&str; 2]| {
+                let options = ["attach", &pid, "--name", name, "--iface", interface];
+                Running::spawn(lab.command(&options))
+            };
+            let both = [["one", "eth0"], ["two", "eth1"]].map(attach);
+            for attach in both {
+                attach.end().ok();
+            }
+            let bound = mounts().lines().count() - before.lines().count();
+            assert_eq!(bound, 2, "round {round}: {}", mounts());
+            for name in [["one", "two"], ["two", "one"]][round % 2] {
+                lab.hawser(&["detach", name]).ok();
+            }
+            assert_eq!(mounts(), before, "round {round}");
+            assert_eq!(Netns::of(guest.pid()).sh("ip -o link | wc -l"), "1\n");
+        }
+    });
+}
+
+/// A process in there can hold the lock by which they wait for each other.
+#[test]
+fn who_waits_for_another_to_attach_may_be_interrupted() {
+    case(|lab| {
+        let guest = guest();
+        let pid = guest.pid().to_string();
+        lab.with_network();
+        let path = format!("/proc/{pid}/ns/net");
+        let script = format!("exec flock {path} sh -c 'echo locked; exec cat'");
+        let mut holder = Running::unshared(&["-m"], &script);
+        holder.until("locked");
+        let before = Snapshot::take();
+        let attach = || {
+            let attach = Running::spawn(lab.command(&["attach", &pid]));
+            // It waits by a child.
+            wait_untold("attach waits", || !children(attach.pid()).is_empty());
+            attach
+        };
+        let interrupted = attach();
+        interrupted.signal(libc::SIGTERM);
+        interrupted.end().exits(143);
+        before.assert_back();
+        let patient = attach();
+        holder.end().ok();
+        patient.end().ok();
+        lab.hawser(&["detach", &pid]).ok();
     });
 }
 

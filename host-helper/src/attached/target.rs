@@ -1,8 +1,10 @@
 //! Whose network namespace it is: found once, held by descriptors, and compared again before anything counts on it. A
 //! number of a process may be another's a moment later; a descriptor is not.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use nix::errno::Errno;
@@ -12,13 +14,18 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{Mode, fstat};
 
 use crate::attach;
+use crate::deadline::{self, Locked};
 use crate::error::{Doing, Error, Result, twice};
 use crate::inside::{mount_of, open_in_root, open_path};
 use crate::link::Link;
 use crate::netlink::Netlink;
 use crate::owner::{Mark, Named, Owner, leased_address, namespace, start_time};
 use crate::request::NetworkChoice;
+use crate::signals::Signals;
 use crate::sys;
+
+/// How long others who attach the same container are waited for: an init of its own (`--to`) may take ten seconds.
+const OTHERS_TAKE: Duration = Duration::from_secs(15);
 
 /// A container that another tool made.
 pub struct Target {
@@ -118,6 +125,34 @@ impl Target {
             )));
         }
         Ok(())
+    }
+
+    /// Waits until nobody else attaches it, and keeps others from it until what this gives is dropped: what an attachment gives the
+    /// container depends on those that there are.
+    ///
+    /// The lock is the namespace's own file, which a process in there can hold, too: so it is not waited for without end.
+    ///
+    /// # Errors
+    /// Somebody holds it too long; a signal, or the deadline.
+    pub fn lock(&self, signals: &Signals) -> Result<Locked> {
+        let doing = || format!("lock {}", self.shown);
+        let end = Instant::now() + OTHERS_TAKE;
+        loop {
+            let file = File::from(self.netns.try_clone().doing(doing)?);
+            let left = end.saturating_duration_since(Instant::now());
+            match deadline::lock_unless(file, left, Some(signals.as_fd())) {
+                Err(Errno::EINTR) => signals.check()?,
+                Err(Errno::ETIME) => {
+                    deadline::check()?;
+                    return Err(Error::new(format!(
+                        "attach {}: somebody else attaches it, or holds a lock on its network namespace, for {} seconds by now; run it again",
+                        self.shown,
+                        OTHERS_TAKE.as_secs()
+                    )));
+                }
+                locked => return locked.doing(doing),
+            }
+        }
     }
 
     /// Refuses a namespace that has what it would get. Gives a socket there for a further look.
