@@ -149,7 +149,7 @@ pub fn run(
     if let Some(attachment) = &attachment {
         let ours = attachment.clone();
         undo.push(move || mark::forget_neighbours_of(&ours));
-        mark_veth(&mut route, attachment, owner)?;
+        mark_veth(&mut route, request, attachment, owner)?;
         names.enter(request, attachment)?;
         steps.done("mark");
     }
@@ -374,20 +374,44 @@ fn look_early(
     Ok((Some(start), owner))
 }
 
-fn mark_veth(route: &mut Netlink, attachment: &Attachment, owner: Option<Owner>) -> Result<()> {
+fn mark_veth(
+    route: &mut Netlink,
+    request: &Request,
+    attachment: &Attachment,
+    owner: Option<Owner>,
+) -> Result<()> {
     // One that has ended will be found to have said why.
     owner.map_or(Ok(()), |owner| {
         let netns = attachment.netns;
-        mark_as(route, attachment, &Mark::Run(Owner { netns, ..owner }))
+        mark_as(
+            route,
+            request,
+            attachment,
+            &Mark::Run(Owner { netns, ..owner }),
+        )
     })
 }
 
-fn mark_as(route: &mut Netlink, attachment: &Attachment, mark: &Mark) -> Result<()> {
+fn mark_as(
+    route: &mut Netlink,
+    request: &Request,
+    attachment: &Attachment,
+    mark: &Mark,
+) -> Result<()> {
     let Attachment {
         network,
         veth,
         device,
         ..
     } = attachment;
+    // What is said of it here is what others of a chosen hardware address look at.
+    let _alone = match request.mac {
+        Some(_) => {
+            let lock = state::lock()?;
+            veth::check_mac_again(route, veth, network, request.details.words.mac)?;
+            Some(lock)
+        }
+        None => None,
+    };
     mark::mark(route, veth, mark, network, *device)
 }

@@ -166,17 +166,52 @@ fn check_mac(route: &mut Netlink, mac: Mac, wish: &Wish) -> Result<()> {
         Some(_) if is_of_subnet && mac == mac_of(address) && wish.address != Some(address) => {
             format!("whoever has {address}")
         }
-        Some(bridge) => match neighbour_with(route, mac, bridge.index, wish.address)? {
-            Some(name) => format!("container {name}"),
-            None => return Ok(()),
-        },
+        Some(bridge) => {
+            return check_neighbours(route, mac, bridge.index, wish.address, wish.words.mac);
+        }
         None => return Ok(()),
     };
-    Err(Error::new(format!(
-        "use hardware address {}: it is that of {holder}; choose another {}",
-        hawser::address::Mac(mac),
-        wish.words.mac
-    )))
+    Err(mac_in_use(mac, &holder, wish.words.mac))
+}
+
+/// Refuses the hardware address of a container that has it on this bridge, at another address than `own`.
+fn check_neighbours(
+    route: &mut Netlink,
+    mac: Mac,
+    bridge: u32,
+    own: Option<Ipv4Addr>,
+    cure: &str,
+) -> Result<()> {
+    match neighbour_with(route, mac, bridge, own)? {
+        Some(name) => Err(mac_in_use(mac, &format!("container {name}"), cure)),
+        None => Ok(()),
+    }
+}
+
+fn mac_in_use(mac: Mac, holder: &str, cure: &str) -> Error {
+    Error::new(format!(
+        "use hardware address {}: it is that of {holder}; choose another {cure}",
+        hawser::address::Mac(mac)
+    ))
+}
+
+/// Whether somebody else who began at the same moment has been given the hardware address since [`create`] has looked. `cure` names what
+/// asks for one.
+///
+/// Before: under the lock that is held until the host knows our own.
+///
+/// # Errors
+/// Names that one.
+pub fn check_mac_again(
+    route: &mut Netlink,
+    veth: &Veth,
+    network: &Network,
+    cure: &str,
+) -> Result<()> {
+    let Some(bridge) = network.bridge else {
+        return Ok(());
+    };
+    check_neighbours(route, veth.mac, bridge.index, Some(veth.address), cure)
 }
 
 /// The container on a bridge of ours that has been given this hardware address, at another address than `own`. What is known of the dead, whose

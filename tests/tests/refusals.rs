@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use lab::{DEADLINE, Lab, Outcome, Snapshot, case, collect, fill, sh, strace, sys};
+use lab::{DEADLINE, Lab, Outcome, Running, Snapshot, case, collect, fill, sh, strace, sys};
 
 /// Runs it in a state that must not change.
 #[track_caller]
@@ -369,6 +369,24 @@ fn a_hardware_address_of_the_host() {
         .refused(&["bridge lan"]);
         let mac = ["--mac", "02:00:5e:10:00:01"];
         lab.run(&mac, &["true"]).ok();
+    });
+}
+
+/// Each looks before the other can be seen.
+#[test]
+fn a_hardware_address_of_who_starts_at_the_same_moment() {
+    case(|lab| {
+        lab.with_network();
+        let mac = ["--mac", "02:00:5e:10:00:01"];
+        for round in 0..20 {
+            let both = [(), ()].map(|()| lab.start(&mac, &["sh", "-c", "echo up; read x; exit 0"]));
+            let both = both.map(Running::up_or_end);
+            let ([Ok(one), Err(other)] | [Err(other), Ok(one)]) = both else {
+                panic!("round {round}: both or none have it");
+            };
+            other.refused(&[mac[1], "container", "--mac"]);
+            one.end().exits(0);
+        }
     });
 }
 

@@ -118,7 +118,12 @@ pub fn attach(
     steps.done("publish");
     let ours = attachment.clone();
     undo.push(move || mark::forget_neighbours_of(&ours));
-    mark_as(&mut route, &attachment, &target.mark(&request.name)?)?;
+    mark_as(
+        &mut route,
+        request,
+        &attachment,
+        &target.mark(&request.name)?,
+    )?;
     let hosts = enter_names(&mut names, request, how, &attachment)?;
     steps.done("mark");
     undo.push(|| names.leave());
