@@ -2,7 +2,7 @@
 
 use std::net::{TcpListener, TcpStream};
 
-use lab::{DEADLINE, case, packets, sh};
+use lab::{DEADLINE, case, packets, sh, wait_for_end};
 
 #[test]
 fn bridge_is_the_default() {
@@ -252,6 +252,53 @@ fn the_ports_are_closed_with_the_first_container() {
             daemon.accept().expect("it comes to the host");
         }
         drop(guest);
+    });
+}
+
+/// Nobody is there to close them: the next command does.
+#[test]
+fn the_ports_of_who_was_killed_are_closed_though_its_network_lives_on() {
+    packets(|lab| {
+        let options = [
+            "-p",
+            "8080:80",
+            "-p",
+            "192.0.2.2:8081:80/udp",
+            "--egress",
+            "dns",
+        ];
+        let own = lab.start_idle(&[&["--name", "own"], &options[..]].concat());
+        let other = lab.start_idle(&["--name", "other", "-p", "8082:80"]);
+        let script = ["sh", "-c", "echo up; read x"];
+        let mut guest = lab.start(&["--name", "guest", "--network", "container:own"], &script);
+        guest.until("up");
+        let address = lab.listed("own")["address"].as_str().map(str::to_owned);
+        let address = address.expect("its address");
+        let first = lab.pid_of("own");
+        own.signal(libc::SIGKILL);
+        wait_for_end(own.pid());
+        wait_for_end(first);
+        let rules = sh("nft list ruleset");
+        assert!(rules.contains("8080") && rules.contains("8081"), "{rules}");
+        lab.hawser(&["ls"]).ok();
+        let rules = sh("nft list ruleset");
+        assert!(
+            !rules.contains("8080") && !rules.contains("8081"),
+            "{rules}"
+        );
+        assert!(rules.contains("8082"), "the other's stays: {rules}");
+        assert!(rules.contains(&address), "its limits stay: {rules}");
+        let opened = sh("nft list set inet hawser open4");
+        assert!(!opened.contains(&address), "{opened}");
+        // Who is reached by it now is the host.
+        let daemon = TcpListener::bind("0.0.0.0:8080").expect("a daemon of the host");
+        let host = "192.0.2.2:8080".parse().expect("an address");
+        let connect = || TcpStream::connect_timeout(&host, DEADLINE);
+        lab.internet.enter(connect).expect("connect");
+        daemon.set_nonblocking(true).expect("look at a socket");
+        daemon.accept().expect("it comes to the host");
+        guest.end();
+        other.end().exits(0);
     });
 }
 

@@ -287,11 +287,21 @@ pub fn target_of(element: &Element) -> Option<IpAddr> {
     }
 }
 
+/// The maps of ports of the host.
+pub fn sets_of_ports() -> impl Iterator<Item = &'static str> {
+    IPS.iter().flat_map(|ip| [ip.ports, ip.address_ports])
+}
+
+/// Whether an element is there because of the ports of a container with these addresses and this link.
+pub fn is_of_ports_of(element: &Element, addresses: &[IpAddr], link: &str) -> bool {
+    let is_port = sets_of_ports().any(|set| element.set == set);
+    let is_opened = IPS.iter().any(|ip| element.set == ip.open) || element.set == HAIRPIN;
+    (is_port || is_opened) && is_of(element, addresses, link)
+}
+
 /// Whether an element is there because of a container with one of these addresses, or of this link.
 pub fn is_of(element: &Element, addresses: &[IpAddr], link: &str) -> bool {
-    let is_port = IPS
-        .iter()
-        .any(|ip| element.set == ip.ports || element.set == ip.address_ports);
+    let is_port = sets_of_ports().any(|set| element.set == set);
     let begins = if is_port {
         &element.value
     } else {

@@ -13,11 +13,13 @@ use super::object::{Element, Family};
 use super::{NEW_ELEMENTS, TABLE, TRIES, elements, ignore_missing, open, tables, transaction};
 use crate::attach::Attachment;
 use crate::conntrack;
+use crate::control;
 use crate::error::{Doing, Refusal, Result, twice};
 use crate::hosts;
+use crate::link::Link;
 use crate::mark;
 use crate::netlink::Netlink;
-use crate::owner::lease_name;
+use crate::owner::{Mark, lease_name};
 use crate::publish::Port;
 use crate::steps::warn;
 use crate::sys;
@@ -116,6 +118,7 @@ pub fn sweep_dead(route: &mut Netlink) -> Result<()> {
             return Ok(());
         }
         let links = route.links().doing(|| "list links".into())?;
+        close_ports(&mut nft, &tenants, &links).doing(doing)?;
         let names: BTreeSet<&str> = links.iter().map(|link| link.name.as_str()).collect();
         let (living, mut dead): (Vec<_>, Vec<_>) = tenants
             .drain(..)
@@ -155,6 +158,45 @@ pub fn sweep_dead(route: &mut Netlink) -> Result<()> {
                 return mark::sweep_neighbours(route, &addresses);
             }
         }
+    }
+    Ok(())
+}
+
+/// Takes the ports back of containers that have ended with their supervisors, whose networks others live on in: nobody holds them. Where
+/// there are ports at all: it takes a look at processes.
+fn close_ports(
+    nft: &mut Netlink,
+    tenants: &[Element],
+    links: &[Link],
+) -> std::result::Result<(), Refusal> {
+    let mut ports = Vec::new();
+    for set in elements::sets_of_ports() {
+        ports.extend(elements_of(nft, Family::Inet, set)?);
+    }
+    let led_to: BTreeSet<IpAddr> = ports.iter().filter_map(elements::target_of).collect();
+    for tenant in tenants {
+        let Some((name, addresses)) = elements::known(tenant) else {
+            continue;
+        };
+        if !addresses.iter().any(|address| led_to.contains(address)) {
+            continue;
+        }
+        let link = links.iter().find(|link| link.name == name);
+        let Some(Mark::Run(owner)) = link.and_then(|link| link.mark.as_ref()) else {
+            continue;
+        };
+        if owner.is_running() || control::is_supervised(&owner.name) {
+            continue;
+        }
+        let mut gone = all_elements(nft)?;
+        gone.retain(|element| elements::is_of_ports_of(element, &addresses, &name));
+        match take(nft, Some(tenant), &gone) {
+            // Another has its place by now.
+            Err(refusal) if refusal.errno == Errno::EEXIST => {}
+            done => done?,
+        }
+        forget_connections(nft, &addresses);
+        close_later(nft);
     }
     Ok(())
 }
