@@ -25,6 +25,7 @@ use crate::attach::guest::{self, Guest, How};
 use crate::cli::{self, usage};
 use crate::config::Privileges;
 use crate::control;
+use crate::detach;
 use crate::dns::Resolvers;
 use crate::error::{Doing, Error, Result};
 use crate::link::Link;
@@ -67,8 +68,9 @@ pub fn attach(options: &cli::Attach, mut steps: Steps) -> Result<u8> {
         exports: options.export,
         ..How::default()
     };
+    let is_first = !state::is_there();
     let guest = guest::attach(&request, &target, &how, &signals, &mut steps)
-        .inspect_err(|_| state::remove_directory_if_empty())?;
+        .inspect_err(|_| detach::after_failed_start(&request, is_first))?;
     drop(alone);
     if let Err(error) = crate::show(&format!("{}\n", request.name)) {
         // Its name may be made up: nobody would know of it.

@@ -11,6 +11,7 @@ use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner::{Mark, leased_address};
 use crate::reclaim;
+use crate::request::{NetworkChoice, Request};
 use crate::state::{self, Lock};
 use crate::sysctl;
 
@@ -60,14 +61,32 @@ pub fn down(name: &str, living: Living) -> Result<()> {
 /// # Errors
 /// Everything that could not be removed.
 pub fn remove_rest_of_none() -> Result<()> {
-    let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     let lock = state::lock()?;
+    remove_rest_if_last(&lock)
+}
+
+fn remove_rest_if_last(lock: &Lock) -> Result<()> {
+    let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     // Those too that cannot say yet whose they are.
     let links = route.links().doing(|| "list links".into())?;
     if links.iter().any(|link| nft::is_ours(link.group)) || !is_last(&mut route)? {
         return Ok(());
     }
-    remove_rest(&lock)
+    remove_rest(lock)
+}
+
+/// Takes back what a start that has failed has left beside its container. A point-to-point network goes too if that was the first start
+/// of all (`is_first`): no link shows that it is there, as a bridge does.
+pub fn after_failed_start(request: &Request, is_first: bool) {
+    if is_first && request.network == NetworkChoice::PointToPoint {
+        if let Ok(lock) = state::lock() {
+            // Whoever has a name may be about to use what is there. The first error is the one that matters.
+            let is_alone =
+                control::sockets().is_ok_and(|all| !all.iter().any(|it| control::listens(it)));
+            let _ = is_alone.then(|| remove_rest_if_last(&lock));
+        }
+    }
+    state::remove_directory_if_empty();
 }
 
 /// What all networks have in common: the tables, the switches and the files.

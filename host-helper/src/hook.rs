@@ -14,6 +14,7 @@ use crate::attached::kept::Kept;
 use crate::attached::target::Target;
 use crate::cli;
 use crate::deadline;
+use crate::detach;
 use crate::error::{Doing, Error, Result};
 use crate::netlink::Netlink;
 use crate::nft;
@@ -124,9 +125,10 @@ fn attach(told: &Told, options: cli::Hook, begin: Instant, mut steps: Steps) -> 
         ip_file: options.ip_file.as_deref(),
         ..How::default()
     };
+    let is_first = !state::is_there();
     guest::attach(&request, &target, &how, &signals, &mut steps)
         .map(drop)
-        .inspect_err(|_| state::remove_directory_if_empty())
+        .inspect_err(|_| detach::after_failed_start(&request, is_first))
 }
 
 fn set_deadline(id: &str, timeout: Option<Duration>, stage: Stage, begin: Instant) {

@@ -16,6 +16,7 @@ use crate::attached;
 use crate::cli;
 use crate::config;
 use crate::control;
+use crate::detach;
 use crate::error::{Doing, Error, Refusal, Result};
 use crate::follower::{Follower, Following};
 use crate::hosts::Private;
@@ -81,8 +82,9 @@ fn start(
             "no resolver for the container: the host has none but on loopback addresses; name one with --dns",
         );
     }
+    let is_first = !state::is_there();
     attach::run(request, command, early, signals, steps)
-        .inspect_err(|_| state::remove_directory_if_empty())
+        .inspect_err(|_| detach::after_failed_start(request, is_first))
 }
 
 fn has_way_out(request: &Request) -> bool {

@@ -60,6 +60,11 @@ fn make_directory() -> Result<()> {
     }
 }
 
+/// Whether there has been anything to keep.
+pub fn is_there() -> bool {
+    Path::new(DIRECTORY).exists()
+}
+
 /// Removes the directory when nothing is in it.
 pub fn remove_directory_if_empty() {
     if let Ok(lock) = lock() {
@@ -198,6 +203,16 @@ pub fn machine_id() -> Result<Vec<u8>> {
     read(&kept).ok_or_else(|| Error::new(format!("read {}: it is no machine-id", kept.display())))
 }
 
+/// Forgets it, and what is left of whoever was killed while making it.
+fn forget_machine_id() {
+    for entry in fs::read_dir(DIRECTORY).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.file_stem().is_some_and(|stem| stem == MACHINE_ID) {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
 /// Forgets the counter of a network that is gone.
 pub fn forget_offset(network: &str) {
     let _ = fs::remove_file(counter(network));
@@ -222,7 +237,7 @@ pub fn remove_leftovers(_lock: &Lock) {
     remove(&["log", "code"], &|path| {
         !path.with_extension("sock").exists()
     });
-    let _ = fs::remove_file(Path::new(DIRECTORY).join(MACHINE_ID));
+    forget_machine_id();
     remove(&["hosts"], &crate::hosts::is_left_over);
     // Those of bridges that others have made, too: nobody lives on any.
     remove(&["lock", "next", "new"], &|path| {

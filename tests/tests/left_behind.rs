@@ -1,6 +1,6 @@
 //! After a run: no veth, no mount, no file, no process. Bridge and tables stay: they are the network.
 
-use lab::{Snapshot, Watch, case, packets, sh};
+use lab::{Running, Snapshot, Watch, case, packets, sh};
 
 #[test]
 fn nothing_is_left_of_a_run() {
@@ -66,6 +66,44 @@ fn nothing_is_left_of_a_ptp_run() {
         let _stays = lab.start_idle(&["--network", "ptp"]);
         let before = Snapshot::take();
         lab.run(&["--network", "ptp"], &["true"]).ok();
+        before.assert_back();
+    });
+}
+
+/// Nothing shows that such a network is there; a bridge is seen, and stays.
+#[test]
+fn nothing_is_left_of_a_first_ptp_run_that_fails() {
+    case(|lab| {
+        let before = Snapshot::whole();
+        let ptp = ["--network", "ptp"];
+        let mac = ["--mac", "02:01:0a:00:00:02"];
+        let fails: [&[&str]; 3] = [
+            &mac,
+            &["-d", "--mac", mac[1]],
+            &["--sysctl", "net.ipv4.no=1"],
+        ];
+        for options in fails {
+            let options = [&ptp, options].concat();
+            lab.run(&options, &["true"]).exits(125);
+            before.assert_back();
+        }
+        let guest = Running::unshared(&["-n"], "exec cat");
+        let attach = [
+            "attach",
+            &guest.pid().to_string(),
+            "--export",
+            "--name",
+            "web",
+        ];
+        sh("mkdir -p /run/netns; touch /run/netns/web");
+        let with_guest = Snapshot::whole();
+        lab.hawser(&[&attach[..], &ptp].concat()).exits(125);
+        with_guest.assert_back();
+        // Who is not the first leaves what there is.
+        lab.run(&ptp, &["true"]).ok();
+        lab.settle();
+        let before = Snapshot::whole();
+        lab.run(&[&ptp[..], &mac].concat(), &["true"]).exits(125);
         before.assert_back();
     });
 }

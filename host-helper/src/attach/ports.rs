@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use nix::errno::Errno;
 
 use super::{Attachment, ensure};
-use crate::attached::kept;
+use crate::attached::{self, kept};
 use crate::conntrack;
 use crate::error::Result;
 use crate::netlink::Netlink;
@@ -113,6 +113,11 @@ pub(super) fn publish(
     let Some((attachment, nft)) = known else {
         return Ok(None);
     };
+    if attachment.network.bridge.is_none() {
+        // Its namespace takes it a moment later, and whoever takes the network back looks for it before that.
+        let index = attachment.veth.index;
+        undo.push(move || attached::delete_link(index));
+    }
     let ours = attachment.clone();
     undo.push(move || nft::forget(&ours));
     if request.address6.is_some() {
