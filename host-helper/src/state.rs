@@ -150,6 +150,11 @@ pub fn listener(network: &str) -> Option<Listener> {
     })
 }
 
+/// Whoever looks for it and, where there is none, becomes it, does so alone. None without a counter: nobody keeps it then.
+pub fn lock_listener(network: &str) -> Option<Locked> {
+    deadline::lock(File::open(counter(network)).ok()?).ok()
+}
+
 /// Keeps who has it. A network without a counter has nowhere to keep it.
 pub fn keep_listener(network: &str, listener: Listener) {
     let Listener { pid, fd, start } = listener;

@@ -218,6 +218,12 @@ fn listening(all: &Containers) -> usize {
     sockets.len()
 }
 
+/// The process that has opened it.
+fn opener() -> i32 {
+    let kept = std::fs::read("/run/hawser/hawser0.next").expect("who listens");
+    i32::from_ne_bytes(kept[4..8].try_into().expect("its number"))
+}
+
 #[test]
 fn the_supervisors_of_a_network_hear_by_one_socket() {
     packets(|lab| {
@@ -226,8 +232,11 @@ fn the_supervisors_of_a_network_hear_by_one_socket() {
         assert_eq!(listening(&all), 1);
         all.flush("nft flush ruleset");
         all.put_back();
-        // Who has opened it ends; the others keep it.
-        let mut first = all.running.remove(0);
+        // Who has opened it ends; the others keep it. That is whoever was the first to listen, not to start.
+        let opener = opener();
+        let is_opener = |one: &Running| one.pid() == opener;
+        let at = all.running.iter().position(is_opener);
+        let mut first = all.running.remove(at.expect("one of them has opened it"));
         first.say("\n");
         first.end().exits(0);
         assert_eq!(listeners().len(), 1);
@@ -240,6 +249,37 @@ fn the_supervisors_of_a_network_hear_by_one_socket() {
         assert_eq!(listening(&more), 2);
         more.flush("nft flush ruleset");
         more.put_back();
+    });
+}
+
+/// Each would open one, where none of them has found one yet.
+#[test]
+fn who_begin_to_listen_at_the_same_moment_hear_by_one_socket() {
+    const AT_ONCE: usize = 12;
+    packets(|lab| {
+        let start = |options: &[&str]| lab.start(options, &["sh", "-c", "echo up; read x; exit 0"]);
+        for _ in 0..4 {
+            let mut running: Vec<Running> = (0..AT_ONCE).map(|_| start(&[])).collect();
+            for one in &mut running {
+                one.until("up");
+                one.signal(libc::SIGSTOP);
+            }
+            // When this one listens, which has come last, it is time for the others too.
+            let mut clock = start(&["--bridge", "blue", "--subnet", "172.28.0.0/24"]);
+            clock.until("up");
+            let before = sh(LIST);
+            let last = Containers {
+                running: vec![clock],
+                before: before.clone(),
+            };
+            listening(&last);
+            let all = Containers { running, before };
+            all.put_back();
+            assert_eq!(listening(&all), 2);
+            for one in all.running.into_iter().chain(last.running) {
+                one.end().exits(0);
+            }
+        }
     });
 }
 

@@ -25,6 +25,8 @@ impl News {
     /// # Errors
     /// What the kernel refuses.
     pub fn listen(network: &Network, like: BorrowedFd) -> Result<News> {
+        // Two at the same moment would open one each.
+        let _alone = state::lock_listener(&network.name);
         let shared = state::listener(&network.name).and_then(|known| copy(&known, like));
         if let Some(shared) = shared {
             return Ok(News(shared));
