@@ -56,7 +56,7 @@ mod watch;
 mod written;
 mod xtables;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::time::Instant;
 
 use cli::{Action, Asked};
@@ -216,7 +216,7 @@ fn show(text: &str) -> Result<u8> {
 
 fn show_log(name: &str) -> Result<u8> {
     let path = state::path(name, "log");
-    let mut log = std::fs::File::open(&path)
+    let log = std::fs::File::open(&path)
         .doing(|| format!("open the log of {name}"))
         .map_err(|error| {
             error.cure(
@@ -226,7 +226,9 @@ fn show_log(name: &str) -> Result<u8> {
         })?;
     // Who has ended has left all of it there, and who does not answer all that there is.
     let _ = control::ask(name, "log");
-    match std::io::copy(&mut log, &mut std::io::stdout()) {
+    // No more than there is now: who writes faster than is read here would have no end.
+    let now = log.metadata().map_or(u64::MAX, |log| log.len());
+    match std::io::copy(&mut log.take(now), &mut std::io::stdout()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(error).doing(|| format!("show the log of {name}"))
         }

@@ -20,7 +20,6 @@ use crate::detach;
 use crate::error::{Doing, Error, Refusal, Result};
 use crate::follower::{Follower, Following};
 use crate::hosts::Private;
-use crate::log;
 use crate::ls::Description;
 use crate::request::{Command, NetworkChoice, Request, StdioChoice};
 use crate::signals::Signals;
@@ -195,10 +194,7 @@ fn supervise(
         _ => Vec::new(),
     };
     let terminal = match Sides::from(sides) {
-        Some(host_side) if options.detach => Some(Terminal::join(
-            host_side,
-            Output::Log(log::open(&request.name)?),
-        )?),
+        Some(host_side) if options.detach => Some(Terminal::join(host_side, Output::Log(None))?),
         Some(host_side) => Some(Terminal::join(host_side, Output::Standard)?),
         None => None,
     };

@@ -20,7 +20,7 @@ use crate::attached::{self, Ours};
 use crate::control::{self, Client};
 use crate::error::Result;
 use crate::follower::{BEGIN, Follower};
-use crate::log::Log;
+use crate::log::{self, Log};
 use crate::ls::Description;
 use crate::mark;
 use crate::nft;
@@ -457,6 +457,10 @@ impl Supervisor {
             lease.begin_output();
             // In the foreground there will be none.
             lease.keeps_output = !self.description.is_detached;
+        }
+        let terminal = self.terminal.as_mut();
+        if let Some(terminal) = terminal.filter(|terminal| terminal.is_to_log()) {
+            terminal.log_to(log::open(&self.description.name)?);
         }
         let log = self.container.log.as_mut();
         log.map_or(Ok(()), |log| log.open(&self.description.name))

@@ -139,8 +139,8 @@ pub struct Terminal {
 pub enum Output {
     /// To the user.
     Standard,
-    /// To the log of a container that runs by itself.
-    Log(File),
+    /// To the log of a container that runs by itself, which is not there before the container has started.
+    Log(Option<File>),
 }
 
 impl Terminal {
@@ -272,6 +272,11 @@ impl Terminal {
         matches!(self.output, Output::Log(_))
     }
 
+    /// There is the file that the output goes to.
+    pub fn log_to(&mut self, file: File) {
+        self.output = Output::Log(Some(file));
+    }
+
     /// Takes a part of what the container has written, for [`Terminal::write_output`]. False: there is nothing now.
     ///
     /// A part only: who writes without a pause must not keep us from everything else.
@@ -290,7 +295,9 @@ impl Terminal {
     pub fn write_output(&mut self) {
         let written = match &mut self.output {
             Output::Standard => nix::unistd::write(io::stdout(), &self.to_user),
-            Output::Log(file) => nix::unistd::write(file, &self.to_user),
+            Output::Log(Some(file)) => nix::unistd::write(file, &self.to_user),
+            // What has not started leaves no log.
+            Output::Log(None) => Ok(self.to_user.len()),
         };
         match written {
             Ok(len) => drop(self.to_user.drain(..len)),

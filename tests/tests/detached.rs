@@ -1,5 +1,6 @@
 //! `run -d` and what looks after such containers: ls, inspect, logs, wait, rm.
 
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 
 use lab::{DEADLINE, Lab, Watch, case, collect, packets, sh, sys, wait_for_end};
@@ -188,6 +189,48 @@ fn a_start_that_fails_leaves_what_the_last_one_has_left() {
         detach(lab, &["--name", "web"], "echo other");
         assert_eq!(lab.hawser(&["wait", "web"]).ok(), "0");
         assert_eq!(left().0, "other");
+    });
+}
+
+#[test]
+fn what_a_terminal_shows_is_in_the_log() {
+    case(|lab| {
+        let shown = |name: &str| lab.hawser(&["logs", name]).ok().replace('\r', "");
+        detach(lab, &["-t", "--name", "web"], "tty; echo hello");
+        assert_eq!(lab.hawser(&["wait", "web"]).ok(), "0");
+        assert_eq!(shown("web"), "/dev/pts/0\nhello");
+        // What never began changes nothing of it.
+        let again = &["-d", "-t", "--name", "web"];
+        lab.run(again, &["/no/such/command"]).exits(127);
+        assert_eq!(shown("web"), "/dev/pts/0\nhello");
+        detach(lab, &["-t", "--name", "web"], "echo other; sleep 1000");
+        lab::wait_untold("its first line", || shown("web") == "other");
+        detach(lab, &["-t", "--init", "--name", "init"], "echo with init");
+        assert_eq!(lab.hawser(&["wait", "init"]).ok(), "0");
+        assert_eq!(shown("init"), "with init");
+    });
+}
+
+/// Who reads more slowly than the container writes would never see the end.
+#[test]
+fn logs_end_with_what_was_there() {
+    case(|lab| {
+        let before = 1_000_000;
+        let script = format!("head -c {before} /dev/zero; exec sleep 1000");
+        detach(lab, &["--name", "web"], &script);
+        let mut log = std::fs::File::options();
+        let mut log = log.append(true).open("/run/hawser/web.log").expect("open");
+        let size = || std::fs::metadata("/run/hawser/web.log").map_or(0, |log| log.len());
+        lab::wait_untold("all of it is in the log", || size() == before);
+        let mut logs = lab.command(&["logs", "web"]).spawn().expect("run logs");
+        let mut shown = logs.stdout.take().expect("its output");
+        // It has begun, and waits: a pipe holds less.
+        shown.read_exact(&mut [0]).expect("the first byte");
+        log.write_all(b"later").expect("write more");
+        let mut rest = Vec::new();
+        shown.read_to_end(&mut rest).expect("the rest");
+        assert!(logs.wait().expect("its end").success());
+        assert_eq!(rest.len() as u64, before - 1);
     });
 }
 
