@@ -132,6 +132,8 @@ pub struct Terminal {
     is_user_gone: bool,
     /// Nothing more comes from the user.
     is_input_over: bool,
+    /// The last line that came from the user has no end yet.
+    is_line_open: bool,
     to_container: VecDeque<u8>,
 }
 
@@ -165,6 +167,7 @@ impl Terminal {
             to_user: Vec::new(),
             is_user_gone: false,
             is_input_over,
+            is_line_open: false,
             to_container: VecDeque::new(),
         };
         if !is_input_over {
@@ -220,11 +223,15 @@ impl Terminal {
                 self.is_input_over = true;
                 if let Ok(settings) = tcgetattr(&self.host_side) {
                     let end = settings.control_chars[SpecialCharacterIndices::VEOF as usize];
-                    self.to_container.push_back(end);
+                    // Behind a line without an end the first one is only that end.
+                    let has_lines = settings.local_flags.contains(LocalFlags::ICANON);
+                    let times = 1 + usize::from(self.is_line_open && has_lines);
+                    self.to_container.extend(std::iter::repeat_n(end, times));
                 }
             }
             Ok(len) => {
                 signal = self.signal_of(&chunk[..len], first);
+                self.is_line_open = !matches!(chunk[len - 1], b'\n' | b'\r');
                 self.to_container.extend(&chunk[..len]);
             }
         }

@@ -252,6 +252,25 @@ fn pipes_are_binary_clean() {
 }
 
 /// As a closed terminal ends a shell.
+/// Ctrl-D behind a line without an end is no end of input, and from a file comes no second one.
+#[test]
+fn input_ends_where_its_file_does() {
+    case(|lab| {
+        let _box = lab.start_idle(&["--name", "box"]);
+        let typed = lab.dir.join("typed");
+        let words = ["sh", "-c", "cat; echo end"];
+        for text in ["", "word", "word\n"] {
+            std::fs::write(&typed, text).expect("a file");
+            let exec = lab.command(&[&["exec", "-t", "box"][..], &words].concat());
+            for mut command in [lab.run_command(&["-t"], &words), exec] {
+                command.stdin(File::open(&typed).expect("open it"));
+                let shown = Running::spawn(command).end().exits(0);
+                assert!(shown.out().ends_with("end\r\n"), "{text:?}: {shown}");
+            }
+        }
+    });
+}
+
 #[test]
 fn who_reads_no_more_hangs_up() {
     case(|lab| {
