@@ -291,3 +291,39 @@ fn no_place_inside_leads_up() {
         }
     });
 }
+
+/// It would make a directory of that name, and no size.
+#[test]
+fn a_place_inside_has_no_options() {
+    case(|lab| {
+        lab.run(&["--tmpfs", "/srv:size=1m"], &["true"])
+            .refused(&["/srv:size=1m", "no options"]);
+        assert!(!lab.rootfs.join("srv:size=1m").exists());
+    });
+}
+
+/// Nobody inside would see it.
+#[test]
+fn what_would_lie_under_our_files_is_refused() {
+    case(|lab| {
+        let own = lab.dir.join("own");
+        fs::write(&own, "nameserver 192.0.2.1\n").expect("a file");
+        for place in ["/etc/resolv.conf", "/etc//hosts"] {
+            let bind = format!("{}:{place}", own.display());
+            lab.run(&["-v", &bind], &["true"])
+                .refused(&[place, "--resolv=off"]);
+            let shown = lab.run(&["-v", &bind, "--resolv=off"], &["cat", place]);
+            assert_eq!(shown.ok(), "nameserver 192.0.2.1");
+        }
+        for (option, value) in [
+            ("--add-host", "db:192.0.2.7"),
+            ("--dns-search", "example.org"),
+            ("--dns-option", "ndots:2"),
+        ] {
+            lab.run(&[option, value, "--resolv=off"], &["true"])
+                .refused(&[option, "--resolv=off"]);
+        }
+        let options = ["--dns", "192.0.2.53", "--egress", "dns", "--resolv=off"];
+        lab.run(&options, &["true"]).ok();
+    });
+}

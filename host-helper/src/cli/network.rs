@@ -168,6 +168,18 @@ impl Network {
                 "--isolate, --internal, --connect and --egress are about a network of ours: --network bridge or ptp",
             ));
         }
+        // Not --dns: it also says which resolvers --egress dns means.
+        let written = [
+            ("--dns-search", !self.dns_search.is_empty()),
+            ("--dns-option", !self.dns_option.is_empty()),
+            ("--add-host", !self.add_host.is_empty()),
+        ];
+        let written = written.into_iter().find(|(_, is_given)| *is_given);
+        if let Some((option, _)) = written.filter(|_| self.resolv == Resolv::Off) {
+            return Err(usage(&format!(
+                "{option} is for files that --resolv=off leaves alone; leave one of them out"
+            )));
+        }
         if !self.connect.is_empty() && (self.internal || self.isolate) {
             return Err(usage(
                 "--connect leads out of the network, which --internal and --isolate forbid; leave one of them out",

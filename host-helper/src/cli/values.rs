@@ -76,11 +76,14 @@ pub fn parse_inside(path: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(path);
     let is_root = path.components().count() < 2;
     let leads_up = path.components().any(|part| part == Component::ParentDir);
-    if path.is_absolute() && !is_root && !leads_up {
-        Ok(path)
-    } else {
-        Err("a place inside is an absolute path without .., and not /".into())
+    if !path.is_absolute() || is_root || leads_up {
+        return Err("a place inside is an absolute path without .., and not /".into());
     }
+    // What other tools take options behind: it would be a directory of that name.
+    if path.as_os_str().as_encoded_bytes().contains(&b':') {
+        return Err("a place inside has no : and no options behind it".into());
+    }
+    Ok(path)
 }
 
 pub fn parse_workdir(path: &str) -> Result<String, String> {

@@ -1,5 +1,7 @@
 //! What `run` is asked for, as a request and a command: nothing is made yet, but what makes no sense is refused.
 
+use std::path::Path;
+
 use crate::cli::{self, Resolv, Switch};
 use crate::config::Privileges;
 use crate::error::Result;
@@ -76,7 +78,24 @@ fn check_together(options: &cli::Run) -> Result<()> {
             "--sysctl needs a network namespace of the container's own",
         ));
     }
-    Ok(())
+    let volumes = options.volume.iter().map(|volume| &volume.destination);
+    match volumes.chain(&options.tmpfs).find(|place| is_ours(place)) {
+        Some(place) if options.net.resolv == Resolv::Required => Err(cli::usage(&format!(
+            "{} would lie under the one that is made for the container; leave it out (--dns, --add-host say what is in it), or use --resolv=off",
+            place.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a place inside is that of a file that is ours by default.
+fn is_ours(place: &Path) -> bool {
+    let inside = place.strip_prefix("/");
+    inside.is_ok_and(|inside| {
+        [rootfs::RESOLV, rootfs::HOSTS]
+            .map(Path::new)
+            .contains(&inside)
+    })
 }
 
 /// Where the command's descriptors lead.
