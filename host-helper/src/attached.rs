@@ -447,7 +447,7 @@ fn what_is_left(name: &str) -> String {
             "it has ended; host-helper wait {name} prints its exit code, and rm {name} forgets that"
         ),
         [true, false] => format!(
-            "it was killed, and left no exit code; host-helper logs {name} shows what it has written, and rm {name} forgets that"
+            "it was killed, or had no room for its exit code; host-helper logs {name} shows what it has written, and rm {name} forgets that"
         ),
         [false, false] => "none of that name runs; host-helper ls shows those that do".to_string(),
     }

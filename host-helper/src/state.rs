@@ -257,6 +257,27 @@ pub fn forget_output(name: &str) -> bool {
     removed.contains(&true)
 }
 
+/// The exit code stays for `wait`, as the log does for `logs`, until the name is used again. Where there is no room for it, the last page of a log that is longer gives its own.
+pub fn leave_code(name: &str, code: u8) {
+    const PAGE: u64 = 4096;
+    let place = path(name, "code");
+    let write = || fs::write(&place, format!("{code}\n"));
+    let written = write().or_else(|refusal| {
+        let log = File::options().write(true).open(path(name, "log"))?;
+        let len = log.metadata()?.len();
+        if refusal.kind() != ErrorKind::StorageFull || len <= PAGE {
+            return Err(refusal);
+        }
+        log.set_len((len - 1) / PAGE * PAGE)?;
+        write()
+    });
+    if written.is_err() {
+        // There is nobody left to tell; wait says that there is no code.
+        let _ = fs::remove_file(&place);
+    }
+    forget_oldest();
+}
+
 /// How many ended containers `logs` and `wait` remember at most; the oldest are forgotten first.
 const REMEMBERED_LOGS: usize = 100;
 const REMEMBERED_CODES: usize = 1000;
@@ -264,7 +285,7 @@ const REMEMBERED_CODES: usize = 1000;
 /// Forgets the oldest of the ended containers, so that services that start thousands of them fill no memory.
 ///
 /// Under the lock, where there is something to forget: who has the name again meanwhile has a log again.
-pub fn forget_oldest() {
+fn forget_oldest() {
     // Found out before: where a thousand end at once, each would wait for the looks of all others.
     let oldest = oldest();
     if oldest.is_empty() {

@@ -390,7 +390,7 @@ impl Supervisor {
         if self.description.is_detached {
             // Whoever hears of the end finds all of it in the log.
             self.drain();
-            leave_code(&self.description.name, code);
+            state::leave_code(&self.description.name, code);
         }
         self.container.names.leave();
         if let Some(attachment) = &self.container.attachment {
@@ -472,13 +472,6 @@ impl Supervisor {
             lease.keeps_output = true;
         }
     }
-}
-
-/// The exit code stays for `wait`, as the log does for `logs`, until the name is used again.
-fn leave_code(name: &str, code: u8) {
-    // There is nobody left to tell; wait says that there is no code.
-    let _ = std::fs::write(crate::state::path(name, "code"), format!("{code}\n"));
-    crate::state::forget_oldest();
 }
 
 /// A supervisor that runs by itself: nothing of the caller's is kept, and little memory.

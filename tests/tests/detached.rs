@@ -608,6 +608,26 @@ fn a_log_without_room_holds_up_nobody() {
     });
 }
 
+/// The last of a log makes room for it; where there is none to make, nobody promises a code that is not there.
+#[test]
+fn the_exit_code_has_room_beside_a_log_that_has_none() {
+    case(|lab| {
+        sh("mkdir -m 700 /run/hawser");
+        sh("mount -t tmpfs -o size=256k,mode=700 none /run/hawser");
+        detach(lab, &["--name", "web"], "head -c 1000000 /dev/zero; exit 3");
+        assert_eq!(lab.hawser(&["wait", "web"]).ok(), "3");
+        assert_eq!(lab.hawser(&["wait", "web"]).ok(), "3", "when it has ended");
+        assert!(!lab.hawser(&["logs", "web"]).exits(0).stdout.is_empty());
+        detach(lab, &["--name", "small"], "echo said; exec sleep 1000");
+        sh("cat /dev/zero >/run/hawser/else 2>/dev/null || true");
+        lab.hawser(&["stop", "small"]).ok();
+        lab.hawser(&["wait", "small"])
+            .refused(&["small: it was killed, or had no room", "logs small"]);
+        lab.hawser(&["rm", "small"]).ok();
+        sh("rm /run/hawser/else");
+    });
+}
+
 /// Of what writes more than RLIMIT_FSIZE the kernel asks by a signal (SIGXFSZ) to end.
 #[test]
 fn a_log_at_the_limit_of_files_ends_nobody() {
