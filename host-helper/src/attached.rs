@@ -227,6 +227,7 @@ pub fn is_there(name: &str) -> bool {
 
 fn check_together(options: &cli::Attach) -> Result<()> {
     options.net.check()?;
+    options.net.check_files()?;
     if !options.net.network.has_link() {
         return Err(usage("attach gives a link: --network bridge or ptp"));
     }

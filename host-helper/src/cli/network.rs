@@ -168,6 +168,19 @@ impl Network {
                 "--isolate, --internal, --connect and --egress are about a network of ours: --network bridge or ptp",
             ));
         }
+        if !self.connect.is_empty() && (self.internal || self.isolate) {
+            return Err(usage(
+                "--connect leads out of the network, which --internal and --isolate forbid; leave one of them out",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses lines for files that are left alone. Not of a hook: its arguments and a container's annotations need not know each other.
+    ///
+    /// # Errors
+    /// Which they are.
+    pub fn check_files(&self) -> Result<()> {
         // Not --dns: it also says which resolvers --egress dns means.
         let written = [
             ("--dns-search", !self.dns_search.is_empty()),
@@ -179,11 +192,6 @@ impl Network {
             return Err(usage(&format!(
                 "{option} is for files that --resolv=off leaves alone; leave one of them out"
             )));
-        }
-        if !self.connect.is_empty() && (self.internal || self.isolate) {
-            return Err(usage(
-                "--connect leads out of the network, which --internal and --isolate forbid; leave one of them out",
-            ));
         }
         Ok(())
     }

@@ -73,6 +73,7 @@ pub(super) fn plan(options: &cli::Run) -> Result<(Request, Command)> {
 /// Options that make no sense together.
 fn check_together(options: &cli::Run) -> Result<()> {
     options.net.check()?;
+    options.net.check_files()?;
     if !options.net.network.is_new() && !options.sysctl.is_empty() {
         return Err(cli::usage(
             "--sysctl needs a network namespace of the container's own",
