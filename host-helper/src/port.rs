@@ -10,25 +10,59 @@ use crate::publish::Range;
 /// Does what was asked for. Gives what is to be printed.
 ///
 /// # Errors
-/// No such container; why a port cannot be published or withdrawn. Of several that are to be published none is then.
+/// No such container; why a port cannot be published or withdrawn. Of several none is then.
 pub fn port(action: &cli::Port) -> Result<String> {
     match action {
         cli::Port::Ls { name, json } => list(name, *json),
         cli::Port::Add { name, ports } => change(name, "add", ports),
-        cli::Port::Rm { name, ports } => change(name, "rm", ports),
+        cli::Port::Rm { name, ports } => {
+            check_published(name, ports)?;
+            change(name, "rm", ports)
+        }
     }
 }
 
 fn list(name: &str, json: bool) -> Result<String> {
-    let answer = control::ask(name, "inspect").map_err(|error| no_such(name, &error))?;
-    let understand = |error| Error::new(format!("understand the supervisor of {name}: {error}"));
-    let found: Description = serde_json::from_str(&answer).map_err(understand)?;
+    let found = published(name)?;
     if json {
-        return serde_json::to_string_pretty(&found.ports)
+        return serde_json::to_string_pretty(&found)
             .map(|text| text + "\n")
-            .map_err(understand);
+            .map_err(|error| not_understood(name, &error));
     }
-    Ok(lines(&found.ports))
+    Ok(lines(&found))
+}
+
+fn published(name: &str) -> Result<Vec<Range>> {
+    let answer = control::ask(name, "inspect").map_err(|error| no_such(name, &error))?;
+    let found = serde_json::from_str::<Description>(&answer);
+    found
+        .map(|found| found.ports)
+        .map_err(|error| not_understood(name, &error))
+}
+
+fn not_understood(name: &str, error: &serde_json::Error) -> Error {
+    Error::new(format!("understand the supervisor of {name}: {error}"))
+}
+
+/// Before the first of them is withdrawn.
+fn check_published(name: &str, ports: &[Range]) -> Result<()> {
+    let published = published(name)?;
+    let mut left: Vec<_> = published.iter().flat_map(|range| range.ports()).collect();
+    for range in ports {
+        let before = left.len();
+        left.retain(|port| !range.has(port));
+        if left.len() == before {
+            return Err(not_published(*range, name));
+        }
+    }
+    Ok(())
+}
+
+/// The error of who wants to withdraw what is not there.
+pub fn not_published(range: Range, name: &str) -> Error {
+    Error::new(format!(
+        "withdraw {range}: container {name} does not publish it; host-helper port ls {name} shows what it does"
+    ))
 }
 
 /// The error of who asks for the ports of a container that nobody answers for.

@@ -528,6 +528,11 @@ fn ports_come_and_go_while_it_lives() {
             .refused(&["8080:81/udp", "in use by container web"]);
         lab.hawser(&["port", "rm", "web", "8080:80"])
             .refused(&["withdraw 8080:80/tcp", "web"]);
+        for more in ["8300:80", "8080:80/udp"] {
+            lab.hawser(&["port", "rm", "web", "8080:80/udp", "8081:80/udp", more])
+                .refused(&["withdraw", more]);
+            assert_eq!(lab.hawser(&["port", "ls", "web"]).ok(), left, "all or none");
+        }
         lab.hawser(&["port", "add", "nobody", "80"])
             .refused(&["nobody"]);
         lab.hawser(&["port", "add", "web", "0:80"])

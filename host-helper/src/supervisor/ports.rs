@@ -9,6 +9,7 @@ use crate::attach;
 use crate::conntrack;
 use crate::error::{Doing, Error, Result, twice};
 use crate::netlink::Netlink;
+use crate::port::not_published;
 use crate::publish::{self, Port, Protocol, Range};
 
 impl Supervisor {
@@ -49,10 +50,7 @@ impl Supervisor {
         let container = &mut self.container;
         let ports = container.splice.ports_of(range);
         if ports.is_empty() {
-            return Err(Error::new(format!(
-                "withdraw {range}: container {0} does not publish it; host-helper port ls {0} shows what it does",
-                self.description.name
-            )));
+            return Err(not_published(range, &self.description.name));
         }
         if let Some(entry) = &mut container.entry {
             entry.remove_ports(&ports)?;
