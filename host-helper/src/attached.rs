@@ -34,6 +34,7 @@ use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner::{Mark, namespace, process_in};
 use crate::publish::{self, Held, Port};
+use crate::reach::Egress;
 use crate::request::Request;
 use crate::run;
 use crate::signals::Signals;
@@ -61,6 +62,12 @@ pub fn attach(options: &cli::Attach, mut steps: Steps) -> Result<u8> {
     let signals = Signals::block()?;
     let alone = target.lock(&signals)?;
     let to = options.to.as_deref();
+    if target.files().is_none() && to.is_none() {
+        let why = "it has no mount namespace of its own, and sees the host's";
+        let net = &options.net;
+        // They are also what --egress dns means.
+        refuse_lines(net, why, net.egress == Egress::All, "leave it out")?;
+    }
     let request = request(&options.net, options.name.as_deref(), &target, to, &steps)?;
     let how = How {
         stays: options.stay,
@@ -132,7 +139,13 @@ pub fn request(
         request.writes_resolv = false;
         steps.say("resolv.conf stays as it is: the container has no mount namespace of its own");
     } else if let Some(holder) = holder_of_files(target)?.filter(|_| to.is_none()) {
-        refuse_second_files(net, &holder)?;
+        let why = format!("it has those of its attachment {holder}");
+        refuse_lines(
+            net,
+            &why,
+            true,
+            "leave it out, or give it to the first attach",
+        )?;
         request.writes_resolv = false;
         steps.say(&format!(
             "resolv.conf and hosts stay as they are: the container has those of its attachment {holder}"
@@ -157,16 +170,17 @@ fn holder_of_files(target: &Target) -> Result<Option<String>> {
     Ok(holder.map(|kept| kept.container.name))
 }
 
-fn refuse_second_files(net: &cli::Network, holder: &str) -> Result<()> {
+/// Refuses options about the files of a container that get none of ours.
+fn refuse_lines(net: &cli::Network, why: &str, with_dns: bool, cure: &str) -> Result<()> {
     let asked = [
-        ("--dns", !net.dns.is_empty()),
+        ("--dns", with_dns && !net.dns.is_empty()),
         ("--dns-search", !net.dns_search.is_empty()),
         ("--dns-option", !net.dns_option.is_empty()),
         ("--add-host", !net.add_host.is_empty()),
     ];
     match asked.into_iter().find(|(_, is_given)| *is_given) {
         Some((option, _)) => Err(Error::new(format!(
-            "write the container's resolv.conf and hosts: it has those of its attachment {holder}; leave {option} out, or give it to the first attach"
+            "write {option} into the container's resolv.conf and hosts: {why}; {cure}"
         ))),
         None => Ok(()),
     }

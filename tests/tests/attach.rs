@@ -340,6 +340,10 @@ fn a_namespace_without_a_process() {
         sh("ip netns add blue");
         let before = lab.with_network();
         let path = "/run/netns/blue";
+        for option in [["--dns", "192.0.2.53"], ["--add-host", "db:192.0.2.7"]] {
+            lab.hawser(&[&["attach", "--netns", path][..], &option].concat())
+                .refused(&[option[0], "no mount namespace", "leave it out"]);
+        }
         let options = [
             "attach",
             "--netns",
