@@ -300,6 +300,17 @@ fn no_ipv6_is_none_at_all() {
         assert!(seen.contains("scope global"), "{seen}");
         // On a network that has it, too.
         assert_eq!(lab.run_sh(&["--no-ipv6"], script).ok(), "1");
+        // Who says it by the kernel's switch has no address that cannot be given.
+        for link in ["all", "eth0"] {
+            let switch = format!("net.ipv6.conf.{link}.disable_ipv6=1");
+            for network in ["bridge", "ptp"] {
+                let options = ["--network", network, "--sysctl", &switch];
+                let shown = lab.run_sh(&options, "ip -o addr show dev eth0").ok();
+                assert!(!shown.contains("inet6"), "{options:?}: {shown}");
+            }
+            lab.run(&["--ip6", "fd00::9", "--sysctl", &switch], &["true"])
+                .refused(&["--sysctl", "--ip6"]);
+        }
     });
 }
 

@@ -26,9 +26,10 @@ pub(super) fn plan(options: &cli::Run) -> Result<(Request, Command)> {
         Some(asked) => user::find(asked, directory.as_deref())?,
         None => User::default(),
     };
-    let request = options
+    let mut request = options
         .net
         .request(options.name.as_deref(), options.hostname.as_deref());
+    request.no_ipv6 |= turns_ipv6_off(options);
     let rootfs = Rootfs {
         directory,
         is_read_only: options.read_only,
@@ -79,6 +80,12 @@ fn check_together(options: &cli::Run) -> Result<()> {
             "--sysctl needs a network namespace of the container's own",
         ));
     }
+    let asks_for_ipv6 = options.net.ip6.is_some() || options.net.subnet6.is_some();
+    if asks_for_ipv6 && turns_ipv6_off(options) {
+        return Err(cli::usage(
+            "--sysctl turns the IPv6 off that --ip6 and --subnet6 ask for; leave one of them out",
+        ));
+    }
     let volumes = options.volume.iter().map(|volume| &volume.destination);
     match volumes.chain(&options.tmpfs).find(|place| is_ours(place)) {
         Some(place) if options.net.resolv == Resolv::Required => Err(cli::usage(&format!(
@@ -87,6 +94,14 @@ fn check_together(options: &cli::Run) -> Result<()> {
         ))),
         _ => Ok(()),
     }
+}
+
+/// Whether a switch that is asked for leaves the link no IPv6: no address could be given to it.
+fn turns_ipv6_off(options: &cli::Run) -> bool {
+    let of_link = |which| format!("net/ipv6/conf/{which}/disable_ipv6");
+    let switches = ["all", &options.net.iface].map(of_link);
+    let mut asked = options.sysctl.iter();
+    asked.any(|(path, value)| switches.contains(path) && value != "0")
 }
 
 /// Whether a place inside is that of a file that is ours by default.
