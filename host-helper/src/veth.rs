@@ -322,9 +322,16 @@ fn create_link(route: &mut Netlink, wish: &Wish) -> Result<Ipv4Addr> {
         Some((first, last)) => format!("{first} to {last}"),
         None => network.subnet.to_string(),
     };
+    let cure = match network.bridge {
+        Some(_) => format!(
+            "use another {} with a wider {}",
+            wish.words.bridge, wish.words.subnet
+        ),
+        None => format!("choose another {}", wish.words.subnet),
+    };
     Err(Error::new(format!(
-        "take an address on {}: all of {all_of} are in use (host-helper ls shows by whom); use another {} with a wider {}",
-        network.name, wish.words.bridge, wish.words.subnet
+        "take an address on {}: all of {all_of} are in use (host-helper ls shows by whom); {cure}",
+        network.name
     ))
     .cause(NONE_FREE))
 }

@@ -68,6 +68,26 @@ fn fixed_address_and_name_one_right_after_the_other() {
     });
 }
 
+/// What helps is what that kind of network has.
+#[test]
+fn a_network_that_is_full_names_what_helps() {
+    case(|lab| {
+        for (kind, cure) in [
+            ("bridge", "use another --bridge with a wider --subnet"),
+            ("ptp", "choose another --subnet"),
+        ] {
+            let options = ["--network", kind, "--subnet", "10.77.0.0/30"];
+            let _only = lab.start_idle(&options);
+            lab.run(&options, &["true"]).refused(&[
+                "10.77.0.0/30",
+                "in use",
+                &format!("; {cure}\n"),
+            ]);
+            lab.hawser(&["down", "--force"]).ok();
+        }
+    });
+}
+
 #[test]
 fn fixed_address_and_name_on_ptp_one_right_after_the_other() {
     case(|lab| {
