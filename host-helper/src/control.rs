@@ -285,7 +285,7 @@ fn pid_in(answer: &str) -> Option<i32> {
 pub fn no_such(name: &str, error: &io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => attached::unanswered(name),
-        _ if is_silence(error) => silent(name),
+        _ if is_silence(error) => silent(name, error),
         _ if has_ended(error) => Error::new(format!(
             "ask container {name}: it has ended meanwhile; host-helper ls shows those that run"
         )),
@@ -298,21 +298,22 @@ pub fn no_such(name: &str, error: &io::Error) -> Error {
     }
 }
 
-fn silent(name: &str) -> Error {
+fn silent(name: &str, error: &io::Error) -> Error {
     let connection = connect_to(&state::path(name, "sock"));
     let maker = connection.and_then(|connection| Ok(getsockopt(&connection, PeerCredentials)?));
     let (pid, cure) = match maker {
         Ok(maker) if maker.pid() != 0 => (
             format!(" (pid {})", maker.pid()),
-            format!("kill -CONT {} lets one that is stopped go on", maker.pid()),
+            format!("kill -CONT {}", maker.pid()),
         ),
-        _ => (
-            String::new(),
-            "SIGCONT lets one that is stopped go on".into(),
-        ),
+        _ => (String::new(), "SIGCONT".into()),
+    };
+    let why = match error.raw_os_error() {
+        Some(number) => format!("{:?}", Errno::from_raw(number)),
+        None => error.to_string(),
     };
     Error::new(format!(
-        "ask container {name}: its supervisor{pid} does not answer; {cure}, and do this"
+        "ask container {name}: its supervisor{pid} does not answer ({why}); if it is stopped, {cure} lets it go on: try again then"
     ))
 }
 

@@ -28,7 +28,7 @@ use crate::state;
 use crate::steps::{Steps, warn};
 use crate::supervisor::{self, Supervisor};
 use crate::sys::{self, Clone};
-use crate::terminal::{self, Output, Sides, Terminal};
+use crate::terminal;
 use crate::written::Written;
 
 pub use plan::with_variables;
@@ -52,8 +52,12 @@ pub fn run(options: cli::Run, early: Option<Early>, mut steps: Steps) -> Result<
     }
     let signals = Signals::block()?;
     let container = start(&request, command, early, &signals, &mut steps)?;
-    let mut supervisor = supervise(&options, &request, container, signals)?;
-    supervisor.begin_output()?;
+    let mut supervisor = supervise(&options, &request, container, signals);
+    let begun = take_terminal(&options, &mut supervisor);
+    if let Err(error) = begun.and_then(|()| supervisor.begin_output()) {
+        supervisor.give_up();
+        return Err(error);
+    }
     supervisor.tell(steps);
     Ok(supervisor.wait(None))
 }
@@ -155,20 +159,36 @@ fn supervise_detached(
         error.unsaid &= error.code != ENDED;
         error
     })?;
-    let mut supervisor = supervise(options, request, container, signals)?;
+    let mut supervisor = supervise(options, request, container, signals);
+    let terminal = take_terminal(options, &mut supervisor);
     supervisor.tell(steps);
     if let Err((code, text)) = supervisor.wait_for_exec() {
         supervisor.wait_in_vain();
         return Err(Error::new(text).with_code(code));
     }
+    if let Err(error) = terminal.and_then(|()| go_on_alone(options, &mut supervisor)) {
+        supervisor.give_up();
+        return Err(error);
+    }
+    supervisor.keep_output();
+    Ok(supervisor.wait(Some(caller)))
+}
+
+fn go_on_alone(options: &cli::Run, supervisor: &mut Supervisor) -> Result<()> {
     // The command has them now.
     if options.preserve_fds > 0 {
         sys::close_range(3, 2 + options.preserve_fds).doing(|| "close file descriptors".into())?;
     }
     supervisor.begin_output()?;
-    supervisor::detach().doing(|| "let go of the caller".into())?;
-    supervisor.keep_output();
-    Ok(supervisor.wait(Some(caller)))
+    supervisor::detach().doing(|| "let go of the caller".into())
+}
+
+/// What the child has opened for its command, where it is to have a terminal.
+fn take_terminal(options: &cli::Run, supervisor: &mut Supervisor) -> Result<()> {
+    match command_stdio(options) {
+        StdioChoice::Terminal => supervisor.take_terminal(),
+        _ => Ok(()),
+    }
 }
 
 fn supervise(
@@ -176,7 +196,7 @@ fn supervise(
     request: &Request,
     container: Container,
     signals: Signals,
-) -> Result<Supervisor> {
+) -> Supervisor {
     let files = if request.writes_resolv {
         // The command runs already: it stays as it is.
         terminal::receive_descriptors(&container.child.channel).unwrap_or_else(|errno| {
@@ -188,20 +208,10 @@ fn supervise(
         Vec::new()
     };
     let follower = follower(request, &container, files);
-    let sides = match command_stdio(options) {
-        StdioChoice::Terminal => terminal::receive_descriptors(&container.child.channel)
-            .doing(|| "take over the terminal".into())?,
-        _ => Vec::new(),
-    };
-    let terminal = match Sides::from(sides) {
-        Some(host_side) if options.detach => Some(Terminal::join(host_side, Output::Log(None))?),
-        Some(host_side) => Some(Terminal::join(host_side, Output::Standard)?),
-        None => None,
-    };
     let description = describe(options, request, &container);
     let mut supervisor = Supervisor::new(
         container,
-        terminal,
+        None,
         signals,
         description,
         Duration::from_secs(options.grace),
@@ -210,7 +220,7 @@ fn supervise(
     if options.init {
         supervisor.leave_the_end_to_init();
     }
-    Ok(supervisor)
+    supervisor
 }
 
 /// What keeps the container's files at what the host says. `files` are those that the child has given away.

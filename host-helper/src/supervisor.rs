@@ -2,6 +2,7 @@
 //! gives back the exit code. It waits on descriptors only, and wakes up for nothing else.
 
 mod answers;
+mod output;
 mod ports;
 mod signals;
 mod wake;
@@ -20,14 +21,13 @@ use crate::attached::{self, Ours};
 use crate::control::{self, Client};
 use crate::error::Result;
 use crate::follower::{BEGIN, Follower};
-use crate::log::{self, Log};
 use crate::ls::Description;
 use crate::mark;
 use crate::nft;
 use crate::owner;
 use crate::publish::Port;
 use crate::signals::Signals;
-use crate::spawn::Said;
+use crate::spawn::{self, Said};
 use crate::state;
 use crate::steps::Steps;
 use crate::sys::{self, Beyond};
@@ -177,6 +177,12 @@ impl Supervisor {
                 Ok(_) => {}
             }
         }
+    }
+
+    /// The last of the start has failed, whether or not the command runs: the container ends, and nothing stays of it.
+    pub fn give_up(self) {
+        spawn::kill(&self.container.child.pidfd);
+        self.wait_in_vain();
     }
 
     /// Nothing was executed: what is there ends, and leaves no code.
@@ -433,44 +439,6 @@ impl Supervisor {
             sys::wait_until_quiet(&self.sockets());
         }
         code
-    }
-
-    /// Whether there was something to copy.
-    fn copy_to_log(&mut self, is_ready: bool) -> bool {
-        let log = self.container.log.as_mut().filter(|_| is_ready);
-        log.map(Log::copy).is_some()
-    }
-
-    fn drain(&mut self) {
-        self.copy_to_log(true);
-        if let Some(terminal) = &mut self.terminal {
-            terminal.drain(&self.signals);
-        }
-    }
-
-    /// What the last container of the name has left goes, and there is a log.
-    ///
-    /// # Errors
-    /// The log cannot be made.
-    pub fn begin_output(&mut self) -> Result<()> {
-        if let Some(lease) = &mut self.container.lease {
-            lease.begin_output();
-            // In the foreground there will be none.
-            lease.keeps_output = !self.description.is_detached;
-        }
-        let terminal = self.terminal.as_mut();
-        if let Some(terminal) = terminal.filter(|terminal| terminal.is_to_log()) {
-            terminal.log_to(log::open(&self.description.name)?);
-        }
-        let log = self.container.log.as_mut();
-        log.map_or(Ok(()), |log| log.open(&self.description.name))
-    }
-
-    /// The log stays at the end, and the exit code.
-    pub fn keep_output(&mut self) {
-        if let Some(lease) = &mut self.container.lease {
-            lease.keeps_output = true;
-        }
     }
 }
 
