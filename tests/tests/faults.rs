@@ -114,8 +114,13 @@ fn sweep(
     judge: impl Fn(&Outcome, &Call, Fault) -> bool,
 ) {
     (work.undo)(&collect((work.command)(), DEADLINE).exits(0));
-    let first = trace((work.command)(), None);
-    (work.undo)(&first.outcome.exits(0));
+    // The one with the fewest calls: as long as another has the lock of all links, a write to a switch is made again and again.
+    let seen = (0..3).map(|_| {
+        let seen = trace((work.command)(), None);
+        (work.undo)(&seen.outcome.exits(0));
+        seen
+    });
+    let first = seen.min_by_key(|seen| seen.calls.len()).expect("three");
     lab.settle();
     let mut before = Snapshot::take();
     let (mut tried, mut missed, mut told, mut complaints) = (0, 0, 0, vec![]);
