@@ -118,14 +118,14 @@ fn sweep(
     let seen = (0..3).map(|_| {
         let seen = trace((work.command)(), None);
         (work.undo)(&seen.outcome.exits(0));
-        seen
+        seen.calls
     });
-    let first = seen.min_by_key(|seen| seen.calls.len()).expect("three");
+    let calls = seen.min_by_key(Vec::len).expect("three");
     lab.settle();
     let mut before = Snapshot::take();
     let (mut tried, mut missed, mut told, mut complaints) = (0, 0, 0, vec![]);
     let only = std::env::var("ONLY").ok();
-    let failing = first.calls.iter().map(|call| (call, errnos::faults(call)));
+    let failing = calls.iter().map(|call| (call, errnos::faults(call)));
     let failing: Vec<_> = failing.filter(|(_, ways)| !ways.is_empty()).collect();
     let faults = failing
         .into_iter()
@@ -179,7 +179,7 @@ fn sweep(
     }
     show(&format!(
         "| {what} | {} calls | {tried} faults | {missed} calls that another run did not make | {told} errors |",
-        first.calls.len()
+        calls.len()
     ));
     // Those are where processes wait for each other; what is left out is said above.
     assert!(missed * 5 < tried, "{missed} of the calls were not made");
