@@ -75,9 +75,8 @@ pub fn attach(options: &cli::Attach, mut steps: Steps) -> Result<u8> {
         exports: options.export,
         ..How::default()
     };
-    let is_first = !state::is_there();
-    let guest = guest::attach(&request, &target, &how, &signals, &mut steps)
-        .inspect_err(|_| detach::after_failed_start(&request, is_first))?;
+    let attach = || guest::attach(&request, &target, &how, &signals, &mut steps);
+    let guest = detach::or_take_back(&request, attach)?;
     drop(alone);
     if let Err(error) = crate::show(&format!("{}\n", request.name)) {
         // Its name may be made up: nobody would know of it.
@@ -172,14 +171,8 @@ fn holder_of_files(target: &Target) -> Result<Option<String>> {
 
 /// Refuses options about the files of a container that get none of ours.
 fn refuse_lines(net: &cli::Network, why: &str, with_dns: bool, cure: &str) -> Result<()> {
-    let asked = [
-        ("--dns", with_dns && !net.dns.is_empty()),
-        ("--dns-search", !net.dns_search.is_empty()),
-        ("--dns-option", !net.dns_option.is_empty()),
-        ("--add-host", !net.add_host.is_empty()),
-    ];
-    match asked.into_iter().find(|(_, is_given)| *is_given) {
-        Some((option, _)) => Err(Error::new(format!(
+    match net.option_for_files(with_dns) {
+        Some(option) => Err(Error::new(format!(
             "write {option} into the container's resolv.conf and hosts: {why}; {cure}"
         ))),
         None => Ok(()),
@@ -289,7 +282,7 @@ fn stay(
         init: None,
     };
     let follower = run::follower(request, &container, guest.files);
-    let mut supervisor = Supervisor::new(container, None, signals, description, Duration::MAX);
+    let mut supervisor = Supervisor::new(container, signals, description, Duration::MAX);
     supervisor.follow(follower);
     supervisor.watch_over(Ours { link, netns });
     Ok(supervisor.wait(None))

@@ -75,9 +75,17 @@ fn remove_rest_if_last(lock: &Lock) -> Result<()> {
     remove_rest(lock)
 }
 
-/// Takes back what a start that has failed has left beside its container. A point-to-point network goes too if that was the first start
-/// of all (`is_first`): no link shows that it is there, as a bridge does.
-pub fn after_failed_start(request: &Request, is_first: bool) {
+/// Makes a start, and where that fails takes back what it has left beside its container. A point-to-point network goes too if that was the
+/// first start of all: no link shows that it is there, as a bridge does.
+///
+/// # Errors
+/// Those of the start.
+pub fn or_take_back<T>(request: &Request, start: impl FnOnce() -> Result<T>) -> Result<T> {
+    let is_first = !state::is_there();
+    start().inspect_err(|_| take_rest_back(request, is_first))
+}
+
+fn take_rest_back(request: &Request, is_first: bool) {
     if is_first && request.network == NetworkChoice::PointToPoint {
         if let Ok(lock) = state::lock() {
             // Whoever has a name may be about to use what is there. The first error is the one that matters.

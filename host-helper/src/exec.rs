@@ -33,7 +33,7 @@ use crate::spawn::{self, ChildEnds, Said, Spawn, StatusReader, Stdio};
 use crate::splice::Splice;
 use crate::supervisor::Supervisor;
 use crate::sys::{self, Clone};
-use crate::terminal::{self, Output, Sides, Terminal};
+use crate::terminal;
 use crate::users;
 
 /// All namespaces of a container, but for that of its users. That of its processes holds for children only, and so is joined before the clone.
@@ -247,16 +247,6 @@ fn supervise(
     let begun = begin(&mut child, &mut status, privileges, &signals, !has_terminal);
     // It may have been stopped before it was bound to our end.
     begun.inspect_err(|_| spawn::kill(&pidfd))?;
-    let sides = match spawn.stdio {
-        Stdio::Terminal => {
-            let sides = terminal::receive_descriptors(&child.channel);
-            Sides::from(sides.doing(|| "take over the terminal".into())?)
-        }
-        _ => None,
-    };
-    let terminal = sides
-        .map(|sides| Terminal::join(sides, Output::Standard))
-        .transpose()?;
     let container = Container {
         child,
         status,
@@ -274,7 +264,11 @@ fn supervise(
         is_detached: false,
         ..description
     };
-    Ok(Supervisor::new(container, terminal, signals, description, Duration::MAX).wait(None))
+    let mut supervisor = Supervisor::new(container, signals, description, Duration::MAX);
+    if has_terminal {
+        supervisor.take_terminal()?;
+    }
+    Ok(supervisor.wait(None))
 }
 
 /// The hand-off. Whoever is root inside may stop or kill the child, and open its ends of the pipes, as soon as it has no more

@@ -21,7 +21,6 @@ use crate::nft;
 use crate::request::NetworkChoice;
 use crate::run;
 use crate::signals::Signals;
-use crate::state;
 use crate::steps::{Steps, warn};
 
 use bundle::{Bundle, Namespace};
@@ -125,10 +124,8 @@ fn attach(told: &Told, options: cli::Hook, begin: Instant, mut steps: Steps) -> 
         ip_file: options.ip_file.as_deref(),
         ..How::default()
     };
-    let is_first = !state::is_there();
-    guest::attach(&request, &target, &how, &signals, &mut steps)
-        .map(drop)
-        .inspect_err(|_| detach::after_failed_start(&request, is_first))
+    let attach = || guest::attach(&request, &target, &how, &signals, &mut steps);
+    detach::or_take_back(&request, attach).map(drop)
 }
 
 fn set_deadline(id: &str, timeout: Option<Duration>, stage: Stage, begin: Instant) {

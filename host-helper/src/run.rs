@@ -85,9 +85,8 @@ fn start(
             "no resolver for the container: the host has none but on loopback addresses; name one with --dns",
         );
     }
-    let is_first = !state::is_there();
-    attach::run(request, command, early, signals, steps)
-        .inspect_err(|_| detach::after_failed_start(request, is_first))
+    let start = || attach::run(request, command, early, signals, steps);
+    detach::or_take_back(request, start)
 }
 
 fn has_way_out(request: &Request) -> bool {
@@ -211,7 +210,6 @@ fn supervise(
     let description = describe(options, request, &container);
     let mut supervisor = Supervisor::new(
         container,
-        None,
         signals,
         description,
         Duration::from_secs(options.grace),

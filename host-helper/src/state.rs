@@ -257,7 +257,8 @@ pub fn forget_output(name: &str) -> bool {
     removed.contains(&true)
 }
 
-/// The exit code stays for `wait`, as the log does for `logs`, until the name is used again. Where there is no room for it, the last page of a log that is longer gives its own.
+/// The exit code stays for `wait`, as the log does for `logs`, until the name is used again. Where there is no room for it, the last page
+/// of a log that is longer gives its own.
 pub fn leave_code(name: &str, code: u8) {
     const PAGE: u64 = 4096;
     let place = path(name, "code");

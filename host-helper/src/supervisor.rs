@@ -87,7 +87,6 @@ impl Supervisor {
     /// Takes over a container whose command is about to run.
     pub fn new(
         mut container: Container,
-        terminal: Option<Terminal>,
         signals: Signals,
         description: Description,
         grace: Duration,
@@ -111,7 +110,7 @@ impl Supervisor {
             news: None,
             listen_at,
             beyond: None,
-            terminal,
+            terminal: None,
             signals,
             description,
             grace,

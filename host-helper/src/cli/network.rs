@@ -182,18 +182,25 @@ impl Network {
     /// Which they are.
     pub fn check_files(&self) -> Result<()> {
         // Not --dns: it also says which resolvers --egress dns means.
-        let written = [
+        let written = self.option_for_files(false);
+        match written.filter(|_| self.resolv == Resolv::Off) {
+            Some(option) => Err(usage(&format!(
+                "{option} is for files that --resolv=off leaves alone; leave one of them out"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// An option that is given and says what is in the container's resolv.conf and hosts; `--dns` may be one.
+    pub fn option_for_files(&self, with_dns: bool) -> Option<&'static str> {
+        let options = [
+            ("--dns", with_dns && !self.dns.is_empty()),
             ("--dns-search", !self.dns_search.is_empty()),
             ("--dns-option", !self.dns_option.is_empty()),
             ("--add-host", !self.add_host.is_empty()),
         ];
-        let written = written.into_iter().find(|(_, is_given)| *is_given);
-        if let Some((option, _)) = written.filter(|_| self.resolv == Resolv::Off) {
-            return Err(usage(&format!(
-                "{option} is for files that --resolv=off leaves alone; leave one of them out"
-            )));
-        }
-        Ok(())
+        let mut options = options.into_iter().filter(|(_, is_given)| *is_given);
+        options.next().map(|(option, _)| option)
     }
 
     /// The request for a container of this name, or of one that is made up.

@@ -64,7 +64,7 @@ fn is_lacking(end: &Link, known: &Known, route: &mut Netlink) -> bool {
             is_whole: true,
             bound: Vec::new(),
             cni: None,
-            container: told.or_else(|| Description::of_end(end))?,
+            container: told.or_else(|| Kept::of(end).map(|kept| kept.container))?,
         };
         let attachment = kept.attachment(route, end)?;
         let (reach, ports) = (kept.reach()?, kept.ports());

@@ -35,8 +35,9 @@ impl Early {
             leave_caller()?;
             go_on(&receive(&ends.channel)?, ends)
         });
+        let early = started.ok().map(|started| Early(Some(started)));
         before.thread_set_mask().ok()?;
-        started.ok().map(|started| Early(Some(started)))
+        early
     }
 
     /// Tells it what it is to be. `None`: it cannot be that, or cannot be told: a path or a word that is not UTF-8, a log, a long command line.
