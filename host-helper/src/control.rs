@@ -5,20 +5,19 @@
 //! container has ended), `stop SECONDS` (the same, after it was made to end), `restore` (`done`, when its rules are there
 //! again), `log` (`done`, when what it has written is in its log), `port add RANGE` and `port rm RANGE` (the ports, a range a line).
 
+mod ask;
 mod stop;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, setsockopt, socket,
+    getsockopt, setsockopt,
     sockopt::{PeerCredentials, SndBufForce},
 };
 
@@ -27,13 +26,16 @@ use crate::error::{Doing, Error, Refusal, Result, twice};
 use crate::owner::start_time;
 use crate::publish::Range;
 use crate::state;
+
+pub use ask::{ask, ask_at, ask_each, is_silence, tell};
 pub use stop::{stop, stop_all};
+
+use ask::{connect_to, has_ended};
 
 /// First words of every request.
 const VERSION: &str = "hawser 1 ";
 /// A request is longer only by mistake.
 const LONGEST: u64 = 256;
-
 /// A name that is ours as long as this lives.
 pub struct Lease {
     /// Where requests come in.
@@ -182,75 +184,6 @@ pub fn in_use(name: &str) -> Error {
     ))
 }
 
-/// Unlike most of the standard library it gives up when it is interrupted.
-fn connect_to(path: &Path) -> io::Result<UnixStream> {
-    loop {
-        match UnixStream::connect(path) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            connected => return connected,
-        }
-    }
-}
-
-/// Asks the supervisor of a running container.
-///
-/// # Errors
-/// `NotFound` or `ConnectionRefused`: there is no such container.
-pub fn ask(name: &str, request: &str) -> io::Result<String> {
-    ask_at(&state::path(name, "sock"), request)
-}
-
-/// Asks whoever listens at `path`.
-///
-/// # Errors
-/// As [`ask`].
-pub fn ask_at(path: &Path, request: &str) -> io::Result<String> {
-    // A supervisor that is stopped, or has not begun, does not answer; the others wait for an end.
-    let patience = (!waits(request)).then_some(Duration::from_secs(2));
-    ask_within(path, request, patience)
-}
-
-fn ask_within(path: &Path, request: &str, patience: Option<Duration>) -> io::Result<String> {
-    let connection = connect_to(path)?;
-    if patience.is_some() {
-        connection.set_read_timeout(patience)?;
-    }
-    let connection = begin(connection, request)?;
-    answer(connection, request)
-}
-
-/// Tells whoever listens at `path`, and waits for nothing: not even for a place in the queue of one that is stopped.
-pub fn tell(path: &Path, request: &str) {
-    let tell = || -> io::Result<()> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-        connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-        UnixStream::from(socket).write_all(format!("{VERSION}{request}\n").as_bytes())
-    };
-    // Nobody listens: its container is gone.
-    let _ = tell();
-}
-
-/// The answer comes when the container has ended.
-fn waits(request: &str) -> bool {
-    matches!(request.split(' ').next(), Some("wait" | "stop"))
-}
-
-fn begin(mut connection: UnixStream, request: &str) -> io::Result<UnixStream> {
-    connection.write_all(format!("{VERSION}{request}\n").as_bytes())?;
-    Ok(connection)
-}
-
-fn answer(mut connection: UnixStream, request: &str) -> io::Result<String> {
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer)?;
-    // A supervisor that is killed says nothing more. Who waits for the end has it then.
-    if answer.is_empty() && !waits(request) {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(answer)
-}
-
 /// PID 1 of a running container, as this pid namespace counts.
 ///
 /// # Errors
@@ -315,22 +248,6 @@ fn silent(name: &str, error: &io::Error) -> Error {
     Error::new(format!(
         "ask container {name}: its supervisor{pid} does not answer ({why}); if it is stopped, {cure} lets it go on: try again then"
     ))
-}
-
-/// Whoever listens has said nothing in time.
-pub fn is_silence(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-    )
-}
-
-/// Whoever listened has gone without an answer.
-fn has_ended(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof
-    )
 }
 
 /// The sockets that are there, whether somebody still listens or not.

@@ -223,8 +223,8 @@ impl Row {
 /// What supervisors say, and the names of those that say nothing.
 fn ask_all() -> Result<(Vec<Row>, Vec<String>)> {
     let (mut rows, mut silent) = (Vec::new(), Vec::new());
-    for path in control::sockets()? {
-        let answer = match control::ask_at(&path, "inspect") {
+    for (path, answer) in control::ask_each(&control::sockets()?, "inspect") {
+        let answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
                 let name = path.file_stem().unwrap_or_default().to_string_lossy();

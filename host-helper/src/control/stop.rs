@@ -6,7 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use super::{ask_within, begin, connect_to, has_ended, is_silence, is_supervised, no_such};
+use super::ask::{ask_within, begin, connect_to, has_ended, is_silence};
+use super::{is_supervised, no_such};
 use crate::error::{Error, Result};
 use crate::publish::raise_limit;
 use crate::state;

@@ -173,11 +173,13 @@ fn examine_left_over(
     if found.is_empty() {
         return Ok(());
     }
-    let supervised: BTreeSet<String> = control::sockets()
-        .unwrap_or_default()
-        .iter()
-        .filter_map(|path| control::ask_at(path, "inspect").ok())
-        .filter_map(|answer| serde_json::from_str::<Description>(&answer).ok()?.veth)
+    let sockets = control::sockets().unwrap_or_default();
+    let supervised: BTreeSet<String> = control::ask_each(&sockets, "inspect")
+        .filter_map(|(_, answer)| {
+            serde_json::from_str::<Description>(&answer.ok()?)
+                .ok()?
+                .veth
+        })
         .collect();
     let links = route.links()?;
     let still = tables::left_over(nft, &links)?;
