@@ -1,5 +1,6 @@
 //! A line of a hosts file in its slot: how it is written, read, and seen to be about somebody who lives.
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -72,6 +73,8 @@ pub(super) struct Here {
     /// In it: asked of a socket, the kernel takes a fifth of the time of a path below `/proc/self`.
     socket: Option<OwnedFd>,
     inode: u64,
+    /// What the last line said of its link, and whether that is there: a container's lines for both families are neighbours, as a rule.
+    last: RefCell<(String, bool)>,
 }
 
 impl Here {
@@ -83,7 +86,12 @@ impl Here {
         let inode = socket.as_ref().and_then(own);
         // Not known: such a line is whoever's asks.
         let inode = inode.unwrap_or_else(|| namespace("self", "net").unwrap_or_default());
-        Here { socket, inode }
+        let last = RefCell::default();
+        Here {
+            socket,
+            inode,
+            last,
+        }
     }
 
     /// Its inode.
@@ -106,11 +114,18 @@ impl Here {
     /// Whether the link is there by which the line's address is leased: the one that was there then. Who may have a link elsewhere
     /// counts as living.
     pub(super) fn is_alive(&self, line: &[u8]) -> bool {
-        let mut words = words_of(line).2.split_whitespace();
+        let comment = words_of(line).2;
+        if self.last.borrow().0 == comment {
+            return self.last.borrow().1;
+        }
+        let mut words = comment.split_whitespace();
         let (link, index) = (words.next().unwrap_or_default(), words.next());
         let now = self.socket.as_ref().map(|it| link_index(it.as_fd(), link));
         let now = now.and_then(Result::ok).map(|index| index.to_string());
-        (now.is_some() && now.as_deref() == index) || self.elsewhere(line).is_some_and(may_live)
+        let is_alive = (now.is_some() && now.as_deref() == index)
+            || self.elsewhere(line).is_some_and(may_live);
+        self.last.replace((comment.to_string(), is_alive));
+        is_alive
     }
 }
 
