@@ -180,7 +180,7 @@ impl Room<'_> {
             Clone::Child => {
                 set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
                 setsid().doing(|| "start a session".into())?;
-                spawn::exec_init(spawn, &dev, ends)
+                spawn::exec_init(spawn, &dev, ends, || Ok(()))
             }
             Clone::Parent(_, second) => {
                 terminal::send_descriptors(&ends.channel, &[second.as_raw_fd()])

@@ -149,11 +149,15 @@ impl Netlink {
         let Some(last) = last.map(|request| request.sequence) else {
             return Ok(());
         };
-        loop {
-            match self.socket.send(requests, 0).map_err(Refusal::from) {
+        // One by one: whoever waits for a grace period of the kernel's, as the container's first process does meanwhile, waits until this
+        // processor has come out of a system call.
+        let mut rest = requests;
+        while let Some(length) = rest.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes)) {
+            let (request, others) = rest.split_at(rest.len().min(length as usize));
+            match self.socket.send(request, 0).map_err(Refusal::from) {
                 Err(refusal) if refusal.errno == Errno::EINTR => {}
                 Err(refusal) => return Err(none(refusal)),
-                Ok(_) => break,
+                Ok(_) => rest = others,
             }
         }
         loop {

@@ -93,8 +93,8 @@ pub struct View {
 
 /// Makes the view and moves into it.
 ///
-/// Before: in a mount namespace of our own, the host's files still visible. After: the root is the container's, and
-/// the host's mounts are gone from it. Undone by the end of the namespace.
+/// Before: in a mount namespace of our own, the host's files still visible. After: the root is the container's, and the working directory,
+/// with the host's mounts over it until [`leave_host`]. Undone by the end of the namespace.
 ///
 /// # Errors
 /// The step that failed and on which path.
@@ -133,13 +133,21 @@ pub fn enter(
     pivot_root(".", ".")
         .doing(|| "pivot_root".into())
         .map_err(|error| error.cure(Errno::EINVAL, ON_INITRAMFS))?;
-    umount2(".", MntFlags::MNT_DETACH).doing(|| "unmount the host's root".into())?;
     if let Some(place) = place_of_hosts {
         // Now, because it comes late: the network is there by then.
         let hosts = receive_hosts()?;
         attach_tree(&hosts, &place).doing(|| format!("bind a file of our own on /{HOSTS}"))?;
     }
     Ok(View { dev, files })
+}
+
+/// Unmounts what [`enter`] has left of the host's mounts. As late as can be: the kernel waits until all other processors have come out of
+/// the kernel once, and `host-helper` is in there for long while it makes the network.
+///
+/// # Errors
+/// What umount2(2) says.
+pub fn leave_host() -> Result<()> {
+    umount2(".", MntFlags::MNT_DETACH).doing(|| "unmount the host's root".into())
 }
 
 /// What is mounted in this mount namespace, which is new, appears in no other.

@@ -92,11 +92,12 @@ pub(super) fn go_on(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
         _ => {}
     }
     let Some(users) = &spawn.rootfs.users else {
-        return exec_init(spawn, &view.dev, ends);
+        return exec_init(spawn, &view.dev, ends, rootfs::leave_host);
     };
+    rootfs::leave_host()?;
     users.join()?;
     // The same as it is in the new mount namespace.
-    exec_init(spawn, &open_dev()?, ends)
+    exec_init(spawn, &open_dev()?, ends, || Ok(()))
 }
 
 /// A descriptor that is handed over.
@@ -136,11 +137,17 @@ pub fn filter(capabilities: Option<&[String]>) -> Result<()> {
         })
 }
 
-/// Connects the standard descriptors, lets go of all others, and becomes init. `dev` is the container's `/dev`.
+/// Connects the standard descriptors, lets go of all others, and becomes init. `dev` is the container's `/dev`. `leave` is the last that
+/// is done without a filter.
 ///
 /// # Errors
 /// The step that failed.
-pub fn exec_init(spawn: &Spawn, dev: &OwnedFd, ends: &ChildEnds) -> Result<Infallible> {
+pub fn exec_init(
+    spawn: &Spawn,
+    dev: &OwnedFd,
+    ends: &ChildEnds,
+    leave: impl FnOnce() -> Result<()>,
+) -> Result<Infallible> {
     let begin = spawn.is_verbose.then(clock);
     match &spawn.stdio {
         Stdio::Terminal => {
@@ -195,6 +202,7 @@ pub fn exec_init(spawn: &Spawn, dev: &OwnedFd, ends: &ChildEnds) -> Result<Infal
     }
     arguments.push(c"--".to_owned());
     arguments.extend(spawn.command.iter().cloned());
+    leave()?;
     // Here, where it takes no no-new-privileges; what follows is in its list.
     filter(spawn.filtered_for.as_deref())?;
     if let Some(begin) = begin {
