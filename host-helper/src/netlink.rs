@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hawser::netlink::{Message, Messages, Writer};
+use hawser::netlink::{HEADER, Message, Messages, Writer};
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols};
@@ -153,7 +153,8 @@ impl Netlink {
         // processor has come out of a system call.
         let mut rest = requests;
         while let Some(length) = rest.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes)) {
-            let (request, others) = rest.split_at(rest.len().min(length as usize));
+            let length = (length as usize).max(HEADER).min(rest.len());
+            let (request, others) = rest.split_at(length);
             match self.socket.send(request, 0).map_err(Refusal::from) {
                 Err(refusal) if refusal.errno == Errno::EINTR => {}
                 Err(refusal) => return Err(none(refusal)),
