@@ -421,6 +421,9 @@ impl Supervisor {
         }
         // Whoever hears of the end finds the name and the ports free.
         drop(self.container.lease.take());
+        if let Some(beyond) = self.beyond.take() {
+            beyond.leave();
+        }
         let clients = self.clients.drain(..).map(|client| client.stream);
         for mut client in self.waiting.drain(..).chain(clients) {
             let _ = client.write_all(format!("exit {code}\n").as_bytes());

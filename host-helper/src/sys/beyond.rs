@@ -2,6 +2,8 @@
 
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Release};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -18,6 +20,8 @@ struct Kept {
     sockets: Vec<BorrowedFd<'static>>,
     /// Ends when we do.
     end: OwnedFd,
+    /// It has closed them.
+    has_closed: AtomicBool,
 }
 
 /// The process that [`keep_open_beyond_our_end`] has started.
@@ -25,9 +29,18 @@ pub struct Beyond {
     pid: Pid,
     /// Open as long as we are.
     end: ManuallyDrop<OwnedFd>,
+    kept: &'static Kept,
 }
 
 impl Beyond {
+    /// For when this process is about to end: whoever hears of that is to find free what was ours, ports of the host for one. Where the process
+    /// has had no time yet to close its copies it is ended, and the kernel takes its time for the rest with us.
+    pub fn leave(self) {
+        if !self.kept.has_closed.load(Acquire) {
+            self.end();
+        }
+    }
+
     /// Ends it now: what it has kept open is still ours.
     pub fn end(self) {
         // It is our child, and has its number until it is waited for.
@@ -64,14 +77,15 @@ pub fn keep_open_beyond_our_end(sockets: &[BorrowedFd], others: &[BorrowedFd]) -
     let sockets = sockets
         .iter()
         .map(|socket| unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) });
-    let kept = Box::leak(Box::new(Kept {
+    let kept: &'static Kept = Box::leak(Box::new(Kept {
         closed,
         sockets: sockets.collect(),
         end: read,
+        has_closed: AtomicBool::new(false),
     }));
     let stack = Box::leak(vec![0_u8; STACK].into_boxed_slice());
     // SAFETY: the stack is the new process's alone, and grows downwards from its aligned end; what it reads of ours is
-    // leaked, and nobody writes to it.
+    // leaked, and nobody writes to it but by an atomic operation.
     let pid = unsafe {
         let end = stack.as_mut_ptr().add(STACK);
         let end = end.sub(end.addr() % 16);
@@ -79,16 +93,17 @@ pub fn keep_open_beyond_our_end(sockets: &[BorrowedFd], others: &[BorrowedFd]) -
             keep_open,
             end.cast(),
             libc::CLONE_VM | libc::SIGCHLD,
-            (&raw mut *kept).cast(),
+            (&raw const *kept).cast_mut().cast(),
         )
     };
     Ok(Beyond {
         pid: Pid::from_raw(Errno::result(pid)?),
         end: ManuallyDrop::new(write),
+        kept,
     })
 }
 
-/// The process. What it shares with the other, which runs meanwhile, it only reads; it allocates nothing, and as long as that one
+/// The process. What it shares with the other, which runs meanwhile, it only reads, but for one flag; it allocates nothing, and as long as that one
 /// is there none of its system calls fails that could (errno is shared).
 extern "C" fn keep_open(kept: *mut libc::c_void) -> libc::c_int {
     // SAFETY: a Kept that is never given back; of descriptors it closes what is its own alone, and reads into a byte of
@@ -101,9 +116,31 @@ extern "C" fn keep_open(kept: *mut libc::c_void) -> libc::c_int {
                 libc::_exit(1);
             }
         }
+        kept.has_closed.store(true, Release);
         // An answer that is waiting in a socket is the other's as long as that one lives.
         while libc::read(kept.end.as_raw_fd(), [0_u8].as_mut_ptr().cast(), 1) < 0 {}
         wait_until_quiet(&kept.sockets);
         libc::_exit(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn what_was_ours_is_free_when_it_is_left_at_once() {
+        let (read, _write) = nix::unistd::pipe().unwrap();
+        for _ in 0..100 {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let beyond = keep_open_beyond_our_end(&[], &[read.as_fd()]).unwrap();
+            drop(listener);
+            beyond.leave();
+            // Connections never were: nothing but another descriptor can have it.
+            TcpListener::bind(address).unwrap();
+        }
     }
 }
