@@ -72,7 +72,9 @@ fn parse_entry(text: &str) -> Result<Vec<Allowed>, String> {
     if text == "dns" {
         return Ok(vec![Allowed::Resolvers]);
     }
-    if let Some(port) = text.strip_prefix(':') {
+    // Two of them begin an IPv6 address.
+    let port = text.strip_prefix(':');
+    if let Some(port) = port.filter(|port| !port.starts_with(':')) {
         let (protocol, port) = parse_port(port)?;
         let anywhere = [
             IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
@@ -181,8 +183,13 @@ mod tests {
             ("2001:db8::/32:443", "2001:db8::/32:443/tcp"),
             ("[2001:db8::/32]:443", "2001:db8::/32:443/tcp"),
             ("[2001:db8::]/32:443", "2001:db8::/32:443/tcp"),
+            ("::/0", "::/0"),
+            ("0.0.0.0/0,::/0:443", "0.0.0.0/0,::/0:443/tcp"),
+            ("::2:0:0:0/80:53/udp", "::2:0:0:0/80:53/udp"),
         ] {
             assert_eq!(read(text), read_as, "{text}");
+            // As it is kept of an attachment.
+            assert_eq!(read(read_as), read_as);
         }
         for bad in [
             "",
@@ -198,6 +205,8 @@ mod tests {
             "dns,",
             "all,dns",
             ":",
+            "::",
+            "::/0:",
         ] {
             assert!(read(bad).starts_with('!'), "{bad}: {}", read(bad));
         }

@@ -597,7 +597,7 @@ fn rules_are_restored_from_what_is_kept() {
                 "-p",
                 "8080:80",
                 "--egress",
-                "dns,192.0.2.0/24",
+                "dns,192.0.2.0/24,:443",
             ],
             &[
                 "--name",

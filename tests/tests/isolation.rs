@@ -168,6 +168,7 @@ fn egress_is_what_is_listed() {
                 vec![gateway],
             ),
             ("dns,:80", vec![(name, page)], vec![gateway]),
+            ("0.0.0.0/0,::/0", vec![(outside, page)], vec![]),
             (
                 "172.19.0.0/16",
                 vec![(neighbour, "hello"), (gateway, "hello")],
