@@ -362,13 +362,20 @@ fn restore_those(route: &mut Netlink, is_wanted: impl Fn(&str) -> bool) -> Vec<E
     };
     let mut errors = Vec::new();
     for (end, kept) in found {
-        let (attachment, reach) = (kept.attachment(route, &end), kept.reach());
-        let (Some(attachment), Some(reach)) = (attachment, reach) else {
+        let Some(attachment) = kept.attachment(route, &end) else {
             continue;
         };
         if !is_wanted(&end.name) {
             continue;
         }
+        let Some(reach) = kept.reach() else {
+            // Nobody would miss a limit.
+            errors.push(Error::new(format!(
+                "put back the rules of container {}: its egress list as it is kept cannot be read; detach it, and attach it again",
+                kept.container.name
+            )));
+            continue;
+        };
         let done = nft::open().and_then(|mut nft| {
             nft::ensure(&mut nft)?;
             // Held until they lead there: whoever comes for one meanwhile is refused, or has it.

@@ -648,6 +648,24 @@ fn rules_are_restored_from_what_is_kept() {
 }
 
 /// Nobody holds them, and who asks for one asks the tables.
+/// A limit that cannot be put back is told of: nobody would miss it.
+#[test]
+fn a_limit_that_is_kept_and_cannot_be_read_is_told() {
+    case(|lab| {
+        let guest = guest(&["-n"]);
+        let options = ["--name", "web", "--ip", "172.19.0.9", "--egress", "dns"];
+        attach(lab, guest.pid(), &options).ok();
+        let path = "/run/hawser/attachments/hwac130009";
+        let text = fs::read_to_string(path).expect("what is kept");
+        fs::write(path, text.replace("\"dns\"", "\"dnt\"")).expect("spoil it");
+        sh("nft flush ruleset");
+        lab.hawser(&["restore"]).refused(&["web", "egress"]);
+        fs::write(path, text).expect("mend it");
+        lab.hawser(&["restore"]).ok();
+        detach(lab, "web");
+    });
+}
+
 #[test]
 fn ports_are_an_attachments_own_after_a_flush() {
     case(|lab| {

@@ -73,6 +73,11 @@ fn options_replace_what_the_host_says() {
         );
         lab.run(&["--dns", "one.example"], &["true"])
             .refused(&["one.example"]);
+        // What would begin a comment there.
+        for (option, word) in [("--dns-search", "a;b"), ("--dns-option", "#a")] {
+            lab.run(&[option, word], &["true"])
+                .refused(&["read the command line", word, option]);
+        }
     });
 }
 

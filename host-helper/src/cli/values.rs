@@ -121,12 +121,13 @@ pub fn parse_hostname(text: &str) -> Result<String, String> {
     }
 }
 
+/// A word of resolv.conf, where `#` and `;` begin a comment.
 pub fn parse_word(text: &str) -> Result<String, String> {
-    let is_word = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
-    if is_word {
+    let is_plain = |b: u8| b.is_ascii_graphic() && b != b'#' && b != b';';
+    if !text.is_empty() && text.bytes().all(is_plain) {
         Ok(text.into())
     } else {
-        Err("one word without blanks".into())
+        Err("one word of ASCII without blanks, # and ;".into())
     }
 }
 
