@@ -200,6 +200,30 @@ fn files_of_its_own_mounts_are_ours_and_the_hosts_are_not_touched() {
     });
 }
 
+/// Whoever may delete a link in the container, or on the host, does not leave it with files that nobody takes away.
+#[test]
+fn files_go_with_a_link_that_somebody_has_deleted() {
+    case(|lab| {
+        lab.with_network();
+        let guest = guest(&["-n", "-m"]);
+        let first = mounts_of(guest.pid());
+        for _ in 0..2 {
+            let options = ["--name", "web", "--ip", "172.19.0.9"];
+            attach(lab, guest.pid(), &options).ok();
+            sh("ip link del hwac130009");
+            detach(lab, "web");
+            lab.list();
+            assert_eq!(mounts_of(guest.pid()), first);
+        }
+        let supervisor = stay(lab, guest.pid(), "web", &["--ip", "172.19.0.9"]);
+        sh("ip link del hwac130009");
+        lab.hawser(&["stop", "web"]);
+        supervisor.end();
+        assert_eq!(mounts_of(guest.pid()), first);
+        guest.end().exits(0);
+    });
+}
+
 #[test]
 fn mounts_that_are_shared_with_the_host_are_not_mounted_on() {
     case(|lab| {

@@ -66,7 +66,12 @@ impl Ours {
                     warn(&format!("{error}; host-helper ls takes it back"));
                 }
             }
-            None => forget(&self.link),
+            None => {
+                if let Some(kept) = kept::read(&self.link) {
+                    uncover(&kept);
+                }
+                forget(&self.link);
+            }
         }
     }
 }
@@ -301,6 +306,20 @@ fn take_files_back(end: &Link, kept: &Kept) -> Result<()> {
     }
 }
 
+/// The same where the link is gone, which names its process: somebody has deleted it, and the container lives on.
+fn uncover(kept: &Kept) {
+    let Some(pid) = kept.container.pid else {
+        return;
+    };
+    let its = namespace(&pid.to_string(), "net").ok();
+    let process = Process::pin(pid).ok().filter(|_| its == Some(kept.netns));
+    if let Some(files) = process.and_then(|process| process.files) {
+        if let Err(error) = join::unbind(&files, &kept.bound) {
+            warn(&error.to_string());
+        }
+    }
+}
+
 /// A runtime says that the container which it calls so is over: its processes are gone, and its network goes with it, even
 /// where another shares that. None that is there is success; one that lives is another's, of the same name.
 ///
@@ -366,6 +385,7 @@ fn tidy(route: &mut Netlink, link: &str, known: Vec<IpAddr>) -> Result<()> {
     addresses.extend(kept.iter().flat_map(Kept::addresses));
     if let Some(kept) = &kept {
         forget_connections(kept, &addresses);
+        uncover(kept);
     }
     let names = hosts::sweep_links(&BTreeSet::from([link]));
     let swept = names.and(mark::sweep_neighbours(route, &addresses));
