@@ -156,6 +156,7 @@ impl<T, E: Into<Refusal>> Doing<T> for std::result::Result<T, E> {
                 unsaid: true,
                 sentence: format!("{}: {refusal}", step()),
             }
+            .cure(Errno::EFBIG, "raise the limit of file sizes (ulimit -f)")
         })
     }
 }

@@ -79,7 +79,7 @@ fn main() -> ! {
 
 fn act() -> Result<u8> {
     let begin = Instant::now();
-    sys::hear_of_children();
+    sys::choose_signals();
     if cni::is_called() {
         return cni::run(Steps::new(false, begin));
     }

@@ -12,9 +12,9 @@ use crate::error::{Doing, Error, Result};
 use crate::sys;
 
 /// What is not forwarded: signals of our own faults, those that the terminal stops a job with (they stop us as they
-/// would any program), SIGCHLD (a pidfd tells more) and SIGPIPE (std ignores it). Everything else is, real-time signals
-/// too.
-const OUR_OWN: [Signal; 12] = [
+/// would any program), SIGCHLD (a pidfd tells more), SIGPIPE (std ignores it) and SIGXFSZ ([`sys::choose_signals`]
+/// does). Everything else is, real-time signals too.
+const OUR_OWN: [Signal; 13] = [
     Signal::SIGILL,
     Signal::SIGTRAP,
     Signal::SIGABRT,
@@ -27,6 +27,7 @@ const OUR_OWN: [Signal; 12] = [
     Signal::SIGTTOU,
     Signal::SIGCHLD,
     Signal::SIGPIPE,
+    Signal::SIGXFSZ,
 ];
 
 /// Ask a program to end; a program that is PID 1 does not notice unless it has asked for them.

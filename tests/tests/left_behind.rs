@@ -1,6 +1,9 @@
 //! After a run: no veth, no mount, no file, no process. Bridge and tables stay: they are the network.
 
-use lab::{Running, Snapshot, Watch, case, packets, sh};
+use std::process::Command;
+
+use lab::{DEADLINE, Netns, Running, Snapshot, Watch, Whose, case, collect, packets, sh, sys};
+use serde_json::json;
 
 #[test]
 fn nothing_is_left_of_a_run() {
@@ -13,6 +16,7 @@ fn nothing_is_left_of_a_run() {
         )
         .exits(5);
         lab.run(&["--network", "none"], &["true"]).ok();
+        lab.hawser(&["down"]).ok();
         lab.run(&["--network", "host"], &["true"]).ok();
         lab.run(&[], &["no-such-command"]).exits(127);
         lab.run(&["-v", "/run/lab:/srv", "--tmpfs", "/tmp"], &["true"])
@@ -192,5 +196,66 @@ fn no_permanent_neighbour_stays() {
         )
         .ok();
         assert_eq!(permanent(), "");
+    });
+}
+
+/// Who may write no files (`ulimit -f 0`) is told, and not ended (SIGXFSZ) in the middle of the host's network.
+#[test]
+fn nothing_is_left_where_no_file_may_be_written() {
+    case(|lab| {
+        let limited = |mut command: Command| {
+            sys::with_rlimit(&mut command, libc::RLIMIT_FSIZE, 0);
+            collect(command, DEADLINE)
+        };
+        let why = &["EFBIG", "ulimit -f"];
+        // Mount points that were missing stay.
+        lab.run(&["--network", "none"], &["true"]).ok();
+        lab.hawser(&["down"]).ok();
+        let guest = Running::unshared(&["-n"], "exec cat");
+        let pid = guest.pid().to_string();
+        let bundle = lab.bundle("web", "");
+        let created = bundle.created();
+        let state = bundle.state("web", "creating", created.pid());
+        let _netns = Netns::new("a");
+        let plugin = lab.plugin();
+        // The file of its standard input is there.
+        drop(lab.hook_command(&[], &state));
+        let before = Snapshot::whole();
+        for options in [&[][..], &["-d"], &["--init"], &["--network", "none"]] {
+            limited(lab.run_command(options, &["true"])).refused(why);
+            before.assert_back();
+        }
+        for arguments in [&["up"][..], &["attach", &pid], &["attach", "--stay", &pid]] {
+            limited(lab.command(arguments)).refused(why);
+            before.assert_back();
+        }
+        limited(lab.hook_command(&[], &state)).refused(why);
+        let whose = Whose {
+            container: "c1",
+            interface: "eth0",
+            netns: "/run/netns/a",
+        };
+        let config = json!({ "cniVersion": "1.1.0", "name": "blue", "type": "hawser" });
+        let added = limited(plugin.operation("ADD", whose, &config)).exits(1);
+        assert!(why.iter().all(|word| added.out().contains(word)), "{added}");
+        std::fs::write(plugin.input(), "").expect("empty the input");
+        before.assert_back();
+    });
+}
+
+/// What host-helper ignores itself, the command does not.
+#[test]
+fn a_command_ignores_no_signal() {
+    case(|lab| {
+        let look = ["grep", "SigIgn", "/proc/self/status"];
+        let none = "SigIgn:\t0000000000000000";
+        for options in [&[][..], &["--init"], &["-t"]] {
+            assert!(lab.run(options, &look).ok().contains(none), "{options:?}");
+        }
+        let _running = lab.start_idle(&["--name", "web"]);
+        assert_eq!(
+            lab.hawser(&[&["exec", "web"], &look[..]].concat()).ok(),
+            none
+        );
     });
 }

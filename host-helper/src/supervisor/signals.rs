@@ -14,10 +14,6 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 impl Supervisor {
     pub(super) fn forward(&mut self, signal: i32) {
-        // The log has reached our caller's limit (`ulimit -f`): that is no signal to the command.
-        if signal == libc::SIGXFSZ && self.description.is_detached {
-            return;
-        }
         if let Some(terminal) = &mut self.terminal {
             match signal {
                 libc::SIGWINCH => return terminal.resize(),

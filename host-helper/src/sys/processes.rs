@@ -94,9 +94,14 @@ pub fn keep_capabilities(kept: u64) -> Result<()> {
 }
 
 /// Lets the ends of our children be waited for: a caller may have left SIGCHLD ignored, and then the kernel keeps none (wait(2)).
-pub fn hear_of_children() {
+/// A write beyond RLIMIT_FSIZE is an error like others, and not the end of us in the middle of something (init gives its command
+/// the default again).
+pub fn choose_signals() {
     // SAFETY: no handler is set.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    unsafe {
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
 }
 
 /// Waits for the end of a child of ours.
