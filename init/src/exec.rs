@@ -51,6 +51,8 @@ pub fn execute(command: Arguments, text: &mut [u8]) -> ! {
 }
 
 fn fail(name: &[u8], errno: Errno, exists: bool) -> ! {
+    // An empty word would not be seen.
+    let name = if name.is_empty() { b"''" } else { name };
     let (code, step) = match errno.0 {
         libc::ENOENT if exists => (
             CANNOT_EXECUTE,

@@ -181,8 +181,8 @@ impl Cursor {
         }
         self.at = bytes.len();
         match value.or_else(|| words.take()) {
-            Some(value) => Some((letter, value)),
-            None => fail(bytes, "its value is missing"),
+            Some(value) if !value.is_empty() => Some((letter, value)),
+            _ => fail(bytes, "its value is missing"),
         }
     }
 }

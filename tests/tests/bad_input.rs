@@ -151,6 +151,8 @@ fn options() {
             (&["-e", "many"], &["many", "not an exit code"]),
             (&["--grace", "-1"], &["-1", "not a number"]),
             (&["--status-fd", "x"], &["x"]),
+            (&["--config="], &["--config=", "its value is missing"]),
+            (&["--config", ""], &["--config", "its value is missing"]),
             (&["--status-fd", "77"], &["77", "EBADF"]),
         ] {
             // Behind the config, so that it would be too late if it were read at once.

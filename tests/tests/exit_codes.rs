@@ -40,6 +40,20 @@ fn a_command_that_is_not_there_is_127() {
     });
 }
 
+/// Of a variable that is not set, say: it would not be seen in the line otherwise.
+#[test]
+fn an_empty_command_is_127_and_is_seen() {
+    case(|lab| {
+        for options in [&[][..], &["--init"]] {
+            let outcome = lab.run(options, &[""]).exits(127);
+            one_line(&outcome.err(), "execute ''");
+        }
+        let _running = lab.start_idle(&["--name", "web"]);
+        let outcome = lab.hawser(&["exec", "web", ""]).exits(127);
+        one_line(&outcome.err(), "execute ''");
+    });
+}
+
 #[test]
 fn a_command_that_cannot_be_executed_is_126() {
     case(|lab| {
