@@ -183,7 +183,7 @@ pub struct Run {
     #[arg(long, help_heading = "Files")]
     pub read_only: bool,
     /// Show a file or directory of the host inside; repeatable
-    #[arg(short = 'v', long, value_name = "SRC:DST[:ro]", value_parser = parse_volume, help_heading = "Files")]
+    #[arg(short = 'v', long, value_name = "SRC:DST[:ro|:rw]", value_parser = parse_volume, help_heading = "Files")]
     pub volume: Vec<Volume>,
     /// Mount an empty file system; repeatable
     #[arg(long, value_name = "DST", value_parser = parse_inside, help_heading = "Files")]

@@ -14,8 +14,11 @@ fn a_bind_is_seen_and_written_through() {
         fs::write(source.join("in"), "from the host").expect("a file");
         let bind = format!("{}:/srv", source.display());
         assert_eq!(
-            lab.run_sh(&["-v", &bind], "cat /srv/in; echo back > /srv/out")
-                .ok(),
+            lab.run_sh(
+                &["-v", &format!("{bind}:rw")],
+                "cat /srv/in; echo back > /srv/out"
+            )
+            .ok(),
             "from the host"
         );
         assert_eq!(

@@ -66,6 +66,12 @@ fn capabilities_are_added_and_dropped() {
         }
         lab.run(&["--cap-add", "fly"], &["true"]).refused(&["fly"]);
         lab.run(&["--cap-drop", "fly"], &["true"]).refused(&["fly"]);
+        // Which of them is meant is anybody's guess.
+        for name in ["all", "net_raw"] {
+            let both = ["--cap-add", name, "--cap-drop", &name.to_uppercase()];
+            lab.run(&both, &["true"])
+                .refused(&["--cap-add and --cap-drop both", name]);
+        }
     });
 }
 

@@ -60,7 +60,7 @@ pub fn parse_volume(text: &str) -> Result<Volume, String> {
     let (source, destination, is_read_only) = match parts[..] {
         [source, destination] | [source, destination, "rw"] => (source, destination, false),
         [source, destination, "ro"] => (source, destination, true),
-        _ => return Err("write it as /on/the/host:/inside or /on/the/host:/inside:ro".into()),
+        _ => return Err("write it as /on/the/host:/inside, with :ro or :rw behind it".into()),
     };
     let source = PathBuf::from(source)
         .canonicalize()

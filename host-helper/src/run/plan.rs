@@ -86,6 +86,12 @@ fn check_together(options: &cli::Run) -> Result<()> {
             "--sysctl turns the IPv6 off that --ip6 and --subnet6 ask for; leave one of them out",
         ));
     }
+    let is_dropped = |name: &&String| options.cap_drop.contains(name);
+    if let Some(both) = options.cap_add.iter().find(is_dropped) {
+        return Err(cli::usage(&format!(
+            "--cap-add and --cap-drop both name {both}; leave it out of one of them"
+        )));
+    }
     let volumes = options.volume.iter().map(|volume| &volume.destination);
     match volumes.chain(&options.tmpfs).find(|place| is_ours(place)) {
         Some(place) if options.net.resolv == Resolv::Required => Err(cli::usage(&format!(
