@@ -252,6 +252,21 @@ fn a_strangers_bridge_keeps_its_address_and_is_the_gateway() {
     });
 }
 
+/// The last port of a bridge takes its address along.
+#[test]
+fn a_strangers_bridge_may_have_no_hardware_address() {
+    case(|lab| {
+        sh("ip link add br7 type bridge; ip addr add 172.27.0.1/24 dev br7; ip link set br7 up
+            ip link add card type veth peer name lan; ip link set card master br7; ip link del card");
+        let address = sh("ip -o link show dev br7");
+        assert!(address.contains("ether 00:00:00:00:00:00"), "{address}");
+        let said = lab.hawser(&["up", "--bridge", "br7"]).ok();
+        assert_eq!(said, "br7 172.27.0.0/24 gateway 172.27.0.1");
+        lab.run(&["--bridge", "br7"], &["ping", "-c", "1", "172.27.0.1"])
+            .ok();
+    });
+}
+
 #[test]
 fn a_full_bridge() {
     case(|lab| {

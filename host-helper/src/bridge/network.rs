@@ -103,7 +103,8 @@ impl std::fmt::Display for Network {
         if let (Some(subnet), Some(gateway)) = (self.subnet6, self.gateway6) {
             write!(f, ", {subnet} gateway {gateway}")?;
         }
-        if let Some(bridge) = self.bridge {
+        // A bridge that nobody gave an address has none as long as it has no ports, if it had some once.
+        if let Some(bridge) = self.bridge.filter(|bridge| bridge.mac != [0; 6]) {
             write!(f, " ({})", hawser::address::Mac(bridge.mac))?;
         }
         Ok(())
