@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::absolute;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::pipe2;
@@ -289,9 +290,11 @@ pub fn check_preserved(count: u32) -> Result<()> {
             )));
         }
     }
+    let cure = "open it (in a shell: 3<FILE), or give a smaller --preserve-fds";
     for fd in 3..3 + count as i32 {
         let doing = || format!("preserve file descriptor {fd}");
-        sys::is_open(fd).doing(doing)?;
+        let open = sys::is_open(fd).doing(doing);
+        open.map_err(|error| error.cure(Errno::EBADF, cure))?;
     }
     Ok(())
 }

@@ -32,7 +32,8 @@ pub use processes::{
 };
 pub use quiet::wait_until_quiet;
 pub use sockets::{
-    OUR_PORTS, link_index, listen, netlink_socket, network_of, only_deletions, socket_option,
+    OUR_PORTS, kind_of_namespace, link_index, listen, netlink_socket, network_of, only_deletions,
+    socket_option,
 };
 pub use terminals::{copy_window_size, open_terminal_peer, set_controlling_terminal};
 

@@ -176,6 +176,8 @@ const COMMANDS: &[(c_long, u64, &str, &[Errno])] = &[
     (libc::SYS_ioctl, libc::TIOCSCTTY, "ioctl(TIOCSCTTY)", &[EPERM]),
     (libc::SYS_ioctl, libc::TIOCNOTTY, "ioctl(TIOCNOTTY)", &[]),
     (libc::SYS_ioctl, libc::FIONBIO, "ioctl(FIONBIO)", &[]),
+    // linux/nsfs.h.
+    (libc::SYS_ioctl, 0xb703, "ioctl(NS_GET_NSTYPE)", &[]),
     // A descriptor of a namespace, as open(2) of its file in /proc gives one; and CAP_NET_ADMIN there.
     (libc::SYS_ioctl, libc::SIOCGSKNS, "ioctl(SIOCGSKNS)", &[EMFILE, ENFILE, ENOMEM, EPERM]),
     // netdevice(7): there is no such link (any more).

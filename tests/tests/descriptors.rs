@@ -78,7 +78,7 @@ fn one_that_is_not_open_is_refused() {
         let mut command = lab.run_command(&["--preserve-fds", "2"], &["true"]);
         let one = file(lab, "one");
         sys::pass_fd(&mut command, &one, 3);
-        collect(command, DEADLINE).refused(&["4"]);
+        collect(command, DEADLINE).refused(&["descriptor 4", "EBADF", "3<FILE"]);
     });
 }
 

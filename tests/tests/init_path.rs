@@ -15,6 +15,13 @@ fn the_one_that_is_named() {
             .refused(&["/no/such/init"]);
         lab.run(&["--init-path", "/etc"], &["true"])
             .refused(&["/etc"]);
+        lab.run(&["--init-path", "/etc/passwd"], &["true"])
+            .refused(&["/etc/passwd", "EACCES", "chmod +x"]);
+        let text = lab.dir.join("text");
+        fs::write(&text, "no program\n").expect("a file");
+        fs::set_permissions(&text, fs::Permissions::from_mode(0o755)).expect("make it executable");
+        lab.run(&["--init-path", &text.to_string_lossy()], &["true"])
+            .refused(&["execute init", "ENOEXEC", "--init-path"]);
     });
 }
 

@@ -318,8 +318,17 @@ fn ns_joins_an_existing_one() {
         );
         lab.run(&["--network", "ns:/run/lab/nothing"], &["true"])
             .refused(&["/run/lab/nothing"]);
-        lab.run(&["--network", "ns:/etc/passwd"], &["true"])
-            .refused(&["/etc/passwd"]);
+        let cure = "give one of /run/netns";
+        for (path, is_not) in [
+            ("/etc/passwd", "no namespace"),
+            ("/etc", "no namespace"),
+            ("/proc/self/ns/uts", "another kind"),
+        ] {
+            lab.run(&["--network", &format!("ns:{path}")], &["true"])
+                .refused(&[path, is_not, cure]);
+            lab.hawser(&["attach", "--netns", path])
+                .refused(&[path, is_not, cure]);
+        }
     });
 }
 

@@ -51,7 +51,9 @@ fn a_bad_value_is_refused_by_name() {
     case(|lab| {
         let before = lab.with_network();
         lab.run(&["--sysctl", "net.ipv4.ip_default_ttl=many"], &["true"])
-            .refused(&["ip_default_ttl", "many"]);
+            .refused(&["ip_default_ttl", "many", "does not take this value"]);
+        lab.run(&["--sysctl", "net.ipv4.no_such=1"], &["true"])
+            .refused(&["net/ipv4/no_such", "ENOENT", "no such switch"]);
         lab.run(&["--sysctl", "kernel.domainname=x"], &["true"])
             .refused(&["kernel.domainname", "net."]);
         before.assert_back();

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
 
@@ -80,18 +81,16 @@ pub fn namespace(choice: &NetworkChoice) -> Result<Option<OwnedFd>> {
         OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK,
         Mode::empty(),
     );
-    let file = file.doing(doing)?;
-    // linux/magic.h: any other file would be refused by setns(2), but after everything else was made.
-    const NSFS_MAGIC: u64 = 0x6e73_6673;
-    let kind = sys::again(|| nix::sys::statfs::fstatfs(&file))
-        .doing(doing)?
-        .filesystem_type()
-        .0;
-    if kind as u64 != NSFS_MAGIC {
-        return Err(Error::new(format!(
-            "open network namespace {}: it is an ordinary file; give one of /run/netns or /proc/PID/ns/net",
-            path.display()
-        )));
-    }
-    Ok(Some(file))
+    const CURE: &str = "give one of /run/netns, or /proc/PID/ns/net";
+    let file = file
+        .doing(doing)
+        .map_err(|error| error.cure(Errno::ENOENT, CURE))?;
+    // Any other file would be refused by setns(2), but after everything else was made.
+    let is_not = match sys::kind_of_namespace(&file) {
+        Ok(libc::CLONE_NEWNET) => return Ok(Some(file)),
+        Ok(_) => "it is a namespace of another kind",
+        Err(Errno::ENOTTY) => "it is no namespace",
+        Err(errno) => return Err(errno).doing(doing),
+    };
+    Err(Error::new(format!("{}: {is_not}; {CURE}", doing())))
 }

@@ -42,7 +42,12 @@ pub(super) fn set_switches(proc: &OwnedFd, rootfs: &Rootfs, permission: &Permiss
     }
     for (path, value) in &rootfs.sysctls {
         write_at(proc, &format!("sys/{path}"), value)
-            .doing(|| format!("write {value} to /proc/sys/{path}"))?;
+            .doing(|| format!("write {value} to /proc/sys/{path}"))
+            .map_err(|error| {
+                error
+                    .cure(Errno::ENOENT, "a container's network has no such switch; what it has is below /proc/sys/net inside")
+                    .cure(Errno::EINVAL, "it does not take this value")
+            })?;
     }
     Ok(())
 }

@@ -219,6 +219,9 @@ pub fn exec_init(
     .map_err(|error| {
         let cure =
             "it is there, but its interpreter is not in the container: give a static program";
-        error.cure(Errno::ENOENT, cure)
+        error.cure(Errno::ENOENT, cure).cure(
+            Errno::ENOEXEC,
+            "it is no program for this machine: give the init of hawser, or leave --init-path out",
+        )
     })
 }

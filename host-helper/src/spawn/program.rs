@@ -28,7 +28,8 @@ const EMBEDDED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
 pub fn open_init(path: Option<&Path>) -> Result<Option<OwnedFd>> {
     if let Some(path) = path {
         let doing = || format!("open init {}", path.display());
-        access(path, AccessFlags::X_OK).doing(doing)?;
+        let allowed = access(path, AccessFlags::X_OK).doing(doing);
+        allowed.map_err(|error| error.cure(Errno::EACCES, "it is not executable (chmod +x)"))?;
         let found = read_only(path).doing(doing)?;
         let mode = SFlag::from_bits_truncate(fstat(&found).doing(doing)?.st_mode);
         return match mode & SFlag::S_IFMT {

@@ -134,6 +134,13 @@ pub fn network_of(socket: BorrowedFd) -> Result<OwnedFd> {
     }
 }
 
+/// Which namespaces a namespace's file is one of (`CLONE_NEW*`): `NS_GET_NSTYPE` (linux/nsfs.h). ENOTTY: no namespace's.
+pub fn kind_of_namespace(file: &OwnedFd) -> Result<libc::c_int> {
+    const NS_GET_NSTYPE: u32 = 0xb703;
+    // SAFETY: integers only.
+    Errno::result(unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE as _) })
+}
+
 /// A netlink socket as netlink-sys has it.
 pub fn netlink_socket(socket: OwnedFd) -> netlink_sys::Socket {
     // SAFETY: it owns the descriptor from here on, as we did.
