@@ -100,7 +100,7 @@ fn bad_options_are_one_line_that_names_the_word() {
             (&["-r", "19:TERM", "true"], "`19:TERM`: nobody can catch"),
             (&["-e", "256", "true"], "`256`: not an exit code"),
             (&["-e", "-1", "true"], "`-1`: not an exit code"),
-            (&["-e", "", "true"], "not an exit code"),
+            (&["-e", "", "true"], "`-e`: its value is missing"),
             (&["-p", "SIGNOPE", "true"], "`SIGNOPE`: no signal"),
             (&["--grace", "soon", "true"], "`soon`: not a number"),
             (
