@@ -241,7 +241,9 @@ impl Supervisor<'_> {
         match signal {
             0 | CHLD => return,
             TSTP | TTIN | TTOU => {
-                self.shall_stop = matches!(self.rules.peer, Peer::None | Peer::DumbInit);
+                // The kernel stops no PID 1, but forgets a CONT that waits for it.
+                self.shall_stop =
+                    self.own != Pid(1) && matches!(self.rules.peer, Peer::None | Peer::DumbInit);
             }
             CONT => {
                 self.shall_stop = false;

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use lab::{Running, Supervised, case, init_binary, sys};
+use lab::{Running, Supervised, case, child, init_binary, sys, wait_untold};
 
 const LISTENER: &str = env!("CARGO_BIN_EXE_listener");
 
@@ -211,6 +211,30 @@ fn signals_to_stop_stop_the_command_of_a_pid_1() {
         init.say("again\n");
         assert_eq!(init.line(), "again");
         init.end().exits(4);
+    });
+}
+
+/// A stop of its own, which comes to nothing, would make the kernel forget a CONT that waits.
+#[test]
+fn a_pid_1_hears_of_a_cont_that_comes_with_the_stop_of_its_command() {
+    case(|_| {
+        let command = Supervised::command_as_pid_1(&["--", LISTENER, "cmd=5"]);
+        let mut init = Supervised::start(command, 1);
+        let command = child(init.init());
+        // Stopped from above, it is to find both at once: that its command has stopped, and CONT.
+        init.send(libc::SIGTSTP);
+        assert_eq!(init.line(), "cmd 20");
+        for pid in [init.init(), command] {
+            let pidfd = sys::pidfd(pid).expect("pidfd of a process");
+            sys::pidfd_signal(&pidfd, libc::SIGSTOP).expect("stop it");
+            let stat = || std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("its state");
+            wait_untold("the stop of a process", || stat().contains(") T "));
+        }
+        init.send(libc::SIGCONT);
+        assert_eq!(init.line(), "cmd 18");
+        init.send(libc::SIGTERM);
+        assert_eq!(init.line(), "cmd 15");
+        init.end().exits(5);
     });
 }
 
