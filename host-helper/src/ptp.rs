@@ -51,11 +51,11 @@ fn choose_v4(
         Some(Subnet::Fixed(subnet)) => Some(subnet),
         Some(Subnet::Auto) => None,
     };
-    match usual {
-        Some(subnet) if is_free(route, subnet.into(), gateway_of(subnet).into())? => {
+    if let Some(subnet) = usual {
+        let addresses = [gateway_of(subnet), wanted.address.unwrap_or(subnet.addr())];
+        if is_free(route, wanted, subnet.into(), addresses.map(IpAddr::V4))? {
             return Ok(subnet);
         }
-        _ => {}
     }
     let routes = wanted.in_the_way(foreign_routes(route)?);
     match wanted.subnet {
@@ -77,7 +77,8 @@ fn choose_v6(route: &mut Netlink, wanted: &Wanted, v4: Ipv4Net) -> Result<Option
         None => unique_local(&state::machine_id()?, &name, 0),
     };
     let gateway = |subnet| same_host(v4.addr(), v4, subnet).unwrap_or(subnet.addr());
-    let subnet = if is_free(route, usual.into(), gateway(usual).into())? {
+    let addresses = [gateway(usual), wanted.address6.unwrap_or(usual.addr())];
+    let subnet = if is_free(route, wanted, usual.into(), addresses.map(IpAddr::V6))? {
         usual
     } else {
         let routes = wanted.in_the_way(foreign_routes(route)?);
@@ -107,28 +108,43 @@ fn refuse_taken(
     }
 }
 
-/// Whether packets to the range would leave by a default route, or by a container of ours.
-fn is_free(route: &mut Netlink, subnet: IpNet, gateway: IpAddr) -> Result<bool> {
-    let addresses = [subnet.network(), gateway, subnet.broadcast()];
+/// Whether packets to the range, and to the address that is asked for, would leave by a default route, or by a container of ours. No for a
+/// range that was asked for, until a container of it lives: a route may lead to a part of it.
+fn is_free(
+    route: &mut Netlink,
+    wanted: &Wanted,
+    subnet: IpNet,
+    [gateway, address]: [IpAddr; 2],
+) -> Result<bool> {
+    let addresses = [gateway, address, subnet.network(), subnet.broadcast()];
     let found = route
         .routes_to(&addresses)
         .doing(|| format!("look for a route to {subnet}"))?;
-    Ok(addresses.iter().zip(found).all(|(address, found)| {
-        found.is_none_or(|found| {
-            found.destination.prefix_len() == 0 || found.is_local && *address == gateway
-        })
+    let is_gateways = |found: &Route, to| found.is_local && to == gateway;
+    let first = found.first().and_then(Option::as_ref);
+    let lives = first.is_some_and(|found| is_gateways(found, gateway));
+    let is_asked_for = match subnet {
+        IpNet::V4(subnet) => wanted.subnet == Some(Subnet::Fixed(subnet)),
+        IpNet::V6(subnet) => wanted.subnet6 == Some(subnet),
+    };
+    if is_asked_for && !lives && !wanted.is_cut_out {
+        return Ok(false);
+    }
+    Ok(addresses.into_iter().zip(found).all(|(to, found)| {
+        found.is_none_or(|found| found.destination.prefix_len() == 0 || is_gateways(&found, to))
     }))
 }
 
 /// The routes of the host but those to our own point-to-point containers.
 fn foreign_routes(route: &mut Netlink) -> Result<Vec<Route>> {
+    let mut routes = route.routes().doing(|| "list routes".to_string())?;
+    // Behind the routes: containers of ours that come or go meanwhile are in nobody's way.
     let links = route.links().doing(|| "list links".to_string())?;
-    let ours: Vec<u32> = links
+    let others: Vec<u32> = links
         .iter()
-        .filter(|link| owner::leased_address(&link.name).is_some())
+        .filter(|link| owner::leased_address(&link.name).is_none())
         .map(|link| link.index)
         .collect();
-    let mut routes = route.routes().doing(|| "list routes".to_string())?;
-    routes.retain(|route| !route.link.is_some_and(|link| ours.contains(&link)));
+    routes.retain(|route| route.link.is_none_or(|link| others.contains(&link)));
     Ok(routes)
 }

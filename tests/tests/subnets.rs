@@ -109,6 +109,27 @@ fn ptp_moves_too() {
     });
 }
 
+/// Whoever gets an address of such a part would get the packets of another: of the router of the host's LAN, say.
+#[test]
+fn ptp_does_not_take_a_range_that_a_part_of_is_somebody_elses() {
+    case(|lab| {
+        sh("ip route add 172.20.5.0/24 via 192.0.2.1; ip -6 route add fd00:5:0:7::/64 dev uplink");
+        let ptp = ["--network", "ptp"];
+        let run = |options: &[&str]| lab.run(&[&ptp, options].concat(), &["true"]);
+        let before = Snapshot::take();
+        run(&["--subnet", "172.20.0.0/16"]).refused(&["172.20.0.0/16", "172.20.5.0/24"]);
+        let router = ["--subnet", "192.0.0.0/16", "--ip", "192.0.2.1"];
+        run(&router).refused(&["192.0.0.0/16", "192.0.2.0/24"]);
+        run(&["--subnet6", "fd00:5::/48"]).refused(&["fd00:5::/48", "fd00:5:0:7::/64"]);
+        before.assert_back();
+        let alive = ["--subnet", "172.21.0.0/16"];
+        let _first = lab.start_idle(&[&ptp[..], &alive].concat());
+        run(&alive).ok();
+        sh("ip route add 172.21.5.0/24 via 192.0.2.1");
+        run(&[&alive[..], &["--ip", "172.21.5.9"]].concat()).refused(&["172.21.5.0/24"]);
+    });
+}
+
 #[test]
 fn no_room_at_all_is_said() {
     case(|lab| {
