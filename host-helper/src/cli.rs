@@ -309,6 +309,7 @@ fn parse_any(words: &[OsString]) -> std::result::Result<Asked, String> {
             ErrorKind::DisplayVersion => Ok(Asked::Text(
                 <Cli as CommandFactory>::command().render_version(),
             )),
+            ErrorKind::InvalidUtf8 => Err(values::no_utf8(words)),
             _ => Err(one_line(&error.render().to_string())),
         },
     }

@@ -219,10 +219,12 @@ fn show_log(name: &str) -> Result<u8> {
     let log = std::fs::File::open(&path)
         .doing(|| format!("open the log of {name}"))
         .map_err(|error| {
-            error.cure(
-                nix::errno::Errno::ENOENT,
-                "only containers of run -d have one, until it is forgotten",
-            )
+            error
+                .cure(
+                    nix::errno::Errno::ENOENT,
+                    "only containers of run -d have one, until it is forgotten",
+                )
+                .cure(nix::errno::Errno::EACCES, "run as root (sudo)")
         })?;
     // Who has ended has left all of it there, and who does not answer all that there is.
     let _ = control::ask(name, "log");

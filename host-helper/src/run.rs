@@ -276,7 +276,7 @@ pub fn need_privileges(what: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(format!(
-        "{what}: permission denied (EPERM): it takes root: use sudo, or try it in namespaces of your own: unshare -rnm"
+        "{what}: permission denied (EPERM): it takes root: use sudo, or try it in namespaces of your own, with a tmpfs on /run: unshare -rnm"
     )))
 }
 

@@ -8,6 +8,8 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 use crate::deadline::{self, Locked};
 use crate::error::{Doing, Error, Result, twice};
 
@@ -54,7 +56,15 @@ pub fn lock() -> Result<Lock> {
 fn make_directory() -> Result<()> {
     match DirBuilder::new().mode(0o700).create(DIRECTORY) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            Err(error).doing(|| format!("create {DIRECTORY}"))
+            let made = Err(error).doing(|| format!("create {DIRECTORY}"));
+            made.map_err(|error| {
+                error
+                    .cure(
+                        Errno::EACCES,
+                        "run as root (sudo), or in namespaces of your own mount a tmpfs on /run first: mount -t tmpfs none /run",
+                    )
+                    .cure(Errno::EROFS, "/run is to be writable: mount -t tmpfs none /run")
+            })
         }
         _ => Ok(()),
     }

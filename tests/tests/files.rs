@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 
-use lab::{DEADLINE, case, collect};
+use lab::{DEADLINE, case, collect, sh};
 
 #[test]
 fn a_bind_is_seen_and_written_through() {
@@ -85,6 +85,16 @@ fn binds_and_tmpfs_can_be_many_and_stack() {
 }
 
 #[test]
+fn a_mount_point_that_cannot_be_made_is_said_to_be_missing() {
+    case(|lab| {
+        sh("cd /run/lab; mount --bind rootfs rootfs; mount -o remount,bind,ro rootfs");
+        lab.run(&["--resolv=off", "-v", "/run/lab:/nowhere"], &["true"])
+            .refused(&["/run/lab on /nowhere", "EROFS", "in the root file system"]);
+        sh("umount /run/lab/rootfs");
+    });
+}
+
+#[test]
 fn bad_binds_are_refused() {
     case(|lab| {
         let before = lab.with_network();
@@ -95,6 +105,11 @@ fn bad_binds_are_refused() {
         lab.run(&["-v", "/run:/srv:rw,maybe"], &["true"])
             .refused(&["maybe"]);
         lab.run(&["--tmpfs", "srv"], &["true"]).refused(&["srv"]);
+        lab.run(&["-v", ":/srv"], &["true"])
+            .refused(&[":/srv", "names nothing of the host"]);
+        let mut command = lab.command(&["run", "-v"]);
+        command.args([OsStr::from_bytes(b"/no\xff:/srv"), OsStr::new("true")]);
+        collect(command, DEADLINE).refused(&["\"/no\\xFF:/srv\"", "no UTF-8"]);
         before.assert_back();
     });
 }

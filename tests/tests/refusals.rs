@@ -42,6 +42,30 @@ fn not_root() {
 }
 
 #[test]
+fn a_run_that_cannot_be_written() {
+    case(|lab| {
+        let mut command = lab.command_of("unshare");
+        let script = "mount -t tmpfs -o ro none /run && exec \"$1\" up";
+        command
+            .args(["-m", "sh", "-c", script, "sh"])
+            .arg(lab::binary());
+        let cure = "mount -t tmpfs none /run";
+        collect(command, DEADLINE).refused(&["create /run/hawser", "EROFS", cure]);
+        if !lab.real_root {
+            return;
+        }
+        let mut command = lab.command_of("unshare");
+        command.args(["-rnm", "sh", "-c", "exec \"$1\" up", "sh"]);
+        let program = lab.dir.join("host-helper");
+        fs::copy(lab::binary(), &program).expect("copy host-helper to where everybody can read it");
+        command.arg(&program).current_dir("/");
+        sys::as_user(&mut command, 1000);
+        collect(command, DEADLINE).refused(&["create /run/hawser", "EACCES", cure]);
+        fs::remove_file(program).expect("unlink");
+    });
+}
+
+#[test]
 fn no_such_root_filesystem() {
     case(|lab| {
         let before = Snapshot::take();

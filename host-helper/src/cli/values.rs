@@ -3,12 +3,19 @@
 #![allow(missing_docs, reason = "each reads what its name says")]
 
 use std::env::VarError;
+use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
 use std::path::{Component, PathBuf};
 
 use crate::link;
 use crate::request::{NetworkChoice, check_name};
 use crate::rootfs::Volume;
+
+pub fn no_utf8(words: &[OsString]) -> String {
+    let mut bad = words.iter().filter(|word| word.to_str().is_none());
+    let word = bad.next().map_or(OsStr::new(""), OsString::as_os_str);
+    format!("read the command line: {word:?}: it is no UTF-8; see --help")
+}
 
 pub fn parse_network(text: &str) -> Result<NetworkChoice, String> {
     match text.split_once(':') {
@@ -58,6 +65,7 @@ pub fn parse_name(name: &str) -> Result<String, String> {
 pub fn parse_volume(text: &str) -> Result<Volume, String> {
     let parts: Vec<&str> = text.split(':').collect();
     let (source, destination, is_read_only) = match parts[..] {
+        ["", ..] => return Err("it names nothing of the host".into()),
         [source, destination] | [source, destination, "rw"] => (source, destination, false),
         [source, destination, "ro"] => (source, destination, true),
         _ => return Err("write it as /on/the/host:/inside, with :ro or :rw behind it".into()),

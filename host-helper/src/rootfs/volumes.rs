@@ -2,6 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
+use nix::errno::Errno;
+
 use super::{NODEV, NOSUID, RDONLY, Rootfs, Volume};
 use crate::error::{Doing, Result};
 use crate::inside::{
@@ -66,8 +68,9 @@ pub(super) fn mount_volumes(
     for (Copy { tree, kind }, volume) in volumes.into_iter().zip(&rootfs.volumes) {
         let (source, destination) = (&volume.source, &volume.destination);
         let doing = || format!("bind {} on {}", source.display(), destination.display());
-        let place =
-            open_or_make(root, destination, kind, Parents::Make, permission).doing(doing)?;
+        let place = open_or_make(root, destination, kind, Parents::Make, permission).doing(doing);
+        let cure = "it is not there, and cannot be made: make it in the root file system";
+        let place = place.map_err(|error| error.cure(Errno::EROFS, cure))?;
         attach_tree(&tree, &place).doing(doing)?;
     }
     Ok(())
