@@ -6,7 +6,7 @@ use crate::control;
 use crate::error::{Doing, Error, Result, all_of};
 use crate::hosts;
 use crate::link::Link;
-use crate::ls::Description;
+use crate::ls::{self, Description};
 use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner::{Mark, leased_address};
@@ -140,9 +140,14 @@ fn empty(route: &mut Netlink, name: &str, bridge: Option<&Link>, living: Living)
         return Ok(());
     }
     let names = |ends: &[Link]| ends.iter().map(name_of).collect::<Vec<_>>().join(", ");
+    let guests = guests_of(&ends)?;
     if living == Living::Refuse {
+        let further = match guests.as_slice() {
+            [] => String::new(),
+            guests => format!(", and in their networks {}", guests.join(", ")),
+        };
         return Err(Error::new(format!(
-            "remove bridge {name}: containers live on it: {}; stop them first, or use --force",
+            "remove bridge {name}: containers live on it: {}{further}; stop them first, or use --force",
             names(&ends)
         )));
     }
@@ -150,7 +155,8 @@ fn empty(route: &mut Netlink, name: &str, bridge: Option<&Link>, living: Living)
     let (attached, run): (Vec<&Link>, Vec<&Link>) = ends.iter().partition(is_attached);
     // Their processes are not ours to end.
     all_of(&attached::take_over_all(route, &attached))?;
-    let asked: Vec<&str> = run.iter().map(|end| name_of(end)).collect();
+    let mut asked: Vec<&str> = run.iter().map(|end| name_of(end)).collect();
+    asked.extend(guests.iter().map(String::as_str));
     let answers = control::stop_all(&asked, 10);
     for (end, asked) in run.iter().zip(answers) {
         if let (Err(_), Some(Mark::Run(owner))) = (asked, &end.mark) {
@@ -158,7 +164,7 @@ fn empty(route: &mut Netlink, name: &str, bridge: Option<&Link>, living: Living)
             owner.kill();
         }
     }
-    let left = living_on(route, name, bridge)?;
+    let left = settled(living_on(route, name, bridge)?)?;
     if left.is_empty() {
         return Ok(());
     }
@@ -166,6 +172,19 @@ fn empty(route: &mut Netlink, name: &str, bridge: Option<&Link>, living: Living)
         "remove bridge {name}: these did not end: {}",
         names(&left)
     )))
+}
+
+/// Who else is in the network namespaces of containers of ours: each of them holds the link, whether its owner still lives or not.
+fn guests_of(ends: &[Link]) -> Result<Vec<String>> {
+    let networks = ends.iter().filter_map(|end| match &end.mark {
+        Some(Mark::Run(owner)) => Some(owner.netns),
+        _ => None,
+    });
+    let networks: Vec<u64> = networks.collect();
+    if networks.is_empty() {
+        return Ok(Vec::new());
+    }
+    ls::guests_of(&networks)
 }
 
 /// Those that stay. Where a start has failed a moment ago, or a supervisor was killed, the kernel is about to take the link: that is

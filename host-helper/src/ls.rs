@@ -220,6 +220,17 @@ impl Row {
     }
 }
 
+/// The containers of `run` that are in a network namespace that is another's, by its inode, as their supervisors say.
+///
+/// # Errors
+/// `/run/hawser` cannot be read.
+pub fn guests_of(networks: &[u64]) -> Result<Vec<String>> {
+    let (mut rows, _) = ask_all()?;
+    let is_in = |row: &Row| row.netns.is_some_and(|netns| networks.contains(&netns));
+    rows.retain(|row| row.owner == "run" && row.veth.is_none() && is_in(row));
+    Ok(rows.into_iter().map(|row| row.name).collect())
+}
+
 /// What supervisors say, and the names of those that say nothing.
 fn ask_all() -> Result<(Vec<Row>, Vec<String>)> {
     let (mut rows, mut silent) = (Vec::new(), Vec::new());

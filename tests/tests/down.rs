@@ -46,6 +46,30 @@ fn forwarding_that_was_on_stays_on() {
     });
 }
 
+/// The network of a container lives as long as anybody is in it.
+#[test]
+fn who_has_joined_a_containers_network_is_stopped_with_it() {
+    case(|lab| {
+        // Mount points that were missing stay.
+        lab.run(&["--network", "none"], &["true"]).ok();
+        lab.hawser(&["down"]).ok();
+        let before = Snapshot::take();
+        for outlives in [false, true] {
+            let first = lab.start_idle(&["--name", "first"]);
+            let guest = ["--network", "container:first", "--name", "guest"];
+            let guest = lab.start_idle(&guest);
+            if outlives {
+                lab.hawser(&["stop", "first"]).ok();
+            }
+            lab.hawser(&["down"]).refused(&["first", "guest"]);
+            lab.hawser(&["down", "--force"]).ok();
+            first.end();
+            guest.end();
+            before.assert_back();
+        }
+    });
+}
+
 #[test]
 fn the_tables_stay_while_another_network_does() {
     case(|lab| {
