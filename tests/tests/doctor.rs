@@ -538,6 +538,22 @@ fn a_killed_container_that_the_rules_still_know() {
     });
 }
 
+/// The last of its rules goes when whoever has stopped it has been told.
+#[test]
+fn a_container_that_was_stopped_a_moment_ago() {
+    case(|lab| {
+        lab.serve();
+        for _ in 0..10 {
+            let web = ["-d", "--name", "web", "-p", "8080:80"];
+            lab.run(&web, &["sleep", "1000"]).ok();
+            // There is less to look at: it is sooner at the rules.
+            sh("ip link del hawser0");
+            lab.hawser(&["stop", "web"]).ok();
+            assert_eq!(lab.hawser(&["doctor"]).ok(), "");
+        }
+    });
+}
+
 #[test]
 fn a_rule_of_others_that_leads_to_nobody() {
     case(|lab| {

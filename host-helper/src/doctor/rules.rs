@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::host::{Host, Network};
 use super::{Fault, Report, entries, translated, with_cure};
@@ -161,8 +164,11 @@ fn bridged(table: &Table) -> &'static [&'static str] {
     }
 }
 
-/// What is known of containers whose link is gone. One that ends at this moment still has its supervisor, or has taken its
-/// rules back by the time of the second look.
+/// How long the last of a container's rules may take to go: connections are forgotten before, and whoever has stopped it has been told.
+const GONE_WITHIN: Duration = Duration::from_secs(1);
+
+/// What is known of containers whose link is gone. One that ends at this moment still has its supervisor, or takes its rules back
+/// while we wait for that.
 fn examine_left_over(
     nft: &mut Netlink,
     route: &mut Netlink,
@@ -173,6 +179,8 @@ fn examine_left_over(
     if found.is_empty() {
         return Ok(());
     }
+    let mut news = Netlink::netfilter()?;
+    news.join(libc::NFNLGRP_NFTABLES as u32)?;
     let sockets = control::sockets().unwrap_or_default();
     let supervised: BTreeSet<String> = control::ask_each(&sockets, "inspect")
         .filter_map(|(_, answer)| {
@@ -181,12 +189,21 @@ fn examine_left_over(
                 .veth
         })
         .collect();
-    let links = route.links()?;
-    let still = tables::left_over(nft, &links)?;
-    for (link, addresses) in found.iter().filter(|it| still.contains(it)) {
-        if supervised.contains(link) {
-            continue;
+    let end = Instant::now() + GONE_WITHIN;
+    let left = loop {
+        let still = tables::left_over(nft, &route.links()?)?;
+        let is_left = |it: &_| still.contains(it) && !supervised.contains(&it.0);
+        let left: Vec<_> = found.iter().filter(|it| is_left(it)).collect();
+        let time = end.saturating_duration_since(Instant::now());
+        if left.is_empty() || time.is_zero() {
+            break left;
         }
+        let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::ZERO);
+        // What it says, and whether it says anything, is to be seen in the tables.
+        let _ = poll(&mut [PollFd::new(news.as_fd(), PollFlags::POLLIN)], timeout);
+        while news.receive(libc::MSG_DONTWAIT).is_ok() {}
+    };
+    for (link, addresses) in left {
         let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
         report.find(
             Fault::RuleStale,
