@@ -325,6 +325,8 @@ impl<'a> Reader<'a> {
         let settings = &mut self.settings;
         match name {
             "help" | "version" => return Some(true),
+            // No other takes an empty value, either.
+            "config" if value.is_empty() => return None,
             "config" => settings.config = Some(value.to_vec()),
             "status-fd" => {
                 settings.status = Some(
