@@ -130,9 +130,26 @@ fn is_free(
     if is_asked_for && !lives && !wanted.is_cut_out {
         return Ok(false);
     }
-    Ok(addresses.into_iter().zip(found).all(|(to, found)| {
-        found.is_none_or(|found| found.destination.prefix_len() == 0 || is_gateways(&found, to))
-    }))
+    for (to, found) in addresses.into_iter().zip(found) {
+        let Some(found) = found else {
+            continue;
+        };
+        let is_default = found.destination.prefix_len() == 0;
+        if !is_default && !is_gateways(&found, to) && !leads_to_ours(route, &found)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether a route leads to a container of ours, which may be about to end: the address of one that lives is leased.
+fn leads_to_ours(route: &mut Netlink, found: &Route) -> Result<bool> {
+    let leads_to_one = found.destination.prefix_len() == found.destination.max_prefix_len();
+    let Some(index) = found.link.filter(|_| leads_to_one) else {
+        return Ok(false);
+    };
+    let link = route.link(index).doing(|| "look at a link".into())?;
+    Ok(link.is_none_or(|link| owner::leased_address(&link.name).is_some()))
 }
 
 /// The routes of the host but those to our own point-to-point containers.

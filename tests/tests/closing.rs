@@ -134,7 +134,8 @@ fn killed_at_any_moment(
     let work = Work {
         command: &|| {
             barriers.store(0, Relaxed);
-            lab.run_command(&[], &["true"])
+            // Not over before that process is ready: it would be ended with the run.
+            lab.run_command(&[], &["sleep", "0.05"])
         },
         undo: &|outcome| {
             assert_eq!(outcome.code, 0, "it is nothing to the run: {outcome}");
