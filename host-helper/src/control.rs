@@ -14,6 +14,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -115,8 +116,10 @@ pub fn is_supervised(name: &str) -> bool {
 /// Whether the process that has made this socket lives. A process of its that has not come to run yet, and to close what is not its own,
 /// may have it open for a moment longer.
 pub fn listens(path: &Path) -> bool {
-    let Ok(connection) = connect_to(path) else {
-        return false;
+    let connection = match connect_to(path, Some(Duration::ZERO)) {
+        Ok(connection) => connection,
+        // Its queue is full.
+        Err(error) => return is_silence(&error),
     };
     match getsockopt(&connection, PeerCredentials) {
         // 0: of a pid namespace that is not below ours.
@@ -232,7 +235,7 @@ pub fn no_such(name: &str, error: &io::Error) -> Error {
 }
 
 fn silent(name: &str, error: &io::Error) -> Error {
-    let connection = connect_to(&state::path(name, "sock"));
+    let connection = connect_to(&state::path(name, "sock"), Some(Duration::ZERO));
     let maker = connection.and_then(|connection| Ok(getsockopt(&connection, PeerCredentials)?));
     let (pid, cure) = match maker {
         Ok(maker) if maker.pid() != 0 => (

@@ -1,5 +1,7 @@
 //! `stop NAME`, and what is kept of containers that have ended.
 
+use std::os::unix::net::UnixStream;
+
 use lab::{Lab, Running, case, sh, sys};
 
 /// A container that has said "up" by a FIFO, so that its handlers are in place.
@@ -149,6 +151,9 @@ fn a_supervisor_that_does_not_answer_is_said_with_its_cure() {
         ]);
         lab.hawser(&["inspect", "lonely"])
             .refused(&["lonely", &format!("kill -CONT {}", lonely.pid())]);
+        // Their rules may be gone.
+        lab.hawser(&["restore"])
+            .refused(&["still", "does not answer", &cure]);
         let pipe = still.stdin.take();
         for stopped in [&still, &lonely] {
             stopped.signal(libc::SIGCONT);
@@ -157,6 +162,40 @@ fn a_supervisor_that_does_not_answer_is_said_with_its_cure() {
         still.end().exits(143);
         lonely.end().exits(0);
         drop(pipe);
+    });
+}
+
+/// As when it is stopped for an hour, and asked each second: connections of who has asked in vain stay until somebody takes them.
+#[test]
+fn a_supervisor_whose_queue_is_full_holds_nobody() {
+    case(|lab| {
+        sh("echo 1 >/proc/sys/net/core/somaxconn");
+        let full = lab.start_idle(&["--name", "full"]);
+        let other = lab.start_idle(&["--name", "other"]);
+        full.signal(libc::SIGSTOP);
+        full.wait_for_stop();
+        // One more than the kernel was told (unix_recvq_full).
+        for _ in 0..2 {
+            UnixStream::connect("/run/hawser/full.sock").expect("a place in the queue");
+        }
+        assert_eq!(lab.listed("full")["status"], "unresponsive");
+        assert_eq!(lab.listed("other")["status"], "running");
+        for words in [
+            &["inspect", "full"][..],
+            &["exec", "full", "true"],
+            &["stop", "full"],
+            &["logs", "full"],
+            &["restore"],
+        ] {
+            lab.hawser(words).refused(&["full"]);
+        }
+        // That of all others may start meanwhile.
+        lab.run(&["--name", "full"], &["true"])
+            .refused(&["full", "in use"]);
+        lab.run(&[], &["true"]).ok();
+        full.signal(libc::SIGCONT);
+        full.end().exits(0);
+        other.end().exits(0);
     });
 }
 

@@ -167,14 +167,18 @@ pub fn restore() -> Result<()> {
         }
     }
     for path in control::sockets()? {
-        // Nobody listens: the container is gone.
-        let answer = control::ask_at(&path, "restore").unwrap_or_default();
-        if let Some(why) = answer.strip_prefix("error ") {
-            let name = path.file_stem().unwrap_or_default().to_string_lossy();
-            errors.push(Error::new(format!(
-                "restore container {name}: {}",
-                why.trim()
-            )));
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        match control::ask_at(&path, "restore") {
+            Ok(answer) => errors.extend(
+                answer
+                    .strip_prefix("error ")
+                    .map(|why| Error::new(format!("restore container {name}: {}", why.trim()))),
+            ),
+            Err(error) if control::is_silence(&error) => {
+                errors.push(control::no_such(&name, &error));
+            }
+            // Nobody listens: the container is gone.
+            Err(_) => {}
         }
     }
     errors.extend(attached::restore(&mut route));

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use super::VERSION;
@@ -16,14 +17,25 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How many supervisors are asked at a time: each takes a descriptor, of which there may be 1,024.
 const SIDE_BY_SIDE: usize = 64;
 
-/// Unlike most of the standard library it gives up when it is interrupted.
-pub(super) fn connect_to(path: &Path) -> io::Result<UnixStream> {
-    loop {
-        match UnixStream::connect(path) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            connected => return connected,
+/// Connects, and waits no longer than this for a place in the queue, which is full when one that is stopped was asked thousands of times:
+/// silence, as when no answer comes.
+pub(super) fn connect_to(path: &Path, patience: Option<Duration>) -> io::Result<UnixStream> {
+    let mut flags = SockFlag::SOCK_CLOEXEC;
+    let waits = patience != Some(Duration::ZERO);
+    flags.set(SockFlag::SOCK_NONBLOCK, !waits);
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let address = UnixAddr::new(path)?;
+    let stream = UnixStream::from(socket);
+    if waits {
+        stream.set_write_timeout(patience)?;
+    }
+    while let Err(error) = connect(stream.as_raw_fd(), &address) {
+        if error != Errno::EINTR {
+            return Err(error.into());
         }
     }
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// Asks the supervisor of a running container.
@@ -51,7 +63,7 @@ pub fn ask_each<'a>(
     paths.chunks(SIDE_BY_SIDE).flat_map(move |paths| {
         let begun: Vec<_> = paths
             .iter()
-            .map(|path| begin(connect_to(path)?, request))
+            .map(|path| begin(connect_to(path, Some(Duration::ZERO))?, request))
             .collect();
         let until = Instant::now() + PATIENCE;
         paths.iter().zip(begun).map(move |(path, begun)| {
@@ -61,7 +73,12 @@ pub fn ask_each<'a>(
                 connection.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
                 answer(connection, request)
             };
-            (path, begun.and_then(hear))
+            let heard = match begun {
+                // There may be many at once who ask: it is waited for, but not by the others.
+                Err(error) if is_silence(&error) => ask_within(path, request, Some(PATIENCE)),
+                begun => begun.and_then(hear),
+            };
+            (path, heard)
         })
     })
 }
@@ -71,7 +88,7 @@ pub(super) fn ask_within(
     request: &str,
     patience: Option<Duration>,
 ) -> io::Result<String> {
-    let connection = connect_to(path)?;
+    let connection = connect_to(path, patience)?;
     if patience.is_some() {
         connection.set_read_timeout(patience)?;
     }
@@ -81,14 +98,8 @@ pub(super) fn ask_within(
 
 /// Tells whoever listens at `path`, and waits for nothing: not even for a place in the queue of one that is stopped.
 pub fn tell(path: &Path, request: &str) {
-    let tell = || -> io::Result<()> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-        connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-        UnixStream::from(socket).write_all(format!("{VERSION}{request}\n").as_bytes())
-    };
     // Nobody listens: its container is gone.
-    let _ = tell();
+    let _ = connect_to(path, Some(Duration::ZERO)).and_then(|stream| begin(stream, request));
 }
 
 /// The answer comes when the container has ended.

@@ -33,7 +33,7 @@ pub fn stop_all(names: &[&str], grace: u64) -> Vec<io::Result<String>> {
 }
 
 fn tell(name: &str, grace: u64) -> io::Result<UnixStream> {
-    let connection = connect_to(&state::path(name, "sock"))?;
+    let connection = connect_to(&state::path(name, "sock"), Some(SILENCE))?;
     connection.set_read_timeout(Some(SILENCE))?;
     begin(connection, &format!("stop {grace}"))
 }
