@@ -5,10 +5,13 @@ use hawser::address::{cut, decimal, parse_number};
 
 use crate::sys::{self, Fd, Pid};
 
+const PROC: &[u8] = b"/proc/";
+
 /// The processes below us, parents before their children; as many as fit into the space. All are found
 /// before the first is given: the children of one that a signal ends would come to us, behind those already looked for.
 ///
-/// They are not known when there is no /proc, or none with children (CONFIG_PROC_CHILDREN).
+/// They are not known when there is no /proc, or none with children (CONFIG_PROC_CHILDREN), or that of another PID namespace, whose
+/// numbers are those of other processes here (`unshare -pf` without `--mount-proc`).
 pub fn find_descendants<'a>(space: &'a mut [u8], entries: &mut [u8]) -> Queue<'a> {
     let mut queue = Queue {
         text: space,
@@ -16,9 +19,11 @@ pub fn find_descendants<'a>(space: &'a mut [u8], entries: &mut [u8]) -> Queue<'a
         at: 0,
         is_known: false,
     };
-    queue.is_known = add_children(sys::own_pid(), &mut queue, entries);
+    // Our only thread has our number, in a /proc that counts as we do.
+    let own = open_of(b"/proc/self/task/", sys::own_pid(), b"/..");
+    queue.is_known = add_children(own, &mut queue, entries);
     while let Some(pid) = queue.take() {
-        add_children(pid, &mut queue, entries);
+        add_children(open_of(PROC, pid, b"/task"), &mut queue, entries);
     }
     queue.at = 0;
     queue
@@ -67,8 +72,8 @@ impl Queue<'_> {
 
 /// Each thread has children of its own.
 #[inline(never)]
-fn add_children(pid: Pid, queue: &mut Queue<'_>, entries: &mut [u8]) -> bool {
-    let Some(tasks) = open_of(pid, b"/task") else {
+fn add_children(tasks: Option<Fd>, queue: &mut Queue<'_>, entries: &mut [u8]) -> bool {
+    let Some(tasks) = tasks else {
         return false;
     };
     let mut found = false;
@@ -98,17 +103,17 @@ fn add_children(pid: Pid, queue: &mut Queue<'_>, entries: &mut [u8]) -> bool {
 
 /// A file or directory of a process.
 #[inline(never)]
-fn open_of(pid: Pid, what: &[u8]) -> Option<Fd> {
+fn open_of(before: &[u8], pid: Pid, what: &[u8]) -> Option<Fd> {
     let mut digits = [0; 10];
     let mut path = [0; 32];
     let number = decimal(pid.0 as u32, &mut digits);
-    let path = sys::c_string(&[b"/proc/", number, what], &mut path)?;
+    let path = sys::c_string(&[before, number, what], &mut path)?;
     sys::open_read(path).ok()
 }
 
 /// What a process calls itself, for a message; `None` when it has ended or there is no /proc.
 pub fn name_of(pid: Pid, space: &mut [u8; 64]) -> Option<&[u8]> {
-    let file = open_of(pid, b"/cmdline")?;
+    let file = open_of(PROC, pid, b"/cmdline")?;
     let len = sys::read(file, space).unwrap_or(0);
     sys::close(file);
     // Nothing at all is what those who have ended have.

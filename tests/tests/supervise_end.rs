@@ -3,7 +3,7 @@
 
 use std::process::{Command, Stdio};
 
-use lab::{Running, Supervised, case, skip, sys, wait_for_end};
+use lab::{Running, Supervised, case, child, skip, sys, wait_for_end};
 
 const LISTENER: &str = env!("CARGO_BIN_EXE_listener");
 
@@ -298,6 +298,40 @@ fn without_proc_the_process_group_is_all() {
             outcome.err(),
             "init: kill what is left: it has not ended in its grace\n"
         );
+    });
+}
+
+/// As by `unshare -pf` without `--mount-proc`: the numbers in that /proc are those of other processes.
+#[test]
+fn nobody_is_looked_for_in_the_proc_of_another_namespace() {
+    case(|_| {
+        let words = ["--grace", "0", "--", LISTENER, "!cmd", "%inner"];
+        let init = Supervised::command(&words);
+        for before in [&[][..], &["sh", "-c", "\"$@\"; exit $?", "sh"]] {
+            let mut command = Command::new("unshare");
+            command
+                .args(["-pf", "--kill-child"])
+                .args(before)
+                .arg(init.get_program())
+                .args(init.get_args())
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
+            sys::without_terminal(&mut command);
+            let mut running = Running::spawn(command);
+            assert_eq!(running.lines(2).len(), 2, "both are up");
+            let mut init = child(running.pid());
+            if !before.is_empty() {
+                init = child(init);
+            }
+            let init = sys::pidfd(init).expect("pidfd of init");
+            sys::pidfd_signal(&init, libc::SIGTERM).expect("signal init");
+            let outcome = running.end().exits(137);
+            assert_eq!(
+                outcome.err(),
+                "init: kill what is left: it has not ended in its grace\n"
+            );
+        }
     });
 }
 
