@@ -199,6 +199,27 @@ fn a_supervisor_whose_queue_is_full_holds_nobody() {
     });
 }
 
+/// Those who are asked side by side take a descriptor each.
+#[test]
+fn who_has_few_descriptors_is_told_of_all() {
+    case(|lab| {
+        let names: Vec<String> = (10..40).map(|number| format!("n{number}")).collect();
+        for name in &names {
+            let options = ["-d", "--network", "none", "--name", name];
+            lab.run(&options, &["sleep", "1000"]).ok();
+        }
+        let ls = lab.command(&["ls", "--json"]);
+        let program = ls.get_program().to_string_lossy();
+        let listed = sh(&format!("ulimit -n 20; {program} ls --json"));
+        let listed: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
+        let listed: Vec<_> = listed.as_array().expect("rows").iter().collect();
+        assert_eq!(listed.len(), names.len(), "{listed:?}");
+        for name in &names {
+            lab.hawser(&["stop", "--grace", "0", name]).exits(0);
+        }
+    });
+}
+
 #[test]
 fn what_has_lost_its_socket_is_said_with_its_process() {
     case(|lab| {

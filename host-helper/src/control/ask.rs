@@ -74,8 +74,8 @@ pub fn ask_each<'a>(
                 answer(connection, request)
             };
             let heard = match begun {
-                // There may be many at once who ask: it is waited for, but not by the others.
-                Err(error) if is_silence(&error) => ask_within(path, request, Some(PATIENCE)),
+                // Too many at once: for its queue, or for our descriptors. The others do not wait for it.
+                Err(error) if !is_nobody(&error) => ask_within(path, request, Some(PATIENCE)),
                 begun => begun.and_then(hear),
             };
             (path, heard)
@@ -120,6 +120,14 @@ fn answer(mut connection: UnixStream, request: &str) -> io::Result<String> {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(answer)
+}
+
+/// There is no such container.
+fn is_nobody(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    )
 }
 
 /// Whoever listens has said nothing in time.
