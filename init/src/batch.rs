@@ -12,9 +12,8 @@ const LOOPBACK: u32 = 1;
 /// The message's line 1 is its version: its number is free for the request that brings `lo` up.
 const LOOPBACK_LINE: u32 = 1;
 
-/// An address that is there already is answered with EEXIST, which [`is_refusal`] knows for success.
-const NEW: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
-/// A route or a neighbour becomes what the message says, whatever there was.
+/// An address, a route or a neighbour becomes what the message says, whatever there was. (With NLM_F_EXCL each address that is there already
+/// would be answered by an error: of some hundred of them the last ones, and the acknowledgement, would not fit into the socket.)
 const NEW_OR_CHANGED: u16 = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
 
 /// `AF_INET` or `AF_INET6`.
@@ -97,7 +96,7 @@ fn bring_up(batch: &mut Writer<'_>, line: u32, index: u32, mtu: Option<u32>) {
 fn add_address(batch: &mut Writer<'_>, line: u32, index: u32, prefix: &Prefix) {
     let scope = libc::RT_SCOPE_UNIVERSE;
     let header = ifaddrmsg(family(&prefix.address), prefix.len, 0, scope, index);
-    batch.begin(libc::RTM_NEWADDR, NEW, line, &header);
+    batch.begin(libc::RTM_NEWADDR, NEW_OR_CHANGED, line, &header);
     // IFA_LOCAL is what IPv4 must have and IPv6 has for a peer only.
     if prefix.address.family() == Family::V4 {
         put_address(batch, libc::IFA_LOCAL, &prefix.address);
@@ -147,8 +146,7 @@ fn put_address(batch: &mut Writer<'_>, kind: u16, address: &Address) {
     batch.attribute(kind, address.octets());
 }
 
-/// True when an answer to one of these requests means failure. Of all of them only an address can give EEXIST, and
-/// only for the same address on the same link (inet_insert_ifa, inet6_addr_add): it is there already, and equal.
+/// True when an answer to one of these requests means failure. EEXIST says that the same is there already.
 pub fn is_refusal(errno: i32) -> bool {
     errno != 0 && errno != libc::EEXIST
 }

@@ -120,6 +120,7 @@ fn fail(message: &Message<'_>, line: u32, outcome: &Outcome<'_>) -> ! {
             "a gateway is in an address's subnet, or an `onlink` route leads to it"
         }
         libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EACCES => "there may be no IPv6",
+        libc::EINVAL | libc::ENODEV if outcome.text.is_empty() => "IPv6 needs an MTU of 1280",
         _ => "",
     });
     error::end(error::OURS)

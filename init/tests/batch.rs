@@ -14,7 +14,6 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 const REQUEST: u16 = libc::NLM_F_REQUEST as u16;
 const ACK: u16 = libc::NLM_F_ACK as u16;
 const CREATE: u16 = libc::NLM_F_CREATE as u16;
-const EXCL: u16 = libc::NLM_F_EXCL as u16;
 const REPLACE: u16 = libc::NLM_F_REPLACE as u16;
 
 fn index_of(name: &[u8]) -> u32 {
@@ -113,7 +112,6 @@ fn everything_in_its_order_with_one_acknowledgement_at_the_end() {
     for (index, (_, flags, message)) in decoded.iter().enumerate() {
         assert_eq!(flags & ACK != 0, index + 1 == decoded.len());
         let new = match message {
-            RouteNetlinkMessage::NewAddress(_) => CREATE | EXCL,
             RouteNetlinkMessage::NewLink(_) => 0,
             _ => CREATE | REPLACE,
         };

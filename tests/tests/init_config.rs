@@ -203,6 +203,37 @@ fn a_failure_names_the_step_the_object_and_the_kernels_reason() {
             &["route", "10.1.1.1"],
         );
         refused(&with_stdin(lab, "hawser 1\nlink eth5 mtu 9\nend\n"), &["9"]);
+        // The first takes the address away again, the second does not let it in.
+        for _ in 0..2 {
+            refused(
+                &with_stdin(
+                    lab,
+                    "hawser 1\nlink eth5 mtu 1000\naddress 2001:db8::2/64\nend\n",
+                ),
+                &["2001:db8::2/64 to eth5", "IPv6 needs an MTU of 1280"],
+            );
+        }
+    });
+}
+
+/// The kernel may not answer each of them: its answers would not fit into the socket.
+#[test]
+fn hundreds_of_addresses_may_be_there_already() {
+    case(|lab| {
+        lab::sh("ip link add eth5 type veth peer name other");
+        for family in ["10.1.N.1/24", "2001:db8:N::1/64"] {
+            let address = |number: u32| {
+                format!(
+                    "address {}\n",
+                    family.replace('N', &format!("{}", number % 256))
+                )
+            };
+            let addresses: String = (0..400).map(address).collect();
+            let message = format!("hawser 1\nlink eth5\n{addresses}end\n");
+            for _ in 0..2 {
+                assert_eq!(with_stdin(lab, &message).ok(), "ran");
+            }
+        }
     });
 }
 
