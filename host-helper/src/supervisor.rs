@@ -2,6 +2,7 @@
 //! gives back the exit code. It waits on descriptors only, and wakes up for nothing else.
 
 mod answers;
+mod held;
 mod output;
 mod ports;
 mod signals;
@@ -45,6 +46,7 @@ pub struct Supervisor {
     /// How much longer when init does the same, who knows better what is left, and has the command's exit code.
     margin: Duration,
     kill_at: Option<Instant>,
+    is_killed: bool,
     interrupts: u32,
     /// Others may be in its network namespace.
     is_shared: bool,
@@ -116,6 +118,7 @@ impl Supervisor {
             grace,
             margin: Duration::ZERO,
             kill_at: None,
+            is_killed: false,
             interrupts: 0,
             is_shared: false,
             killed_for: None,

@@ -255,3 +255,19 @@ fn no_directory_of_the_host_goes_in() {
         collect(command, DEADLINE).refused(&["file descriptor 0", "directory"]);
     });
 }
+
+/// The kernel lets no container go before its dead are waited for: by whoever has started each.
+#[test]
+fn an_exec_that_is_stopped_does_not_hold_a_container_that_is_to_end() {
+    case(|lab| {
+        lab.run(&["-d", "--name", "box"], &["sleep", "1000"]).ok();
+        let command = lab.command(&["exec", "box", "--", "sh", "-c", "echo up; exec sleep 1000"]);
+        let mut stopped = Running::spawn(command);
+        stopped.until("up");
+        stopped.signal(libc::SIGSTOP);
+        stopped.wait_for_stop();
+        lab.hawser(&["stop", "box"]).exits(0);
+        stopped.end().exits(137);
+        assert_eq!(lab.hawser(&["wait", "box"]).ok(), "143");
+    });
+}

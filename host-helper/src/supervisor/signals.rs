@@ -6,11 +6,14 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::Supervisor;
+use super::held::wake_holders;
 use crate::signals::ENDING;
 use crate::sys;
 
 /// When a kill that was refused is tried once more.
 const AGAIN: Duration = Duration::from_secs(1);
+/// When one that was killed and has not ended is held by somebody. A busy machine may take a while.
+const HELD: Duration = Duration::from_secs(3);
 
 impl Supervisor {
     pub(super) fn forward(&mut self, signal: i32) {
@@ -89,9 +92,13 @@ impl Supervisor {
     }
 
     pub(super) fn kill(&mut self) {
+        if self.is_killed {
+            wake_holders(self.container.child.pid);
+        }
         // Somebody waits for the end.
-        let is_refused = !self.send(libc::SIGKILL);
-        self.kill_at = is_refused.then(|| Instant::now() + AGAIN);
+        self.is_killed = self.send(libc::SIGKILL);
+        let again = if self.is_killed { HELD } else { AGAIN };
+        self.kill_at = Some(Instant::now() + again);
     }
 
     /// init, where it stays, ends what is left at the end of a grace of its own. A shorter one it does not know of.
