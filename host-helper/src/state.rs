@@ -31,7 +31,9 @@ pub fn lock() -> Result<Lock> {
                 make_directory()?;
                 continue;
             }
-            opened => opened.doing(|| format!("open {DIRECTORY}"))?,
+            opened => opened
+                .doing(|| format!("open {DIRECTORY}"))
+                .map_err(|error| error.cure(nix::errno::Errno::EACCES, "run as root (sudo)"))?,
         };
         let found = directory
             .metadata()

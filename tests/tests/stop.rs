@@ -151,6 +151,11 @@ fn a_supervisor_that_does_not_answer_is_said_with_its_cure() {
         ]);
         lab.hawser(&["inspect", "lonely"])
             .refused(&["lonely", &format!("kill -CONT {}", lonely.pid())]);
+        let doctor = lab.hawser(&["doctor"]).err();
+        assert!(
+            doctor.contains("the rules of container still") && doctor.contains(&cure),
+            "{doctor}"
+        );
         // Their rules may be gone.
         lab.hawser(&["restore"])
             .refused(&["still", "does not answer", &cure]);

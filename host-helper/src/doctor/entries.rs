@@ -3,6 +3,7 @@
 use super::host::{Host, name_of};
 use super::{Fault, Report};
 use crate::attached::kept::Kept;
+use crate::control;
 use crate::error::Refusal;
 use crate::link::Link;
 use crate::ls::Description;
@@ -20,7 +21,7 @@ pub fn examine(
     let lacking = host
         .ends
         .iter()
-        .filter(|end| is_lacking(end, &known, route));
+        .filter(|end| is_lacking(end, &known, route, report));
     let lacking: Vec<&Link> = lacking.collect();
     if lacking.is_empty() {
         return Ok(());
@@ -31,7 +32,7 @@ pub fn examine(
         let is_there = route
             .link(end.index)?
             .is_some_and(|link| link.mark == end.mark);
-        if !is_there || !is_lacking(end, &known, &mut Netlink::route()?) {
+        if !is_there || !is_lacking(end, &known, &mut Netlink::route()?, report) {
             continue;
         }
         report.find(
@@ -45,14 +46,14 @@ pub fn examine(
 }
 
 /// Whether the tables lack something that they should know of it; not of one that nobody speaks for.
-fn is_lacking(end: &Link, known: &Known, route: &mut Netlink) -> bool {
+fn is_lacking(end: &Link, known: &Known, route: &mut Netlink, report: &mut Report) -> bool {
     // Without its bridge it cannot be told what there should be.
     if end.group == nft::PORT_GROUP && end.controller.is_none() {
         return false;
     }
     let mut look = || {
         // A supervisor knows of ports that have come later.
-        let told = Description::told_by(name_of(end));
+        let told = told_by(name_of(end), report);
         let (_, netns) = end.mark.as_ref().and_then(Mark::container)?;
         let kept = Kept {
             host: 0,
@@ -71,4 +72,18 @@ fn is_lacking(end: &Link, known: &Known, route: &mut Netlink) -> bool {
         Some(known.lacks(&attachment, &reach, &ports, &kept.container.resolvers))
     };
     look().unwrap_or(false)
+}
+
+/// What its supervisor says. One that says nothing puts no rules back either.
+fn told_by(name: &str, report: &mut Report) -> Option<Description> {
+    match control::ask(name, "inspect") {
+        Ok(answer) => serde_json::from_str(&answer).ok(),
+        Err(error) => {
+            if control::is_silence(&error) {
+                let cause = control::no_such(name, &error);
+                report.could_not(format!("the rules of container {name}"), cause);
+            }
+            None
+        }
+    }
 }
