@@ -44,7 +44,14 @@ pub fn hold_free(wanted: &[Port], netns: Option<u64>) -> Result<Vec<Held>> {
         let ports: Vec<Port> = held.iter().map(|one| one.port).collect();
         kept::check_ports(&ports)
     };
-    let mut held = hold(wanted)?;
+    let mut held = match hold(wanted) {
+        // Who puts rules back holds such ports for a moment. Whose they are is said of the attachment, not of that one.
+        Err(error) if error.errno == Some(Errno::EADDRINUSE) => {
+            kept::check_ports(wanted)?;
+            return Err(error);
+        }
+        held => held?,
+    };
     // Not let go of before the end, or they would be chosen again.
     let mut theirs = Vec::new();
     for _ in 0..TRIES {
