@@ -384,6 +384,19 @@ fn what_cannot_be_is_refused_in_a_line() {
                 &["-p", "192.0.2.99:80:80"],
                 &["publish 192.0.2.99:80:80/tcp", "no such address"],
             ),
+            // The kernel would let sockets be bound to it.
+            (
+                &["-p", "192.0.2.255:80:80"],
+                &["publish 192.0.2.255:80:80/tcp", "broadcast address", "name"],
+            ),
+            (
+                &["-p", "127.255.255.255:80:80/udp"],
+                &["127.255.255.255", "broadcast address"],
+            ),
+            (
+                &["-p", "255.255.255.255:80:80"],
+                &["255.255.255.255", "not an address of one host"],
+            ),
             (
                 &["-p", "[2001:db8:1::99]:80:80/udp"],
                 &["2001:db8:1::99", "no such address"],

@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getsockname,
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, getsockname,
     setsockopt, socket, sockopt,
 };
 
@@ -76,10 +76,26 @@ fn hold_one(port: Port, netns: Option<u64>) -> Result<Held> {
         return Ok(Held { port, socket });
     }
     let (socket, host_port) = bound.doing(|| format!("publish {port}")).map_err(explain)?;
+    if let Some(host) = port.host.filter(|host| is_broadcast(*host)) {
+        return Err(Error::new(format!(
+            "publish {port}: {host} is the broadcast address of a network of this host, to which nobody connects; name the host's own address there, or leave it out"
+        )));
+    }
     Ok(Held {
         port: Port { host_port, ..port },
         socket,
     })
+}
+
+/// The kernel lets sockets be bound to it, and refuses them the way there as long as they do not ask for broadcasts (ip(7)).
+fn is_broadcast(host: IpAddr) -> bool {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let probe = || -> nix::Result<()> {
+        let probe = socket(AddressFamily::Inet, SockType::Datagram, flags, None)?;
+        let there = SockaddrStorage::from(SocketAddr::new(host, 9)); // Nothing is sent.
+        connect(probe.as_raw_fd(), &there)
+    };
+    host.is_ipv4() && probe() == Err(Errno::EACCES)
 }
 
 fn explain(error: Error) -> Error {
