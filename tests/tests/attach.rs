@@ -200,6 +200,34 @@ fn files_of_its_own_mounts_are_ours_and_the_hosts_are_not_touched() {
     });
 }
 
+#[test]
+fn files_are_new_after_the_host_has_lost_what_they_were() {
+    case(|lab| {
+        lab.with_network();
+        let guest = guest(&["-n", "-m"]);
+        for (name, dns) in [("web", "192.0.2.53"), ("other", "192.0.2.54")] {
+            let options = ["--name", name, "--dns", dns];
+            attach(lab, guest.pid(), &options).ok();
+            let names = inside(guest.pid(), "/etc/hosts");
+            assert!(names.contains(&format!(" {name} ")), "{names}");
+            let seen = inside(guest.pid(), "/etc/resolv.conf");
+            assert_eq!(seen, format!("nameserver {dns}\n"));
+            sh("rm -r /run/hawser");
+            detach(lab, name);
+        }
+        // Whoever else has deleted a file there has it left there, and is told so.
+        sh("mkdir /run/others; echo 127.0.0.9 others >/run/others/hosts");
+        let mut their = Running::unshared(
+            &["-n", "-m"],
+            "mount --bind /run/others/hosts /etc/hosts; echo bound; exec cat",
+        );
+        their.until("bound");
+        sh("rm -r /run/others");
+        attach(lab, their.pid(), &[]).refused(&["/etc/hosts"]);
+        assert_eq!(inside(their.pid(), "/etc/hosts"), "127.0.0.9 others\n");
+    });
+}
+
 /// Whoever may delete a link in the container, or on the host, does not leave it with files that nobody takes away.
 #[test]
 fn files_go_with_a_link_that_somebody_has_deleted() {

@@ -198,6 +198,7 @@ fn enter(
     let permission = Permission(ends.config.as_fd());
     permission.wait().doing(|| "wait for the config".into())?;
     for (path, tree) in made.trees {
+        uncover_deleted(&ourselves, &root, path)?;
         check_private(&ourselves, &root, path)?;
         if hosts_root == Some(identity(&root)?) {
             // What is missing there is not to be made on the host.
@@ -266,6 +267,40 @@ fn enter_files(files: &Files) -> Result<OwnedFd> {
     open_path(Path::new("/")).doing(doing)
 }
 
+/// A file of ours that is deleted, since the host has lost what is in `/run/hawser`, lies over the container's, and nothing can be mounted
+/// over it: it goes.
+fn uncover_deleted(ourselves: &OwnedFd, root: &OwnedFd, path: &str) -> Result<()> {
+    let doing = || format!("uncover /{path}, over which a deleted file of ours lies");
+    let Ok(place) = open_in_root(root, Path::new(path), OFlag::O_PATH) else {
+        return Ok(());
+    };
+    let is_deleted = fstat(&place).is_ok_and(|found| found.st_nlink == 0);
+    if !is_deleted {
+        return Ok(());
+    }
+    let mount = mount_line(ourselves, &place).doing(doing)?;
+    let file = mount.get(3).and_then(|root| root.strip_suffix("//deleted"));
+    let directory = file.and_then(|file| Path::new(file).parent()?.file_name());
+    if directory.is_some() && directory == Path::new(state::DIRECTORY).file_name() {
+        fchdir(ourselves).doing(doing)?;
+        let name = format!("fd/{}", place.as_raw_fd());
+        umount2(&*name, MntFlags::MNT_DETACH).doing(doing)?;
+        fchdir(root).doing(doing)?;
+    }
+    Ok(())
+}
+
+/// What proc(5) says of the mount that a file is on: number, its parent's, device, root, place, options, others up to a dash.
+fn mount_line(ourselves: &OwnedFd, place: &OwnedFd) -> std::io::Result<Vec<String>> {
+    let number = mount_of(ourselves, place)?;
+    let mounts = read_below(ourselves, "mountinfo")?;
+    let line = mounts
+        .lines()
+        .map(|line| line.split(' ').map(str::to_owned).collect::<Vec<_>>())
+        .find(|words| words[0] == number);
+    Ok(line.unwrap_or_default())
+}
+
 /// What is mounted on a mount that others share appears there too, on the host, say.
 fn check_private(ourselves: &OwnedFd, root: &OwnedFd, path: &str) -> Result<()> {
     let doing = || format!("look at the mounts of /{path}");
@@ -279,17 +314,11 @@ fn check_private(ourselves: &OwnedFd, root: &OwnedFd, path: &str) -> Result<()> 
             })?,
         opened => opened.doing(doing)?,
     };
-    let number = mount_of(ourselves, &place).doing(doing)?;
-    // proc(5): number, its parent's, device, root, place, options, then what we look for, up to a dash.
-    let mounts = read_below(ourselves, "mountinfo").doing(doing)?;
-    let line = mounts
-        .lines()
-        .map(|line| line.split(' ').collect::<Vec<_>>())
-        .find(|words| words[0] == number);
-    let mut optional = line.iter().flat_map(|words| words.iter().skip(6));
+    let line = mount_line(ourselves, &place).doing(doing)?;
+    let mut optional = line.iter().skip(6);
     if optional
         .by_ref()
-        .take_while(|word| **word != "-")
+        .take_while(|word| *word != "-")
         .any(|word| word.starts_with("shared:"))
     {
         return Err(Error::new(format!(
