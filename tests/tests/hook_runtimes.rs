@@ -366,30 +366,26 @@ fn containers_of_podman_have_networks_by_annotation() {
         };
         lab.serve();
         lab.with_network();
-        let hooks = lab.dir.join("hooks");
-        fs::create_dir_all(&hooks).expect("make a directory");
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/host-helper.8.md");
+        let page = fs::read_to_string(page).expect("read the manual");
+        let (_, rest) = page
+            .split_once("podman reads hooks from a directory, `")
+            .expect("where podman has its hooks");
+        let (hooks, _) = rest.split_once('`').expect("a directory");
+        fs::create_dir_all(hooks).expect("make a directory");
         let ours = json!({
             "version": "1.0.0",
             "hook": {"path": lab::binary(), "args": ["host-helper", "hook"], "timeout": 20},
             "when": {"annotations": {"^hawser\\.": ".*"}},
             "stages": ["createRuntime", "poststop"]
         });
-        fs::write(hooks.join("hawser.json"), ours.to_string()).expect("write a hook");
+        fs::write(Path::new(hooks).join("hawser.json"), ours.to_string()).expect("write a hook");
         let archive = lab.archive("box", &[]).to_string_lossy().into_owned();
         podman.call(&["import", &archive, "box"]).exits(0);
         let look = "cat /etc/resolv.conf; wget -q -O - http://web.example.test/; echo up; \
             httpd -p 80 -h /etc; read x; exit 0";
-        let hooks = hooks.to_string_lossy();
         let run = |options: &[&str], script: &str| {
-            let words = [
-                "--hooks-dir",
-                &hooks,
-                "run",
-                "-i",
-                "--rm",
-                "--network",
-                "none",
-            ];
+            let words = ["run", "-i", "--rm", "--network", "none"];
             let mut command =
                 podman.command(&[&words[..], options, &["box", "sh", "-c", script]].concat());
             command.stdin(Stdio::piped());
@@ -407,6 +403,13 @@ fn containers_of_podman_have_networks_by_annotation() {
         }
         running.stdin.as_ref().expect("a pipe");
         assert_eq!(lab.listed("web")["owner"], "hook");
+        // What crun leaves out is where the manual says.
+        let why = lab.dir.join("why");
+        let told = format!("--annotation=run.oci.hooks.stderr={}", why.display());
+        let refused = run(&["--annotation=hawser.publish=8080:80", &told], "exit 0").end();
+        assert_ne!(refused.code, 0, "{refused}");
+        let why = fs::read_to_string(why).expect("what the hook has said");
+        assert!(why.contains("8080:80/tcp: it is in use by web"), "{why}");
         running.end().exits(0);
         assert!(lab.list().is_empty());
         assert!(!sh("nft list ruleset").contains("8080"));
