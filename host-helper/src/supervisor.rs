@@ -348,16 +348,26 @@ impl Supervisor {
     }
 
     /// Somebody has deleted rules of ours, a flush of the whole ruleset say. What one supervisor has read is gone for the others
-    /// that share its socket: it tells them.
+    /// that share its socket: it tells them. Where our own is lost, with `/run/hawser` as a rule, they cannot be told, nor can we: each
+    /// leaves it to be read by the others, and listens alone from then on.
     fn hear(&mut self) {
-        if !self.news.as_ref().is_some_and(nft::News::take) {
+        let Some(news) = self.news.as_ref().filter(|news| news.is_there()) else {
             return;
-        }
+        };
         let own = state::path(&self.description.name, "sock");
-        for other in control::sockets().unwrap_or_default() {
-            if other != own {
-                control::tell(&other, "restore");
+        if news.is_shared && !own.exists() {
+            self.news = nft::News::listen_alone().ok();
+            if !self.description.is_detached {
+                self.let_caller_go_first();
             }
+        } else if news.take() {
+            for other in control::sockets().unwrap_or_default() {
+                if other != own {
+                    control::tell(&other, "restore");
+                }
+            }
+        } else {
+            return;
         }
         // Whoever took them away may be about to forbid them; the next deletion or start tries again.
         let _ = self.restore_rules();

@@ -129,6 +129,36 @@ fn what_is_open_without_rules_and_what_is_not() {
     });
 }
 
+/// Without their sockets supervisors cannot tell each other, and each hears of it by itself: the second time, too.
+#[test]
+fn all_are_back_where_run_hawser_is_lost() {
+    packets(|lab| {
+        let mut all = Containers::start(
+            lab,
+            &[
+                &["--name", "web", "-p", "8080:80"],
+                &["--name", "other", "-p", "8081:80"],
+                &["--name", "shut", "--egress", "none"],
+            ],
+        );
+        assert_eq!(listening(&all), 1);
+        sh("rm -r /run/hawser");
+        for _ in 0..2 {
+            all.flush("nft flush ruleset");
+            all.put_back();
+        }
+        assert_eq!(listening(&all), 3);
+        let lan = &lab.internet;
+        assert_eq!(ask(lan, "http://192.0.2.2:8081/"), HELLO);
+        // Who comes later has a socket, and those without one hear as before.
+        let mut later = Containers::start(lab, &[&["--name", "later"]]);
+        all.running.append(&mut later.running);
+        all.before = later.before;
+        all.flush("nft flush ruleset");
+        all.put_back();
+    });
+}
+
 /// The kernel keeps for a connection what its first packet has met. Who has asked while there were no rules would not
 /// be led to the container as long as it goes on.
 #[test]

@@ -17,7 +17,11 @@ use crate::state::{self, Listener};
 use crate::sys;
 
 /// A socket that hears of deletions from our tables. It may be that of others too: what one has read no other hears of.
-pub struct News(OwnedFd);
+pub struct News {
+    socket: OwnedFd,
+    /// Others may read from it.
+    pub is_shared: bool,
+}
 
 impl News {
     /// Listens from here on, in the network namespace of `like`, a socket of netfilter's.
@@ -29,23 +33,52 @@ impl News {
         let _alone = state::lock_listener(&network.name);
         let shared = state::listener(&network.name).and_then(|known| copy(&known, like));
         if let Some(shared) = shared {
-            return Ok(News(shared));
+            return Ok(News {
+                socket: shared,
+                is_shared: true,
+            });
         }
-        let mut own = open()?;
-        let doing = || "listen to nf_tables".to_string();
-        sys::only_deletions(own.as_fd()).doing(doing)?;
-        own.join(libc::NFNLGRP_NFTABLES as u32).doing(doing)?;
-        let fd = own.as_fd().try_clone_to_owned().doing(doing)?;
+        let own = News::listen_alone()?;
         let pid = std::process::id() as i32;
         state::keep_listener(
             &network.name,
             Listener {
                 pid,
-                fd: fd.as_raw_fd(),
+                fd: own.socket.as_raw_fd(),
                 start: start_time(pid).ok().flatten().unwrap_or(0),
             },
         );
-        Ok(News(fd))
+        Ok(News {
+            is_shared: true,
+            ..own
+        })
+    }
+
+    /// The same by a socket that is nobody else's.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn listen_alone() -> Result<News> {
+        let mut own = open()?;
+        let doing = || "listen to nf_tables".to_string();
+        sys::only_deletions(own.as_fd()).doing(doing)?;
+        own.join(libc::NFNLGRP_NFTABLES as u32).doing(doing)?;
+        Ok(News {
+            socket: own.as_fd().try_clone_to_owned().doing(doing)?,
+            is_shared: false,
+        })
+    }
+
+    /// Whether something is to be heard, which is left to the others too.
+    pub fn is_there(&self) -> bool {
+        let mut some = [0; 64];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut some, flags) {
+                Err(Errno::EINTR) => {}
+                found => return matches!(found, Ok(_) | Err(Errno::ENOBUFS)),
+            }
+        }
     }
 
     /// Takes what has been heard; false: nothing, or another was faster.
@@ -53,7 +86,7 @@ impl News {
         let mut has = false;
         let mut some = [0; 64];
         loop {
-            match recv(self.0.as_raw_fd(), &mut some, MsgFlags::MSG_DONTWAIT) {
+            match recv(self.socket.as_raw_fd(), &mut some, MsgFlags::MSG_DONTWAIT) {
                 Err(Errno::EINTR) => {}
                 // What exactly is not of interest, and more than fits says the same.
                 Ok(_) | Err(Errno::ENOBUFS) => has = true,
@@ -65,7 +98,7 @@ impl News {
 
 impl AsFd for News {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 
