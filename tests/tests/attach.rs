@@ -390,8 +390,11 @@ fn a_directory_that_others_remove_is_made_again() {
 fn a_namespace_without_a_process() {
     case(|lab| {
         for path in ["/run", "/etc/passwd"] {
-            lab.hawser(&["attach", "--netns", path])
-                .refused(&[path, "it is no namespace", "/run/netns"]);
+            lab.hawser(&["attach", "--netns", path]).refused(&[
+                path,
+                "it is no namespace",
+                "/run/netns",
+            ]);
         }
         sh("ip netns add blue");
         let before = lab.with_network();
