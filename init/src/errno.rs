@@ -7,33 +7,33 @@ use crate::address::{cut, parse_number};
 const KNOWN: &str = "\
 1 EPERM operation not permitted
 2 ENOENT no such file or directory
-5 EIO input/output error
+5 EIO I/O error
 6 ENXIO nobody is there
-7 E2BIG argument list too long
+7 E2BIG arguments too long
 8 ENOEXEC exec format error
-9 EBADF bad file descriptor
+9 EBADF bad descriptor
 11 EAGAIN a limit is reached
-12 ENOMEM out of memory
+12 ENOMEM no memory
 13 EACCES permission denied
-16 EBUSY device or resource busy
-17 EEXIST exists already
+16 EBUSY it is in use
+17 EEXIST exists
 19 ENODEV no such device
 20 ENOTDIR not a directory
 21 EISDIR is a directory
 22 EINVAL invalid argument
-24 EMFILE too many open files
-26 ETXTBSY file is being written
-28 ENOSPC no space left
+24 EMFILE too many files
+26 ETXTBSY it is written to
+28 ENOSPC no space
 30 EROFS read-only file system
 32 EPIPE nobody reads it
-36 ENAMETOOLONG name too long
+36 ENAMETOOLONG too long
 38 ENOSYS not in this kernel
-40 ELOOP too many symbolic links
-95 EOPNOTSUPP operation not supported
-97 EAFNOSUPPORT address family not supported
-100 ENETDOWN network is down
+40 ELOOP link in circles
+95 EOPNOTSUPP not supported
+97 EAFNOSUPPORT no such address family
+100 ENETDOWN network down
 101 ENETUNREACH network is unreachable
-113 EHOSTUNREACH no route to host
+113 EHOSTUNREACH no route
 ";
 
 /// `(name, words)` of an errno, such as `ENOENT`, `no such file or directory`; `None` when the table lacks it.

@@ -43,19 +43,19 @@ const VERSION: &str = concat!("init (hawser) ", env!("CARGO_PKG_VERSION"), "\n")
 
 const HELP: &str = "\
 usage: init [OPTION...] [--] COMMAND [ARG...]
-More is in init(8).
+See init(8).
 
 --config fd:N|PATH|-|cmdline
---status-fd N\t\tthe pipe to a helper
---timeout SECONDS\tfor a link to appear (10)
+--status-fd N\t\ta helper's pipe
+--timeout SECONDS\tfor a link (10)
 --resolv required|try|off
---mounts\t\t/proc, /sys, /dev of a booted machine
+--mounts\t\t/proc, /sys, /dev
 --at-end poweroff|reboot|halt|restart
 -s, --supervise\t\tpass signals on, reap orphans, drain
--c, --single-child\tsignals go to COMMAND, not to its group
---all\t\t\tsignals go to every process
--r, --rewrite A:B\tsignal A becomes B, 0 for none
---grace SECONDS\t\tuntil what is left is killed (5)
+-c, --single-child\tsignals to COMMAND alone
+--all\t\t\tsignals to every process
+-r, --rewrite A:B\tA becomes B; 0: none
+--grace SECONDS\t\tuntil the rest is killed (5)
 -e, --map-exit CODE\tbecomes 0
 -p, --parent-death-signal SIGNAL
 -w, --warn\t\tof orphans
