@@ -175,6 +175,7 @@ fn a_start_that_fails_leaves_what_the_last_one_has_left() {
             let logs = lab.hawser(&["logs", "web"]).ok();
             (logs, lab.hawser(&["wait", "web"]).ok())
         };
+        lab.hawser(&["wait", "web"]).ok();
         let first = left();
         assert_eq!(first, ("result".to_string(), "3".to_string()));
         for (options, command, code) in [
