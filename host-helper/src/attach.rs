@@ -70,8 +70,9 @@ pub struct Container {
     pub names: Names,
     /// Where its output goes, when it runs by itself and without a terminal.
     pub log: Option<Log>,
-    /// init's file, where that has a mount of its own: the kernel takes a grace period to take it apart, and nobody waits for that.
-    pub init: Option<OwnedFd>,
+    /// What the kernel takes long to take apart, and nobody need wait for: init's file, where that has a mount of its own, and file systems
+    /// that nobody but the container has.
+    pub slow: Vec<OwnedFd>,
 }
 
 /// One container's place on a network.
@@ -185,7 +186,7 @@ pub fn run(
         environment,
         names,
         log: spawn.stdio.into_log(),
-        init: spawn.init,
+        slow: spawn.init.into_iter().collect(),
     })
 }
 

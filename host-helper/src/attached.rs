@@ -279,7 +279,7 @@ fn stay(
         environment: Vec::new(),
         names: guest.names,
         log: None,
-        init: None,
+        slow: Vec::new(),
     };
     let follower = run::follower(request, &container, guest.files);
     let mut supervisor = Supervisor::new(container, signals, description, Duration::MAX);

@@ -15,11 +15,16 @@ use crate::rootfs::{NODEV, NOEXEC, NOSUID, RDONLY};
 use crate::sys::{attach_tree, attach_tree_at, clone_tree, make_mount, set_mount_attributes};
 use crate::users::UserMap;
 
-/// Mounts it: the usual nodes, terminals and shared memory. `scratch` has a directory `dev`. `users`: who those of the container are.
+/// Mounts it: the usual nodes, terminals and shared memory. `scratch` has a directory `dev`. `users`: who those of the container are. Gives
+/// `/dev`, and the file systems for terminals and shared memory.
 ///
 /// # Errors
 /// The step that failed.
-pub fn mount_dev(root: &OwnedFd, scratch: &OwnedFd, users: Option<UserMap>) -> Result<OwnedFd> {
+pub fn mount_dev(
+    root: &OwnedFd,
+    scratch: &OwnedFd,
+    users: Option<UserMap>,
+) -> Result<(OwnedFd, [OwnedFd; 2])> {
     let doing = || "make /dev".to_string();
     let place =
         open_in_root(root, Path::new("dev"), OFlag::O_PATH | OFlag::O_DIRECTORY).doing(doing)?;
@@ -51,12 +56,12 @@ pub fn mount_dev(root: &OwnedFd, scratch: &OwnedFd, users: Option<UserMap>) -> R
         made => made,
     };
     // In a directory of our own there is no link that a path could follow.
-    terminals
-        .and_then(|terminals| attach_tree_at(terminals, &dev, c"pts"))
+    let terminals = terminals
+        .and_then(|made| attach_tree_at(&made, &dev, c"pts").map(|()| made))
         .doing(|| "mount devpts on /dev/pts".into())?;
     let modes = [(c"mode", c"1777"), (c"size", c"65536k")];
-    make_mount(c"tmpfs", &modes, NOSUID | NODEV | NOEXEC)
-        .and_then(|memory| attach_tree_at(memory, &dev, c"shm"))
+    let memory = make_mount(c"tmpfs", &modes, NOSUID | NODEV | NOEXEC)
+        .and_then(|made| attach_tree_at(&made, &dev, c"shm").map(|()| made))
         .doing(|| "mount tmpfs on /dev/shm".into())?;
     if let Some(map) = users {
         for directory in [".", "shm"] {
@@ -64,7 +69,7 @@ pub fn mount_dev(root: &OwnedFd, scratch: &OwnedFd, users: Option<UserMap>) -> R
             map.own(directory).doing(doing)?;
         }
     }
-    Ok(dev)
+    Ok((dev, [terminals, memory]))
 }
 
 /// A device node of the host, read-only: its mode is the host's to change, and writing to the device is not concerned.

@@ -258,7 +258,7 @@ fn supervise(
         environment: Vec::new(),
         names: Names::default(),
         log: None,
-        init: None,
+        slow: Vec::new(),
     };
     let description = Description {
         is_detached: false,

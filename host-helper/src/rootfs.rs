@@ -83,10 +83,15 @@ pub struct Volume {
     pub is_read_only: bool,
 }
 
+/// Terminals, shared memory, `/proc`, `/sys`.
+pub const OWN: usize = 4;
+
 /// What is given away of a view.
 pub struct View {
     /// The container's `/dev`, for a terminal.
     pub dev: OwnedFd,
+    /// File systems that are nobody else's. The kernel takes long to take them apart: whoever holds them may do that when nobody waits.
+    pub own: [OwnedFd; OWN],
     /// Its resolv.conf, and its hosts where that is its own, to be written: for its supervisor.
     pub files: Vec<OwnedFd>,
 }
@@ -110,10 +115,10 @@ pub fn enter(
     let (root, scratch) = mount_root(rootfs)?;
     let proc = mount_new(&root, c"proc", "proc", NOSUID | NODEV | NOEXEC)?;
     let map = rootfs.users.as_ref().map(|users| users.map);
-    let dev = mount_dev(&root, &scratch, map)?;
+    let (dev, [terminals, memory]) = mount_dev(&root, &scratch, map)?;
     mask_proc(&proc, &dev, &scratch, rootfs)?;
     join_network()?;
-    mount_sys(&root, &scratch)?;
+    let sys = mount_sys(&root, &scratch)?;
     set_switches(&proc, rootfs, permission)?;
     mount_volumes(&root, rootfs, volumes, permission)?;
     let mut files = Vec::new();
@@ -138,7 +143,8 @@ pub fn enter(
         let hosts = receive_hosts()?;
         attach_tree(&hosts, &place).doing(|| format!("bind a file of our own on /{HOSTS}"))?;
     }
-    Ok(View { dev, files })
+    let own = [terminals, memory, proc, sys];
+    Ok(View { dev, own, files })
 }
 
 /// Unmounts what [`enter`] has left of the host's mounts. As late as can be: the kernel waits until all other processors have come out of

@@ -23,6 +23,7 @@ use crate::follower::{Follower, Following};
 use crate::hosts::Private;
 use crate::ls::Description;
 use crate::request::{Command, NetworkChoice, Request, StdioChoice};
+use crate::rootfs;
 use crate::signals::Signals;
 use crate::spawn::Early;
 use crate::state;
@@ -194,19 +195,17 @@ fn take_terminal(options: &cli::Run, supervisor: &mut Supervisor) -> Result<()> 
 fn supervise(
     options: &cli::Run,
     request: &Request,
-    container: Container,
+    mut container: Container,
     signals: Signals,
 ) -> Supervisor {
-    let files = if request.writes_resolv {
-        // The command runs already: it stays as it is.
-        terminal::receive_descriptors(&container.child.channel).unwrap_or_else(|errno| {
-            let cause = Refusal::from(errno);
-            warn(&format!("follow the host's resolvers: {cause}"));
-            Vec::new()
-        })
-    } else {
+    // The command runs already: where they do not come, it stays as it is.
+    let mut own = terminal::receive_descriptors(&container.child.channel).unwrap_or_else(|errno| {
+        let cause = Refusal::from(errno);
+        warn(&format!("follow the host's resolvers: {cause}"));
         Vec::new()
-    };
+    });
+    let files = own.split_off(own.len().min(rootfs::OWN));
+    container.slow.append(&mut own);
     let follower = follower(request, &container, files);
     let description = describe(options, request, &container);
     let mut supervisor = Supervisor::new(

@@ -206,7 +206,7 @@ impl Supervisor {
         }
         self.container.names.announce();
         if self.description.is_detached {
-            self.container.init = None;
+            self.container.slow.clear();
         } else {
             self.let_caller_go_first();
         }
@@ -290,14 +290,10 @@ impl Supervisor {
             beyond.end();
         }
         let sockets = self.sockets();
-        let others: Vec<_> = self
-            .follower
-            .iter()
-            .flat_map(Follower::slow_to_close)
-            .collect();
+        let followed = self.follower.iter().flat_map(Follower::slow_to_close);
+        let others = self.container.slow.iter().map(AsFd::as_fd);
+        let others: Vec<_> = others.chain(followed).collect();
         if !sockets.is_empty() || !others.is_empty() {
-            let init = self.container.init.iter().map(AsFd::as_fd);
-            let others: Vec<_> = others.into_iter().chain(init).collect();
             self.beyond = sys::keep_open_beyond_our_end(&sockets, &others).ok();
         }
     }

@@ -17,6 +17,7 @@ use nix::sys::termios::{
 use nix::unistd::{Gid, Pid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown, tcgetpgrp};
 
 use crate::error::{Doing, Result};
+use crate::rootfs;
 use crate::signals::{ENDING, Signals};
 use crate::sys;
 
@@ -76,13 +77,13 @@ pub fn bind_console(dev: &OwnedFd, number: u32) -> nix::Result<()> {
     sys::attach_tree(sys::clone_tree(dev, &path, false)?, place)
 }
 
-/// Waits for descriptors, two at most. None: the other end is closed.
+/// Waits for descriptors, as many at most as are handed over of a view. None: the other end is closed.
 ///
 /// # Errors
 /// As recvmsg(2); EMFILE when there is no room for them.
 pub fn receive_descriptors(from: &UnixStream) -> nix::Result<Vec<OwnedFd>> {
     let mut byte = [0];
-    let mut space = nix::cmsg_space!([RawFd; 2]);
+    let mut space = nix::cmsg_space!([RawFd; rootfs::OWN + 2]);
     let mut slices = [IoSliceMut::new(&mut byte)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let message = loop {

@@ -99,7 +99,8 @@ pub(super) fn mask_proc(
     Ok(())
 }
 
-pub(super) fn mount_sys(root: &OwnedFd, scratch: &OwnedFd) -> Result<()> {
+/// Gives it.
+pub(super) fn mount_sys(root: &OwnedFd, scratch: &OwnedFd) -> Result<OwnedFd> {
     let sys = match mount_new(root, c"sysfs", "sys", RDONLY | NOSUID | NODEV | NOEXEC) {
         // A user namespace may mount the sysfs of its own network namespace only: the host's as it is, then.
         Err(error) if error.errno == Some(Errno::EPERM) => {
@@ -115,7 +116,7 @@ pub(super) fn mount_sys(root: &OwnedFd, scratch: &OwnedFd) -> Result<()> {
     for path in MASKED_SYS {
         mask(&sys, path, scratch, scratch)?;
     }
-    Ok(())
+    Ok(sys)
 }
 
 /// Hides a path: a file behind the null device, a directory behind an empty one. Looked for first: a cover that is not used would take

@@ -73,12 +73,10 @@ pub(super) fn go_on(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
     if let Some(begin) = begin {
         Took::say(&ends.status, "mounts", begin);
     }
-    if !view.files.is_empty() {
-        // Before anything of the container's runs.
-        let fds: Vec<RawFd> = view.files.iter().map(AsRawFd::as_raw_fd).collect();
-        terminal::send_descriptors(&ends.channel, &fds)
-            .doing(|| "hand resolv.conf to the supervisor".into())?;
-    }
+    // Before anything of the container's runs.
+    let fds = view.own.iter().chain(&view.files).map(AsRawFd::as_raw_fd);
+    terminal::send_descriptors(&ends.channel, &fds.collect::<Vec<RawFd>>())
+        .doing(|| "hand resolv.conf to the supervisor".into())?;
     umask(Mode::from_bits_truncate(0o022));
     let map = spawn.rootfs.users.as_ref().map(|users| users.map);
     let user = map.map_or(spawn.user, |map| map.outside(spawn.user));

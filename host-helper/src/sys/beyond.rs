@@ -1,7 +1,7 @@
 //! What goes on after this process has ended: the kernel takes long to let go of some descriptors.
 
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Release};
 
@@ -18,6 +18,8 @@ struct Kept {
     closed: Vec<(u32, u32)>,
     /// Sockets of netfilter, which are closed when that is quick.
     sockets: Vec<BorrowedFd<'static>>,
+    /// What is closed at once.
+    others: Vec<RawFd>,
     /// Ends when we do.
     end: OwnedFd,
     /// It has closed them.
@@ -77,9 +79,11 @@ pub fn keep_open_beyond_our_end(sockets: &[BorrowedFd], others: &[BorrowedFd]) -
     let sockets = sockets
         .iter()
         .map(|socket| unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) });
+    let others = others.iter().map(AsRawFd::as_raw_fd).collect();
     let kept: &'static Kept = Box::leak(Box::new(Kept {
         closed,
         sockets: sockets.collect(),
+        others,
         end: read,
         has_closed: AtomicBool::new(false),
     }));
@@ -119,6 +123,9 @@ extern "C" fn keep_open(kept: *mut libc::c_void) -> libc::c_int {
         kept.has_closed.store(true, Release);
         // An answer that is waiting in a socket is the other's as long as that one lives.
         while libc::read(kept.end.as_raw_fd(), [0_u8].as_mut_ptr().cast(), 1) < 0 {}
+        for other in &kept.others {
+            libc::close(*other);
+        }
         wait_until_quiet(&kept.sockets);
         libc::_exit(0)
     }
