@@ -200,8 +200,10 @@ fn supervise(
 ) -> Supervisor {
     // The command runs already: where they do not come, it stays as it is.
     let mut own = terminal::receive_descriptors(&container.child.channel).unwrap_or_else(|errno| {
-        let cause = Refusal::from(errno);
-        warn(&format!("follow the host's resolvers: {cause}"));
+        if request.writes_resolv {
+            let cause = Refusal::from(errno);
+            warn(&format!("follow the host's resolvers: {cause}"));
+        }
         Vec::new()
     });
     let files = own.split_off(own.len().min(rootfs::OWN));
