@@ -955,6 +955,7 @@ fn unsupported() -> Vec<(Value, &'static str)> {
             json!({ "runtimeConfig": { "aliases": ["web"] } }),
             "aliases",
         ),
+        (json!({ "ipam": { "type": "dhcp" } }), "ipam.type \"dhcp\""),
         (
             ports(json!({ "hostPort": 8080, "containerPort": 80, "hostIP": "127.0.0.1" })),
             "127.0.0.1",
@@ -1388,6 +1389,7 @@ impl Fake {
             cat >{shown}.input
             echo $CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME $CNI_NETNS >>{shown}
             [ ! -e {shown}.fault ] || {{ cat {shown}.fault; exit 1; }}
+            [ $CNI_COMMAND != ADD ] || [ ! -e {shown}.killed ] || kill -9 $$
             [ $CNI_COMMAND != ADD ] || cat {shown}.answer\n"
         );
         let file = plugin.path.join("fake");
@@ -1492,13 +1494,20 @@ fn another_plugin_that_fails() {
         for bad in ["", "{}", "nonsense", only6] {
             fake.answer(bad);
             plugin.call("ADD", one, &config).fault(102, &[]);
+            assert_eq!(fake.asked(), calls, "{bad}");
         }
+        // It may have leased an address before.
+        fs::write(fake.beside("killed"), "").expect("write a file");
+        plugin.call("ADD", one, &config).fault(102, &["SIGKILL"]);
+        assert_eq!(fake.asked(), calls);
+        fs::remove_file(fake.beside("killed")).expect("remove a file");
         let fault = json!({ "code": 11, "msg": "no address is free", "details": "ask again" });
         fs::write(fake.beside("fault"), fault.to_string()).expect("write a fault");
         let said = plugin
             .call("ADD", one, &config)
             .fault(11, &["no address is free"]);
         assert_eq!(said["details"], "ask again");
+        assert_eq!(fake.asked(), calls);
         plugin
             .of_network("STATUS", &config)
             .fault(11, &["no address is free"]);

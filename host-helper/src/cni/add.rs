@@ -45,13 +45,13 @@ pub fn add(call: &Call, steps: Steps) -> Result<Value, Fault> {
             attach(call, &configuration, pool, request, &target, steps)
         }
         Addressing::Delegated(kind) => {
-            let given = delegate::ask(kind, "ADD", call)?;
-            let done = Pool::of_result(given).and_then(|pool| {
+            let given = delegate::ask(kind, "ADD", call).and_then(Pool::of_result);
+            let done = given.and_then(|pool| {
                 let request = request(call, &configuration, &pool, &before, Some(&target));
                 attach(call, &configuration, &pool, request, &target, steps)
             });
             if done.is_err() {
-                // The first error is the one that matters.
+                // It may have leased an address and failed after that. The first error is the one that matters.
                 let _ = delegate::ask(kind, "DEL", call);
             }
             done

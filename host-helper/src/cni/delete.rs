@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::call::{Attachment, Call, attachment_name, is_marked};
 use super::delegate;
 use super::fault::{Fault, Judge, first_of};
+use super::ipam::DHCP;
 use super::members::{Members, configuration};
 use super::{TYPE, add};
 use crate::attached::{self, kept};
@@ -59,7 +60,7 @@ fn delete_ours(call: &Call) -> Result<(), Fault> {
 /// The plugin that gives addresses, where that is another one.
 pub fn delegated(configuration: &Value) -> Option<String> {
     let kind = configuration.get("ipam")?.get("type")?.as_str()?;
-    (!kind.is_empty() && kind != TYPE).then(|| kind.to_string())
+    (!["", TYPE, DHCP].contains(&kind)).then(|| kind.to_string())
 }
 
 /// Takes back what belongs to attachments of this network that the runtime does not know.

@@ -12,6 +12,9 @@ use super::{TYPE, fault::code};
 use crate::address::{Subnet, gateway_of, parse_subnet6, same_host, usable};
 use crate::dns::Resolvers;
 
+/// The plugin that is never asked: it wants the container's interface to be there, which is made with its address.
+pub const DHCP: &str = "dhcp";
+
 /// Where addresses come from.
 #[derive(Debug, Clone)]
 pub enum Addressing {
@@ -65,6 +68,11 @@ pub fn read(
     let ranges = run_time.list("ipRanges")?;
     let asked = [run_time.texts("ips")?, arguments.texts("ips")?].concat();
     match ipam.text("type")? {
+        Some(other) if other == DHCP => {
+            let why =
+                "it asks by the container's interface, which is made with its address; use another";
+            return Err(unsupported("ipam.type", &json!(other), why));
+        }
         // It reads the rest, what is asked for included.
         Some(other) if other != TYPE => return Ok(Addressing::Delegated(other)),
         _ => {}
