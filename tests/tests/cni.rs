@@ -287,9 +287,14 @@ fn check_compares() {
         let plugin = lab.plugin();
         let one = whose("c1", A);
         let ports = json!({ "portMappings": [{ "hostPort": 8080, "containerPort": 80 }] });
-        let config = with(blue(), json!({ "runtimeConfig": ports }));
+        let both =
+            ranges(json!([[{ "subnet": "10.22.0.0/24" }], [{ "subnet": "2001:db8:22::/64" }]]));
+        let config = with(
+            with(blue(), both),
+            json!({ "isDefaultGateway": true, "runtimeConfig": ports }),
+        );
         plugin.call("CHECK", one, &config).fault(7, &["prevResult"]);
-        let broken: [(&str, &str); 9] = [
+        let broken: [(&str, &str); 12] = [
             ("ip -n a addr flush dev eth0", "no address"),
             ("ip -n a link set eth0 down", "is down"),
             ("ip -n a route del default", "no route to 0.0.0.0/0"),
@@ -308,6 +313,12 @@ fn check_compares() {
             ),
             ("nft flush ruleset", "rules are not there"),
             ("echo 0 >/proc/sys/net/ipv4/ip_forward", "does not forward"),
+            (FORWARD6_OFF, "does not forward IPv6"),
+            ("ip addr del 10.22.0.1/24 dev cni0", "10.22.0.1/24"),
+            (
+                "ip addr del 2001:db8:22::1/64 dev cni0",
+                "2001:db8:22::1/64",
+            ),
         ];
         for (disturb, why) in broken {
             let netns = Netns::new("a");
@@ -398,6 +409,11 @@ fn gc_removes_what_the_runtime_does_not_know() {
     });
 }
 
+/// What the host forwards of IPv6, everywhere and, from Linux 6.17 on, link by link, is turned off.
+const FORWARD6_OFF: &str = "for switch in /proc/sys/net/ipv6/conf/all/forwarding /proc/sys/net/ipv6/conf/*/force_forwarding; do
+    [ ! -e $switch ] || echo 0 >$switch
+done";
+
 /// Section 2, STATUS: an error when ADD could not be served: 50; and 51 when containers that are there lack something.
 #[test]
 fn status_says_whether_add_would_work() {
@@ -405,7 +421,7 @@ fn status_says_whether_add_would_work() {
         let plugin = lab.plugin();
         let narrow = with(
             blue(),
-            json!({ "ipam": { "ranges": [[{ "subnet": "10.22.0.0/29" }]] } }),
+            json!({ "ipam": { "ranges": [[{ "subnet": "10.22.0.0/29" }], [{ "subnet": "2001:db8:22::/64" }]] } }),
         );
         let nothing = Snapshot::take();
         assert_eq!(plugin.of_network("STATUS", &narrow).ok(), Value::Null);
@@ -441,11 +457,18 @@ fn status_says_whether_add_would_work() {
             ("nft flush ruleset", "rules"),
             ("echo 0 >/proc/sys/net/ipv4/ip_forward", "ip_forward is 0"),
             ("ip link set cni0 down", "is down"),
+            ("ip addr del 10.22.0.1/29 dev cni0", "10.22.0.1/29"),
+            (
+                "ip addr del 2001:db8:22::1/64 dev cni0",
+                "2001:db8:22::1/64",
+            ),
+            (FORWARD6_OFF, "does not forward IPv6"),
         ] {
             sh(disturb);
             plugin.of_network("STATUS", &narrow).fault(51, &[why]);
             lab.hawser(&["restore"]).ok();
             sh("echo 1 >/proc/sys/net/ipv4/ip_forward; ip link set cni0 up");
+            lab.hawser(&["up", "--bridge", "cni0"]);
             plugin.of_network("STATUS", &narrow).ok();
         }
         let other = with(
@@ -935,6 +958,7 @@ fn unsupported() -> Vec<(Value, &'static str)> {
             json!({ "ipam": { "subnet": "10.22.0.0/24", "routes": [{ "dst": "0.0.0.0/0", "mtu": 1400 }] } }),
             "mtu 1400",
         ),
+        (json!({ "ipam": { "type": "dhcp" } }), "ipam.type \"dhcp\""),
         (
             ranges(json!([[{ "subnet": "2001:db8::/64" }]])),
             "2001:db8::/64",
@@ -955,7 +979,6 @@ fn unsupported() -> Vec<(Value, &'static str)> {
             json!({ "runtimeConfig": { "aliases": ["web"] } }),
             "aliases",
         ),
-        (json!({ "ipam": { "type": "dhcp" } }), "ipam.type \"dhcp\""),
         (
             ports(json!({ "hostPort": 8080, "containerPort": 80, "hostIP": "127.0.0.1" })),
             "127.0.0.1",

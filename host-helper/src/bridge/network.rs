@@ -2,11 +2,15 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::address::host_mac_of;
+use crate::error::{Doing, Result};
 use crate::link::{Link, Mac};
+use crate::netlink::Netlink;
 use crate::nft::{self, Policy};
+use crate::owner::{Gateways, Mark};
+use crate::sysctl;
 
 /// A network that containers can be attached to.
 #[derive(Debug, Clone)]
@@ -38,6 +42,26 @@ pub struct Bridge {
     pub index: u32,
     /// Its hardware address.
     pub mac: Mac,
+}
+
+/// The addresses that a bridge of ours is to have. The kernel takes IPv6 off a link by a switch, too.
+pub fn own_addresses(name: &str, gateways: &Gateways) -> impl Iterator<Item = IpNet> {
+    let has_ipv6 = sysctl::ipv6_is_off(name).is_ok_and(|why| why.is_none());
+    let v6 = gateways.v6.net().filter(|_| has_ipv6).map(IpNet::V6);
+    [Some(IpNet::V4(gateways.v4)), v6].into_iter().flatten()
+}
+
+/// Which of its addresses a bridge of ours has lost.
+///
+/// # Errors
+/// What the kernel says.
+pub fn lost_address(route: &mut Netlink, bridge: &Link) -> Result<Option<IpNet>> {
+    let Some(Mark::Network(gateways)) = &bridge.mark else {
+        return Ok(None);
+    };
+    let there = route.addresses(bridge.index);
+    let there = there.doing(|| format!("look at the addresses of {}", bridge.name))?;
+    Ok(own_addresses(&bridge.name, gateways).find(|net| !there.contains(net)))
 }
 
 impl Network {

@@ -14,6 +14,7 @@ use super::members::configuration;
 use super::{add, delegate};
 use crate::attached::kept::Kept;
 use crate::attached::target::Target;
+use crate::bridge;
 use crate::error::{Doing, Error, Result as OurResult};
 use crate::link::Link;
 use crate::netlink::Netlink;
@@ -125,7 +126,17 @@ fn check_host_end(
         Some(bridge) if !bridge.is_up => {
             Err(differs(call, &format!("bridge {} is down", bridge.name)))
         }
-        _ => Ok(end),
+        Some(bridge) => match bridge::lost_address(route, &bridge).judge()? {
+            Some(lost) => {
+                let name = &bridge.name;
+                let why = format!(
+                    "bridge {name} has lost its address {lost} (host-helper up --bridge {name})"
+                );
+                Err(differs(call, &why))
+            }
+            None => Ok(end),
+        },
+        None => Ok(end),
     }
 }
 
@@ -220,6 +231,16 @@ fn check_rules(call: &Call, route: &mut Netlink, kept: &Kept, end: &Link) -> Res
         if attachment.network.is_ours && !sysctl::is_forwarding()? {
             return Ok(Some(
                 "the host does not forward (net.ipv4.ip_forward is 0)".into(),
+            ));
+        }
+        let by = match attachment.network.bridge {
+            Some(_) => &attachment.network.name,
+            None => &end.name,
+        };
+        let has_ipv6 = attachment.veth.address6.is_some() && attachment.network.is_ours;
+        if has_ipv6 && !sysctl::forwards6(by)? {
+            return Ok(Some(
+                "the host does not forward IPv6 (net.ipv6.conf.all.forwarding is 0)".into(),
             ));
         }
         Ok(None)

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 
+use ipnet::IpNet;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -54,7 +55,7 @@ pub fn status(call: &Call) -> Result<(), Fault> {
     };
     let bridge = bridge.filter(|link| link.kind == "bridge");
     if let Some(bridge) = &bridge {
-        check_bridge(bridge, &links)?;
+        check_bridge(&mut route, bridge, &links)?;
     }
     match &asked.addressing {
         Addressing::Ours(pool) => {
@@ -86,8 +87,16 @@ fn is_ours(bridge: &Link) -> bool {
     matches!(bridge.mark, Some(Mark::Network(_)))
 }
 
+/// A network of ours with IPv6, which the host has too.
+fn has_ipv6(bridge: &Link) -> bool {
+    let Some(Mark::Network(gateways)) = &bridge.mark else {
+        return false;
+    };
+    bridge::own_addresses(&bridge.name, gateways).any(|net| matches!(net, IpNet::V6(_)))
+}
+
 /// The bridge that is there takes further ports; and those that it has are served.
-fn check_bridge(bridge: &Link, links: &[Link]) -> Result<(), Fault> {
+fn check_bridge(route: &mut Netlink, bridge: &Link, links: &[Link]) -> Result<(), Fault> {
     let name = &bridge.name;
     let ports = links
         .iter()
@@ -117,6 +126,16 @@ fn check_bridge(bridge: &Link, links: &[Link]) -> Result<(), Fault> {
         if !sysctl::is_forwarding().judge()? {
             return limited(format!(
                 "look at {name}: the host does not forward (net.ipv4.ip_forward is 0)"
+            ));
+        }
+        if let Some(lost) = bridge::lost_address(route, bridge).judge()? {
+            return limited(format!(
+                "look at {name}: it has lost its address {lost}; host-helper up --bridge {name} puts it back"
+            ));
+        }
+        if has_ipv6(bridge) && !sysctl::forwards6(name).judge()? {
+            return limited(format!(
+                "look at {name}: the host does not forward IPv6 (net.ipv6.conf.all.forwarding is 0)"
             ));
         }
     }

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::host::{Host, Network, address_of, name_of};
 use super::{Fault, Report, with_cure};
 use crate::attached::target::look_inside;
+use crate::bridge;
 use crate::control;
 use crate::error::Refusal;
 use crate::link::Link;
@@ -16,7 +17,6 @@ use crate::ls::Description;
 use crate::netlink::Netlink;
 use crate::nft::{self, Policy};
 use crate::owner::{Owner, namespace};
-use crate::sysctl;
 use crate::veth::INSIDE;
 
 const LO: &str = "lo";
@@ -56,13 +56,7 @@ fn examine_bridge(host: &Host, network: &Network, route: &mut Netlink, report: &
         Ok(addresses) => addresses,
         Err(refusal) => return report.could_not(format!("addresses of {name}"), refusal),
     };
-    // The kernel takes IPv6 off a link by a switch, too.
-    let has_ipv6 = sysctl::ipv6_is_off(name).is_ok_and(|why| why.is_none());
-    let v6 = gateways.v6.net().filter(|_| has_ipv6).map(IpNet::V6);
-    let own: Vec<IpNet> = [Some(IpNet::V4(gateways.v4)), v6]
-        .into_iter()
-        .flatten()
-        .collect();
+    let own: Vec<IpNet> = bridge::own_addresses(name, gateways).collect();
     if let Some(lost) = own.iter().find(|net| !addresses.contains(net)) {
         let cause = format!("bridge {name} has lost its address {lost}");
         return report.find(Fault::BridgeDown, network.place(), cause, cure);
