@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use lab::{Lab, Netns, Plugin, Snapshot, Whose, case, fill, packets, sh};
+use lab::{
+    Answer, Lab, Netns, Plugin, Running, Snapshot, Whose, case, children, fill, packets, sh,
+    wait_untold,
+};
 
 const VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
@@ -1181,7 +1184,45 @@ fn kinds_of_networks() {
         );
         let check = with(ptp.clone(), json!({ "prevResult": result }));
         plugin.call("CHECK", one, &check).ok();
+        sh("ip route del 10.24.0.2");
+        plugin
+            .call("CHECK", one, &check)
+            .fault(101, &["lost its route to 10.24.0.2"]);
         del(&ptp);
+    });
+}
+
+/// Runtimes add a container to its networks at the same time (go-cni does): each looks at what the others have made, when they have.
+#[test]
+fn two_networks_at_once() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let netns = Netns::new("a");
+        let whose = whose("c1", A);
+        let behind_another = |operation: &str| {
+            let script = format!("exec flock {A} sh -c 'echo locked; exec cat'");
+            let mut other = Running::unshared(&["-m"], &script);
+            other.until("locked");
+            let waiting = Running::spawn(plugin.operation(operation, whose, &blue()));
+            // It waits by a child.
+            wait_untold("it waits", || !children(waiting.pid()).is_empty());
+            (other, waiting)
+        };
+        let (other, add) = behind_another("ADD");
+        netns.sh("ip link add eth1 type bridge; ip addr add 192.0.2.2/24 dev eth1; ip link set eth1 up; ip route add default via 192.0.2.1");
+        other.end().ok();
+        let result = Answer(add.end()).ok();
+        assert!(result["routes"].is_null(), "{result}");
+        let check = with(blue(), json!({ "prevResult": result }));
+        plugin.call("CHECK", whose, &check).ok();
+        plugin.call("DEL", whose, &check).ok();
+        // A link that says nothing yet of whose it is may be the other's.
+        sh("ip link add hw0a170009 type veth peer name eth2 netns a");
+        let (other, del) = behind_another("DEL");
+        sh("ip link show dev hw0a170009");
+        other.end().ok();
+        Answer(del.end()).ok();
+        sh("! ip link show dev hw0a170009 2>/dev/null");
     });
 }
 

@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
-use ipnet::IpNet;
 use nix::errno::Errno;
 use serde_json::Value;
 
@@ -38,13 +37,15 @@ use crate::wanted::Words;
 pub fn add(call: &Call, steps: Steps) -> Result<Value, Fault> {
     let configuration = Configuration::read(call)?;
     let target = target(call)?;
-    let before = Before::look(call, &configuration, &target)?;
+    let before = Before::look(call, &configuration)?;
     let done = match &configuration.addressing {
         Addressing::Ours(pool) => {
             let request = request(call, &configuration, pool, &before, Some(&target));
             attach(call, &configuration, pool, request, &target, steps)
         }
         Addressing::Delegated(kind) => {
+            // Before it is asked: a container that cannot have the interface needs no address.
+            target.check_empty(&call.attachment.interface).judge()?;
             let given = delegate::ask(kind, "ADD", call).and_then(Pool::of_result);
             let done = given.and_then(|pool| {
                 let request = request(call, &configuration, &pool, &before, Some(&target));
@@ -69,28 +70,23 @@ pub fn add(call: &Call, steps: Steps) -> Result<Value, Fault> {
 
 /// What there is before.
 struct Before {
-    /// Where other links of the container lead.
-    taken: Vec<IpNet>,
     /// The bridge; `None`: it is not there, or none is meant.
     bridge: Option<Link>,
 }
 
 impl Before {
-    fn look(call: &Call, configuration: &Configuration, target: &Target) -> Result<Before, Fault> {
+    fn look(call: &Call, configuration: &Configuration) -> Result<Before, Fault> {
         let mut route = Netlink::route()
             .doing(|| "open a netlink socket".into())
             .judge()?;
         refuse_second(call, &mut route)?;
-        let interface = &call.attachment.interface;
-        let mut inside = target.check_empty(interface).judge()?;
-        let taken = target.destinations(&mut inside).judge()?;
         let mut bridge = None;
         if configuration.network.has_bridge() {
             let name = &configuration.bridge;
             let found = route.find_link(name);
             bridge = found.doing(|| format!("look for bridge {name}")).judge()?;
         }
-        Ok(Before { taken, bridge })
+        Ok(Before { bridge })
     }
 
     /// The host's address in the network, where that is known beforehand.
@@ -139,7 +135,7 @@ fn attach(
     target: &Target,
     mut steps: Steps,
 ) -> Result<Value, Fault> {
-    let request = request?;
+    let mut request = request?;
     let how = How {
         cni: Some(Cni {
             network: call.network.clone(),
@@ -153,6 +149,11 @@ fn attach(
         .doing(|| "open a netlink socket".into())
         .judge()?;
     let signals = Signals::block().judge()?;
+    // Runtimes add a container to several networks at once: which of them is its way out is the first one's to say.
+    let _alone = target.lock(&signals).judge()?;
+    let mut inside = target.check_empty(&request.interface).judge()?;
+    request.details.taken = target.destinations(&mut inside).judge()?;
+    drop(inside);
     let guest = guest::attach(&request, target, &how, &signals, &mut steps);
     if guest.is_err() && request.network == NetworkChoice::PointToPoint {
         // Made for it; it stays if others live by it. The first error is the one that matters.
@@ -200,10 +201,7 @@ pub fn request_of_next(
     pool: &Pool,
     bridge: Option<Link>,
 ) -> Result<Request, Fault> {
-    let before = Before {
-        taken: Vec::new(),
-        bridge,
-    };
+    let before = Before { bridge };
     request(call, configuration, pool, &before, None)
 }
 
@@ -261,7 +259,7 @@ fn request(
             is_cut_out: true,
             is_leased_elsewhere: matches!(configuration.addressing, Addressing::Delegated(_)),
             has_default_route,
-            taken: before.taken.clone(),
+            taken: Vec::new(),
             routes,
             has_names: false,
             is_hairpin: configuration.is_hairpin,

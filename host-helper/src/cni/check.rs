@@ -12,6 +12,7 @@ use super::fault::{Fault, Judge, code};
 use super::ipam::Addressing;
 use super::members::configuration;
 use super::{add, delegate};
+use crate::attach::Attachment;
 use crate::attached::kept::Kept;
 use crate::attached::target::Target;
 use crate::bridge;
@@ -210,6 +211,27 @@ fn list<'a>(result: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
     list.into_iter().flatten()
 }
 
+/// The address of a point-to-point container that the host does not find by its link any more.
+fn lost_route(
+    route: &mut Netlink,
+    attachment: &Attachment,
+    end: &Link,
+) -> OurResult<Option<IpAddr>> {
+    if attachment.network.bridge.is_some() {
+        return Ok(None);
+    }
+    let routes = route.routes().doing(|| "list routes".into())?;
+    let leads_there = |address: &IpAddr| {
+        let to = IpNet::from(*address);
+        let mut by_it = routes.iter().filter(|route| route.link == Some(end.index));
+        by_it.any(|route| route.destination == to)
+    };
+    let veth = &attachment.veth;
+    let v6 = veth.address6.map(IpAddr::V6);
+    let mut own = [Some(IpAddr::V4(veth.address)), v6].into_iter().flatten();
+    Ok(own.find(|address| !leads_there(address)))
+}
+
 /// The firewall knows it, and leads its ports to it; and the host forwards.
 fn check_rules(call: &Call, route: &mut Netlink, kept: &Kept, end: &Link) -> Result<(), Fault> {
     let mut found = || -> OurResult<Option<String>> {
@@ -232,6 +254,12 @@ fn check_rules(call: &Call, route: &mut Netlink, kept: &Kept, end: &Link) -> Res
             return Ok(Some(
                 "the host does not forward (net.ipv4.ip_forward is 0)".into(),
             ));
+        }
+        if let Some(lost) = lost_route(route, &attachment, end)? {
+            return Ok(Some(format!(
+                "the host has lost its route to {lost} by {}",
+                end.name
+            )));
         }
         let by = match attachment.network.bridge {
             Some(_) => &attachment.network.name,

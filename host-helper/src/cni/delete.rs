@@ -16,6 +16,7 @@ use crate::link::Link;
 use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner::Mark;
+use crate::signals::Signals;
 use crate::state;
 
 /// Takes an attachment back. None that is there is success.
@@ -51,7 +52,12 @@ fn delete_ours(call: &Call) -> Result<(), Fault> {
     }
     // Its network namespace has gone, with the link; or whoever added it was killed before it could say so.
     if let Some(target) = call.netns.as_ref().and_then(|_| add::target(call).ok()) {
-        attached::delete_unmarked(&target);
+        let signals = Signals::block().judge()?;
+        // Who adds it to another network at this moment has not said yet whose that link is.
+        match target.lock(&signals) {
+            Ok(_alone) => attached::delete_unmarked(&target),
+            Err(_) => signals.check().judge()?,
+        }
     }
     nft::sweep_dead(&mut route).judge()?;
     attached::sweep().judge()
