@@ -1368,6 +1368,10 @@ fn the_bridge_and_its_ports() {
         let theirs = with(blue(), theirs);
         let result = plugin.call("ADD", one, &theirs).ok();
         assert_eq!(address_of(&result), "10.27.0.2");
+        // It has the address of its first port.
+        let own = sh("ip -o link show dev br7");
+        let mac = result["interfaces"][0]["mac"].as_str().expect("an address");
+        assert!(own.contains(&format!("ether {mac}")), "{own}: {result}");
         plugin.call("DEL", one, &theirs).ok();
         let masquerading = with(theirs, json!({ "ipMasq": true }));
         plugin

@@ -159,8 +159,14 @@ fn attach(
         // Made for it; it stays if others live by it. The first error is the one that matters.
         let _ = detach::remove_rest_of_none();
     }
-    let guest = guest.map_err(explain)?;
-    let attachment = &guest.attachment;
+    let mut guest = guest.map_err(explain)?;
+    let attachment = &mut guest.attachment;
+    let is_ours = attachment.network.is_ours;
+    // One that nobody gave an address has that of one of its ports, by now perhaps of this one.
+    if let Some(bridge) = attachment.network.bridge.as_mut().filter(|_| !is_ours) {
+        let now = route.link(bridge.index).ok().flatten();
+        bridge.mac = now.map_or(bridge.mac, |now| now.mac);
+    }
     let end = route.find_link(&attachment.veth.name).ok().flatten();
     let end = end.map(|end| end.mac).unwrap_or_default();
     let dns = configuration.dns.as_ref().or(pool.dns.as_ref());
