@@ -92,7 +92,7 @@ fn attach(told: &Told, options: cli::Hook, begin: Instant, mut steps: Steps) -> 
         begin,
     );
     let options = annotations::add(options, told, &bundle)?;
-    check_together(&options)?;
+    check_together(&options).map_err(|error| annotations::explain(error, told, &bundle))?;
     if !needs_link(told, &bundle, &options, &steps)? {
         return Ok(());
     }

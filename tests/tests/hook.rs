@@ -242,7 +242,7 @@ fn annotations_that_are_none_are_refused() {
             (
                 "hawser.publish",
                 "127.0.0.1:80:80",
-                &["loopback", "attach --stay"],
+                &["annotations of container web", "loopback", "attach --stay"],
             ),
             ("hawser.network", "container:a", &["linux.namespaces"]),
             (

@@ -11,6 +11,8 @@ use crate::cli::{self, Action, Asked};
 use crate::error::{Error, Result};
 
 const PREFIX: &str = "hawser.";
+/// How errors about options begin.
+const COMMAND_LINE: &str = "read the command line: ";
 /// May be given several times: an annotation separates them by commas or blanks.
 const SEVERAL: [&str; 6] = [
     "add-host",
@@ -73,13 +75,28 @@ pub fn add(options: cli::Hook, told: &Told, bundle: &Bundle) -> Result<cli::Hook
             let why = read(alone.chain(words.iter().map(OsString::from))).err()?;
             Some(refused(key, &why))
         });
-        wrong.unwrap_or_else(|| {
-            Error::new(format!(
-                "read the annotations of container {} beside the hook's arguments: {why}",
-                told.id
-            ))
-        })
+        wrong.unwrap_or_else(|| together(told, &why))
     })
+}
+
+/// Both, of which neither is wrong by itself.
+fn together(told: &Told, why: &str) -> Error {
+    let id = &told.id;
+    Error::new(format!(
+        "read the annotations of container {id} beside the hook's arguments: {why}"
+    ))
+}
+
+/// What is wrong with all options together: where there are annotations, it is no matter of the command line alone.
+pub fn explain(error: Error, told: &Told, bundle: &Bundle) -> Error {
+    let all = told.annotations().or(bundle.annotations());
+    let mut keys = all.into_iter().flatten().map(|(key, _)| key);
+    let has_ours = keys.any(|key| key.starts_with(PREFIX));
+    let text = error.to_string();
+    match text.strip_prefix(COMMAND_LINE).filter(|_| has_ours) {
+        Some(why) => together(told, why),
+        None => error,
+    }
 }
 
 fn refused(key: &str, why: &str) -> Error {
@@ -93,10 +110,7 @@ fn read(words: impl IntoIterator<Item = OsString>) -> std::result::Result<cli::H
             _ => Err("no options of a hook".into()),
         },
         Ok(Asked::Text(_)) => Err("no options of a hook".into()),
-        Err(why) => Err(why
-            .strip_prefix("read the command line: ")
-            .unwrap_or(&why)
-            .to_string()),
+        Err(why) => Err(why.strip_prefix(COMMAND_LINE).unwrap_or(&why).to_string()),
     }
 }
 
