@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use lab::{
-    DEADLINE, Lab, Netns, Running, Seen, Snapshot, case, child, collect, init_binary, packets, sh,
-    sys, wait_for_end, wait_untold,
+    DEADLINE, Lab, Netns, Running, Seen, Snapshot, case, child, children, collect, init_binary,
+    packets, sh, sys, wait_for_end, wait_untold,
 };
 
 /// A process in namespaces of its own (`-n`, `-m`...), which ends with its input.
@@ -974,6 +974,22 @@ fn an_init_that_waits_is_served() {
 #[test]
 fn who_ends_or_goes_elsewhere_meanwhile_is_refused() {
     case(|lab| {
+        // It is ending until a process of its PID namespace is waited for by its parent, which does not.
+        let outer = Running::unshared(&["-n", "-m", "-p", "-f"], "exec cat");
+        let ending = children(outer.pid())[0];
+        let enter = format!(
+            "nsenter -t {ending} -p --no-fork sh -c 'sleep 1000 >/dev/null & echo up; exec cat'"
+        );
+        let mut negligent = Running::unshared(&["-m"], &format!("exec {enter}"));
+        negligent.until("up");
+        sh(&format!("kill -9 {ending}"));
+        wait_untold("it is ending", || {
+            fs::read_link(format!("/proc/{ending}/ns/mnt")).is_err()
+        });
+        lab.hawser(&["attach", &ending.to_string()])
+            .refused(&["it has ended"]);
+        negligent.end().exits(0);
+        drop(outer);
         sh("mkfifo /run/lab/fifo");
         let both = fs::File::options()
             .read(true)

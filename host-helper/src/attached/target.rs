@@ -318,7 +318,11 @@ impl Process {
                 "attach process {pid}: it is a thread of the kernel's, and no container"
             )));
         }
-        let files = files_of(pid)?;
+        // One that is ending has none any more, for as long as its PID namespace takes.
+        let files = files_of(pid).map_err(|error| match error.errno {
+            Some(Errno::ENOENT | Errno::ESRCH) => ended(),
+            _ => error,
+        })?;
         if has_ended(&pidfd)? {
             return Err(ended());
         }
