@@ -16,9 +16,10 @@ use nix::sys::termios::{
 };
 use nix::unistd::{Gid, Pid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown, tcgetpgrp};
 
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Refusal, Result};
 use crate::rootfs;
 use crate::signals::{ENDING, Signals};
+use crate::steps::warn;
 use crate::sys;
 
 /// What is read at a time.
@@ -299,7 +300,7 @@ impl Terminal {
         }
     }
 
-    /// Hands on what was read, as much as is taken now. A user who is gone cannot be told.
+    /// Hands on what was read, as much as is taken now. A user who is gone cannot be told; one whose file is full is.
     pub fn write_output(&mut self) {
         let written = match &mut self.output {
             Output::Standard => nix::unistd::write(io::stdout(), &self.to_user),
@@ -310,7 +311,14 @@ impl Terminal {
         match written {
             Ok(len) => drop(self.to_user.drain(..len)),
             Err(Errno::EINTR | Errno::EAGAIN) => {}
-            Err(_) => {
+            Err(refusal) => {
+                let is_gone = matches!(refusal, Errno::EPIPE | Errno::EIO);
+                if !is_gone && !self.is_to_log() && !self.is_user_gone {
+                    let refusal = Refusal::from(refusal);
+                    warn(&format!(
+                        "write the command's output to standard output: {refusal}; its terminal is hung up"
+                    ));
+                }
                 self.to_user.clear();
                 self.is_user_gone = true;
             }

@@ -287,6 +287,28 @@ fn who_reads_no_more_hangs_up() {
     });
 }
 
+#[test]
+fn output_that_finds_no_room_is_told() {
+    case(|lab| {
+        let _box = lab.start_idle(&["--name", "box"]);
+        let words = ["write the command's output", "ENOSPC", "hung up"];
+        let full = || {
+            let full = File::options().write(true).open("/dev/full");
+            full.expect("open /dev/full")
+        };
+        let script = "echo hi; sleep 1000";
+        let mut run = lab.run_command(&["-t"], &["sh", "-c", script]);
+        run.stdin(Stdio::null()).stdout(full());
+        let mut exec = lab.command(&["exec", "-t", "box", "sh", "-c", script]);
+        exec.stdin(Stdio::null()).stdout(full());
+        for command in [run, exec] {
+            let said = Running::spawn(command).end().exits(129).err();
+            assert_eq!(said.lines().count(), 1, "{said}");
+            assert!(words.iter().all(|word| said.contains(word)), "{said}");
+        }
+    });
+}
+
 /// What a container has written waits for a reader, and nothing else does.
 #[test]
 fn an_end_does_not_wait_for_who_reads() {
