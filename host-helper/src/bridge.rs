@@ -265,6 +265,10 @@ fn configure(
         _ => None,
     };
     if let Some(net) = v6 {
+        if !sysctl::is_ready_for_ipv6(&link.name) {
+            // Somebody has made its MTU too small since.
+            set_least_mtu6(route, link.index, &link.name)?;
+        }
         sysctl::ignore_advertisements(&link.name)?;
         // The kernel would make the same one, and be a second about it. Before the one by which the bridge counts as whole.
         addresses.push(Ipv6Net::new_assert(link_local_of(mac), 64).into());
@@ -299,17 +303,20 @@ fn configure(
 /// # Errors
 /// What the kernel says.
 pub fn keep_ipv6(route: &mut Netlink, network: &Network) -> Result<()> {
-    let Some(bridge) = network.bridge.filter(|_| network.is_ours) else {
-        return Ok(());
-    };
+    match network.bridge.filter(|_| network.is_ours) {
+        Some(bridge) => set_least_mtu6(route, bridge.index, &network.name),
+        None => Ok(()),
+    }
+}
+
+fn set_least_mtu6(route: &mut Netlink, index: u32, name: &str) -> Result<()> {
     route
         .request(|batch, sequence| {
-            let header = ifinfomsg(bridge.index, 0, 0);
-            batch.begin(libc::RTM_NEWLINK, ACK, sequence, &header);
+            batch.begin(libc::RTM_NEWLINK, ACK, sequence, &ifinfomsg(index, 0, 0));
             batch.number(libc::IFLA_MTU, LEAST_MTU6);
             batch.end();
         })
-        .doing(|| format!("set MTU {LEAST_MTU6} of bridge {}", network.name))
+        .doing(|| format!("set MTU {LEAST_MTU6} of bridge {name}"))
 }
 
 /// The bridge takes in frames to anybody: those between its ports go up to the host too.

@@ -224,6 +224,11 @@ pub fn ignore_advertisements(link: &str) -> Result<()> {
     write(&of_link(link, "accept_ra"), "0")
 }
 
+/// Whether a link has switches of IPv6. The kernel takes them away, and all of its IPv6 addresses, where its MTU is under 1,280 bytes.
+pub fn is_ready_for_ipv6(link: &str) -> bool {
+    path(&of_link(link, "accept_ra")).exists()
+}
+
 /// Why the host has no IPv6 for new links, or for this one.
 ///
 /// # Errors

@@ -563,6 +563,21 @@ fn a_small_mtu_costs_its_container_ipv6_and_nobody_else() {
     });
 }
 
+/// The kernel takes IPv6 away from a link whose MTU is too small for it, and does not give it back.
+#[test]
+fn a_bridge_whose_mtu_was_made_too_small_gets_ipv6_again() {
+    case(|lab| {
+        let script = "echo up; read x; ping -c 1 -W 2 $(ip -6 route | sed -n 's/default via \\([^ ]*\\).*/\\1/p')";
+        let mut before = lab.start(&["--name", "before"], &["sh", "-c", script]);
+        before.until("up");
+        sh("ip link set hawser0 mtu 1000");
+        let address = lab.run(&[], &["ip", "-6", "-o", "address", "show", "dev", "eth0"]);
+        assert!(address.ok().contains("scope global"), "has IPv6");
+        before.say("\n");
+        before.end().exits(0);
+    });
+}
+
 #[test]
 fn the_mtu_is_that_of_the_route() {
     case(|lab| {
