@@ -131,6 +131,13 @@ pub fn next_offset(network: &str, _lock: &Lock) -> u32 {
     offset
 }
 
+/// There is a counter. True: there was none.
+pub fn begin_counter(network: &str) -> bool {
+    let mut options = File::options();
+    let made = options.write(true).create_new(true).mode(0o600);
+    made.open(counter(network)).is_ok()
+}
+
 /// Where a network's counter is, and behind it its [`Listener`].
 fn counter(network: &str) -> PathBuf {
     Path::new(DIRECTORY).join(format!("{network}.next"))

@@ -223,6 +223,19 @@ fn a_point_to_point_network_is_told_about_too() {
     });
 }
 
+/// Nothing is made for it that could be missing: what it begins with is its first container.
+#[test]
+fn a_point_to_point_network_is_told_about_beside_another() {
+    case(|lab| {
+        lab.hawser(&["up"]).exits(0);
+        sh("iptables-nft -P FORWARD DROP");
+        let ptp = ["--network", "ptp", "--ip", "10.0.0.7"];
+        let run = || lab.run(&ptp, &["true"]).exits(0).err();
+        warned(run().trim_end(), &["network ptp", "nft table ip filter"]);
+        assert_eq!(run(), "", "the second time");
+    });
+}
+
 #[test]
 fn all_of_them_in_one_line() {
     case(|lab| {

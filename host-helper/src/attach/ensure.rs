@@ -11,6 +11,7 @@ use crate::nft::{self, Policy};
 use crate::ptp;
 use crate::reach::Reach;
 use crate::request::{NetworkChoice, Request};
+use crate::state;
 use crate::steps::{Steps, warn};
 use crate::sysctl;
 use crate::uplink::{self, WaysOut};
@@ -220,8 +221,9 @@ fn ensure_way_out(
     if is_first {
         restore_others();
     }
-    // Nothing is made for a point-to-point network but the tables, for the first.
-    if network.is_new || is_first && network.is_ours {
+    // Nothing is made for point-to-point networks but the tables, for the first network of all, and the counter.
+    let is_first_link = network.name == POINT_TO_POINT_NAME && state::begin_counter(&network.name);
+    if network.is_new || is_first && network.is_ours || is_first_link {
         foreign::tell(&network, &mut nft);
     }
     Ok((network, nft))
