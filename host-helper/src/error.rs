@@ -4,6 +4,8 @@ use std::fmt;
 
 use nix::errno::Errno;
 
+use crate::state;
+
 /// What was refused: the errno is never lost, and the kernel's own sentence is passed on where it gives one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -73,6 +75,21 @@ impl Error {
             unsaid: true,
             sentence: sentence.into(),
         }
+    }
+
+    /// What the kernel has refused, with the usual cures.
+    fn refused(sentence: String, errno: Errno) -> Self {
+        let is_ours = sentence.contains(state::DIRECTORY);
+        let error = Error::new(sentence).cause(errno);
+        if is_ours {
+            error.cure(
+                Errno::ENOSPC,
+                "make room in /run (host-helper rm NAME removes the log of a container that has ended)",
+            )
+        } else {
+            error
+        }
+        .cure(Errno::EFBIG, "raise the limit of file sizes (ulimit -f)")
     }
 
     /// The same with another exit code.
@@ -149,14 +166,7 @@ impl<T, E: Into<Refusal>> Doing<T> for std::result::Result<T, E> {
     fn doing(self, step: impl FnOnce() -> String) -> Result<T> {
         self.map_err(|error| {
             let refusal = error.into();
-            let errno = Some(refusal.errno);
-            Error {
-                code: OURS,
-                errno,
-                unsaid: true,
-                sentence: format!("{}: {refusal}", step()),
-            }
-            .cure(Errno::EFBIG, "raise the limit of file sizes (ulimit -f)")
+            Error::refused(format!("{}: {refusal}", step()), refusal.errno)
         })
     }
 }

@@ -66,6 +66,30 @@ fn a_run_that_cannot_be_written() {
 }
 
 #[test]
+fn a_run_without_room() {
+    case(|lab| {
+        lab.hawser(&["up"]).exits(0);
+        lab.hawser(&["down"]).exits(0);
+        sh("mkdir -p -m 700 /run/hawser
+            mount -t tmpfs -o size=16k,mode=700 none /run/hawser
+            head -c 64k /dev/zero >/run/hawser/full 2>/dev/null || true");
+        let before = Snapshot::take();
+        let cure = "make room in /run";
+        for network in ["bridge", "ptp"] {
+            for options in [&[][..], &["-d"], &["-p", "8080:80"]] {
+                let options = [&["--network", network], options].concat();
+                let outcome = lab.run(&options, &["true"]);
+                refused_with(outcome, &["/run/hawser/", "ENOSPC", cure], &before);
+            }
+        }
+        fs::remove_file("/run/hawser/full").expect("unlink");
+        lab.run(&[], &["true"]).ok();
+        lab.hawser(&["down"]).exits(0);
+        sh("umount /run/hawser");
+    });
+}
+
+#[test]
 fn no_such_root_filesystem() {
     case(|lab| {
         let before = Snapshot::take();
