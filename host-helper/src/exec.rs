@@ -17,7 +17,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, setsid};
+use nix::unistd::{Pid, pipe2, read, setsid};
 
 use crate::attach::{self, Container, Names};
 use crate::attached;
@@ -176,9 +176,14 @@ impl Room<'_> {
         let _ = sys::join_session_keyring();
         spawn::filter(self.filtered_for)?;
         sys::keep_capabilities(self.capabilities).doing(|| "give capabilities up".into())?;
+        let (handed_over, first) =
+            pipe2(OFlag::O_CLOEXEC).doing(|| "clone into the container".into())?;
         match sys::clone_sibling().doing(|| "clone into the container".into())? {
             Clone::Child => {
                 set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
+                // Who waits for us would take the terminal that we hand over for us. The end of the first closes this.
+                drop(first);
+                let _ = sys::again(|| read(&handed_over, &mut [0]));
                 setsid().doing(|| "start a session".into())?;
                 spawn::exec_init(spawn, &dev, ends, || Ok(()))
             }

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::Stdio;
 
-use lab::{DEADLINE, Lab, Running, Terminal, case, wait_untold};
+use lab::strace::traced;
+use lab::{DEADLINE, Lab, Running, Terminal, case, collect, wait_untold};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -248,6 +249,19 @@ fn pipes_are_binary_clean() {
             seen_err.len(),
             data.len()
         );
+    });
+}
+
+/// The process that has cloned the command's hands that over, and is slower here than the command's, which opens a terminal meanwhile.
+#[test]
+fn a_terminal_waits_for_whoever_opens_it_to_be_known() {
+    case(|lab| {
+        let _idle = lab.start_idle(&["--name", "box"]);
+        let mut command = lab.command(&["exec", "-t", "box", "tty"]);
+        command.stdin(Stdio::null());
+        let slow = ["-f", "--inject=clone,clone3:delay_exit=500000"];
+        let outcome = collect(traced(&command, &slow, "/dev/null"), DEADLINE);
+        assert_eq!(outcome.ok().trim_end(), "/dev/pts/0");
     });
 }
 
