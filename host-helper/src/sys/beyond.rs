@@ -2,13 +2,12 @@
 
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::{Acquire, Release};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, pipe2};
 
 use super::{Result, again, wait_until_quiet};
 
@@ -22,8 +21,6 @@ struct Kept {
     others: Vec<RawFd>,
     /// Ends when we do.
     end: OwnedFd,
-    /// It has closed them.
-    has_closed: AtomicBool,
 }
 
 /// The process that [`keep_open_beyond_our_end`] has started.
@@ -31,16 +28,16 @@ pub struct Beyond {
     pid: Pid,
     /// Open as long as we are.
     end: ManuallyDrop<OwnedFd>,
-    kept: &'static Kept,
+    /// Ends when it has closed its copies of what it is not to keep.
+    closed: OwnedFd,
 }
 
 impl Beyond {
-    /// For when this process is about to end: whoever hears of that is to find free what was ours, ports of the host for one. Where the process
-    /// has had no time yet to close its copies it is ended, and the kernel takes its time for the rest with us.
+    /// For when this process is about to end: whoever hears of that is to find free what was ours, ports of the host for one. A process
+    /// that has had no time yet to close its copies is waited for: ended instead, it would have the kernel take its time for the rest, which keeps all
+    /// others waiting that start or end containers.
     pub fn leave(self) {
-        if !self.kept.has_closed.load(Acquire) {
-            self.end();
-        }
+        let _ = again(|| nix::unistd::read(&self.closed, &mut [0]));
     }
 
     /// Ends it now: what it has kept open is still ours.
@@ -57,7 +54,8 @@ impl Beyond {
 /// nobody needs, would be half as dear as the wait.
 pub fn keep_open_beyond_our_end(sockets: &[BorrowedFd], others: &[BorrowedFd]) -> Result<Beyond> {
     const STACK: usize = 16 * 1024;
-    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+    let (closed, closing) = pipe2(OFlag::O_CLOEXEC)?;
     let mut kept: Vec<u32> = sockets
         .iter()
         .chain(others)
@@ -65,15 +63,15 @@ pub fn keep_open_beyond_our_end(sockets: &[BorrowedFd], others: &[BorrowedFd]) -
         .map(|kept| kept.as_raw_fd() as u32)
         .collect();
     kept.sort_unstable();
-    let mut closed = Vec::new();
+    let mut rest = Vec::new();
     let mut first = 0;
     for kept in kept {
         if first < kept {
-            closed.push((first, kept - 1));
+            rest.push((first, kept - 1));
         }
         first = kept + 1;
     }
-    closed.push((first, u32::MAX));
+    rest.push((first, u32::MAX));
     // Both are there as long as the process is, which is longer than we are: never given back.
     // SAFETY: the new process has a copy of each, under the same number, which it never closes.
     let sockets = sockets
@@ -81,15 +79,14 @@ pub fn keep_open_beyond_our_end(sockets: &[BorrowedFd], others: &[BorrowedFd]) -
         .map(|socket| unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) });
     let others = others.iter().map(AsRawFd::as_raw_fd).collect();
     let kept: &'static Kept = Box::leak(Box::new(Kept {
-        closed,
+        closed: rest,
         sockets: sockets.collect(),
         others,
         end: read,
-        has_closed: AtomicBool::new(false),
     }));
     let stack = Box::leak(vec![0_u8; STACK].into_boxed_slice());
     // SAFETY: the stack is the new process's alone, and grows downwards from its aligned end; what it reads of ours is
-    // leaked, and nobody writes to it but by an atomic operation.
+    // leaked, and nobody writes to it.
     let pid = unsafe {
         let end = stack.as_mut_ptr().add(STACK);
         let end = end.sub(end.addr() % 16);
@@ -100,14 +97,15 @@ pub fn keep_open_beyond_our_end(sockets: &[BorrowedFd], others: &[BorrowedFd]) -
             (&raw const *kept).cast_mut().cast(),
         )
     };
+    drop(closing);
     Ok(Beyond {
         pid: Pid::from_raw(Errno::result(pid)?),
         end: ManuallyDrop::new(write),
-        kept,
+        closed,
     })
 }
 
-/// The process. What it shares with the other, which runs meanwhile, it only reads, but for one flag; it allocates nothing, and as long as that one
+/// The process. What it shares with the other, which runs meanwhile, it only reads; it allocates nothing, and as long as that one
 /// is there none of its system calls fails that could (errno is shared).
 extern "C" fn keep_open(kept: *mut libc::c_void) -> libc::c_int {
     // SAFETY: a Kept that is never given back; of descriptors it closes what is its own alone, and reads into a byte of
@@ -120,7 +118,6 @@ extern "C" fn keep_open(kept: *mut libc::c_void) -> libc::c_int {
                 libc::_exit(1);
             }
         }
-        kept.has_closed.store(true, Release);
         // An answer that is waiting in a socket is the other's as long as that one lives.
         while libc::read(kept.end.as_raw_fd(), [0_u8].as_mut_ptr().cast(), 1) < 0 {}
         for other in &kept.others {
