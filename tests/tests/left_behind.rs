@@ -112,6 +112,25 @@ fn nothing_is_left_of_a_first_ptp_run_that_fails() {
     });
 }
 
+/// Also for who wants the file system of the root elsewhere: with `index=on` an overlay refuses layers that another one has, and
+/// that one is there for as long as anybody holds a mount of it.
+#[test]
+fn the_file_system_of_a_root_is_free_as_soon_as_the_run_is_back() {
+    case(|lab| {
+        let (dir, lower) = (lab.dir.display(), lab.rootfs.display());
+        sh(&format!("cd {dir} && mkdir upper work over"));
+        let options = format!("lowerdir={lower},upperdir=upper,workdir=work,index=on");
+        let root = lab.dir.join("over").to_string_lossy().into_owned();
+        for _ in 0..20 {
+            sh(&format!(
+                "cd {dir} && mount -t overlay over -o {options} over"
+            ));
+            lab.hawser(&["run", "--rootfs", &root, "--", "true"]).ok();
+            sh(&format!("umount {root}"));
+        }
+    });
+}
+
 #[test]
 fn run_hawser_is_roots_alone() {
     case(|lab| {
