@@ -232,6 +232,28 @@ fn two_runs_share_one_root_filesystem() {
 }
 
 #[test]
+fn no_two_mounts_for_one_place() {
+    case(|lab| {
+        let before = lab.with_network();
+        for places in [
+            ["-v", "/etc:/srv", "-v", "/usr:/srv/"],
+            ["--tmpfs", "/srv", "-v", "/usr:/srv:ro"],
+            ["--tmpfs", "/srv", "--tmpfs", "/srv"],
+        ] {
+            lab.run(&places, &["true"])
+                .refused(&["--volume and --tmpfs", "/srv", "leave one"]);
+        }
+        before.assert_back();
+        // One below the other is none of that.
+        lab.run(
+            &["--tmpfs", "/srv", "-v", "/usr:/srv/usr"],
+            &["ls", "/srv/usr/bin"],
+        )
+        .exits(0);
+    });
+}
+
+#[test]
 fn the_hosts_mounts_are_not_seen() {
     case(|lab| {
         let mounts = lab.run(&[], &["cat", "/proc/self/mounts"]).ok();

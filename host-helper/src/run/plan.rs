@@ -1,6 +1,6 @@
 //! What `run` is asked for, as a request and a command: nothing is made yet, but what makes no sense is refused.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::cli::{self, Resolv, Switch};
 use crate::config::Privileges;
@@ -93,7 +93,15 @@ fn check_together(options: &cli::Run) -> Result<()> {
         )));
     }
     let volumes = options.volume.iter().map(|volume| &volume.destination);
-    match volumes.chain(&options.tmpfs).find(|place| is_ours(place)) {
+    let places: Vec<_> = volumes.chain(&options.tmpfs).collect();
+    let is_named_before = |(at, place): &(usize, &&PathBuf)| places[..*at].contains(place);
+    if let Some((_, place)) = places.iter().enumerate().find(is_named_before) {
+        return Err(cli::usage(&format!(
+            "two of --volume and --tmpfs name {}; leave one of them out",
+            place.display()
+        )));
+    }
+    match places.into_iter().find(|place| is_ours(place)) {
         Some(place) if options.net.resolv == Resolv::Required => Err(cli::usage(&format!(
             "{} would lie under the one that is made for the container; leave it out (--dns, --add-host say what is in it), or use --resolv=off",
             place.display()
