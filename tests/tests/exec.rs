@@ -230,7 +230,7 @@ fn who_is_among_its_processes_is_closed_to_them_at_first() {
         let mut inside = lab.start(FIXED, &["sh", "-c", script]);
         inside.until("up");
         let command = lab.command(&["exec", "--no-tty", "box", "true"]);
-        let slow = ["-f", "--inject=sendmsg:delay_enter=3s"];
+        let slow = ["-f", "--inject=waitid:delay_enter=3s:when=1"];
         let tracer = Running::spawn(traced(&command, &slow, "/dev/null"));
         wait_untold("init waits for its message", || {
             let of_exec = children(tracer.pid()).into_iter().flat_map(children);
