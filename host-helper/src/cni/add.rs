@@ -37,10 +37,15 @@ use crate::wanted::Words;
 pub fn add(call: &Call, steps: Steps) -> Result<Value, Fault> {
     let configuration = Configuration::read(call)?;
     let target = target(call)?;
-    let before = Before::look(call, &configuration)?;
+    let mut route = Netlink::route()
+        .doing(|| "open a netlink socket".into())
+        .judge()?;
+    refuse_second(call, &mut route)?;
+    let bridge = find_bridge(&configuration, &mut route)?;
+    let bridge = bridge.as_ref();
     let done = match &configuration.addressing {
         Addressing::Ours(pool) => {
-            let request = request(call, &configuration, pool, &before, Some(&target));
+            let request = request(call, &configuration, pool, bridge, Some(&target));
             attach(call, &configuration, pool, request, &target, steps)
         }
         Addressing::Delegated(kind) => {
@@ -48,7 +53,7 @@ pub fn add(call: &Call, steps: Steps) -> Result<Value, Fault> {
             target.check_empty(&call.attachment.interface).judge()?;
             let given = delegate::ask(kind, "ADD", call).and_then(Pool::of_result);
             let done = given.and_then(|pool| {
-                let request = request(call, &configuration, &pool, &before, Some(&target));
+                let request = request(call, &configuration, &pool, bridge, Some(&target));
                 attach(call, &configuration, &pool, request, &target, steps)
             });
             if done.is_err() {
@@ -58,7 +63,7 @@ pub fn add(call: &Call, steps: Steps) -> Result<Value, Fault> {
             done
         }
     };
-    if done.is_err() && configuration.network.has_bridge() && before.bridge.is_none() {
+    if done.is_err() && configuration.network.has_bridge() && bridge.is_none() {
         // Made for it; it stays if others are on it by now.
         let _ = detach::down(&configuration.bridge, Living::Refuse);
     }
@@ -68,34 +73,22 @@ pub fn add(call: &Call, steps: Steps) -> Result<Value, Fault> {
     done
 }
 
-/// What there is before.
-struct Before {
-    /// The bridge; `None`: it is not there, or none is meant.
-    bridge: Option<Link>,
+/// The bridge that there is before; `None`: it is not there, or none is meant.
+fn find_bridge(configuration: &Configuration, route: &mut Netlink) -> Result<Option<Link>, Fault> {
+    if !configuration.network.has_bridge() {
+        return Ok(None);
+    }
+    let name = &configuration.bridge;
+    let found = route.find_link(name);
+    found.doing(|| format!("look for bridge {name}")).judge()
 }
 
-impl Before {
-    fn look(call: &Call, configuration: &Configuration) -> Result<Before, Fault> {
-        let mut route = Netlink::route()
-            .doing(|| "open a netlink socket".into())
-            .judge()?;
-        refuse_second(call, &mut route)?;
-        let mut bridge = None;
-        if configuration.network.has_bridge() {
-            let name = &configuration.bridge;
-            let found = route.find_link(name);
-            bridge = found.doing(|| format!("look for bridge {name}")).judge()?;
-        }
-        Ok(Before { bridge })
-    }
-
-    /// The host's address in the network, where that is known beforehand.
-    fn gateway(&self, pool: &Pool) -> Option<Ipv4Addr> {
-        match self.bridge.as_ref().map(|bridge| &bridge.mark) {
-            Some(Some(Mark::Network(gateways))) => Some(gateways.v4.addr()),
-            Some(_) => pool.gateway,
-            None => pool.gateway.or(pool.subnet.map(gateway_of)),
-        }
+/// The host's address in the network, where that is known beforehand.
+fn gateway(bridge: Option<&Link>, pool: &Pool) -> Option<Ipv4Addr> {
+    match bridge.map(|bridge| &bridge.mark) {
+        Some(Some(Mark::Network(gateways))) => Some(gateways.v4.addr()),
+        Some(_) => pool.gateway,
+        None => pool.gateway.or(pool.subnet.map(gateway_of)),
     }
 }
 
@@ -205,17 +198,16 @@ pub fn request_of_next(
     call: &Call,
     configuration: &Configuration,
     pool: &Pool,
-    bridge: Option<Link>,
+    bridge: Option<&Link>,
 ) -> Result<Request, Fault> {
-    let before = Before { bridge };
-    request(call, configuration, pool, &before, None)
+    request(call, configuration, pool, bridge, None)
 }
 
 fn request(
     call: &Call,
     configuration: &Configuration,
     pool: &Pool,
-    before: &Before,
+    bridge: Option<&Link>,
     target: Option<&Target>,
 ) -> Result<Request, Fault> {
     let is_wanted = pool.subnet6.is_some() || !pool.is_named;
@@ -233,7 +225,7 @@ fn request(
     let has_default_route = is_default.unwrap_or(!pool.is_named);
     let mut routes = pool.routes.clone();
     if has_default_route {
-        refuse_other_gateways(pool, before.gateway(pool))?;
+        refuse_other_gateways(pool, gateway(bridge, pool))?;
         routes.retain(|(to, _)| to.prefix_len() != 0);
     }
     Ok(Request {

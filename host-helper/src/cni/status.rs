@@ -59,12 +59,12 @@ pub fn status(call: &Call) -> Result<(), Fault> {
     }
     match &asked.addressing {
         Addressing::Ours(pool) => {
-            let network = check_network(call, &asked, pool, &mut route, bridge.clone())?;
+            let network = check_network(call, &asked, pool, &mut route, bridge.as_ref())?;
             check_pool(pool, &network, &links)?;
         }
         Addressing::Delegated(_) if bridge.is_some() => {
             let any = Pool::default();
-            check_network(call, &asked, &any, &mut route, bridge.clone())?;
+            check_network(call, &asked, &any, &mut route, bridge.as_ref())?;
         }
         // Which network it is to be says the other plugin.
         Addressing::Delegated(_) => {}
@@ -155,7 +155,7 @@ fn check_network(
     asked: &Configuration,
     pool: &Pool,
     route: &mut Netlink,
-    bridge: Option<Link>,
+    bridge: Option<&Link>,
 ) -> Result<Network, Fault> {
     let request = add::request_of_next(call, asked, pool, bridge)?;
     let refused = |error: Error| unavailable(&error.to_string());
