@@ -1,6 +1,6 @@
 //! What there is: containers as their supervisors describe them, and links whose supervisor is gone.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -134,17 +134,20 @@ impl Description {
         }
     }
 
-    /// What a container's supervisor says of it, where it has one that answers.
-    pub fn told_by(name: &str) -> Option<Description> {
-        let answer = control::ask(name, "inspect").ok()?;
-        serde_json::from_str(&answer).ok()
+    /// What a container's supervisor says of it.
+    ///
+    /// # Errors
+    /// It has none that answers so that we understand it.
+    pub fn told_by(name: &str) -> io::Result<Description> {
+        let answer = control::ask(name, "inspect")?;
+        Ok(serde_json::from_str(&answer)?)
     }
 
     /// What is known of the container whose link this is the host's end of: kept in a file, or told by its supervisor.
     pub fn of_end(end: &Link) -> Option<Description> {
         let kept = Kept::of(end).map(|kept| kept.container);
         let (name, _) = end.mark.as_ref().and_then(Mark::container)?;
-        kept.or_else(|| Description::told_by(name))
+        kept.or_else(|| Description::told_by(name).ok())
     }
 
     /// Without what it has given away with its link.
@@ -333,7 +336,7 @@ pub fn list() -> Result<Vec<Row>> {
 ///
 /// # Errors
 /// What the output refuses.
-pub fn write_table(rows: &[Row], out: &mut impl Write) -> std::io::Result<()> {
+pub fn write_table(rows: &[Row], out: &mut impl Write) -> io::Result<()> {
     let dash = || "-".to_string();
     let mut lines = vec![
         [
@@ -393,7 +396,7 @@ pub fn write_table(rows: &[Row], out: &mut impl Write) -> std::io::Result<()> {
 ///
 /// # Errors
 /// What the output refuses.
-pub fn write_json(rows: &[Row], out: &mut impl Write) -> std::io::Result<()> {
+pub fn write_json(rows: &[Row], out: &mut impl Write) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, rows)?;
     writeln!(out)
 }

@@ -143,7 +143,7 @@ fn refuse_of_run(target: Option<&str>, netns: Option<u64>, links: &[Link]) -> Re
     let mut marks = links.iter().filter_map(|link| link.mark.as_ref());
     let by_link = marks.find(|mark| is_meant(mark) && !mark.is_dead());
     let by_link = by_link.and_then(Mark::container).map(|(name, _)| name);
-    let has_none = |name: &&str| Description::told_by(name).is_some_and(|it| it.owner == "run");
+    let has_none = |name: &&str| Description::told_by(name).is_ok_and(|it| it.owner == "run");
     match by_link.or_else(|| target.filter(has_none)) {
         Some(name) => Err(Error::new(format!(
             "detach {name}: it is no attached container, but one of host-helper run; host-helper stop {name} ends it"

@@ -1,5 +1,7 @@
 //! What our tables know of each container is what its supervisor, or the file of an attachment, says.
 
+use std::io;
+
 use super::host::{Host, name_of};
 use super::{Fault, Report};
 use crate::attached::kept::Kept;
@@ -76,14 +78,11 @@ fn is_lacking(end: &Link, known: &Known, route: &mut Netlink, report: &mut Repor
 
 /// What its supervisor says. One that says nothing puts no rules back either.
 fn told_by(name: &str, report: &mut Report) -> Option<Description> {
-    match control::ask(name, "inspect") {
-        Ok(answer) => serde_json::from_str(&answer).ok(),
-        Err(error) => {
-            if control::is_silence(&error) {
-                let cause = control::no_such(name, &error);
-                report.could_not(format!("the rules of container {name}"), cause);
-            }
-            None
+    let silent = |error: &io::Error| {
+        if control::is_silence(error) {
+            let cause = control::no_such(name, error);
+            report.could_not(format!("the rules of container {name}"), cause);
         }
-    }
+    };
+    Description::told_by(name).inspect_err(silent).ok()
 }
