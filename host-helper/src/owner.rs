@@ -288,9 +288,15 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
+/// The fields of `/proc/PID/stat` from the third on, which is the state (proc(5)). The second is the command's name, which may hold blanks
+/// and brackets: they begin behind the last one.
+pub fn fields_from_third(stat: &str) -> impl Iterator<Item = &str> {
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    fields.split_ascii_whitespace()
+}
+
 fn start_in(stat: &str) -> Option<u64> {
-    // The command's name (field 2) may hold blanks and brackets: count from behind the last one.
-    let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
+    let mut fields = fields_from_third(stat);
     if matches!(fields.next()?, "Z" | "X") {
         return None;
     }

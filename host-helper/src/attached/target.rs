@@ -19,7 +19,7 @@ use crate::error::{Doing, Error, Result, twice};
 use crate::inside::{mount_of, open_in_root, open_path};
 use crate::link::Link;
 use crate::netlink::Netlink;
-use crate::owner::{Mark, Named, Owner, leased_address, namespace, start_time};
+use crate::owner::{Mark, Named, Owner, fields_from_third, leased_address, namespace, start_time};
 use crate::request::NetworkChoice;
 use crate::signals::Signals;
 use crate::sys;
@@ -384,9 +384,7 @@ fn has_ended(pidfd: &OwnedFd) -> Result<bool> {
 /// Field 9 of proc(5)'s stat has this bit.
 fn is_of_kernel(stat: &str) -> bool {
     const PF_KTHREAD: u64 = 0x0020_0000; // linux/sched.h
-    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    // The first word here is field 3.
-    let flags = fields.split_whitespace().nth(6);
+    let flags = fields_from_third(stat).nth(6);
     flags
         .and_then(|flags| flags.parse().ok())
         .is_none_or(|flags: u64| flags & PF_KTHREAD != 0)
