@@ -111,34 +111,30 @@ fn check_host_end(
         Some(index) => route.link(index).doing(doing).judge()?,
         None => None,
     };
-    let is_listed = |bridge: &Link| listed(previous, &bridge.name, false).is_some();
-    match bridge {
-        None if has_bridge => {
+    let Some(bridge) = bridge else {
+        if has_bridge {
             let why = format!("{} is no port of a bridge any more", end.name);
-            Err(differs(call, &why))
+            return Err(differs(call, &why));
         }
-        Some(bridge) if !is_listed(&bridge) => {
-            let why = format!(
-                "{} is a port of {}, which prevResult does not name",
-                end.name, bridge.name
-            );
-            Err(differs(call, &why))
-        }
-        Some(bridge) if !bridge.is_up => {
-            Err(differs(call, &format!("bridge {} is down", bridge.name)))
-        }
-        Some(bridge) => match bridge::lost_address(route, &bridge).judge()? {
-            Some(lost) => {
-                let name = &bridge.name;
-                let why = format!(
-                    "bridge {name} has lost its address {lost} (host-helper up --bridge {name})"
-                );
-                Err(differs(call, &why))
-            }
-            None => Ok(end),
-        },
-        None => Ok(end),
+        return Ok(end);
+    };
+    let name = &bridge.name;
+    if listed(previous, name, false).is_none() {
+        let why = format!(
+            "{} is a port of {name}, which prevResult does not name",
+            end.name
+        );
+        return Err(differs(call, &why));
     }
+    if !bridge.is_up {
+        return Err(differs(call, &format!("bridge {name} is down")));
+    }
+    if let Some(lost) = bridge::lost_address(route, &bridge).judge()? {
+        let why =
+            format!("bridge {name} has lost its address {lost} (host-helper up --bridge {name})");
+        return Err(differs(call, &why));
+    }
+    Ok(end)
 }
 
 /// The interface inside, with the addresses and routes that are said to be its own.
