@@ -14,7 +14,7 @@ use super::{Result, again, wait_until_quiet};
 /// What [`keep_open_beyond_our_end`] hands to its process.
 struct Kept {
     /// First and last of the descriptors to close, in pairs.
-    closed: Vec<(u32, u32)>,
+    rest: Vec<(u32, u32)>,
     /// Sockets of netfilter, which are closed when that is quick.
     sockets: Vec<BorrowedFd<'static>>,
     /// What is closed at once.
@@ -79,7 +79,7 @@ pub fn keep_open_beyond_our_end(sockets: &[BorrowedFd], others: &[BorrowedFd]) -
         .map(|socket| unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) });
     let others = others.iter().map(AsRawFd::as_raw_fd).collect();
     let kept: &'static Kept = Box::leak(Box::new(Kept {
-        closed: rest,
+        rest,
         sockets: sockets.collect(),
         others,
         end: read,
@@ -112,7 +112,7 @@ extern "C" fn keep_open(kept: *mut libc::c_void) -> libc::c_int {
     // its stack.
     unsafe {
         let kept = &*kept.cast::<Kept>();
-        for (first, last) in &kept.closed {
+        for (first, last) in &kept.rest {
             // Without memory for that it would keep open what others wait for the end of.
             if libc::syscall(libc::SYS_close_range, *first, *last, 0) < 0 {
                 libc::_exit(1);
