@@ -262,7 +262,7 @@ pub fn sockets() -> Result<Vec<PathBuf>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         read => read
             .doing(|| format!("list {}", state::DIRECTORY))
-            .map_err(|error| error.cure(nix::errno::Errno::EACCES, "run as root (sudo)"))?,
+            .map_err(|error| error.cure(Errno::EACCES, "run as root (sudo)"))?,
     };
     let paths = entries.flatten().map(|entry| entry.path());
     Ok(paths

@@ -56,12 +56,13 @@ pub fn mount_dev(
         made => made,
     };
     // In a directory of our own there is no link that a path could follow.
+    let attach = |made, name| attach_tree_at(&made, &dev, name).map(|()| made);
     let terminals = terminals
-        .and_then(|made| attach_tree_at(&made, &dev, c"pts").map(|()| made))
+        .and_then(|made| attach(made, c"pts"))
         .doing(|| "mount devpts on /dev/pts".into())?;
     let modes = [(c"mode", c"1777"), (c"size", c"65536k")];
     let memory = make_mount(c"tmpfs", &modes, NOSUID | NODEV | NOEXEC)
-        .and_then(|made| attach_tree_at(&made, &dev, c"shm").map(|()| made))
+        .and_then(|made| attach(made, c"shm"))
         .doing(|| "mount tmpfs on /dev/shm".into())?;
     if let Some(map) = users {
         for directory in [".", "shm"] {

@@ -176,9 +176,9 @@ impl Room<'_> {
         let _ = sys::join_session_keyring();
         spawn::filter(self.filtered_for)?;
         sys::keep_capabilities(self.capabilities).doing(|| "give capabilities up".into())?;
-        let (handed_over, first) =
-            pipe2(OFlag::O_CLOEXEC).doing(|| "clone into the container".into())?;
-        match sys::clone_sibling().doing(|| "clone into the container".into())? {
+        let doing = || "clone into the container".to_string();
+        let (handed_over, first) = pipe2(OFlag::O_CLOEXEC).doing(doing)?;
+        match sys::clone_sibling().doing(doing)? {
             Clone::Child => {
                 set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
                 // Who waits for us would take the terminal that we hand over for us. The end of the first closes this.

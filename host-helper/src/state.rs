@@ -33,7 +33,7 @@ pub fn lock() -> Result<Lock> {
             }
             opened => opened
                 .doing(|| format!("open {DIRECTORY}"))
-                .map_err(|error| error.cure(nix::errno::Errno::EACCES, "run as root (sudo)"))?,
+                .map_err(|error| error.cure(Errno::EACCES, "run as root (sudo)"))?,
         };
         let found = directory
             .metadata()

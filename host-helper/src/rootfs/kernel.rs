@@ -99,7 +99,7 @@ pub(super) fn mask_proc(
     Ok(())
 }
 
-/// Gives it.
+/// Mounts `/sys`, read-only, and masks what tells about the host. Gives the file system.
 pub(super) fn mount_sys(root: &OwnedFd, scratch: &OwnedFd) -> Result<OwnedFd> {
     let sys = match mount_new(root, c"sysfs", "sys", RDONLY | NOSUID | NODEV | NOEXEC) {
         // A user namespace may mount the sysfs of its own network namespace only: the host's as it is, then.
