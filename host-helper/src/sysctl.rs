@@ -107,6 +107,10 @@ pub fn is_forwarding() -> Result<bool> {
     is_on(IP_FORWARD)
 }
 
+/// What is said of a host that does not, and the command that cures it.
+pub const NOT_FORWARDING: &str =
+    "the host does not forward: net.ipv4.ip_forward is 0 (sysctl -w net.ipv4.ip_forward=1)";
+
 /// The host must pass IPv4 packets between its links. Gives the sentence about what was changed for it.
 ///
 /// # Errors
@@ -214,6 +218,20 @@ fn forward_everywhere(uplinks: &[Uplink], lock: &Lock) -> Result<Vec<String>> {
 /// When that cannot be read.
 pub fn forwards6(link: &str) -> Result<bool> {
     Ok(is_on(FORWARDING)? || is_on(&by_link(link))?)
+}
+
+/// What is said of a host that does not, and the command that cures it: a host that is to forward everywhere must have been told to listen to
+/// its routers all the same, which `up` does for a bridge.
+pub fn not_forwarding6(link: &str, is_bridge: bool) -> String {
+    let by_link = by_link(link);
+    let cure = if is_bridge {
+        format!("host-helper up --bridge {link}")
+    } else if path(&by_link).exists() {
+        format!("sysctl -w net/{by_link}=1")
+    } else {
+        "sysctl -w net.ipv6.conf.all.forwarding=1".to_string()
+    };
+    format!("the host does not forward IPv6: net.ipv6.conf.all.forwarding is 0 ({cure})")
 }
 
 /// Our own links are no place where routers advertise themselves to the host.

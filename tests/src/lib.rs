@@ -58,3 +58,11 @@ pub fn sh(command: &str) -> String {
     assert_eq!(outcome.code, 0, "witness {command:?} failed: {outcome}");
     outcome.out()
 }
+
+/// Runs a command as a user would, who has host-helper in the PATH: as an error names it.
+#[track_caller]
+pub fn paste(command: &str) {
+    let path = binary();
+    let directory = path.parent().expect("a directory").display();
+    sh(&format!("PATH={directory}:$PATH; {command}"));
+}

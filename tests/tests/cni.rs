@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use lab::{
-    Answer, Lab, Netns, Plugin, Running, Snapshot, Whose, case, children, fill, packets, sh,
+    Answer, Lab, Netns, Plugin, Running, Snapshot, Whose, case, children, fill, packets, paste, sh,
     wait_untold,
 };
 
@@ -345,6 +345,70 @@ fn check_compares() {
         plugin
             .call("CHECK", whose("c1", "/run/netns/none"), &check)
             .fault(3, &["/run/netns/none"]);
+    });
+}
+
+/// A difference comes with the command that ends it, as it is written; of some there are several, one behind the other.
+#[test]
+fn what_check_names_is_a_cure() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let one = whose("c1", A);
+        let both =
+            ranges(json!([[{ "subnet": "10.22.0.0/24" }], [{ "subnet": "2001:db8:22::/64" }]]));
+        let config = with(with(blue(), both), json!({ "isDefaultGateway": true }));
+        let ptp = json!({ "mode": "ptp", "bridge": null });
+        let ptp = with(config.clone(), ptp);
+        let end = "hw$(ip -br link | grep -o 'hw0a[0-9a-f]*' | cut -c 3-)";
+        let in_both = [
+            "ip -n a link set eth0 down",
+            "ip -n a addr flush dev eth0",
+            "ip -n a link set eth0 address 02:00:00:00:00:99",
+            &format!("ip link set {end} address 02:00:00:00:00:99"),
+            &format!("ip link set {end} down"),
+            "nft flush ruleset",
+            "echo 0 >/proc/sys/net/ipv4/ip_forward",
+            FORWARD6_OFF,
+        ];
+        let of_bridge = [
+            "ip link set cni0 down",
+            "ip addr del 10.22.0.1/24 dev cni0",
+            "ip addr del 2001:db8:22::1/64 dev cni0",
+        ];
+        let of_ptp = ["ip route del IP4", "ip -6 route flush IP6"];
+        for (config, own) in [(config, &of_bridge[..]), (ptp, &of_ptp)] {
+            for disturb in in_both.iter().chain(own) {
+                let netns = Netns::new("a");
+                let result = plugin.call("ADD", one, &config).ok();
+                let check = with(config.clone(), json!({ "prevResult": result.clone() }));
+                plugin.call("CHECK", one, &check).ok();
+                let [four, six] = [0, 1].map(|at| {
+                    let address = result["ips"][at]["address"].as_str().expect("an address");
+                    address.split('/').next().expect("an address")
+                });
+                sh(&disturb.replace("IP4", four).replace("IP6", six));
+                let mut found = 0;
+                loop {
+                    let answer = plugin.call("CHECK", one, &check);
+                    if answer.0.code == 0 {
+                        break;
+                    }
+                    let answer = answer.fault(101, &["c1"]);
+                    let sentence = answer["msg"].as_str().unwrap_or_default();
+                    let cure = sentence
+                        .split_once('(')
+                        .and_then(|it| it.1.strip_suffix(')'));
+                    paste(cure.unwrap_or_else(|| panic!("{disturb}: no cure: {sentence}")));
+                    found += 1;
+                    assert!(found < 10, "{disturb}: {sentence}");
+                }
+                assert_ne!(found, 0, "{disturb}");
+                plugin.call("DEL", one, &check).ok();
+                drop(netns);
+                sh("umount /run/netns/a; rm /run/netns/a");
+            }
+            lab.hawser(&["down", "--bridge", "cni0"]);
+        }
     });
 }
 

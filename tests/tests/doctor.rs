@@ -5,17 +5,9 @@ use std::process::{Command, Stdio};
 
 use lab::{
     DEADLINE, Lab, Netns, Outcome, Running, Snapshot, Watch, Whose, binary, case, collect, packets,
-    sh, skip, strace,
+    paste, sh, skip, strace,
 };
 use serde_json::{Value, json};
-
-/// Runs a command as a user would, who has host-helper in the PATH.
-#[track_caller]
-fn paste(command: &str) {
-    let path = binary();
-    let directory = path.parent().expect("a directory").display();
-    sh(&format!("PATH={directory}:$PATH; {command}"));
-}
 
 /// Every switch of the network, but for the connections that are counted.
 fn switches() -> String {

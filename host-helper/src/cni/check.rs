@@ -1,6 +1,7 @@
 //! CHECK: what ADD has made is compared with what is there.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use hawser::address::Mac;
 use ipnet::IpNet;
@@ -64,7 +65,8 @@ fn listed<'a>(result: &'a Value, name: &str, is_inside: bool) -> Option<(usize, 
     })
 }
 
-fn check_mac(call: &Call, listed: &Value, link: &Link) -> Result<(), Fault> {
+/// `place`: what comes before a command that is to see the link.
+fn check_mac(call: &Call, listed: &Value, link: &Link, place: &str) -> Result<(), Fault> {
     let wanted = listed
         .get("mac")
         .and_then(Value::as_str)
@@ -73,9 +75,9 @@ fn check_mac(call: &Call, listed: &Value, link: &Link) -> Result<(), Fault> {
     if wanted.is_empty() || wanted.eq_ignore_ascii_case(&has) {
         return Ok(());
     }
+    let name = &link.name;
     let why = format!(
-        "{} has the hardware address {has}, and had {wanted}",
-        link.name
+        "{name} has the hardware address {has}, and had {wanted} ({place}ip link set {name} address {wanted})"
     );
     Err(differs(call, &why))
 }
@@ -91,21 +93,26 @@ fn check_host_end(
     let doing = || "look for the host's end".to_string();
     let found = route.find_link(&name).doing(doing).judge()?;
     let Some(end) = found else {
-        return Err(differs(call, "the host's end of its link is not there"));
+        let why = "the host's end of its link is not there; DEL and ADD make it anew";
+        return Err(differs(call, why));
     };
     let mark = end.mark.as_ref().filter(|mark| is_marked(mark, &name));
     let netns = mark
         .and_then(|mark| mark.container())
         .map(|(_, netns)| netns);
     if netns != Some(target.inode) {
-        let why = format!("{} leads to another network namespace", end.name);
+        let why = format!(
+            "{} leads to another network namespace; DEL and ADD make one that leads to this",
+            end.name
+        );
         return Err(differs(call, &why));
     }
     if !end.is_up {
-        return Err(differs(call, &format!("{} is down", end.name)));
+        let why = format!("{0} is down (ip link set {0} up)", end.name);
+        return Err(differs(call, &why));
     }
     if let Some((_, listed)) = listed(previous, &end.name, false) {
-        check_mac(call, listed, &end)?;
+        check_mac(call, listed, &end, "")?;
     }
     let bridge = match end.controller {
         Some(index) => route.link(index).doing(doing).judge()?,
@@ -113,7 +120,10 @@ fn check_host_end(
     };
     let Some(bridge) = bridge else {
         if has_bridge {
-            let why = format!("{} is no port of a bridge any more", end.name);
+            let why = format!(
+                "{} is no port of a bridge any more; DEL and ADD make it one",
+                end.name
+            );
             return Err(differs(call, &why));
         }
         return Ok(end);
@@ -121,13 +131,14 @@ fn check_host_end(
     let name = &bridge.name;
     if listed(previous, name, false).is_none() {
         let why = format!(
-            "{} is a port of {name}, which prevResult does not name",
+            "{} is a port of {name}, which prevResult does not name; DEL and ADD put it where it belongs",
             end.name
         );
         return Err(differs(call, &why));
     }
     if !bridge.is_up {
-        return Err(differs(call, &format!("bridge {name} is down")));
+        let why = format!("bridge {name} is down (ip link set {name} up)");
+        return Err(differs(call, &why));
     }
     if let Some(lost) = bridge::lost_address(route, &bridge).judge()? {
         let why =
@@ -143,16 +154,20 @@ fn check_inside(call: &Call, target: &Target, previous: &Value) -> Result<(), Fa
     let doing = || "look into the container's network".to_string();
     let mut inside = target.look().judge()?;
     let Some(link) = inside.find_link(name).doing(doing).judge()? else {
-        return Err(differs(call, &format!("it has no interface {name}")));
+        let why = format!("it has no interface {name}; DEL and ADD make one");
+        return Err(differs(call, &why));
     };
+    let netns = call.netns.as_deref().unwrap_or(Path::new(""));
+    let place = format!("nsenter --net={} ", netns.display());
     if !link.is_up {
-        return Err(differs(call, &format!("its interface {name} is down")));
+        let why = format!("its interface {name} is down ({place}ip link set {name} up)");
+        return Err(differs(call, &why));
     }
     let Some((index, listed)) = listed(previous, name, true) else {
         let why = format!("prevResult does not name its interface {name}");
         return Err(differs(call, &why));
     };
-    check_mac(call, listed, &link)?;
+    check_mac(call, listed, &link, &place)?;
     let addresses = inside.addresses(link.index).doing(doing).judge()?;
     let mut subnets = Vec::new();
     for ip in list(previous, "ips") {
@@ -171,7 +186,10 @@ fn check_inside(call: &Call, target: &Target, previous: &Value) -> Result<(), Fa
             continue;
         }
         if !addresses.iter().any(has) {
-            return Err(differs(call, &format!("{name} has no address {address}")));
+            let why = format!(
+                "{name} has no address {address} ({place}ip address add {address} dev {name})"
+            );
+            return Err(differs(call, &why));
         }
         subnets.push(address);
     }
@@ -195,7 +213,10 @@ fn check_inside(call: &Call, target: &Target, previous: &Value) -> Result<(), Fa
             .iter()
             .any(|route| route.destination == to.trunc() && route.gateway == by);
         if !is_there {
-            let why = format!("it has no route to {to} by {}", text("gw"));
+            let by = text("gw");
+            let why = format!(
+                "it has no route to {to} by {by} ({place}ip route add {to} via {by} dev {name} onlink)"
+            );
             return Err(differs(call, &why));
         }
     }
@@ -247,14 +268,12 @@ fn check_rules(call: &Call, route: &mut Netlink, kept: &Kept, end: &Link) -> Res
             ));
         }
         if attachment.network.is_ours && !sysctl::is_forwarding()? {
-            return Ok(Some(
-                "the host does not forward (net.ipv4.ip_forward is 0)".into(),
-            ));
+            return Ok(Some(sysctl::NOT_FORWARDING.into()));
         }
         if let Some(lost) = lost_route(route, &attachment, end)? {
+            let name = &end.name;
             return Ok(Some(format!(
-                "the host has lost its route to {lost} by {}",
-                end.name
+                "the host has lost its route to {lost} by {name} (ip route replace {lost} dev {name})"
             )));
         }
         let by = match attachment.network.bridge {
@@ -263,9 +282,7 @@ fn check_rules(call: &Call, route: &mut Netlink, kept: &Kept, end: &Link) -> Res
         };
         let has_ipv6 = attachment.veth.address6.is_some() && attachment.network.is_ours;
         if has_ipv6 && !sysctl::forwards6(by)? {
-            return Ok(Some(
-                "the host does not forward IPv6 (net.ipv6.conf.all.forwarding is 0)".into(),
-            ));
+            return Ok(Some(sysctl::not_forwarding6(by, by != &end.name)));
         }
         Ok(None)
     };

@@ -124,9 +124,7 @@ fn check_bridge(route: &mut Netlink, bridge: &Link, links: &[Link]) -> Result<()
             ));
         }
         if !sysctl::is_forwarding().judge()? {
-            return limited(format!(
-                "look at {name}: the host does not forward (net.ipv4.ip_forward is 0)"
-            ));
+            return limited(format!("look at {name}: {}", sysctl::NOT_FORWARDING));
         }
         if let Some(lost) = bridge::lost_address(route, bridge).judge()? {
             return limited(format!(
@@ -134,9 +132,8 @@ fn check_bridge(route: &mut Netlink, bridge: &Link, links: &[Link]) -> Result<()
             ));
         }
         if has_ipv6(bridge) && !sysctl::forwards6(name).judge()? {
-            return limited(format!(
-                "look at {name}: the host does not forward IPv6 (net.ipv6.conf.all.forwarding is 0)"
-            ));
+            let why = sysctl::not_forwarding6(name, true);
+            return limited(format!("look at {name}: {why}"));
         }
     }
     if ports.len() >= MOST_PORTS {
