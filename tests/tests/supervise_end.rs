@@ -274,10 +274,15 @@ fn a_process_outside_survives() {
 /// init with these words, where nothing is mounted on /proc.
 fn without_proc(words: &[&str]) -> Running {
     let script = "mount -t tmpfs none /proc; exec \"$@\"";
+    unshared(&["-m", "sh", "-c", script, "sh"], words)
+}
+
+/// init with these words, started by `unshare` with those.
+fn unshared(before: &[&str], words: &[&str]) -> Running {
     let init = Supervised::command(words);
     let mut command = Command::new("unshare");
     command
-        .args(["-m", "sh", "-c", script, "sh"])
+        .args(before)
         .arg(init.get_program())
         .args(init.get_args())
         .stdin(Stdio::piped())
@@ -306,19 +311,8 @@ fn without_proc_the_process_group_is_all() {
 fn nobody_is_looked_for_in_the_proc_of_another_namespace() {
     case(|_| {
         let words = ["--grace", "0", "--", LISTENER, "!cmd", "%inner"];
-        let init = Supervised::command(&words);
         for before in [&[][..], &["sh", "-c", "\"$@\"; exit $?", "sh"]] {
-            let mut command = Command::new("unshare");
-            command
-                .args(["-pf", "--kill-child"])
-                .args(before)
-                .arg(init.get_program())
-                .args(init.get_args())
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped());
-            sys::without_terminal(&mut command);
-            let mut running = Running::spawn(command);
+            let mut running = unshared(&[&["-pf", "--kill-child"], before].concat(), &words);
             assert_eq!(running.lines(2).len(), 2, "both are up");
             let mut init = child(running.pid());
             if !before.is_empty() {
