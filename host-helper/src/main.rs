@@ -161,7 +161,7 @@ fn perform(
         }
         Action::Ls { json } => list(json),
         Action::Inspect(of) => show(&inspect(&of.name)?),
-        Action::Port(action) => show(&port::port(&action)?),
+        Action::Port(action) => port::port(&action),
         Action::Logs(of) => show_log(&of.name),
         Action::Wait(of) => show(&format!("{}\n", run::wait_for(&of.name)?)),
         Action::Stop { name, grace } => control::stop(&name, grace).map(|()| 0),

@@ -7,18 +7,29 @@ use crate::error::{Error, Result};
 use crate::ls::Description;
 use crate::publish::Range;
 
-/// Does what was asked for. Gives what is to be printed.
+/// Does what was asked for, and prints which ports it is about.
 ///
 /// # Errors
-/// No such container; why a port cannot be published or withdrawn. Of several none is then.
-pub fn port(action: &cli::Port) -> Result<String> {
+/// No such container; why a port cannot be published or withdrawn. Of several none is then. Or the output refuses: none is published then,
+/// as nobody would know which of the host's it is.
+pub fn port(action: &cli::Port) -> Result<u8> {
     match action {
-        cli::Port::Ls { name, json } => list(name, *json),
-        cli::Port::Add { name, ports } => change(name, "add", ports),
+        cli::Port::Ls { name, json } => crate::show(&list(name, *json)?),
+        cli::Port::Add { name, ports } => {
+            let done = change(name, "add", ports)?;
+            crate::show(&done).inspect_err(|_| take_back(name, &done))
+        }
         cli::Port::Rm { name, ports } => {
             check_published(name, ports)?;
-            change(name, "rm", ports)
+            crate::show(&change(name, "rm", ports)?)
         }
+    }
+}
+
+/// Withdraws what was published. What goes wrong is no matter: the first error is the one that counts.
+fn take_back(name: &str, published: &str) {
+    for range in published.lines() {
+        let _ = control::ask(name, &format!("port rm {range}"));
     }
 }
 
@@ -86,10 +97,8 @@ fn change(name: &str, word: &str, ports: &[Range]) -> Result<String> {
         let answer = control::ask(name, &format!("port {word} {range}"))
             .map_err(|error| no_such(name, &error))?;
         if let Some(text) = answer.strip_prefix("error ") {
-            let so_far = done.lines().filter(|_| word == "add");
-            for range in so_far {
-                // The first error is the one that matters.
-                let _ = control::ask(name, &format!("port rm {range}"));
+            if word == "add" {
+                take_back(name, &done);
             }
             return Err(Error::new(text.trim_end()));
         }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use lab::{DEADLINE, Lab, Netns, Snapshot, case, packets, sh, sys, wait_for_end};
+use lab::{DEADLINE, Lab, Netns, Snapshot, binary, case, collect, packets, sh, sys, wait_for_end};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
 };
@@ -558,6 +558,25 @@ fn ports_come_and_go_while_it_lives() {
         .ok();
         lab.hawser(&["port", "add", "alone", "80"])
             .refused(&["alone", "no network of its own"]);
+    });
+}
+
+/// Whose number nobody was told is not published: a free one would lead in from everywhere, and nobody would know of it.
+#[test]
+fn a_port_whose_number_cannot_be_said_is_taken_back() {
+    case(|lab| {
+        lab.run(&["-d", "--name", "web"], &["sleep", "1000"]).ok();
+        lab.hawser(&["port", "add", "web", "8080:80"]).ok();
+        let snapshot = Snapshot::take();
+        let mut command = lab.command_of("/bin/sh");
+        let script = format!(
+            "exec {} port add web 80 8081:81 >/dev/full",
+            binary().display()
+        );
+        command.args(["-c", &script]);
+        collect(command, DEADLINE).refused(&["write to standard output", "ENOSPC"]);
+        assert_eq!(lab.hawser(&["port", "ls", "web"]).ok(), "8080:80/tcp");
+        snapshot.assert_back();
     });
 }
 
