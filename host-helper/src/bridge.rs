@@ -23,7 +23,7 @@ use crate::uplink::LEAST_MTU6;
 use crate::wanted::Wanted;
 
 pub use gateway::{LOCAL, UNICAST, write_address, write_early_route};
-pub use network::{Bridge, Network, lost_address, own_addresses};
+pub use network::{Bridge, Network, is_stray, lost_address, own_addresses};
 
 use found::complete;
 

@@ -232,9 +232,8 @@ fn living_on(route: &mut Netlink, name: &str, bridge: Option<&Link>) -> Result<V
 }
 
 /// Somebody has deleted its bridge, which was that of this network: its supervisor says so, or what is kept of it.
-fn was_on(port: &Link, network: &str) -> bool {
-    // Point-to-point: it never had one.
-    !nft::is_ours(port.group)
+pub fn was_on(port: &Link, network: &str) -> bool {
+    bridge::is_stray(port)
         && Description::of_end(port).is_some_and(|container| container.network == network)
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attach::Attachment;
 use crate::attached::kept::Kept;
-use crate::bridge::POINT_TO_POINT_NAME;
+use crate::bridge::{self, POINT_TO_POINT_NAME};
 use crate::config::Privileges;
 use crate::control;
 use crate::error::{Doing, Result};
@@ -209,7 +209,10 @@ impl Row {
             name: mark.container().unwrap_or_default().0.to_string(),
             address: leased_address(&link.name),
             address6: kept.as_ref().and_then(|kept| kept.container.address6),
-            network,
+            network: match &kept {
+                Some(kept) if bridge::is_stray(link) => kept.container.network.clone(),
+                _ => network,
+            },
             veth: Some(link.name.clone()),
             pid: mark.owner().map(|owner| owner.pid),
             netns: mark.container().map(|(_, netns)| netns),
@@ -291,9 +294,12 @@ pub fn list() -> Result<Vec<Row>> {
         let bridge = links
             .iter()
             .find(|other| Some(other.index) == link.controller);
-        let network = bridge
-            .map_or(POINT_TO_POINT_NAME, |bridge| &bridge.name)
-            .to_string();
+        let network = match bridge {
+            Some(bridge) => &bridge.name,
+            None if bridge::is_stray(link) => "",
+            None => POINT_TO_POINT_NAME,
+        };
+        let network = network.to_string();
         let (name, pid, owner, status) = match &link.mark {
             Some(mark) if mark.is_attached() && !mark.is_dead() => {
                 rows.push(Row::of_attachment(link, mark, network));

@@ -551,6 +551,49 @@ fn status_says_whether_add_would_work() {
     });
 }
 
+/// Somebody has deleted the bridge: who lives on it has no network any more, and is found until it is on another.
+#[test]
+fn a_bridge_that_was_deleted_under_its_containers() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        lab.serve();
+        let [_a, _b] = ["a", "b"].map(Netns::new);
+        let [one, other] = [whose("c1", A), whose("c2", "/run/netns/b")];
+        let config = with(blue(), json!({ "isDefaultGateway": true }));
+        let result = plugin.call("ADD", one, &config).ok();
+        let check = with(config.clone(), json!({ "prevResult": result }));
+        assert_eq!(lab.hawser(&["doctor"]).ok(), "");
+        sh("ip link del cni0");
+        plugin
+            .of_network("STATUS", &config)
+            .fault(51, &["cni0", "is gone", "cni-c1.eth0"]);
+        // No other network's.
+        let green =
+            json!({ "name": "green", "bridge": "cni1", "ipam": { "subnet": "10.23.0.0/24" } });
+        let green = with(config.clone(), green);
+        plugin.of_network("STATUS", &green).ok();
+        assert_eq!(lab.list()[0]["network"], "cni0");
+        let found = || {
+            let found = lab.hawser(&["doctor"]).exits(1).out();
+            assert_eq!(found.lines().count(), 1, "{found}");
+            assert!(found.starts_with("bridge-down container cni-c1"), "{found}");
+            found
+        };
+        assert!(found().contains("cni0 is gone"));
+        plugin.call("ADD", other, &config).ok();
+        paste(found().split("; cure: ").nth(1).expect("a cure"));
+        assert_eq!(lab.hawser(&["doctor"]).ok(), "");
+        plugin.call("CHECK", one, &check).ok();
+        plugin.of_network("STATUS", &config).ok();
+        for whose in [one, other] {
+            plugin.call("DEL", whose, &config).ok();
+        }
+        // Nor of one that has been deleted since.
+        sh("ip link del cni0");
+        plugin.of_network("STATUS", &config).ok();
+    });
+}
+
 /// What is tried is called as the default network is.
 #[test]
 fn status_leaves_what_is_kept_of_the_default_network() {

@@ -9,7 +9,7 @@ use crate::error::{Doing, Result};
 use crate::link::{Link, Mac};
 use crate::netlink::Netlink;
 use crate::nft::{self, Policy};
-use crate::owner::{Gateways, Mark};
+use crate::owner::{Gateways, Mark, leased_address};
 use crate::sysctl;
 
 /// A network that containers can be attached to.
@@ -62,6 +62,12 @@ pub fn lost_address(route: &mut Netlink, bridge: &Link) -> Result<Option<IpNet>>
     let there = route.addresses(bridge.index);
     let there = there.doing(|| format!("look at the addresses of {}", bridge.name))?;
     Ok(own_addresses(&bridge.name, gateways).find(|net| !there.contains(net)))
+}
+
+/// Whether the host end of a container was made as a port of a bridge, and is none: somebody has deleted that, or has taken it out.
+pub fn is_stray(end: &Link) -> bool {
+    // Of a point-to-point container it has the network's group.
+    end.controller.is_none() && leased_address(&end.name).is_some() && !nft::is_ours(end.group)
 }
 
 impl Network {

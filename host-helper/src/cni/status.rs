@@ -17,6 +17,7 @@ use super::{add, delegate};
 use crate::address::{Subnet, partner_of, usable};
 use crate::attach;
 use crate::bridge::{self, Network};
+use crate::detach;
 use crate::error::{Doing, Error, Result as OurResult};
 use crate::link::Link;
 use crate::netlink::Netlink;
@@ -54,8 +55,10 @@ pub fn status(call: &Call) -> Result<(), Fault> {
         _ => None,
     };
     let bridge = bridge.filter(|link| link.kind == "bridge");
-    if let Some(bridge) = &bridge {
-        check_bridge(&mut route, bridge, &links)?;
+    match &bridge {
+        Some(bridge) => check_bridge(&mut route, bridge, &links)?,
+        None if asked.network == NetworkChoice::Bridge => check_left(&asked.bridge, &links)?,
+        None => {}
     }
     match &asked.addressing {
         Addressing::Ours(pool) => {
@@ -144,6 +147,24 @@ fn check_bridge(route: &mut Netlink, bridge: &Link, links: &[Link]) -> Result<()
         return Err(unavailable(&why));
     }
     Ok(())
+}
+
+/// Nobody has deleted the bridge under containers that live on it.
+fn check_left(name: &str, links: &[Link]) -> Result<(), Fault> {
+    let left = links.iter().filter_map(|link| {
+        let mark = link.mark.as_ref().filter(|mark| !mark.is_dead())?;
+        let (container, _) = mark.container()?;
+        detach::was_on(link, name).then_some(container)
+    });
+    let left: Vec<&str> = left.collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    let why = format!(
+        "use bridge {name}: it is gone, and containers live on it: {}; DEL and ADD put them on another",
+        left.join(", ")
+    );
+    Err(Fault::new(code::LIMITED, why))
 }
 
 /// The network is, or can be, what the next container would ask for.

@@ -5,12 +5,13 @@ use std::io;
 use super::host::{Host, name_of};
 use super::{Fault, Report};
 use crate::attached::kept::Kept;
+use crate::bridge;
 use crate::control;
 use crate::error::Refusal;
 use crate::link::Link;
 use crate::ls::Description;
 use crate::netlink::Netlink;
-use crate::nft::{self, examine::Known};
+use crate::nft::examine::Known;
 use crate::owner::Mark;
 
 pub fn examine(
@@ -50,7 +51,7 @@ pub fn examine(
 /// Whether the tables lack something that they should know of it; not of one that nobody speaks for.
 fn is_lacking(end: &Link, known: &Known, route: &mut Netlink, report: &mut Report) -> bool {
     // Without its bridge it cannot be told what there should be.
-    if end.group == nft::PORT_GROUP && end.controller.is_none() {
+    if bridge::is_stray(end) {
         return false;
     }
     let mut look = || {

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::host::{Host, Network, address_of, name_of};
 use super::{Fault, Report, with_cure};
+use crate::attached::kept::Kept;
 use crate::attached::target::look_inside;
 use crate::bridge;
 use crate::control;
@@ -194,7 +195,7 @@ fn examine_end(host: &Host, end: &Link, report: &mut Report) {
 
 /// One that was made as a port of a bridge is none.
 fn examine_stray(host: &Host, end: &Link, report: &mut Report) {
-    if end.controller.is_some() || end.group != nft::PORT_GROUP {
+    if !bridge::is_stray(end) {
         return;
     }
     let is_its = |network: &&Network| {
@@ -209,8 +210,18 @@ fn examine_stray(host: &Host, end: &Link, report: &mut Report) {
     let bridge = network.map(|network| network.name.as_str());
     let bridge = bridge.or(of_container).unwrap_or("BRIDGE");
     let is_there = network.is_some() || host.links.iter().any(|link| link.name == bridge);
+    let cni = Kept::of(end).and_then(|kept| kept.cni);
     let (what, first) = if is_there {
         (format!("no port of {bridge} any more"), String::new())
+    } else if let Some(cni) = cni {
+        // Ours would be closed to whom that of its plugin is open.
+        let network = cni.network;
+        (
+            format!(
+                "no port of a bridge any more: {bridge} is gone, and comes back with the next container of network {network}"
+            ),
+            String::new(),
+        )
     } else {
         let subnet = known.subnet.unwrap_or_else(|| "SUBNET".to_string());
         let subnet6 = known.subnet6.map_or("--no-ipv6".to_string(), |subnet6| {
