@@ -322,7 +322,7 @@ pub fn unsupervised(route: &mut Netlink) -> Result<Vec<(Link, Kept)>> {
             continue;
         };
         if !control::is_supervised(&kept.container.name) {
-            found.push((end, kept));
+            found.push((end, kept.unsupervised()));
         }
     }
     Ok(found)

@@ -202,9 +202,12 @@ impl Row {
         }
     }
 
-    /// One without a supervisor: what the link does not say is kept, or not known.
-    fn of_attachment(link: &Link, mark: &Mark, network: String) -> Row {
-        let kept = Kept::of(link);
+    /// One whose supervisor says nothing, or that has none: what the link does not say is kept, or not known.
+    fn of_attachment(link: &Link, mark: &Mark, network: String, is_silent: bool) -> Row {
+        let mut kept = Kept::of(link);
+        if !is_silent {
+            kept = kept.map(Kept::unsupervised);
+        }
         Row {
             name: mark.container().unwrap_or_default().0.to_string(),
             address: leased_address(&link.name),
@@ -302,7 +305,9 @@ pub fn list() -> Result<Vec<Row>> {
         let network = network.to_string();
         let (name, pid, owner, status) = match &link.mark {
             Some(mark) if mark.is_attached() && !mark.is_dead() => {
-                rows.push(Row::of_attachment(link, mark, network));
+                let name = mark.container().unwrap_or_default().0;
+                let is_silent = silent.iter().any(|silent| silent == name);
+                rows.push(Row::of_attachment(link, mark, network, is_silent));
                 continue;
             }
             // The kernel is about to take it back.

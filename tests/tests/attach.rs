@@ -645,6 +645,35 @@ fn who_stays_lets_go_when_it_is_told_to() {
     });
 }
 
+/// A port of a loopback address is its supervisor's alone: one that was killed has none any more, and one that is stopped has.
+#[test]
+fn who_stays_takes_ports_of_loopback_addresses_along() {
+    case(|lab| {
+        let guest = guest(&["-n", "-m"]);
+        let ports = ["-p", "8080:80", "-p", "127.0.0.1:8081:80"];
+        let running = stay(lab, guest.pid(), "web", &ports);
+        let listed = || {
+            let ports = lab.listed("web")["ports"].clone();
+            let ports = ports.as_array().cloned().expect("ports");
+            Vec::from_iter(ports.into_iter().map(|port| port["host_port"].clone()))
+        };
+        assert_eq!(listed(), [8080, 8081]);
+        running.signal(libc::SIGSTOP);
+        running.wait_for_stop();
+        assert_eq!(listed(), [8080, 8081]);
+        running.signal(libc::SIGKILL);
+        running.end().exits(-libc::SIGKILL);
+        assert_eq!(listed(), [8080]);
+        let inspected = lab.hawser(&["inspect", "web"]).ok();
+        assert!(!inspected.contains("8081"), "{inspected}");
+        // Another may have it, also when nobody can ask the rules any more.
+        sh("nft flush ruleset");
+        let other = lab.start_idle(&["-p", "127.0.0.1:8081:80"]);
+        other.end().exits(0);
+        detach(lab, "web");
+    });
+}
+
 #[test]
 fn rules_are_restored_from_what_is_kept() {
     case(|lab| {

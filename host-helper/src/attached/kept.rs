@@ -21,7 +21,7 @@ use crate::ls::Description;
 use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner::{Mark, leased_address, namespace};
-use crate::publish::Port;
+use crate::publish::{Port, Range};
 use crate::reach::{Egress, Reach};
 use crate::state;
 use crate::veth::Veth;
@@ -188,6 +188,13 @@ impl Kept {
         })
     }
 
+    /// What of it is there without a supervisor. A port of a loopback address is that one's alone.
+    pub fn unsupervised(mut self) -> Kept {
+        let is_there = |range: &Range| !range.host.is_some_and(|host| host.is_loopback());
+        self.container.ports.retain(is_there);
+        self
+    }
+
     /// A hook has attached it, of a runtime of ours that calls it so.
     pub fn is_of(&self, id: &str) -> bool {
         self.id.as_deref() == Some(id) && self.is_of_here()
@@ -318,7 +325,8 @@ fn unheld(route: &mut Netlink, link: &str) -> Result<Option<Kept>> {
     let found = route.find_link(link).doing(doing)?;
     let living = found.filter(|link| !link.mark.as_ref().is_some_and(Mark::is_dead));
     let kept = living.and_then(|link| Kept::of(&link));
-    Ok(kept.filter(|kept| !control::is_supervised(&kept.container.name)))
+    let unheld = kept.filter(|kept| !control::is_supervised(&kept.container.name));
+    Ok(unheld.map(Kept::unsupervised))
 }
 
 fn in_use(port: &Port, by: &Kept) -> Error {
