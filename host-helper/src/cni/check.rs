@@ -276,13 +276,13 @@ fn check_rules(call: &Call, route: &mut Netlink, kept: &Kept, end: &Link) -> Res
                 "the host has lost its route to {lost} by {name} (ip route replace {lost} dev {name})"
             )));
         }
-        let by = match attachment.network.bridge {
-            Some(_) => &attachment.network.name,
-            None => &end.name,
+        let (by, is_bridge) = match attachment.network.bridge {
+            Some(_) => (&attachment.network.name, true),
+            None => (&end.name, false),
         };
         let has_ipv6 = attachment.veth.address6.is_some() && attachment.network.is_ours;
         if has_ipv6 && !sysctl::forwards6(by)? {
-            return Ok(Some(sysctl::not_forwarding6(by, by != &end.name)));
+            return Ok(Some(sysctl::not_forwarding6(by, is_bridge)));
         }
         Ok(None)
     };
