@@ -503,7 +503,7 @@ fn status_says_whether_add_would_work() {
             let result = plugin.call("ADD", whose(name, path), &narrow).ok();
             assert_eq!(address_of(&result), format!("10.22.0.{}", 2 + at));
         }
-        let full = ["10.22.0.2 to 10.22.0.6", "in use"];
+        let full = ["10.22.0.2 to 10.22.0.6", "in use", "use another bridge"];
         plugin.of_network("STATUS", &narrow).fault(50, &full);
         let more = Netns::new("more");
         let there = Snapshot::take();
@@ -1379,6 +1379,9 @@ fn a_full_bridge() {
         plugin
             .call("ADD", whose("c2", "/run/netns/b"), &blue())
             .fault(100, &["cni0", "1,023"]);
+        plugin
+            .of_network("STATUS", &blue())
+            .fault(50, &["cni0", "1023", "another bridge"]);
     });
 }
 

@@ -141,8 +141,9 @@ fn check_bridge(route: &mut Netlink, bridge: &Link, links: &[Link]) -> Result<()
     }
     if ports.len() >= MOST_PORTS {
         let why = format!(
-            "add to bridge {name}: it has {} ports, and takes no more",
-            ports.len()
+            "add to bridge {name}: it has {} ports, and takes no more; give further containers another {}",
+            ports.len(),
+            Words::CNI.bridge
         );
         return Err(unavailable(&why));
     }
@@ -199,7 +200,10 @@ fn check_pool(pool: &Pool, network: &Network, links: &[Link]) -> Result<(), Faul
         .filter_map(|link| leased_address(&link.name))
         .filter(within);
     if taken.count() as u64 >= all {
-        let why = format!("take an address of {first} to {last}: all {all} are in use");
+        let Words { bridge, subnet, .. } = Words::CNI;
+        let why = format!(
+            "take an address of {first} to {last}: all {all} are in use (host-helper ls shows by whom); use another {bridge} with a wider {subnet}"
+        );
         return Err(unavailable(&why));
     }
     Ok(())
