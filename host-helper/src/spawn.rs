@@ -128,7 +128,7 @@ pub struct Child {
     pub channel: UnixStream,
 }
 
-/// Clones the child, on another processor where there is room; it goes on by itself until init waits for its config.
+/// Clones the child, on another processor than ours where there is room; it goes on by itself until init waits for its config.
 ///
 /// Undone by killing it.
 ///
@@ -209,18 +209,23 @@ pub fn clone(
     }
 }
 
-/// The processors that the child may run on in the end, when it was kept off ours for the beginning.
+/// The processors that the child and this process may run on in the end, when they are kept apart for the beginning.
 pub struct Elsewhere(CpuSet);
 
-/// Lets the child begin on another processor than this one, of those that there are. A scheduler that packs processes together would let it
-/// wait behind this process, which goes on working; the two are meant to work side by side.
+/// Lets the child begin on another processor than this one, of those that there are, and keeps this process where it is. A scheduler that
+/// packs processes together would let one wait behind the other, while they are meant to work side by side. It does so at each word between
+/// them in a virtual machine: a processor that sleeps there looks like one that the host has taken away (`vcpu_is_preempted`), and whoever is
+/// woken goes where the other one works.
 ///
-/// Undone by [`Elsewhere::end`].
+/// Undone by [`Elsewhere::end`], for this process by the end of what it gives.
 fn begin_elsewhere(all: CpuSet, child: Pid) -> Option<Elsewhere> {
-    let mut others = all;
-    others.unset(sched_getcpu().ok()?).ok()?;
+    let here = sched_getcpu().ok()?;
+    let (mut own, mut others) = (CpuSet::new(), all);
+    own.set(here).ok()?;
+    others.unset(here).ok()?;
     // With a single processor this is refused, and nothing is lost.
     sched_setaffinity(child, &others).ok()?;
+    let _ = sched_setaffinity(Pid::from_raw(0), &own);
     Some(Elsewhere(all))
 }
 
@@ -251,6 +256,12 @@ impl Elsewhere {
             Err(Errno::ESRCH) => Ok(()),
             set => set.doing(|| "let the container run on all processors".into()),
         }
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        let _ = sched_setaffinity(Pid::from_raw(0), &self.0);
     }
 }
 

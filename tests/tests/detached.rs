@@ -301,6 +301,24 @@ fn its_supervisor_is_gone_from_our_terminal_and_session() {
 }
 
 #[test]
+fn neither_it_nor_its_supervisor_stays_on_one_processor() {
+    fn processors(status: &str) -> &str {
+        let mut lines = status.lines();
+        let line = lines.find(|line| line.starts_with("Cpus_allowed_list:"));
+        line.expect("its processors")
+    }
+    let read = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    case(|lab| {
+        let own = read("self");
+        detach(lab, &["--name", "web"], "sleep 1000");
+        let supervisor = parent(lab.pid_of("web"));
+        assert_eq!(processors(&read(&supervisor.to_string())), processors(&own));
+        let inside = lab.run_sh(&[], "cat /proc/self/status").ok();
+        assert_eq!(processors(&inside), processors(&own));
+    });
+}
+
+#[test]
 fn the_supervisors_death_ends_it_and_the_other_way_round() {
     case(|lab| {
         lab.run(&[], &["true"]).ok();
