@@ -5,6 +5,7 @@ mod away;
 pub mod join;
 pub mod kept;
 pub mod labels;
+mod leaving;
 mod links;
 pub mod target;
 pub mod waiting;

@@ -289,9 +289,10 @@ fn find(
             sequence
         },
         |message| {
-            let of = |port: &Port, to| match port.address() {
+            let of = |port: &Port, to: IpAddr| match port.address() {
                 Some(address) => address == to,
-                None => true,
+                None if to.is_ipv4() => port.has_ipv4(),
+                None => port.has_ipv6(),
             };
             let entry = read(message).filter(|(number, port, entry)| {
                 if *number != protocol.number() {

@@ -25,7 +25,7 @@ use nix::sys::socket::{
 use crate::attached;
 use crate::error::{Doing, Error, Refusal, Result, twice};
 use crate::owner::start_time;
-use crate::publish::Range;
+use crate::publish::{self, Range};
 use crate::state;
 
 pub use ask::{ask, ask_at, ask_each, is_silence, tell};
@@ -325,7 +325,12 @@ pub struct Client {
 impl Client {
     /// Takes the next connection; one of another user is dropped.
     pub fn accept(listener: &UnixListener) -> Option<Client> {
-        let (stream, _) = listener.accept().ok()?;
+        let accepted = listener.accept();
+        if matches!(&accepted, Err(error) if error.raw_os_error() == Some(libc::EMFILE)) {
+            // Each that waits takes one. It is still there, and is taken next.
+            publish::raise_limit(0);
+        }
+        let (stream, _) = accepted.ok()?;
         stream.set_nonblocking(true).ok()?;
         let peer = getsockopt(&stream, PeerCredentials).ok()?.uid();
         let trusted = peer == 0 || peer == nix::unistd::geteuid().as_raw();

@@ -230,7 +230,10 @@ fn show_log(name: &str) -> Result<u8> {
     let _ = control::ask(name, "log");
     // No more than there is now: who writes faster than is read here would have no end.
     let now = log.metadata().map_or(u64::MAX, |log| log.len());
-    match std::io::copy(&mut log.take(now), &mut std::io::stdout()) {
+    let mut out = std::io::stdout();
+    let shown = std::io::copy(&mut log.take(now), &mut out);
+    // The last line may have no end.
+    match shown.and_then(|_| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(error).doing(|| format!("show the log of {name}"))
         }

@@ -231,7 +231,11 @@ pub fn machine_id() -> Result<Vec<u8>> {
 fn forget_machine_id() {
     for entry in fs::read_dir(DIRECTORY).into_iter().flatten().flatten() {
         let path = entry.path();
-        if path.file_stem().is_some_and(|stem| stem == MACHINE_ID) {
+        let is_number = |text: &OsStr| text.as_encoded_bytes().iter().all(u8::is_ascii_digit);
+        // A container may be called so: its socket and its log are not meant.
+        if path.file_stem().is_some_and(|stem| stem == MACHINE_ID)
+            && path.extension().is_none_or(is_number)
+        {
             let _ = fs::remove_file(path);
         }
     }

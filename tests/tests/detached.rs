@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 
-use lab::{DEADLINE, Lab, Watch, case, collect, packets, sh, sys, wait_for_end};
+use lab::{DEADLINE, Lab, Watch, binary, case, collect, packets, sh, sys, wait_for_end};
 
 fn detach(lab: &Lab, options: &[&str], script: &str) -> String {
     lab.run_sh(&[&["-d"], options].concat(), script).ok()
@@ -263,6 +263,49 @@ fn it_has_the_whole_network() {
         );
         assert_eq!(lab.hawser(&["wait", "web"]).ok(), "0");
         assert_eq!(lab.hawser(&["logs", "web"]).ok(), "hello from the internet");
+    });
+}
+
+#[test]
+fn logs_that_cannot_be_written_are_an_error_without_an_end_of_line_too() {
+    case(|lab| {
+        detach(lab, &["--name", "web"], "printf abc");
+        assert_eq!(lab.hawser(&["wait", "web"]).ok(), "0");
+        let mut command = lab.command_of("/bin/sh");
+        let script = format!("exec {} logs web >/dev/full", binary().display());
+        command.args(["-c", &script]);
+        collect(command, DEADLINE).refused(&["the log of web", "ENOSPC"]);
+    });
+}
+
+/// The file of that name says which machine this is, and goes with the last network.
+#[test]
+fn a_container_may_be_called_machine_id() {
+    case(|lab| {
+        let options = ["--name", "machine-id", "--network", "none"];
+        detach(lab, &options, "sleep 1000");
+        lab.hawser(&["down"]).ok();
+        assert_eq!(lab.listed("machine-id")["status"], "running");
+        lab.hawser(&["stop", "machine-id"]).ok();
+    });
+}
+
+/// Each of them takes a descriptor of the supervisor's.
+#[test]
+fn who_waits_keeps_nobody_from_stopping_it() {
+    case(|lab| {
+        let (program, root) = (binary(), lab.rootfs.display());
+        let program = program.display();
+        sh(&format!(
+            "ulimit -Sn 40; {program} run -d --network none --name web --rootfs {root} -- sleep 1000"
+        ));
+        let waiting: Vec<_> = (0..60)
+            .map(|_| lab::Running::spawn(lab.command(&["wait", "web"])))
+            .collect();
+        lab.hawser(&["stop", "web"]).ok();
+        for one in waiting {
+            one.end();
+        }
     });
 }
 

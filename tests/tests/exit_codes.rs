@@ -120,6 +120,8 @@ fn usage_errors_are_125() {
             &["no-such-command"],
             &["run"],
             &["run", "--mtu", "many", "--", "true"],
+            // Its blank would be lost on the way to init.
+            &["run", "-w", "/srv ", "--", "true"],
             &[],
         ] {
             let outcome = lab.hawser(arguments).exits(125);

@@ -253,6 +253,26 @@ fn no_two_mounts_for_one_place() {
     });
 }
 
+/// Whichever way round they are written: the outer one would hide the inner one.
+#[test]
+fn what_is_mounted_below_another_mount_is_seen() {
+    case(|lab| {
+        let (outer, inner) = (lab.dir.join("outer"), lab.dir.join("inner"));
+        std::fs::create_dir_all(outer.join("cache/of-the-host")).expect("a directory");
+        std::fs::create_dir_all(inner.join("of-the-inner-one")).expect("a directory");
+        let (outer_to, inner_to) = (
+            format!("{}:/srv", outer.display()),
+            format!("{}:/srv/cache", inner.display()),
+        );
+        let listed = |options: &[&str]| lab.run(options, &["ls", "/srv/cache"]).ok();
+        assert_eq!(listed(&["--tmpfs", "/srv/cache", "-v", &outer_to]), "");
+        assert_eq!(
+            listed(&["-v", &inner_to, "-v", &outer_to]),
+            "of-the-inner-one"
+        );
+    });
+}
+
 #[test]
 fn the_hosts_mounts_are_not_seen() {
     case(|lab| {

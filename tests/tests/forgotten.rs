@@ -40,3 +40,20 @@ fn the_end_of_a_container_ends_its_own_and_no_others() {
         two.end().exits(0);
     });
 }
+
+/// What is published by IPv6 alone is no matter of who has the same port by IPv4.
+#[test]
+fn connections_of_the_other_family_go_on() {
+    case(|lab| {
+        let one = lab.start_idle(&["-p", "0.0.0.0:8080:80/udp", "--name", "one"]);
+        lab.internet.enter(|| {
+            let client = UdpSocket::bind("0.0.0.0:0").expect("a client");
+            client.send_to(b"x", ("192.0.2.2", 8080)).expect("send");
+        });
+        assert_eq!(led_by(8080).len(), 1);
+        let two = lab.start_idle(&["-p", "[::]:8080:80/udp", "--name", "two"]);
+        assert_eq!(led_by(8080).len(), 1, "they go on");
+        two.end().exits(0);
+        one.end().exits(0);
+    });
+}

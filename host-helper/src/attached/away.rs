@@ -5,11 +5,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use hawser::netlink::{Writer, ifinfomsg};
-
 use super::join;
 use super::kept::{self, Kept};
 use super::labels;
+use super::leaving::{Leaving, delete_together};
 use super::target::{Process, Target};
 use crate::cli;
 use crate::conntrack;
@@ -19,7 +18,7 @@ use crate::hosts;
 use crate::link::Link;
 use crate::ls::Description;
 use crate::mark;
-use crate::netlink::{ACK, Netlink};
+use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner::{Mark, leased_address, namespace, start_time};
 use crate::publish::Range;
@@ -109,7 +108,12 @@ pub fn detach(options: &cli::Detach) -> Result<()> {
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     let mut ends = route.links().doing(|| "list links".into())?;
     if !ends.iter().any(is_meant) {
-        refuse_of_run(options.target.as_deref(), netns, &ends)?;
+        let target = options.target.as_deref();
+        refuse_of_run(target, netns, &ends)?;
+        // Somebody has deleted its link: whoever stays for it has the rest.
+        if let Some(name) = target.filter(|name| Description::told_by(name).is_ok()) {
+            return control::stop(name, 0);
+        }
     }
     ends.retain(is_meant);
     check_meaning(options, &ends)?;
@@ -177,7 +181,7 @@ fn check_meaning(options: &cli::Detach, ends: &[Link]) -> Result<()> {
 }
 
 /// [`take_over`] of each, and what could not be taken of any.
-pub fn take_over_all(route: &mut Netlink, ends: &[&Link]) -> Vec<Error> {
+pub fn take_over_all<'a>(route: &mut Netlink, ends: &[&'a Link]) -> Vec<Error> {
     if ends.len() < 2 {
         let over = |end: &&Link| take_over(route, end).err();
         return ends.iter().filter_map(over).collect();
@@ -185,35 +189,12 @@ pub fn take_over_all(route: &mut Netlink, ends: &[&Link]) -> Vec<Error> {
     for end in ends {
         ask_to_let_go(end);
     }
+    let begin = |end: &&'a Link| Leaving::begin(route, end);
+    let leaving: Vec<Leaving> = ends.iter().filter_map(begin).collect();
     // What is refused here is deleted below, one by one.
-    let _ = delete_together(route, ends);
-    let away = |end: &&Link| take_away(route, end).err();
-    ends.iter().filter_map(away).collect()
-}
-
-/// The kernel waits some 20 ms for the end of a link, and as long for that of many.
-///
-/// They are down before they are in another group than that which the rules are about.
-fn delete_together(route: &mut Netlink, ends: &[&Link]) -> Result<()> {
-    let write = |batch: &mut Writer, first: u32| {
-        let mut sequence = first;
-        for end in ends {
-            let down = ifinfomsg(end.index, 0, libc::IFF_UP as u32);
-            batch.begin(libc::RTM_NEWLINK, 0, sequence, &down);
-            batch.end();
-            let same = ifinfomsg(end.index, 0, 0);
-            batch.begin(libc::RTM_NEWLINK, 0, sequence + 1, &same);
-            batch.number(libc::IFLA_GROUP, nft::LEAVING_GROUP);
-            batch.end();
-            sequence += 2;
-        }
-        batch.begin(libc::RTM_DELLINK, ACK, sequence, &ifinfomsg(0, 0, 0));
-        batch.number(libc::IFLA_GROUP, nft::LEAVING_GROUP);
-        batch.end();
-        sequence
-    };
-    let done = route.exchange(write, |_| {});
-    done.doing(|| "delete links".into())
+    let _ = delete_together(route, &leaving);
+    let end = |one: Leaving| one.end(route).err();
+    leaving.into_iter().filter_map(end).collect()
 }
 
 /// By its supervisor, where it has one, and else, or if that left something, by ourselves.
@@ -245,33 +226,14 @@ fn ask_to_let_go(end: &Link) {
 
 /// Takes everything back that belongs to a link of an attachment, and goes on after an error.
 fn take_away(route: &mut Netlink, end: &Link) -> Result<()> {
-    let mut errors = Vec::new();
-    let kept = Kept::of(end);
-    // Who was killed may have kept nothing yet.
-    let known = nft::forget_link(&end.name);
-    let known = known
-        .map_err(|error| errors.push(error))
-        .unwrap_or_default();
-    if let Some(kept) = &kept {
-        errors.extend(take_files_back(end, kept).err());
+    match Leaving::begin(route, end) {
+        Some(leaving) => leaving.end(route),
+        None => Ok(()),
     }
-    errors.extend(delete(route, end.index).err());
-    let mut addresses = addresses_of(end, kept.as_ref());
-    addresses.extend(known);
-    if let Some(kept) = &kept {
-        forget_connections(kept, &addresses);
-    }
-    errors.extend(mark::sweep_neighbours(route, &addresses).err());
-    errors.extend(hosts::sweep_links(&BTreeSet::from([&*end.name])).err());
-    if errors.is_empty() {
-        // Until then it says what is left to be done.
-        forget(&end.name);
-    }
-    all_of(&errors)
 }
 
 /// Connections by its ports that are left would be led to whoever has the address next.
-fn forget_connections(kept: &Kept, addresses: &[IpAddr]) {
+pub(super) fn forget_connections(kept: &Kept, addresses: &[IpAddr]) {
     if kept.container.ports.is_empty() {
         return;
     }
@@ -285,28 +247,7 @@ fn forget_connections(kept: &Kept, addresses: &[IpAddr]) {
     let _ = twice(once);
 }
 
-/// Its leases; what the file says counts only for a family that has none: neighbours of these addresses are ours.
-fn addresses_of(end: &Link, kept: Option<&Kept>) -> Vec<IpAddr> {
-    let first = leased_address(&end.name).map(IpAddr::from);
-    first
-        .into_iter()
-        .chain(kept.iter().flat_map(|kept| kept.addresses()))
-        .collect()
-}
-
-/// Only while the process lives that they were put into: who has its number now is somebody else.
-fn take_files_back(end: &Link, kept: &Kept) -> Result<()> {
-    let Some(owner) = end.mark.as_ref().and_then(Mark::owner) else {
-        return Ok(());
-    };
-    let process = Process::pin(owner.pid).ok().filter(|it| it.is(owner));
-    match process.and_then(|process| process.files) {
-        Some(files) => join::unbind(&files, &kept.bound),
-        None => Ok(()),
-    }
-}
-
-/// The same where the link is gone, which names its process: somebody has deleted it, and the container lives on.
+/// What [`Leaving::end`] does to its files, where the link is gone, which names its process: somebody has deleted it, and the container lives on.
 fn uncover(kept: &Kept) {
     let Some(pid) = kept.container.pid else {
         return;
@@ -396,7 +337,7 @@ fn tidy(route: &mut Netlink, link: &str, known: Vec<IpAddr>) -> Result<()> {
 }
 
 /// Forgets what is kept of a link, and takes the name back that it had for `ip netns`.
-fn forget(link: &str) {
+pub(super) fn forget(link: &str) {
     if let Some(kept) = kept::read(link) {
         withdraw(link, &kept);
     }
@@ -414,7 +355,7 @@ fn withdraw(link: &str, kept: &Kept) {
     control::forget_stale(&kept.container.name);
 }
 
-fn delete(route: &mut Netlink, index: u32) -> Result<()> {
+pub(super) fn delete(route: &mut Netlink, index: u32) -> Result<()> {
     let done = route.delete_link(index);
     done.doing(|| format!("delete link {index}"))
 }

@@ -95,12 +95,14 @@ pub fn parse_inside(path: &str) -> Result<PathBuf, String> {
 }
 
 pub fn parse_workdir(path: &str) -> Result<String, String> {
-    let is_plain = path.starts_with('/') && !path.contains('\n');
-    if is_plain {
-        Ok(path.into())
-    } else {
-        Err("a working directory is an absolute path".into())
+    if !path.starts_with('/') || path.contains('\n') {
+        return Err("a working directory is an absolute path".into());
     }
+    // In init's message a line ends with its last word.
+    if path.ends_with([' ', '\t']) {
+        return Err("it ends in a blank, which is lost on the way to init: name it without, or rename the directory".into());
+    }
+    Ok(path.into())
 }
 
 pub fn parse_variable(text: &str) -> Result<String, String> {

@@ -307,11 +307,14 @@ pub fn is_of(element: &Element, addresses: &[IpAddr], link: &str) -> bool {
     } else {
         &element.key
     };
-    element.set != NETWORKS
-        && (begins.starts_with(&link_name(link))
-            || addresses
-                .iter()
-                .any(|address| begins.starts_with(&bytes(*address))))
+    // Not by the bytes alone: those of an IPv4 address may be the first ones of an IPv6 address, or of a link's name.
+    match IPS.iter().find(|ip| ip.begins_with_container(element.set)) {
+        Some(ip) => addresses
+            .iter()
+            .filter(|address| ip.number == names_of(**address).number)
+            .any(|address| begins.starts_with(&bytes(*address))),
+        None => element.set != NETWORKS && begins.starts_with(&link_name(link)),
+    }
 }
 
 /// The element by which a container with this host end is known, without its value.
@@ -402,5 +405,20 @@ mod tests {
         assert_eq!(all.len(), 3, "{all:?}");
         let six = of_egress("fd00::2".parse().unwrap(), &list, &[]);
         assert!(six.is_empty(), "{six:?}");
+    }
+
+    #[test]
+    fn an_address_that_begins_like_another_or_like_a_name_is_not_that() {
+        let mark = |ip: &Ip, address: &str| {
+            let address: IpAddr = address.parse().unwrap();
+            set(Family::Inet, ip.limited, bytes(address))
+        };
+        // 32.1.13.184 has the bytes of 2001:db8::, and 104.119.97.99 those of "hwac".
+        let four = "32.1.13.184".parse().unwrap();
+        assert!(!is_of(&mark(&V6, "2001:db8::2"), &[four], "hw20010db8"));
+        assert!(is_of(&mark(&V4, "32.1.13.184"), &[four], "hw20010db8"));
+        let named = "104.119.97.99".parse().unwrap();
+        assert!(!is_of(&tenant("hwac130002"), &[named], "hw68776163"));
+        assert!(is_of(&tenant("hw68776163"), &[named], "hw68776163"));
     }
 }

@@ -168,7 +168,7 @@ impl Entry {
     /// The container's resolvers have changed: `--egress dns` follows.
     ///
     /// # Errors
-    /// What the kernel refused; the old ones then still hold.
+    /// What the kernel refused; it may reach neither the old nor the new ones then, until [`Entry::restore`].
     pub fn set_resolvers(&mut self, resolvers: &[IpAddr]) -> Result<()> {
         let doing = || "let the container reach its new resolvers".to_string();
         let before = elements::of_reach(&self.attachment, &self.reach, &self.resolvers);
@@ -180,9 +180,9 @@ impl Entry {
         };
         let tenant = self.tenant();
         take(&mut self.nft, Some(&tenant), &without(&before, &after)).doing(doing)?;
-        add(&mut self.nft, Some(&tenant), &without(&after, &before)).doing(doing)?;
+        // What puts elements back is to put these back.
         self.resolvers = resolvers.to_vec();
-        Ok(())
+        add(&mut self.nft, Some(&tenant), &without(&after, &before)).doing(doing)
     }
 
     /// How many packets were refused because of `--egress`.

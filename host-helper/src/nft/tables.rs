@@ -74,6 +74,26 @@ pub struct Ip {
     pub routed: &'static str,
 }
 
+impl Ip {
+    /// Whether what is in this set begins with a container's address of this family, or leads to one.
+    pub fn begins_with_container(&self, set: &str) -> bool {
+        [
+            self.ports,
+            self.address_ports,
+            self.open,
+            self.isolated,
+            self.internal,
+            self.connected,
+            self.limited,
+            self.egress,
+            self.egress_ports,
+            self.refused,
+            self.routed,
+        ]
+        .contains(&set)
+    }
+}
+
 /// IPv4.
 pub const V4: Ip = Ip {
     number: libc::NFPROTO_IPV4,

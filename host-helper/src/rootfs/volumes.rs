@@ -1,6 +1,7 @@
 //! What is mounted into the view because somebody has asked for it: volumes, and empty file systems.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use nix::errno::Errno;
 
@@ -48,30 +49,54 @@ pub(super) fn mount_volumes(
     volumes: Vec<Copy>,
     permission: &Permission,
 ) -> Result<()> {
-    for destination in &rootfs.tmpfs {
-        let doing = || format!("mount a tmpfs on {}", destination.display());
-        let place = open_or_make(
-            root,
-            destination,
-            Kind::Directory,
-            Parents::Make,
-            permission,
-        )
-        .doing(doing)?;
-        let tmpfs = make_mount(c"tmpfs", &[(c"mode", c"1777")], NOSUID | NODEV).doing(doing)?;
-        if let Some(users) = &rootfs.users {
-            let top = open_directory(&tmpfs, ".").doing(doing)?;
-            users.map.own(top).doing(doing)?;
+    let (tmpfs, bound) = (
+        rootfs.tmpfs.iter(),
+        volumes.into_iter().zip(&rootfs.volumes),
+    );
+    let tmpfs = tmpfs.map(|destination| (destination, None));
+    let bound = bound.map(|(copy, volume)| (&volume.destination, Some((copy, volume))));
+    let mut all: Vec<_> = tmpfs.chain(bound).collect();
+    // What is mounted later on a directory above hides what is below.
+    all.sort_by_key(|(destination, _)| destination.components().count());
+    for (destination, bound) in all {
+        match bound {
+            None => mount_tmpfs(root, rootfs, destination, permission)?,
+            Some((copy, volume)) => mount_volume(root, copy, volume, permission)?,
         }
-        attach_tree(&tmpfs, &place).doing(doing)?;
-    }
-    for (Copy { tree, kind }, volume) in volumes.into_iter().zip(&rootfs.volumes) {
-        let (source, destination) = (&volume.source, &volume.destination);
-        let doing = || format!("bind {} on {}", source.display(), destination.display());
-        let place = open_or_make(root, destination, kind, Parents::Make, permission).doing(doing);
-        let cure = "it is not there, and cannot be made: make it in the root file system";
-        let place = place.map_err(|error| error.cure(Errno::EROFS, cure))?;
-        attach_tree(&tree, &place).doing(doing)?;
     }
     Ok(())
+}
+
+/// Of a place that is missing, and cannot be made.
+const MISSING: &str = "it is not there, and cannot be made: make it in the root file system";
+
+fn mount_tmpfs(
+    root: &OwnedFd,
+    rootfs: &Rootfs,
+    destination: &Path,
+    permission: &Permission,
+) -> Result<()> {
+    let doing = || format!("mount a tmpfs on {}", destination.display());
+    let kind = Kind::Directory;
+    let place = open_or_make(root, destination, kind, Parents::Make, permission).doing(doing);
+    let place = place.map_err(|error| error.cure(Errno::EROFS, MISSING))?;
+    let tmpfs = make_mount(c"tmpfs", &[(c"mode", c"1777")], NOSUID | NODEV).doing(doing)?;
+    if let Some(users) = &rootfs.users {
+        let top = open_directory(&tmpfs, ".").doing(doing)?;
+        users.map.own(top).doing(doing)?;
+    }
+    attach_tree(&tmpfs, &place).doing(doing)
+}
+
+fn mount_volume(
+    root: &OwnedFd,
+    Copy { tree, kind }: Copy,
+    volume: &Volume,
+    permission: &Permission,
+) -> Result<()> {
+    let (source, destination) = (&volume.source, &volume.destination);
+    let doing = || format!("bind {} on {}", source.display(), destination.display());
+    let place = open_or_make(root, destination, kind, Parents::Make, permission).doing(doing);
+    let place = place.map_err(|error| error.cure(Errno::EROFS, MISSING))?;
+    attach_tree(&tree, &place).doing(doing)
 }

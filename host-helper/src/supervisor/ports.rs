@@ -34,6 +34,9 @@ impl Supervisor {
             entry.add_ports(&ports)?;
         }
         if let Err(error) = container.splice.add(held) {
+            // It may hold some of them.
+            let taken = BTreeSet::from_iter(ports.iter().copied());
+            container.splice.remove(&taken);
             if let Some(entry) = &mut container.entry {
                 let _ = entry.remove_ports(&ports);
             }
