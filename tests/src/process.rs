@@ -397,3 +397,13 @@ pub fn wait_for_end(pid: i32) {
     let ready = poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], timeout).unwrap_or(0);
     assert!(ready > 0, "process {pid} is still there after {DEADLINE:?}");
 }
+
+/// The parent of a process.
+pub fn parent(pid: i32) -> i32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:"))
+        .expect("its parent");
+    line.trim().parse().expect("a process id")
+}

@@ -254,6 +254,38 @@ fn files_go_with_a_link_that_somebody_has_deleted() {
     });
 }
 
+/// The name of a link is its address: both are the next one's before all is taken back of who had them.
+#[test]
+fn whoever_has_the_address_next_keeps_what_is_its_own() {
+    case(|lab| {
+        lab.with_network();
+        let (old, new) = (guest(&["-n", "-m"]), guest(&["-n", "-m"]));
+        for stays in [false, false, false, true, true, true] {
+            let options = ["--ip", "172.19.0.9", "-p", "8080:80"];
+            let supervisor = stays.then(|| stay(lab, old.pid(), "old", &options));
+            if !stays {
+                let options = [&["--name", "old"], &options[..]].concat();
+                attach(lab, old.pid(), &options).ok();
+            }
+            let leaving = Running::spawn(lab.command(&["detach", "old"]));
+            let options = ["--name", "new", "--ip", "172.19.0.9", "-p", "8081:80"];
+            let since = Instant::now();
+            while attach(lab, new.pid(), &options).code != 0 {
+                assert!(since.elapsed() < DEADLINE, "the address is never free");
+            }
+            leaving.end().ok();
+            if let Some(supervisor) = supervisor {
+                supervisor.end().exits(0);
+            }
+            let row = lab.listed("new");
+            assert_eq!(row["ports"].as_array().map(Vec::len), Some(1), "{row}");
+            sh("nft get element inet hawser ports4 { tcp . 8081 }");
+            sh("ip neigh show 172.19.0.9 nud permanent | grep -q .");
+            detach(lab, "new");
+        }
+    });
+}
+
 #[test]
 fn mounts_that_are_shared_with_the_host_are_not_mounted_on() {
     case(|lab| {

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 
-use lab::{DEADLINE, Lab, Watch, binary, case, collect, packets, sh, sys, wait_for_end};
+use lab::{DEADLINE, Lab, Watch, binary, case, collect, packets, parent, sh, sys, wait_for_end};
 
 fn detach(lab: &Lab, options: &[&str], script: &str) -> String {
     lab.run_sh(&[&["-d"], options].concat(), script).ok()
@@ -537,15 +537,6 @@ fn a_link_of_somebody_else_is_no_container() {
             "and it is not touched"
         );
     });
-}
-
-fn parent(pid: i32) -> i32 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("PPid:"))
-        .expect("its parent");
-    line.trim().parse().expect("a process id")
 }
 
 /// As `/dev/stdout` of a container of the command's own user is.

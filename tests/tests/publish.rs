@@ -7,7 +7,10 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use lab::{DEADLINE, Lab, Netns, Snapshot, binary, case, collect, packets, sh, sys, wait_for_end};
+use lab::{
+    DEADLINE, Lab, Netns, Running, Snapshot, binary, case, collect, packets, parent, sh, sys,
+    wait_for_end,
+};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
 };
@@ -577,6 +580,30 @@ fn a_port_whose_number_cannot_be_said_is_taken_back() {
         collect(command, DEADLINE).refused(&["write to standard output", "ENOSPC"]);
         assert_eq!(lab.hawser(&["port", "ls", "web"]).ok(), "8080:80/tcp");
         snapshot.assert_back();
+    });
+}
+
+/// All or none, also where the kernel has taken some already.
+#[test]
+fn a_range_that_is_refused_half_way_leaves_nothing() {
+    case(|lab| {
+        lab.run(&["-d", "--name", "web"], &["sleep", "1000"]).ok();
+        let snapshot = Snapshot::take();
+        let supervisor = parent(lab.pid_of("web"));
+        let mut command = lab.command_of("/bin/sh");
+        let script = format!(
+            "exec strace -o /dev/null -p {supervisor} -e inject=epoll_ctl:error=ENOSPC:when=3 2>&1"
+        );
+        command.args(["-c", &script]);
+        let mut strace = Running::spawn(command);
+        strace.until("attached");
+        lab.hawser(&["port", "add", "web", "9000-9003:90-93"])
+            .refused(&["watch published ports", "ENOSPC"]);
+        strace.signal(libc::SIGINT);
+        strace.end();
+        assert_eq!(lab.hawser(&["port", "ls", "web"]).ok(), "");
+        snapshot.assert_back();
+        lab.hawser(&["port", "add", "web", "9000:90"]).ok();
     });
 }
 
