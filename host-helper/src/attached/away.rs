@@ -5,13 +5,12 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::join;
 use super::kept::{self, Kept};
-use super::labels;
-use super::leaving::{Leaving, delete_together};
-use super::target::{Process, Target};
+use super::leaving::{
+    Leaving, delete, delete_together, forget, forget_connections, uncover, withdraw,
+};
+use super::target::Target;
 use crate::cli;
-use crate::conntrack;
 use crate::control;
 use crate::error::{Doing, Error, Result, all_of, twice};
 use crate::hosts;
@@ -20,7 +19,7 @@ use crate::ls::Description;
 use crate::mark;
 use crate::netlink::Netlink;
 use crate::nft;
-use crate::owner::{Mark, leased_address, namespace, start_time};
+use crate::owner::{Mark, namespace, start_time};
 use crate::publish::Range;
 use crate::reclaim;
 use crate::request::check_name;
@@ -109,10 +108,11 @@ pub fn detach(options: &cli::Detach) -> Result<()> {
     let mut ends = route.links().doing(|| "list links".into())?;
     if !ends.iter().any(is_meant) {
         let target = options.target.as_deref();
-        refuse_of_run(target, netns, &ends)?;
-        // Somebody has deleted its link: whoever stays for it has the rest.
-        if let Some(name) = target.filter(|name| Description::told_by(name).is_ok()) {
-            return control::stop(name, 0);
+        let told = target.and_then(|name| Description::told_by(name).ok());
+        refuse_of_run(target, told.as_ref(), netns, &ends)?;
+        if let Some(told) = told {
+            // Somebody has deleted its link: whoever stays for it has the rest.
+            return control::stop(&told.name, 0);
         }
     }
     ends.retain(is_meant);
@@ -132,11 +132,16 @@ pub fn detach(options: &cli::Detach) -> Result<()> {
     all_of(&errors)
 }
 
-/// A container of `run` cannot do without its network.
+/// A container of `run` cannot do without its network. `told`: what a supervisor of this name says.
 ///
 /// # Errors
 /// It is one, and runs.
-fn refuse_of_run(target: Option<&str>, netns: Option<u64>, links: &[Link]) -> Result<()> {
+fn refuse_of_run(
+    target: Option<&str>,
+    told: Option<&Description>,
+    netns: Option<u64>,
+    links: &[Link],
+) -> Result<()> {
     let is_meant = |mark: &&Mark| match mark {
         Mark::Run(owner) => {
             target.is_some_and(|it| it == owner.name || it == owner.pid.to_string())
@@ -147,8 +152,8 @@ fn refuse_of_run(target: Option<&str>, netns: Option<u64>, links: &[Link]) -> Re
     let mut marks = links.iter().filter_map(|link| link.mark.as_ref());
     let by_link = marks.find(|mark| is_meant(mark) && !mark.is_dead());
     let by_link = by_link.and_then(Mark::container).map(|(name, _)| name);
-    let has_none = |name: &&str| Description::told_by(name).is_ok_and(|it| it.owner == "run");
-    match by_link.or_else(|| target.filter(has_none)) {
+    let has_none = told.filter(|it| it.owner == "run");
+    match by_link.or(has_none.map(|it| it.name.as_str())) {
         Some(name) => Err(Error::new(format!(
             "detach {name}: it is no attached container, but one of host-helper run; host-helper stop {name} ends it"
         ))),
@@ -232,35 +237,6 @@ fn take_away(route: &mut Netlink, end: &Link) -> Result<()> {
     }
 }
 
-/// Connections by its ports that are left would be led to whoever has the address next.
-pub(super) fn forget_connections(kept: &Kept, addresses: &[IpAddr]) {
-    if kept.container.ports.is_empty() {
-        return;
-    }
-    let once = || {
-        let mut netfilter = Netlink::netfilter()?;
-        let forgotten = conntrack::forget_container(&mut netfilter, addresses);
-        nft::close_later(&netfilter);
-        forgotten
-    };
-    // Where nothing is tracked nothing is left.
-    let _ = twice(once);
-}
-
-/// What [`Leaving::end`] does to its files, where the link is gone, which names its process: somebody has deleted it, and the container lives on.
-fn uncover(kept: &Kept) {
-    let Some(pid) = kept.container.pid else {
-        return;
-    };
-    let its = namespace(&pid.to_string(), "net").ok();
-    let process = Process::pin(pid).ok().filter(|_| its == Some(kept.netns));
-    if let Some(files) = process.and_then(|process| process.files) {
-        if let Err(error) = join::unbind(&files, &kept.bound) {
-            warn(&error.to_string());
-        }
-    }
-}
-
 /// A runtime says that the container which it calls so is over: its processes are gone, and its network goes with it, even
 /// where another shares that. None that is there is success; one that lives is another's, of the same name.
 ///
@@ -334,30 +310,6 @@ fn tidy(route: &mut Netlink, link: &str, known: Vec<IpAddr>) -> Result<()> {
         forget(link);
     }
     swept
-}
-
-/// Forgets what is kept of a link, and takes the name back that it had for `ip netns`.
-pub(super) fn forget(link: &str) {
-    if let Some(kept) = kept::read(link) {
-        withdraw(link, &kept);
-    }
-    kept::forget(link);
-}
-
-/// Takes back what others read of it.
-fn withdraw(link: &str, kept: &Kept) {
-    if let Some(name) = &kept.export {
-        labels::withdraw_export(name, kept.netns);
-    }
-    if let (Some(path), Some(address)) = (&kept.ip_file, leased_address(link)) {
-        labels::withdraw_ip_file(path, address);
-    }
-    control::forget_stale(&kept.container.name);
-}
-
-pub(super) fn delete(route: &mut Netlink, index: u32) -> Result<()> {
-    let done = route.delete_link(index);
-    done.doing(|| format!("delete link {index}"))
 }
 
 /// Deletes a host end of ours that leads there and says nothing of its owner: whoever made it was killed before it could.

@@ -5,17 +5,20 @@ use std::net::IpAddr;
 
 use hawser::netlink::{Writer, ifinfomsg};
 
-use super::away::{delete, forget, forget_connections};
 use super::join;
 use super::kept::{self, Kept};
+use super::labels;
 use super::target::Process;
-use crate::error::{Doing, Error, Result, all_of};
+use crate::conntrack;
+use crate::control;
+use crate::error::{Doing, Error, Result, all_of, twice};
 use crate::hosts;
 use crate::link::Link;
 use crate::mark;
 use crate::netlink::{ACK, Netlink};
 use crate::nft;
-use crate::owner::{Mark, leased_address};
+use crate::owner::{Mark, leased_address, namespace};
+use crate::steps::warn;
 
 /// A link of an attachment that is about to be deleted.
 pub(super) struct Leaving<'a> {
@@ -120,4 +123,57 @@ fn take_files_back(end: &Link, kept: &Kept) -> Result<()> {
         Some(files) => join::unbind(&files, &kept.bound),
         None => Ok(()),
     }
+}
+
+/// The same where the link is gone, which names its process: somebody has deleted it, and the container lives on.
+pub(super) fn uncover(kept: &Kept) {
+    let Some(pid) = kept.container.pid else {
+        return;
+    };
+    let its = namespace(&pid.to_string(), "net").ok();
+    let process = Process::pin(pid).ok().filter(|_| its == Some(kept.netns));
+    if let Some(files) = process.and_then(|process| process.files) {
+        if let Err(error) = join::unbind(&files, &kept.bound) {
+            warn(&error.to_string());
+        }
+    }
+}
+
+/// Connections by its ports that are left would be led to whoever has the address next.
+pub(super) fn forget_connections(kept: &Kept, addresses: &[IpAddr]) {
+    if kept.container.ports.is_empty() {
+        return;
+    }
+    let once = || {
+        let mut netfilter = Netlink::netfilter()?;
+        let forgotten = conntrack::forget_container(&mut netfilter, addresses);
+        nft::close_later(&netfilter);
+        forgotten
+    };
+    // Where nothing is tracked nothing is left.
+    let _ = twice(once);
+}
+
+/// Forgets what is kept of a link, and takes the name back that it had for `ip netns`.
+pub(super) fn forget(link: &str) {
+    if let Some(kept) = kept::read(link) {
+        withdraw(link, &kept);
+    }
+    kept::forget(link);
+}
+
+/// Takes back what others read of it.
+pub(super) fn withdraw(link: &str, kept: &Kept) {
+    if let Some(name) = &kept.export {
+        labels::withdraw_export(name, kept.netns);
+    }
+    if let (Some(path), Some(address)) = (&kept.ip_file, leased_address(link)) {
+        labels::withdraw_ip_file(path, address);
+    }
+    control::forget_stale(&kept.container.name);
+}
+
+pub(super) fn delete(route: &mut Netlink, index: u32) -> Result<()> {
+    let done = route.delete_link(index);
+    done.doing(|| format!("delete link {index}"))
 }
