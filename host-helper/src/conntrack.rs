@@ -291,8 +291,7 @@ fn find(
         |message| {
             let of = |port: &Port, to: IpAddr| match port.address() {
                 Some(address) => address == to,
-                None if to.is_ipv4() => port.has_ipv4(),
-                None => port.has_ipv6(),
+                None => port.has_family_of(to),
             };
             let entry = read(message).filter(|(number, port, entry)| {
                 if *number != protocol.number() {

@@ -84,6 +84,14 @@ impl Port {
         self.host.is_none_or(|host| host.is_ipv6())
     }
 
+    /// It is reached by the family of this address.
+    pub fn has_family_of(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(_) => self.has_ipv4(),
+            IpAddr::V6(_) => self.has_ipv6(),
+        }
+    }
+
     /// It is on a loopback address: a matter of the splice alone, of which no rule of the firewall knows.
     pub fn is_loopback(&self) -> bool {
         self.host.is_some_and(|host| host.is_loopback())

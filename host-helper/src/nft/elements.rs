@@ -196,12 +196,7 @@ pub fn of_ports(attachment: &Attachment, ports: &[Port]) -> Vec<Element> {
         let host_port = padded(&port.host_port.to_be_bytes());
         let inner_port = padded(&port.port.to_be_bytes());
         for address in attachment.veth.addresses() {
-            let is_reached = if address.is_ipv4() {
-                port.has_ipv4()
-            } else {
-                port.has_ipv6()
-            };
-            if !is_reached {
+            if !port.has_family_of(address) {
                 continue;
             }
             let ip = names_of(address);
@@ -420,5 +415,25 @@ mod tests {
         let named = "104.119.97.99".parse().unwrap();
         assert!(!is_of(&tenant("hwac130002"), &[named], "hw68776163"));
         assert!(is_of(&tenant("hw68776163"), &[named], "hw68776163"));
+    }
+
+    #[test]
+    fn what_begins_with_an_address_is_what_the_tables_say() {
+        for one in super::super::tables::tables()
+            .iter()
+            .flat_map(|table| &table.sets)
+        {
+            let is_port = sets_of_ports().any(|set| one.name == set);
+            let begins = if is_port { one.value } else { one.key }.first();
+            for ip in IPS {
+                let is_of_family = begins == Some(&ip.kind);
+                assert_eq!(
+                    ip.begins_with_container(one.name),
+                    is_of_family,
+                    "{}",
+                    one.name
+                );
+            }
+        }
     }
 }
