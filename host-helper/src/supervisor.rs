@@ -286,15 +286,17 @@ impl Supervisor {
     /// watched (16 ms): another process does. It is made while the container runs, since nobody waits for that. If it
     /// cannot be, they wait.
     fn let_caller_go_first(&mut self) {
-        if let Some(beyond) = self.beyond.take() {
-            beyond.end();
-        }
         let sockets = self.sockets();
         let followed = self.follower.iter().flat_map(Follower::slow_to_close);
         let others = self.container.slow.iter().map(AsFd::as_fd);
         let others: Vec<_> = others.chain(followed).collect();
+        let mut next = None;
         if !sockets.is_empty() || !others.is_empty() {
-            self.beyond = sys::keep_open_beyond_our_end(&sockets, &others).ok();
+            next = sys::keep_open_beyond_our_end(&sockets, &others).ok();
+        }
+        // Not before: who looks on sees one at any time.
+        if let Some(last) = std::mem::replace(&mut self.beyond, next) {
+            last.end();
         }
     }
 
