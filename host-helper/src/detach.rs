@@ -244,8 +244,10 @@ fn is_last(route: &mut Netlink) -> Result<bool> {
     if links.iter().any(is_network) {
         return Ok(false);
     }
-    // The dead ones too: as long as their links are there, their lines in files count.
-    let is_end = |link: &Link| link.mark.is_some();
+    // The dead ones too: as long as their links are there, their lines in files count. And those that do not say yet whose they are.
+    let is_end = |link: &Link| {
+        link.mark.is_some() || (nft::is_ours(link.group) && leased_address(&link.name).is_some())
+    };
     let mut left = settled(links.into_iter().filter(is_end).collect())?;
     left.retain(|end| !end.mark.as_ref().is_some_and(Mark::is_dead));
     Ok(left.is_empty())

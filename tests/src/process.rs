@@ -221,6 +221,24 @@ impl Running {
         }
     }
 
+    /// Whether it has ended, its outputs aside.
+    pub fn has_ended(&self) -> bool {
+        is_readable(self.pidfd.as_fd())
+    }
+
+    /// Waits until it has ended, or cannot until another lets go of a lock.
+    #[track_caller]
+    pub fn ends_or_waits_for_a_lock(&self) {
+        let waits = || {
+            let all = std::fs::read_to_string("/proc/locks").expect("the locks");
+            let waiting = all.lines().filter(|line| line.contains("->"));
+            let mut ids =
+                waiting.filter_map(|line| line.split_whitespace().nth(5)?.parse::<i32>().ok());
+            ids.any(|id| id == self.pid() || children(self.pid()).contains(&id))
+        };
+        wait_untold("it ends or waits", || self.has_ended() || waits());
+    }
+
     /// Waits until it has printed "up", or has ended.
     #[track_caller]
     pub fn up_or_end(mut self) -> Result<Self, Outcome> {

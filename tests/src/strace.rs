@@ -1,6 +1,10 @@
 //! strace as a witness: which system calls a program makes, and what happens when it is interrupted at one of them.
 
-use std::process::Command;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::process::{Running, wait_untold};
 
 /// `command` under strace with these options, and with its variables; the trace goes to `file`.
 pub fn traced(command: &Command, options: &[&str], file: &str) -> Command {
@@ -21,6 +25,45 @@ pub fn traced(command: &Command, options: &[&str], file: &str) -> Command {
         strace.current_dir(directory);
     }
     strace
+}
+
+/// A program that was stopped when it had sent a message.
+pub struct Stopped {
+    running: Running,
+    /// False: it has ended without sending that many.
+    pub is_stopped: bool,
+}
+
+impl Stopped {
+    /// Starts `command`, whose first process is stopped behind its `nth` message (sendto(2)), from 1 on.
+    #[track_caller]
+    pub fn at_message(nth: usize, command: &Command, trace: &Path) -> Self {
+        let stop = format!("inject=sendto:signal=SIGSTOP:when={nth}");
+        // It is our child, and not strace's.
+        let options = ["-D", "-e", "trace=sendto", "-e", &stop];
+        let _ = fs::remove_file(trace);
+        let mut traced = traced(command, &options, &trace.to_string_lossy());
+        traced.stdin(Stdio::piped());
+        traced.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let running = Running::spawn(traced);
+        // Not by waiting for our child: strace has stopped that once already.
+        let is_stopped = || {
+            let told = fs::read_to_string(trace).unwrap_or_default();
+            told.contains("stopped by SIGSTOP")
+        };
+        wait_untold("it stops or ends", || is_stopped() || running.has_ended());
+        let is_stopped = is_stopped();
+        Self {
+            running,
+            is_stopped,
+        }
+    }
+
+    /// It goes on.
+    pub fn go_on(self) -> Running {
+        self.running.signal(libc::SIGCONT);
+        self.running
+    }
 }
 
 /// What a program wrote or sent: for each call of `name` in a trace with `-e write=...`, its bytes. strace dumps them

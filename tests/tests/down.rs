@@ -1,6 +1,6 @@
 //! `up`, `down`, sysctls of the host.
 
-use lab::{Running, Snapshot, alone, case, sh, wait_for_end};
+use lab::{Running, Snapshot, alone, case, packets, sh, strace::Stopped, wait_for_end};
 
 fn forwarding() -> String {
     std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward")
@@ -382,5 +382,35 @@ fn the_counter_of_a_bridge_of_others_goes_with_the_last_network() {
         lab.settle();
         lab.hawser(&["down"]).ok();
         assert!(!std::path::Path::new("/run/hawser").exists());
+    });
+}
+
+/// The link of a start without a bridge shows that it is there, before it says whose it is.
+#[test]
+fn a_start_beside_the_end_of_the_last_bridge_has_a_way_out_or_is_refused() {
+    packets(|lab| {
+        lab.run(&[], &["true"]).ok();
+        let asks = "ping -c 1 -W 10 198.51.100.10 && ping -c 1 -W 10 2001:db8:2::10";
+        let trace = lab.dir.join("trace");
+        let mut started = 0;
+        for nth in 1.. {
+            lab.hawser(&["up"]).exits(0);
+            let start = lab.run_command(&["--network", "ptp"], &["sh", "-c", asks]);
+            let start = Stopped::at_message(nth, &start, &trace);
+            let is_stopped = start.is_stopped;
+            let down = Running::spawn(lab.command(&["down"]));
+            down.ends_or_waits_for_a_lock();
+            let outcome = start.go_on().end();
+            down.end().exits(0);
+            match outcome.code {
+                125 => outcome.refused(&["removed"]),
+                _ => drop(outcome.exits(0)),
+            }
+            started += i32::from(is_stopped);
+            if !is_stopped {
+                break;
+            }
+        }
+        assert!(started > 10, "it sends more than {started} messages");
     });
 }
