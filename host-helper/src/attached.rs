@@ -48,6 +48,7 @@ pub use away::{
     Ours, delete_link, delete_unmarked, detach, release, sweep, take_over, take_over_all,
 };
 use kept::Kept;
+pub use leaving::take_last_back;
 pub use links::{no_link_local, set_up_by};
 use target::Target;
 pub use target::socket_inside;

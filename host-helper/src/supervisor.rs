@@ -409,8 +409,8 @@ impl Supervisor {
             state::leave_code(&self.description.name, code);
         }
         self.container.names.leave();
-        if let Some(attachment) = &self.container.attachment {
-            mark::forget_neighbours_of(attachment);
+        if !self.is_address_anothers() {
+            (self.container.attachment.iter()).for_each(mark::forget_neighbours_of);
         }
         let netns = self.container.attachment.as_ref().map(|one| one.netns);
         let lives_on =

@@ -250,7 +250,46 @@ fn files_go_with_a_link_that_somebody_has_deleted() {
             supervisor.end();
             assert_eq!(mounts_of(guest.pid()), first, "{command}");
         }
+        // Another has its address by the time that anybody looks.
+        attach(lab, guest.pid(), &["--name", "web", "--ip", "172.19.0.9"]).ok();
+        sh("ip link del hwac130009");
+        let next = lab.start_idle(&["--name", "next", "--ip", "172.19.0.9"]);
+        lab.list();
+        assert_eq!(mounts_of(guest.pid()), first);
+        next.end().exits(0);
         guest.end().exits(0);
+    });
+}
+
+#[test]
+fn who_has_lost_its_link_and_who_has_the_address_next_are_told_apart() {
+    case(|lab| {
+        lab.with_network();
+        let (old, new) = (guest(&["-n", "-m"]), guest(&["-n", "-m"]));
+        let first = mounts_of(old.pid());
+        let supervisor = stay(lab, old.pid(), "old", &["--ip", "172.19.0.9"]);
+        sh("ip link del hwac130009");
+        let options = ["-p", "8081:80", "--export", "--egress", "192.0.2.0/24"];
+        let named = ["--name", "new", "--ip", "172.19.0.9"];
+        attach(lab, new.pid(), &[&named[..], &options[..]].concat()).ok();
+        assert_eq!(mounts_of(old.pid()), first, "it has lost its network");
+        let has = || {
+            let kept = std::fs::read("/run/hawser/attachments/hwac130009").ok();
+            let shown = sh("ls /run/netns; ip neigh show nud permanent");
+            (kept, shown, mounts_of(new.pid()))
+        };
+        let before = has();
+        // One of a loopback address is the supervisor's alone, and needs no rules.
+        lab.hawser(&["port", "add", "old", "127.0.0.1:9000:80"])
+            .ok();
+        assert_eq!(has(), before, "a port of the old one");
+        old.end().exits(0);
+        supervisor.end();
+        assert_eq!(has(), before, "the end of the old one");
+        sh("nft flush ruleset");
+        lab.hawser(&["restore"]).ok();
+        sh("nft get element inet hawser ports4 { tcp . 8081 }");
+        detach(lab, "new");
     });
 }
 

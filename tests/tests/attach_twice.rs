@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use lab::{DEADLINE, Netns, Running, Snapshot, case, children, collect, sh, sys, wait_untold};
+use lab::{
+    DEADLINE, Netns, Running, Snapshot, case, children, collect, sh, strace::Stopped, sys,
+    wait_untold,
+};
 
 /// A process in a network namespace of its own, which ends with its input.
 fn guest() -> Running {
@@ -109,6 +112,62 @@ fn who_waits_for_another_to_attach_may_be_interrupted() {
         holder.end().ok();
         patient.end().ok();
         lab.hawser(&["detach", &pid]).ok();
+    });
+}
+
+/// Whoever takes back what a dead one has left may be as slow as it likes: what the next one has by then stays that one's.
+#[test]
+fn what_is_taken_while_another_sweeps_is_kept() {
+    case(|lab| {
+        lab.with_network();
+        let new = guest();
+        let attach = |pid: i32, name: &str, address: &str| {
+            let pid = pid.to_string();
+            let options = ["--export", "--ip", address, "-p", "8080:80"];
+            lab.command(&[&["attach", &pid, "--name", name], &options[..]].concat())
+        };
+        let trace = lab.dir.join("trace");
+        let mut stops = 0;
+        let elements = || sh("nft list ruleset | tr , '\\n' | wc -l");
+        let cases = [
+            ("172.19.0.9", false),
+            ("172.19.0.10", false),
+            ("172.19.0.9", true),
+        ];
+        for (address, is_deleted) in cases {
+            collect(attach(new.pid(), "new", address), DEADLINE).exits(0);
+            let all = elements();
+            lab.hawser(&["detach", "new"]).ok();
+            for nth in 1.. {
+                // The network outlives the process that it was attached for, and so the kernel does not take the link.
+                let old = guest();
+                let heir = Netns::of(old.pid());
+                collect(attach(old.pid(), "old", "172.19.0.9"), DEADLINE).exits(0);
+                if is_deleted {
+                    sh("ip link del hwac130009");
+                }
+                old.end().exits(0);
+                let sweep = Stopped::at_message(nth, &lab.command(&["ls"]), &trace);
+                let attaching = Running::spawn(attach(new.pid(), "new", address));
+                attaching.ends_or_waits_for_a_lock();
+                let is_stopped = sweep.is_stopped;
+                let sweep = sweep.go_on();
+                attaching.end().ok();
+                sweep.end().ok();
+                let port = sh("nft get element inet hawser ports4 { tcp . 8080 }");
+                assert!(port.contains(&format!("{address} . 80")), "{nth}: {port}");
+                assert_eq!(elements(), all, "{nth}");
+                assert_eq!(sh("cd /run/netns; echo *"), "internet new\n", "{nth}");
+                lab.hawser(&["inspect", "new"]).ok();
+                lab.hawser(&["detach", "new"]).ok();
+                drop(heir);
+                if !is_stopped {
+                    break;
+                }
+                stops += 1;
+            }
+        }
+        assert!(stops > 40, "it sends more than {stops} messages");
     });
 }
 

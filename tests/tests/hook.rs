@@ -152,6 +152,42 @@ fn the_file_of_the_address_is_the_containers_as_long_as_it_says_so() {
     });
 }
 
+/// Whose end nobody has told yet, when the next one has its address: what others read of it goes all the same.
+#[test]
+fn what_others_read_of_a_dead_one_goes_with_its_address() {
+    case(|lab| {
+        let before = lab.with_network();
+        let old = Running::unshared(&["-n"], "exec cat");
+        let options = ["--name", "old", "--export", "--ip", "172.19.0.9"];
+        lab.hawser(&[&["attach", &old.pid().to_string()], &options[..]].concat())
+            .ok();
+        old.end().exits(0);
+        let fixed = ["--ip", "172.19.0.9", "--ip-file"];
+        let bundle = lab.bundle("web", "");
+        let web = attached(
+            lab,
+            &bundle,
+            "web",
+            &[&fixed[..], &["/run/lab/web"]].concat(),
+        );
+        assert!(!Path::new("/run/netns/old").exists());
+        assert!(Path::new("/run/lab/web").exists());
+        web.end().exits(0);
+        let next = lab.bundle("next", "");
+        let guest = attached(
+            lab,
+            &next,
+            "next",
+            &[&fixed[..], &["/run/lab/next"]].concat(),
+        );
+        assert!(!Path::new("/run/lab/web").exists());
+        lab.hook(&[], &bundle.state("web", "stopped", 0)).exits(0);
+        assert!(Path::new("/run/lab/next").exists());
+        release(lab, &next, "next", guest);
+        before.assert_host_back();
+    });
+}
+
 #[test]
 fn annotations_are_options() {
     case(|lab| {

@@ -1125,6 +1125,8 @@ fn who_deletes_its_eth0_harms_nobody() {
         host_reaches("172.19.0.2");
         let of_next = sh("nft list map inet hawser tenants; nft list set bridge hawser sources4");
         assert!(of_next.contains("172.19.0.2"), "{of_next}");
+        let neighbours = sh("ip neigh show nud permanent dev hawser0");
+        assert!(neighbours.contains("172.19.0.2 "), "{neighbours}");
         next.end().exits(0);
         let left = sh("nft list set bridge hawser sources4");
         assert!(!left.contains("elements"), "{left}");

@@ -202,6 +202,7 @@ fn keep(
         cni: how.cni.clone(),
         container: describe(request, target, how, attachment, splice),
     };
+    attached::take_last_back(&link, attachment.veth.index);
     // Before what it speaks of, so that whoever finds it can take that back.
     let ours = link.clone();
     undo.push(move || kept::forget(&ours));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::kept::{self, Kept};
 use super::leaving::{
-    Leaving, delete, delete_together, forget, forget_connections, uncover, withdraw,
+    Leaving, delete, delete_together, forget, forget_connections, is_anothers, uncover,
 };
 use super::target::Target;
 use crate::cli;
@@ -39,9 +39,14 @@ pub struct Ours {
 }
 
 impl Ours {
+    /// What is kept of it. Another may have its address by now, and keep something under the same name.
+    fn kept(&self) -> Option<Kept> {
+        kept::read(&self.link).filter(|kept| kept.is_of_here() && kept.netns == self.netns)
+    }
+
     /// Its ports are others now.
     pub fn keep_ports(&self, ports: Vec<Range>) {
-        if let Some(mut kept) = kept::read(&self.link) {
+        if let Some(mut kept) = self.kept() {
             kept.container.ports = ports;
             // A matter of what restore knows when we are killed, and no more.
             let _ = kept::write(&self.link, &kept);
@@ -65,10 +70,10 @@ impl Ours {
                 }
             }
             None => {
-                if let Some(kept) = kept::read(&self.link) {
+                if let Some(kept) = self.kept() {
                     uncover(&kept);
+                    forget(&self.link, Some(&kept));
                 }
-                forget(&self.link);
             }
         }
     }
@@ -244,29 +249,32 @@ fn take_away(route: &mut Netlink, end: &Link) -> Result<()> {
 /// Everything that could not be taken.
 pub fn release(id: &str) -> Result<()> {
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
-    let of_id = |link: &String| kept::read(link).is_some_and(|kept| kept.is_of(id));
-    let mut links: Vec<String> = kept::links().into_iter().filter(of_id).collect();
+    let of_id = |link: String| {
+        let kept = kept::read(&link).filter(|kept| kept.is_of(id))?;
+        Some((link, Some(kept)))
+    };
+    let mut links: Vec<_> = kept::links().into_iter().filter_map(of_id).collect();
     if links.is_empty() && check_name(id).is_ok() {
         // What was kept of it is lost: its name, as a rule, is not.
         let named = route
             .find_link(id)
             .doing(|| format!("look for link {id}"))?;
-        links.extend(named.map(|link| link.name));
+        links.extend(named.map(|link| (link.name, None)));
     }
     let mut errors = Vec::new();
-    for link in links {
-        errors.extend(release_link(&mut route, &link).err());
+    for (link, kept) in links {
+        errors.extend(release_link(&mut route, &link, kept).err());
     }
     state::remove_directory_if_empty();
     all_of(&errors)
 }
 
-fn release_link(route: &mut Netlink, link: &str) -> Result<()> {
+fn release_link(route: &mut Netlink, link: &str, kept: Option<Kept>) -> Result<()> {
     let end = route
         .find_link(link)
         .doing(|| format!("look for link {link}"))?;
     let Some(end) = end else {
-        return tidy(route, link, Vec::new());
+        return tidy(route, link, kept, Vec::new());
     };
     let mark = end.mark.as_ref().filter(|mark| mark.is_attached());
     let Some(owner) = mark.and_then(Mark::owner) else {
@@ -279,37 +287,38 @@ fn release_link(route: &mut Netlink, link: &str) -> Result<()> {
     }
     if owner.is_dead() {
         // The kernel takes the link back in a moment, sooner than we could.
-        let known = nft::forget_link(link);
+        let known = nft::forget_link(link, || !is_anothers(route, &end));
         if reclaim::is_gone(end.index)? {
             let mut errors = Vec::new();
             let known = known
                 .map_err(|error| errors.push(error))
                 .unwrap_or_default();
-            errors.extend(tidy(route, link, known).err());
+            errors.extend(tidy(route, link, kept, known.unwrap_or_default()).err());
             return all_of(&errors);
         }
     }
     take_over(route, &end)
 }
 
-/// What a link has left, but for its rules: they are swept with those of all others. `known` are addresses that they said it had.
+/// What a link has left, but for its rules: they are swept with those of all others. `kept` is what was kept of it, nothing of one who was
+/// killed before it was written; `known` are addresses that they said it had.
 ///
 /// Before: the link is gone, and was of here.
-fn tidy(route: &mut Netlink, link: &str, known: Vec<IpAddr>) -> Result<()> {
+fn tidy(route: &mut Netlink, link: &str, kept: Option<Kept>, known: Vec<IpAddr>) -> Result<()> {
     let mut addresses = known;
-    // None of one who was killed before it was written.
-    let kept = kept::read(link);
     addresses.extend(kept.iter().flat_map(Kept::addresses));
     if let Some(kept) = &kept {
         forget_connections(kept, &addresses);
         uncover(kept);
     }
-    let names = hosts::sweep_links(&BTreeSet::from([link]));
-    let swept = names.and(mark::sweep_neighbours(route, &addresses));
-    if swept.is_ok() {
-        forget(link);
+    hosts::sweep_links(&BTreeSet::from([link]))?;
+    let doing = || format!("look for link {link}");
+    // Else they are the next one's.
+    if route.find_link(link).doing(doing)?.is_none() {
+        mark::sweep_neighbours(route, &addresses)?;
     }
-    swept
+    forget(link, kept.as_ref());
+    Ok(())
 }
 
 /// Deletes a host end of ours that leads there and says nothing of its owner: whoever made it was killed before it could.
@@ -352,19 +361,21 @@ pub fn sweep() -> Result<()> {
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     for name in links {
         let doing = || format!("look for link {name}");
+        // In this order: what is read is of the link that is found, or of one before it.
+        let kept = kept::read(&name);
         let end = route.find_link(&name).doing(doing)?;
-        match (end, kept::read(&name)) {
+        match (end, kept) {
             (_, Some(kept)) if !kept.is_of_here() => {}
-            (None, _) => tidy(&mut route, &name, Vec::new())?,
-            (Some(end), Some(_)) if Kept::of(&end).is_some() => {
+            (None, kept) => tidy(&mut route, &name, kept, Vec::new())?,
+            (Some(end), Some(kept)) if kept.is_of_link(&end) => {
                 if end.mark.as_ref().is_some_and(Mark::is_dead) {
                     take_away(&mut route, &end)?;
                 }
             }
             // An older link's, of the same name.
             (Some(_), Some(kept)) => {
-                withdraw(&name, &kept);
-                kept::forget_if(&name, &kept);
+                uncover(&kept);
+                forget(&name, Some(&kept));
             }
             // It is being written.
             (Some(_), None) => {}

@@ -130,7 +130,7 @@ pub fn forget(link: &str) {
 /// The same, as long as it is that.
 pub fn forget_if(link: &str, kept: &Kept) {
     if read(link).as_ref() == Some(kept) {
-        let _ = fs::remove_file(path_of(link));
+        forget(link);
     }
 }
 
@@ -178,14 +178,15 @@ impl Kept {
 
     /// What is kept of this link: of this very one.
     pub fn of(link: &Link) -> Option<Kept> {
-        let mark = link.mark.as_ref().filter(|mark| mark.is_attached())?;
-        let (name, netns) = mark.container()?;
-        read(&link.name).filter(|kept| {
-            kept.is_of_here()
-                && kept.index == link.index
-                && kept.netns == netns
-                && kept.container.name == name
-        })
+        read(&link.name).filter(|kept| kept.is_of_link(link))
+    }
+
+    /// Whether it is of this very link.
+    pub fn is_of_link(&self, link: &Link) -> bool {
+        let mark = link.mark.as_ref().filter(|mark| mark.is_attached());
+        let is_its = |(name, netns)| self.netns == netns && self.container.name == name;
+        let is_marked = mark.and_then(Mark::container).is_some_and(is_its);
+        self.is_of_here() && self.index == link.index && is_marked
     }
 
     /// What of it is there without a supervisor. A port of a loopback address is that one's alone.

@@ -32,19 +32,19 @@ impl<'a> Leaving<'a> {
     /// Takes back what is found by the name and the addresses of the link: they are the next one's as soon as it is deleted. `None`: they
     /// are that already.
     pub(super) fn begin(route: &mut Netlink, end: &'a Link) -> Option<Leaving<'a>> {
-        let now = route.find_link(&end.name).ok().flatten();
-        if now.is_some_and(|now| now.index != end.index) {
-            return None;
-        }
         let mut errors = Vec::new();
         let kept = Kept::of(end);
         // Who was killed may have kept nothing yet.
-        let known = nft::forget_link(&end.name);
-        let known = known
-            .map_err(|error| errors.push(error))
-            .unwrap_or_default();
+        let known = nft::forget_link(&end.name, || !is_anothers(route, end));
+        let known = known.unwrap_or_else(|error| {
+            errors.push(error);
+            Some(Vec::new())
+        });
         let mut addresses = addresses_of(end, kept.as_ref());
-        addresses.extend(known);
+        addresses.extend(known?);
+        if is_anothers(route, end) {
+            return None;
+        }
         errors.extend(mark::sweep_neighbours(route, &addresses).err());
         Some(Leaving {
             end,
@@ -70,13 +70,18 @@ impl<'a> Leaving<'a> {
             forget_connections(kept, &addresses);
         }
         errors.extend(hosts::sweep_links(&BTreeSet::from([&*end.name])).err());
-        // Until then it says what is left to be done. What the next one keeps under this name is not ours.
-        let now = kept::read(&end.name);
-        if errors.is_empty() && (now.is_none() || kept.is_none() || now == kept) {
-            forget(&end.name);
+        // Until then it says what is left to be done.
+        if errors.is_empty() {
+            forget(&end.name, kept.as_ref());
         }
         all_of(&errors)
     }
+}
+
+/// Whether another link has the name of this one by now.
+pub(super) fn is_anothers(route: &mut Netlink, end: &Link) -> bool {
+    let now = route.find_link(&end.name).ok().flatten();
+    now.is_some_and(|now| now.index != end.index)
 }
 
 /// The kernel waits some 20 ms for the end of a link, and as long for that of many.
@@ -125,6 +130,17 @@ fn take_files_back(end: &Link, kept: &Kept) -> Result<()> {
     }
 }
 
+/// What a container was given that somebody has deleted the link of, and that lives on, when another has its address now.
+///
+/// Before: what that one keeps is not written yet.
+pub fn take_last_back(link: &str, index: u32) {
+    let last = kept::read(link).filter(|it| it.is_of_here() && it.index != index);
+    if let Some(last) = last {
+        uncover(&last);
+        withdraw(link, &last);
+    }
+}
+
 /// The same where the link is gone, which names its process: somebody has deleted it, and the container lives on.
 pub(super) fn uncover(kept: &Kept) {
     let Some(pid) = kept.container.pid else {
@@ -154,16 +170,21 @@ pub(super) fn forget_connections(kept: &Kept, addresses: &[IpAddr]) {
     let _ = twice(once);
 }
 
-/// Forgets what is kept of a link, and takes the name back that it had for `ip netns`.
-pub(super) fn forget(link: &str) {
-    if let Some(kept) = kept::read(link) {
-        withdraw(link, &kept);
+/// Forgets what is kept of a link, and takes back what others read of it. What another keeps under its name by now is not ours.
+pub(super) fn forget(link: &str, kept: Option<&Kept>) {
+    match kept {
+        Some(kept) => {
+            withdraw(link, kept);
+            kept::forget_if(link, kept);
+        }
+        // It cannot be read, if there is any.
+        None if kept::read(link).is_none() => kept::forget(link),
+        None => {}
     }
-    kept::forget(link);
 }
 
-/// Takes back what others read of it.
-pub(super) fn withdraw(link: &str, kept: &Kept) {
+/// Takes back what others read of it: the name that it had for `ip netns`, and the file with its address.
+fn withdraw(link: &str, kept: &Kept) {
     if let Some(name) = &kept.export {
         labels::withdraw_export(name, kept.netns);
     }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::errno::Errno;
 
 use super::object::Element;
-use super::sets::{add, ask, is_missing, known, moment, sweep, take, warn_of_rest};
+use super::sets::{add, ask, is_missing, known, sweep_tenant, take, warn_of_rest};
 use super::{TABLE, add_again, elements, ensure, is_whole};
 use crate::attach::Attachment;
 use crate::error::{Doing, Result, twice};
@@ -42,8 +42,8 @@ impl Entry {
         ports: &[Port],
         resolvers: &[IpAddr],
     ) -> Result<Entry> {
-        if let Some((_, addresses)) = known(&mut nft, &attachment.veth.name)? {
-            sweep(&mut nft, &attachment.veth.name, &addresses)?;
+        if let Some(tenant) = known(&mut nft, &attachment.veth.name)? {
+            sweep_tenant(&mut nft, &tenant)?;
         }
         let mut entry = Entry {
             nft,
@@ -259,4 +259,11 @@ impl AsFd for Entry {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.nft.as_fd()
     }
+}
+
+/// Of what is made one after the other under one name, no two are made at the same one.
+fn moment() -> u32 {
+    use std::time::{SystemTime, UNIX_EPOCH};
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos() as u32)
 }

@@ -131,3 +131,11 @@ pub struct Element {
     /// What it is mapped to.
     pub value: Vec<u8>,
 }
+
+impl Element {
+    /// Whether this has the place of `other`: the kernel keeps one of each key.
+    pub fn is_another_at(&self, other: &Element) -> bool {
+        let place = |it: &Element| (it.family, it.set);
+        place(self) == place(other) && self.key == other.key && self.value != other.value
+    }
+}

@@ -29,7 +29,7 @@ pub fn forget(attachment: &Attachment) {
     let link = &attachment.veth.name;
     let once = || {
         let mut nft = open()?;
-        let swept = sweep(&mut nft, link, &addresses);
+        let swept = sweep(&mut nft, None, link, &addresses);
         close_later(&nft);
         swept
     };
@@ -49,34 +49,40 @@ pub fn close_later(nft: &Netlink) {
     let _ = sys::keep_open_beyond_our_end(&[nft.as_fd()], &[]);
 }
 
-/// The same by the name of its host end alone. Gives the addresses that it had.
+/// The same by the name of its host end alone, as long as that name is its own. Gives the addresses that it had; `None`: another has the
+/// name by now.
 ///
 /// # Errors
 /// What the kernel refused, twice.
-pub fn forget_link(link: &str) -> Result<Vec<IpAddr>> {
+pub fn forget_link(link: &str, mut is_its: impl FnMut() -> bool) -> Result<Option<Vec<IpAddr>>> {
     let once = || {
         let mut nft = open()?;
-        let Some((_, addresses)) = known(&mut nft, link)? else {
-            return Ok(Vec::new());
+        let known = known(&mut nft, link)?;
+        // In this order: who comes later has another number.
+        if !is_its() {
+            return Ok(None);
+        }
+        let Some(tenant) = known else {
+            return Ok(Some(Vec::new()));
         };
-        let swept = sweep(&mut nft, link, &addresses);
+        let swept = sweep_tenant(&mut nft, &tenant);
         close_later(&nft);
-        swept.map(|()| addresses)
+        swept.map(Some)
     };
     twice(once)
 }
 
-/// What the tables know of a container with this host end, whoever left it.
+/// The element by which the tables know a container with this host end, whoever left it.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn known(nft: &mut Netlink, link: &str) -> Result<Option<(String, Vec<IpAddr>)>> {
-    let asked = [elements::tenant(link)];
+pub fn known(nft: &mut Netlink, link: &str) -> Result<Option<Element>> {
+    let asked = elements::tenant(link);
     let mut found = None;
-    let done = ask(nft, &asked, |element, _| {
-        found = elements::known(&Element {
-            set: tables::TENANTS,
-            ..element
+    let done = ask(nft, std::slice::from_ref(&asked), |element, _| {
+        found = Some(Element {
+            value: element.value,
+            ..asked.clone()
         });
     });
     // There is none, or no table yet.
@@ -84,11 +90,32 @@ pub fn known(nft: &mut Netlink, link: &str) -> Result<Option<(String, Vec<IpAddr
     Ok(found)
 }
 
-pub fn sweep(nft: &mut Netlink, link: &str, addresses: &[IpAddr]) -> Result<()> {
+/// Sweeps what the tables know of a container, unless another has its place by now. Gives the addresses that it had.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn sweep_tenant(nft: &mut Netlink, tenant: &Element) -> Result<Vec<IpAddr>> {
+    let Some((link, addresses)) = elements::known(tenant) else {
+        return Ok(Vec::new());
+    };
+    sweep(nft, Some(tenant), &link, &addresses)?;
+    Ok(addresses)
+}
+
+fn sweep(
+    nft: &mut Netlink,
+    tenant: Option<&Element>,
+    link: &str,
+    addresses: &[IpAddr],
+) -> Result<()> {
     let doing = || format!("sweep what is left over of {link}");
     let mut found = all_elements(nft).doing(doing)?;
     found.retain(|element| elements::is_of(element, addresses, link));
-    take(nft, None, &found).doing(doing)?;
+    match take(nft, tenant, &found) {
+        // Another has its place by now.
+        Err(refusal) if refusal.errno == Errno::EEXIST => return Ok(()),
+        done => done.doing(doing)?,
+    }
     if !found.is_empty() {
         forget_connections(nft, addresses);
     }
@@ -252,7 +279,8 @@ pub fn add(
     }
 }
 
-/// Deletes elements in one transaction. Those that are gone already are no error. None is deleted when `tenant` is another.
+/// Deletes elements in one transaction. Those that are gone already are no error, nor those that lead to another by now. None is deleted
+/// when `tenant` is another.
 pub fn take(
     nft: &mut Netlink,
     tenant: Option<&Element>,
@@ -261,12 +289,15 @@ pub fn take(
     let mut done = delete(nft, tenant, elements);
     for _ in 0..TRIES {
         match done {
-            Err(refusal) if refusal.errno == Errno::ENOENT => {}
+            Err(ref refusal) if matches!(refusal.errno, Errno::ENOENT | Errno::EEXIST) => {}
             done => return done,
         }
         // Others may take some of these, too, before the next try.
         let wanted: BTreeSet<&Element> = elements.iter().collect();
         let mut left = all_elements(nft)?;
+        if tenant.is_some_and(|tenant| left.iter().any(|it| it.is_another_at(tenant))) {
+            return done;
+        }
         // The transaction adds the tenant if it is not there.
         left.retain(|element| wanted.contains(element) && Some(element) != tenant);
         left.extend(tenant.filter(|tenant| wanted.contains(tenant)).cloned());
@@ -282,6 +313,7 @@ pub fn take(
     done
 }
 
+/// The kernel deletes by the key alone. What has a value is added first, which it refuses where another has that key by now.
 fn delete(
     nft: &mut Netlink,
     tenant: Option<&Element>,
@@ -290,18 +322,13 @@ fn delete(
     if elements.is_empty() {
         return Ok(());
     }
+    let mut guards: Vec<Element> = tenant.into_iter().cloned().collect();
+    let is_mapped = |it: &&Element| !it.value.is_empty() && Some(*it) != tenant;
+    guards.extend(elements.iter().filter(is_mapped).cloned());
     transaction(nft, |batch| {
-        let tenant = tenant.map_or(&[][..], std::slice::from_ref);
-        batch.elements(libc::NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, tenant);
+        batch.elements(libc::NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, &guards);
         batch.elements(libc::NFT_MSG_DELSETELEM, 0, elements);
     })
-}
-
-/// Of what is made one after the other under one name, no two are made at the same one.
-pub fn moment() -> u32 {
-    use std::time::{SystemTime, UNIX_EPOCH};
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_nanos() as u32)
 }
 
 /// Asks for elements; `each` is given those that are there, with the packets that they have counted.

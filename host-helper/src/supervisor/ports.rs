@@ -2,15 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::Supervisor;
+use super::{Container, Supervisor};
 use crate::attach;
 use crate::conntrack;
 use crate::error::{Doing, Error, Result, twice};
 use crate::netlink::Netlink;
 use crate::port::not_published;
 use crate::publish::{self, Port, Protocol, Range};
+use crate::sys;
 
 impl Supervisor {
     /// Publishes ports: all of them, or none. Gives them as they are, free ones chosen.
@@ -127,11 +129,25 @@ impl Supervisor {
     /// The container has ended: so have its connections. Who goes on with one hears at once that it is over, and not
     /// whoever gets the address next.
     pub(super) fn forget_container(&mut self) {
+        if !self.had_ports || self.is_address_anothers() {
+            return;
+        }
         let addresses = self.addresses();
-        let entry = self.container.entry.as_mut().filter(|_| self.had_ports);
-        if let Some(entry) = entry {
+        if let Some(entry) = &mut self.container.entry {
             let _ = twice(|| conntrack::forget_container(entry.socket(), &addresses));
         }
+    }
+
+    /// Somebody has deleted its link, and another has come in its place.
+    pub(super) fn is_address_anothers(&self) -> bool {
+        let Container {
+            entry, attachment, ..
+        } = &self.container;
+        let (Some(entry), Some(attachment)) = (entry, attachment) else {
+            return false;
+        };
+        let found = sys::link_index(entry.as_fd(), &attachment.veth.name);
+        found.is_ok_and(|index| index != attachment.veth.index)
     }
 
     /// It may not open every connection.
