@@ -641,6 +641,25 @@ fn a_name_for_ip_netns() {
     });
 }
 
+/// ip-netns(8) makes a mount of the directory with its first name, and would have copied one that is there.
+#[test]
+fn a_name_is_taken_back_that_was_there_before_those_of_others() {
+    case(|lab| {
+        lab.with_network();
+        let guest = guest(&["-n"]);
+        let hawser = lab.command(&[]).get_program().display().to_string();
+        let script = format!(
+            "mount -t tmpfs none /run; {hawser} attach --name web --export {}
+            ip netns add other; {hawser} detach web; ls /run/netns
+            ip netns add web; ip netns del web; ip netns del other",
+            guest.pid()
+        );
+        let mut shell = std::process::Command::new("unshare");
+        shell.args(["-m", "sh", "-ec", &script]);
+        assert_eq!(collect(shell, DEADLINE).exits(0).out(), "web\nother\n");
+    });
+}
+
 #[test]
 fn who_stays_holds_ports_and_follows_resolvers_until_it_ends() {
     packets(|lab| {

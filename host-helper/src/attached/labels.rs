@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::target::Target;
@@ -25,11 +26,12 @@ pub fn export(name: &str, target: &Target) -> Result<()> {
     let path = Path::new(NAMES).join(name);
     let doing = || format!("name the network namespace {}", path.display());
     fs::create_dir_all(NAMES).doing(doing)?;
+    share_names().doing(doing)?;
     let mut options = File::options();
     let made = options.write(true).create_new(true).mode(0o444).open(&path);
     made.doing(doing).map_err(|error| {
         let cure = format!("choose another --name, or ip netns del {name}");
-        error.cure(nix::errno::Errno::EEXIST, &cure)
+        error.cure(Errno::EEXIST, &cure)
     })?;
     let source = format!("/proc/self/fd/{}", target.netns.as_raw_fd());
     mount(
@@ -43,6 +45,25 @@ pub fn export(name: &str, target: &Target) -> Result<()> {
     .inspect_err(|_| {
         let _ = fs::remove_file(&path);
     })
+}
+
+/// The directory is a shared mount, as ip-netns(8) makes it: done by somebody later, a copy of each name would lie over ours, and neither could
+/// be removed.
+fn share_names() -> nix::Result<()> {
+    let nothing = None::<&str>;
+    let share = || {
+        let flags = MsFlags::MS_SHARED | MsFlags::MS_REC;
+        mount(nothing, NAMES, nothing, flags, nothing)
+    };
+    match share() {
+        // It is no mount yet.
+        Err(Errno::EINVAL) => {
+            let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+            mount(Some(NAMES), NAMES, nothing, flags, nothing)?;
+            share()
+        }
+        done => done,
+    }
 }
 
 /// Writes a container's address for others to read, whole from its first moment.
