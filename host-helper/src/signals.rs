@@ -81,7 +81,7 @@ impl Signals {
             if ENDING.contains(&signal) {
                 let code = 128 + signal as u8;
                 return Err(Error::new(format!(
-                    "start the command: interrupted by {}",
+                    "finish what was begun: interrupted by {}",
                     name(signal)
                 ))
                 .with_code(code));

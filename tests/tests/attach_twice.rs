@@ -106,7 +106,10 @@ fn who_waits_for_another_to_attach_may_be_interrupted() {
         };
         let interrupted = attach();
         interrupted.signal(libc::SIGTERM);
-        interrupted.end().exits(143);
+        let told = interrupted.end().exits(143).err();
+        // It starts no command.
+        let expected = "host-helper: finish what was begun: interrupted by SIGTERM\n";
+        assert_eq!(told, expected);
         before.assert_back();
         let patient = attach();
         holder.end().ok();
