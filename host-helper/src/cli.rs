@@ -196,7 +196,12 @@ pub struct Run {
     #[arg(short, long, value_name = "K=V", value_parser = parse_variable, help_heading = "Process")]
     pub env: Vec<String>,
     /// Run as this user; names are looked up in the container's passwd and group
-    #[arg(short, long, value_name = "UID[:GID]|NAME", help_heading = "Process")]
+    #[arg(
+        short,
+        long,
+        value_name = "UID|NAME[:GID|GROUP]",
+        help_heading = "Process"
+    )]
     pub user: Option<String>,
     /// Host name inside [default: the container's name]
     #[arg(long, value_name = "NAME", value_parser = parse_hostname, help_heading = "Process")]

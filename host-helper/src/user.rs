@@ -1,4 +1,4 @@
-//! Who the command runs as: `-u UID[:GID]|NAME`, by the container's own passwd and group.
+//! Who the command runs as: `-u UID|NAME[:GID|GROUP]`, by the container's own passwd and group.
 
 use std::io::Read;
 use std::os::fd::OwnedFd;

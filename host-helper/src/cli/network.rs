@@ -83,7 +83,7 @@ pub struct Network {
     /// Forward a port of the host, or as many as a range has; without HOSTPORT, one that is free; repeatable
     #[arg(short, long, value_name = PORT)]
     pub publish: Vec<publish::Range>,
-    /// MTU in bytes [default: that of the link with the default route]
+    /// MTU in bytes [default: that of the host's default routes]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(68..=65535))]
     pub mtu: Option<u32>,
     /// Resolver to use instead of the host's; repeatable
