@@ -1702,6 +1702,37 @@ fn another_plugin_that_fails() {
     });
 }
 
+/// containerd's CRI and Nomad say it by the names of Go's fields (containerd/go-cni has none of JSON's), which the reference plugins read in any
+/// case.
+#[test]
+fn keys_may_be_written_in_another_case() {
+    packets(|lab| {
+        lab.serve();
+        let plugin = lab.plugin();
+        let pod = Netns::new("a");
+        let routes = json!({ "routes": [{ "Dst": "0.0.0.0/0" }] });
+        let said = json!({ "ipam": routes, "runtimeConfig": {
+            "portMappings": [{ "HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": "" }],
+            "ipRanges": [[{ "Subnet": "10.24.0.0/24", "RangeStart": "10.24.0.9", "RangeEnd": "", "Gateway": "" }]],
+            "dns": { "Servers": ["198.51.100.53"], "Searches": ["example.test"], "Options": [] }
+        } });
+        let added = plugin
+            .call("ADD", whose("a", "/run/netns/a"), &with(blue(), said))
+            .ok();
+        assert_eq!(address_of(&added), "10.24.0.9");
+        assert_eq!(added["dns"]["nameservers"], json!(["198.51.100.53"]));
+        let server = serve(&pod, 1);
+        let told = greeting(&lab.internet, "192.0.2.2:8080").expect("by the port");
+        assert_eq!(told, "hello\n");
+        server.join().expect("it was greeted");
+        // What is said twice is not guessed at.
+        let twice = json!({ "runtimeConfig": { "portMappings": [{ "hostPort": 8081, "HostPort": 8082, "containerPort": 80 }] } });
+        plugin
+            .call("ADD", whose("b", "/run/netns/a"), &with(blue(), twice))
+            .fault(2, &["HostPort", "8082"]);
+    });
+}
+
 /// As the reference plugins have it: ingress between pods is open, and sources are not checked unless macspoofchk.
 #[test]
 fn pods_are_open_and_sources_unchecked() {

@@ -35,7 +35,18 @@ impl Members {
 
     /// Any. `null` is none.
     pub fn take(&mut self, key: &str) -> Option<Value> {
-        self.left.remove(key).filter(|value| !value.is_null())
+        self.remove(key).filter(|value| !value.is_null())
+    }
+
+    /// In whatever case it is written, as the reference plugins read it (Go's encoding/json): what runtimes that use containerd/go-cni say of
+    /// ports is `HostPort`.
+    fn remove(&mut self, key: &str) -> Option<Value> {
+        self.left.remove(key).or_else(|| {
+            let mut written = self.left.keys();
+            let written = written.find(|written| written.eq_ignore_ascii_case(key));
+            let written = written?.clone();
+            self.left.remove(&written)
+        })
     }
 
     /// An object.
@@ -108,7 +119,7 @@ impl Members {
     /// Known, and of no use here: whatever it says.
     pub fn ignore(&mut self, keys: &[&str]) {
         for key in keys {
-            self.left.remove(*key);
+            self.remove(key);
         }
     }
 
