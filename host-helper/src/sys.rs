@@ -35,7 +35,9 @@ pub use sockets::{
     OUR_PORTS, kind_of_namespace, link_index, listen, netlink_socket, network_of, only_deletions,
     socket_option,
 };
-pub use terminals::{copy_window_size, open_terminal_peer, set_controlling_terminal};
+pub use terminals::{
+    copy_window_size, open_terminal_peer, set_controlling_terminal, terminal_device,
+};
 
 type Result<T> = std::result::Result<T, Errno>;
 

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::{OFlag, open, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use nix::sys::stat::Mode;
@@ -141,8 +141,8 @@ pub struct Terminal {
 
 /// Where the container's output goes.
 pub enum Output {
-    /// To the user.
-    Standard,
+    /// To the user: by what [`reopen_standard`] gave, or by standard output as it is.
+    Standard(Option<OwnedFd>),
     /// To the log of a container that runs by itself, which is not there before the container has started.
     Log(Option<File>),
 }
@@ -303,7 +303,8 @@ impl Terminal {
     /// Hands on what was read, as much as is taken now. A user who is gone cannot be told; one whose file is full is.
     pub fn write_output(&mut self) {
         let written = match &mut self.output {
-            Output::Standard => nix::unistd::write(io::stdout(), &self.to_user),
+            Output::Standard(Some(own)) => nix::unistd::write(own, &self.to_user),
+            Output::Standard(None) => nix::unistd::write(io::stdout(), &self.to_user),
             Output::Log(Some(file)) => nix::unistd::write(file, &self.to_user),
             // What has not started leaves no log.
             Output::Log(None) => Ok(self.to_user.len()),
@@ -372,6 +373,18 @@ impl Drop for Terminal {
 
 fn user_side() -> BorrowedFd<'static> {
     sys::inherited(0)
+}
+
+/// The terminal that standard output is, opened once more: a write to it never waits, and our caller's own is left as it is.
+///
+/// A terminal is writable for poll(2) where it has room for one byte, and a write that may wait does so until it has taken all (`n_tty_poll()`,
+/// `n_tty_write()`): a user who reads no more would hold up everything else.
+pub fn reopen_standard() -> Option<OwnedFd> {
+    let device = sys::terminal_device(sys::inherited(1)).ok()?;
+    let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let own = open("/proc/self/fd/1", flags, Mode::empty()).ok()?;
+    // By its name the host's side of a terminal, or /dev/tty0, is another one each time.
+    (sys::terminal_device(own.as_fd()) == Ok(device)).then_some(own)
 }
 
 /// Whether a user sits at both ends: without `-t`, that decides whether the command gets a terminal.

@@ -166,6 +166,7 @@ const COMMANDS: &[(c_long, u64, &str, &[Errno])] = &[
     (libc::SYS_ioctl, libc::TIOCSWINSZ, "ioctl(TIOCSWINSZ)", &[]),
     (libc::SYS_ioctl, libc::TIOCGSID, "ioctl(TIOCGSID)", &[]),
     (libc::SYS_ioctl, libc::TIOCGPGRP, "ioctl(TIOCGPGRP)", &[]),
+    (libc::SYS_ioctl, libc::TIOCGDEV, "ioctl(TIOCGDEV)", &[]),
     (libc::SYS_ioctl, libc::TIOCGPTN, "ioctl(TIOCGPTN)", &[]),
     (libc::SYS_ioctl, libc::TIOCSPTLCK, "ioctl(TIOCSPTLCK)", &[]),
     (libc::SYS_ioctl, libc::TCGETS, "ioctl(TCGETS)", &[]),

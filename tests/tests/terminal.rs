@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::Stdio;
 
 use lab::strace::traced;
-use lab::{DEADLINE, Lab, Running, Terminal, case, collect, wait_untold};
+use lab::{DEADLINE, Lab, Running, Terminal, case, children, collect, wait_for_end, wait_untold};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -344,6 +344,58 @@ fn an_end_does_not_wait_for_who_reads() {
         let ended = helper.end();
         assert!([137, 143].contains(&ended.code), "{ended}");
         drop(read);
+    });
+}
+
+/// A terminal that nobody reads takes a part of what is written, and then nothing: a write that waits for the rest waits for ever.
+#[test]
+fn a_terminal_that_nobody_reads_holds_nothing_up() {
+    case(|lab| {
+        // It has no handler.
+        let writer = ["dd", "if=/dev/zero", "bs=4000"];
+        for (is_raw, is_stopped) in [(true, true), (true, false), (false, true), (false, false)] {
+            let pair = nix::pty::openpty(None, None).expect("open a terminal");
+            let end = || Stdio::from(pair.slave.try_clone().expect("duplicate the terminal"));
+            let mut command = lab.run_command(&["-t", "--name", "web"], &writer);
+            // The terminal of its input is made raw; another one is left as it is.
+            let input = if is_raw { end() } else { Stdio::null() };
+            command.stdin(input).stdout(end()).stderr(Stdio::piped());
+            let helper = Running::spawn(command);
+            wait_until_full(&pair.slave);
+            let pid = lab.pid_of("web");
+            if is_stopped {
+                lab.hawser(&["stop", "--grace", "1", "web"]).exits(0);
+            } else {
+                helper.signal(libc::SIGTERM);
+            }
+            wait_for_end(pid);
+            // It has something to say still, and goes when it is told to.
+            wait_untold("its name is free", || lab.list().is_empty());
+            helper.signal(libc::SIGTERM);
+            helper.end().exits(143);
+        }
+        let _box = lab.start_idle(&["--name", "box"]);
+        let pair = nix::pty::openpty(None, None).expect("open a terminal");
+        let mut command = lab.command(&[&["exec", "-t", "box", "--"], &writer[..]].concat());
+        command
+            .stdin(Stdio::null())
+            .stdout(pair.slave.try_clone().expect("duplicate the terminal"));
+        let helper = Running::spawn(command);
+        wait_until_full(&pair.slave);
+        helper.signal(libc::SIGTERM);
+        wait_untold("its command has ended", || {
+            children(helper.pid()).is_empty()
+        });
+        helper.signal(libc::SIGTERM);
+        helper.end().exits(143);
+    });
+}
+
+/// Waits until a terminal that nobody reads is full.
+fn wait_until_full(terminal: &OwnedFd) {
+    wait_untold("the terminal is full", || {
+        let mut end = [PollFd::new(terminal.as_fd(), PollFlags::POLLOUT)];
+        poll(&mut end, PollTimeout::ZERO) == Ok(0)
     });
 }
 

@@ -15,7 +15,7 @@ impl Supervisor {
         let sides = sides.doing(|| "take over the terminal".into())?;
         let output = match self.description.is_detached {
             true => Output::Log(None),
-            false => Output::Standard,
+            false => Output::Standard(terminal::reopen_standard()),
         };
         let host_side = Sides::from(sides);
         self.terminal = host_side.map(|it| Terminal::join(it, output)).transpose()?;

@@ -39,6 +39,16 @@ pub fn set_controlling_terminal(terminal: BorrowedFd) -> Result<()> {
     Errno::result(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY as _, 0) }).map(drop)
 }
 
+/// The device number of a terminal, by whichever name it was opened; of the host's side, that of its other side.
+pub fn terminal_device(terminal: BorrowedFd) -> Result<u32> {
+    let mut device: libc::c_uint = 0;
+    // SAFETY: TIOCGDEV stores an unsigned int (tty_ioctl()).
+    Errno::result(unsafe {
+        libc::ioctl(terminal.as_raw_fd(), libc::TIOCGDEV as _, &raw mut device)
+    })?;
+    Ok(device)
+}
+
 /// Copies the window size of terminal `from` to terminal `to`.
 pub fn copy_window_size(from: BorrowedFd, to: BorrowedFd) -> Result<()> {
     // SAFETY: winsize is plain integers that TIOCGWINSZ fills and TIOCSWINSZ reads.
