@@ -280,3 +280,27 @@ fn an_init_of_the_images_own_gets_signals() {
         }
     });
 }
+
+/// An init that has just been woken by another signal, and has not run since, waits for none.
+#[test]
+fn a_signal_right_behind_another_is_noticed() {
+    case(|lab| {
+        std::fs::copy(init_binary(), lab.rootfs.join("bin/init")).expect("copy init");
+        let script = "trap 'echo bye; exit 7' TERM; trap : USR1; (echo up; exec sleep 1000) & while :; do wait; done";
+        let command = ["sh", "-c", script];
+        for _ in 0..20 {
+            let of_ours = lab.start(&["--init"], &command);
+            let of_the_image = lab.start(&[], &[&["init", "-s", "--"], &command[..]].concat());
+            for mut running in [of_ours, of_the_image] {
+                assert_eq!(running.line(), "up");
+                // Both wait when it goes on.
+                running.signal(libc::SIGSTOP);
+                running.wait_for_stop();
+                for signal in [libc::SIGUSR1, libc::SIGTERM, libc::SIGCONT] {
+                    running.signal(signal);
+                }
+                assert_eq!(running.end().exits(7).out(), "bye\n");
+            }
+        }
+    });
+}

@@ -1,9 +1,12 @@
 //! Signals to the container: those that come to the supervisor, what is typed, and the end of patience.
 
+use std::fs;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::poll;
+use nix::unistd::Pid;
 
 use super::Supervisor;
 use super::held::wake_holders;
@@ -14,6 +17,48 @@ use crate::sys;
 const AGAIN: Duration = Duration::from_secs(1);
 /// When one that was killed and has not ended is held by somebody. A busy machine may take a while.
 const HELD: Duration = Duration::from_secs(3);
+
+/// How often a PID 1 that runs is looked at, and how long it has in between to come to its next wait: its turn, on a busy machine.
+const LOOKS: usize = 50;
+const BETWEEN_LOOKS: u8 = 1; // ms
+
+/// Whether a PID 1 would notice a signal.
+enum Seen {
+    /// It is at rest, or would at any time.
+    Sure(bool),
+    /// As it looks in the middle of something. Who waits with sigwait(3) has what it waits for neither blocked nor handled meanwhile, until
+    /// it has been woken and has run; a fork of musl's blocks all for a moment.
+    Unsure(bool),
+}
+
+/// By two reads, between which it may have gone on: so its system call is read once more behind them.
+fn look(pid: Pid, signal: i32) -> Seen {
+    let call = || fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    let before = call();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let bit = 1u64 << (signal - 1);
+    let has = |field: &str| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(field));
+        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .is_some_and(|mask| mask & bit != 0)
+    };
+    let after = call();
+    // init and tini do.
+    let sigwait = format!("{} ", libc::SYS_rt_sigtimedwait);
+    let is_awaited = [&before, &after]
+        .iter()
+        .any(|call| call.starts_with(&sigwait));
+    if is_awaited || has("SigCgt:") || has("SigIgn:") {
+        return Seen::Sure(true);
+    }
+    let is_blocked = has("SigBlk:");
+    // proc(5): "running"; not to be read, it says nothing.
+    if before != after || before.starts_with("running") {
+        Seen::Unsure(is_blocked)
+    } else {
+        Seen::Sure(is_blocked)
+    }
+}
 
 impl Supervisor {
     pub(super) fn forward(&mut self, signal: i32) {
@@ -63,25 +108,21 @@ impl Supervisor {
     /// Whether PID 1 of the container has a handler for the signal, ignores it on purpose, or waits for it. The kernel
     /// does not deliver it otherwise, and the container would never end (kill(2), pid_namespaces(7)).
     fn notices(&self, signal: i32) -> bool {
-        if self.container.lease.is_none() {
-            // Not a PID 1.
+        // Our own init takes every signal, once its command runs.
+        let is_init = !self.margin.is_zero() && !self.is_status_open;
+        if self.container.lease.is_none() || is_init {
+            // Or not a PID 1.
             return true;
         }
-        // Who waits with sigwait(3) has what it waits for neither blocked nor handled meanwhile: init and tini do.
-        let call = std::fs::read_to_string(format!("/proc/{}/syscall", self.container.child.pid))
-            .unwrap_or_default();
-        let number = call.split(' ').next().unwrap_or_default();
-        if number == libc::SYS_rt_sigtimedwait.to_string() {
-            return true;
+        let mut seen = Seen::Sure(false);
+        for _ in 0..LOOKS {
+            seen = look(self.container.child.pid, signal);
+            match seen {
+                Seen::Sure(notices) => return notices,
+                Seen::Unsure(_) => drop(poll(&mut [], BETWEEN_LOOKS)),
+            }
         }
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.container.child.pid))
-            .unwrap_or_default();
-        let bit = 1u64 << (signal - 1);
-        ["SigCgt:", "SigIgn:", "SigBlk:"].iter().any(|field| {
-            let mask = status.lines().find_map(|line| line.strip_prefix(field));
-            mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-                .is_some_and(|mask| mask & bit != 0)
-        })
+        matches!(seen, Seen::Unsure(true))
     }
 
     /// False: it was refused.
