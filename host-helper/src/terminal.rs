@@ -387,8 +387,8 @@ pub fn reopen_standard() -> Option<OwnedFd> {
     (sys::terminal_device(own.as_fd()) == Ok(device)).then_some(own)
 }
 
-/// Whether a user sits at both ends: without `-t`, that decides whether the command gets a terminal.
+/// Whether a user sits at all ends: without `-t`, that decides whether the command gets a terminal, which has one output only.
 pub fn is_interactive() -> bool {
     use io::IsTerminal;
-    io::stdin().is_terminal() && io::stdout().is_terminal()
+    io::stdin().is_terminal() && io::stdout().is_terminal() && io::stderr().is_terminal()
 }

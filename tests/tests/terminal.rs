@@ -195,6 +195,27 @@ fn a_terminal_as_stdin_alone_leaves_stdout_a_pipe() {
     });
 }
 
+/// `2>errors.log` at a prompt: a terminal has one output only.
+#[test]
+fn a_standard_error_elsewhere_leaves_all_three_as_they_are() {
+    case(|lab| {
+        let _box = lab.start_idle(&["--name", "box"]);
+        let words = ["sh", "-c", "test -t 1; echo $?; echo complaint >&2"];
+        let exec = lab.command(&[&["exec", "box"][..], &words].concat());
+        for mut command in [lab.run_command(&[], &words), exec] {
+            let pair = nix::pty::openpty(None, None).expect("open a terminal");
+            command.stdin(pair.slave.try_clone().expect("duplicate the terminal"));
+            command.stdout(pair.slave).stderr(Stdio::piped());
+            let outcome = Running::spawn(command).end().exits(0);
+            assert_eq!(outcome.err(), "complaint\n");
+            let mut shown = [0; 3];
+            let mut user = File::from(pair.master);
+            user.read_exact(&mut shown).expect("what it shows");
+            assert_eq!(&shown, b"0\r\n", "it has the caller's");
+        }
+    });
+}
+
 #[test]
 fn stdin_is_read_to_its_end() {
     case(|lab| {
