@@ -155,17 +155,25 @@ fn supervise_detached(
     caller: File,
 ) -> Result<u8> {
     nix::unistd::setsid().doing(|| "start a session".into())?;
-    let container = start(request, command, None, &signals, &mut steps).map_err(|mut error| {
-        // Its caller has ended it, as a rule, and says why.
+    // Its caller has ended it, as a rule, and says why.
+    let unless_ended = |mut error: Error| {
         error.unsaid &= error.code != ENDED;
         error
-    })?;
+    };
+    let container = start(request, command, None, &signals, &mut steps).map_err(unless_ended)?;
     let mut supervisor = supervise(options, request, container, signals);
     let terminal = take_terminal(options, &mut supervisor);
     supervisor.tell(steps);
-    if let Err((code, text)) = supervisor.wait_for_exec() {
-        supervisor.wait_in_vain();
-        return Err(Error::new(text).with_code(code));
+    match supervisor.wait_for_exec() {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            supervisor.wait_in_vain();
+            return Err(error);
+        }
+        Err(error) => {
+            supervisor.give_up();
+            return Err(unless_ended(error));
+        }
     }
     if let Err(error) = terminal.and_then(|()| go_on_alone(options, &mut supervisor)) {
         supervisor.give_up();

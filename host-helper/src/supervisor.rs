@@ -15,12 +15,13 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::attach::Container;
 use crate::attached::{self, Ours};
 use crate::control::{self, Client};
-use crate::error::Result;
+use crate::error::{Doing, Error, Result};
 use crate::follower::{BEGIN, Follower};
 use crate::ls::Description;
 use crate::mark;
@@ -166,17 +167,25 @@ impl Supervisor {
         }
     }
 
-    /// Waits until init has become the command. The exit code and sentence when it has not.
-    pub fn wait_for_exec(&mut self) -> std::result::Result<(), (u8, String)> {
+    /// Waits until init has become the command; the error of an init that has not.
+    ///
+    /// # Errors
+    /// A signal that asks to end came first: a file may be slow to execute.
+    pub fn wait_for_exec(&mut self) -> Result<std::result::Result<(), Error>> {
+        let status = &mut self.container.child.status;
+        fcntl(&*status, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).doing(|| "set up a pipe".into())?;
         loop {
-            match self.container.status.read(&mut self.container.child.status) {
-                Ok(Said::InitFailed(code, text)) => return Err((code, text)),
-                Ok(Said::Nothing) | Err(_) => {
+            match self.container.status.read_now(status) {
+                Ok(Some(Said::InitFailed(code, text))) => {
+                    return Ok(Err(Error::new(text).with_code(code)));
+                }
+                Ok(Some(Said::Nothing)) | Err(_) => {
                     self.is_status_open = false;
                     self.tell_of_exec();
-                    return Ok(());
+                    return Ok(Ok(()));
                 }
-                Ok(_) => {}
+                Ok(Some(_)) => {}
+                Ok(None) => self.signals.interrupt_unless_readable(&*status)?,
             }
         }
     }

@@ -1,9 +1,14 @@
 //! `run -d` and what looks after such containers: ls, inspect, logs, wait, rm.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
+use std::time::Instant;
 
-use lab::{DEADLINE, Lab, Watch, binary, case, collect, packets, parent, sh, sys, wait_for_end};
+use lab::{
+    DEADLINE, Lab, Running, Watch, binary, case, children, collect, packets, parent, sh, sys,
+    wait_for_end, wait_untold,
+};
 
 fn detach(lab: &Lab, options: &[&str], script: &str) -> String {
     lab.run_sh(&[&["-d"], options].concat(), script).ok()
@@ -55,6 +60,35 @@ fn logs_show_both_outputs_and_every_byte() {
         let logs = lab.hawser(&["logs", "web"]).exits(0);
         assert_eq!(logs.stdout, b"out\nerr\na\0\xffb", "{logs}");
         lab.hawser(&["logs", "nobody"]).refused(&["nobody"]);
+    });
+}
+
+/// The kernel waits for who has a lease on a file, for 45 seconds at most: a network file system may be slow like that.
+#[test]
+fn a_start_whose_command_is_slow_to_execute_can_be_interrupted() {
+    case(|lab| {
+        let slow = lab.rootfs.join("bin/slow");
+        std::fs::copy(lab.rootfs.join("bin/busybox"), &slow).expect("copy a program");
+        let file = File::open(&slow).expect("open it");
+        sys::lease(&file, libc::F_WRLCK).expect("take a lease");
+        let before = lab.with_network();
+        for (signal, code) in [(libc::SIGINT, 130), (libc::SIGTERM, 143)] {
+            let command = lab.run_command(&["-d", "--name", "web"], &["slow", "true"]);
+            let caller = Running::spawn(command);
+            let executes = format!("{} ", libc::SYS_execve);
+            wait_untold("init executes it", || {
+                let of_supervisor = children(caller.pid()).into_iter().flat_map(children);
+                let mut calls = of_supervisor
+                    .map(|pid| std::fs::read_to_string(format!("/proc/{pid}/syscall")));
+                calls.any(|call| call.is_ok_and(|call| call.starts_with(&executes)))
+            });
+            let begin = Instant::now();
+            caller.signal(signal);
+            let outcome = caller.end().exits(code);
+            assert!(begin.elapsed().as_secs() < 20, "{outcome}");
+            assert_eq!(outcome.err().lines().count(), 1, "{outcome}");
+            before.assert_back();
+        }
     });
 }
 
