@@ -17,6 +17,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, pipe2, read, setsid};
 
 use crate::attach::{self, Container, Names};
@@ -185,6 +186,8 @@ impl Room<'_> {
                 drop(first);
                 let _ = sys::again(|| read(&handed_over, &mut [0]));
                 setsid().doing(|| "start a session".into())?;
+                // As that of the container's command, and not our caller's.
+                umask(Mode::from_bits_truncate(0o022));
                 spawn::exec_init(spawn, &dev, ends, || Ok(()))
             }
             Clone::Parent(_, second) => {

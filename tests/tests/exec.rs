@@ -197,6 +197,18 @@ fn signals_and_ends() {
     });
 }
 
+#[test]
+fn the_umask_is_that_of_the_containers_command() {
+    case(|lab| {
+        let _box = lab.start_idle(FIXED);
+        let command = lab.command(&["exec", "box", "--", "sh", "-c", "umask"]);
+        let mut strict = std::process::Command::new("/bin/sh");
+        strict.args(["-c", "umask 077; exec \"$@\"", "sh"]);
+        strict.arg(command.get_program()).args(command.get_args());
+        assert_eq!(collect(strict, DEADLINE).ok(), "0022");
+    });
+}
+
 /// One inside with CAP_SYS_PTRACE may seize whoever is among its processes: that one has joined everything by then, has given up what
 /// the container has not, and has its filter.
 #[test]
