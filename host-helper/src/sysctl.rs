@@ -14,6 +14,7 @@ use crate::uplink::Uplink;
 const ROOT: &str = "/proc/sys/net";
 const IP_FORWARD: &str = "ipv4/ip_forward";
 const FORWARDING: &str = "ipv6/conf/all/forwarding";
+const REDIRECTS: &str = "ipv4/conf/all/accept_redirects";
 
 /// Where the old values are kept, in the order of their changes: a line of name, value and [`place`] for each.
 const SAVED: &str = "switches";
@@ -119,7 +120,39 @@ pub fn ensure_forwarding() -> Result<Option<String>> {
     if is_on(IP_FORWARD)? {
         return Ok(None);
     }
-    change(IP_FORWARD, "1", &state::lock()?)
+    let lock = state::lock()?;
+    // Off, the kernel lets redirects in again, whatever they were at.
+    if value(REDIRECTS)?.as_deref() == Some("0") {
+        save(REDIRECTS, "0", &lock)?;
+    }
+    save_links("ipv4", &lock)?;
+    change(IP_FORWARD, "1", &lock)
+}
+
+/// Keeps which links forward where the host as a whole does not: the kernel gives all links, and `default`, what the host gets, with
+/// each change (inet_forward_change(), addrconf_forward_change()).
+fn save_links(family: &str, lock: &Lock) -> Result<()> {
+    let conf = path(&format!("{family}/conf"));
+    let read = || format!("read {}", conf.display());
+    for entry in fs::read_dir(&conf).doing(read)? {
+        let link = entry.doing(read)?.file_name();
+        let switch = format!("{family}/conf/{}/forwarding", link.to_string_lossy());
+        match value(&switch)? {
+            Some(value) if link != "all" && value != "0" => save(&switch, &value, lock)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The switch that takes this one along when it changes.
+fn leader(switch: &str) -> Option<&'static str> {
+    match switch.rsplit_once('/')?.1 {
+        "forwarding" if switch.starts_with("ipv4/") => Some(IP_FORWARD),
+        "forwarding" if switch != FORWARDING => Some(FORWARDING),
+        "accept_redirects" => Some(IP_FORWARD),
+        _ => None,
+    }
 }
 
 /// The host must pass IPv6 packets between its link `ours` and those of `uplinks`; `usual` is the one that most leave by,
@@ -196,18 +229,7 @@ fn forward_everywhere(uplinks: &[Uplink], lock: &Lock) -> Result<Vec<String>> {
             said.extend(change(&switch, "2", lock)?);
         }
     }
-    // Put back by the kernel to the same value on all links: those that have another get it again.
-    for entry in fs::read_dir(path("ipv6/conf"))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let name = entry.file_name();
-        let switch = of_link(&name.to_string_lossy(), "forwarding");
-        if switch != FORWARDING && is_on(&switch)? {
-            save(&switch, "1", lock)?;
-        }
-    }
+    save_links("ipv6", lock)?;
     said.extend(change(FORWARDING, "1", lock)?);
     Ok(said)
 }
@@ -281,8 +303,21 @@ pub fn restore() -> Result<()> {
         read => read.doing(|| format!("read {}", saved().display()))?,
     };
     let (mut done, place) = (Ok(()), place()?);
-    let ours = kept.lines().filter_map(|line| words_of(line, &place));
-    for (switch, old) in ours.rev() {
+    let mut ours: Vec<_> = kept
+        .lines()
+        .filter_map(|line| words_of(line, &place))
+        .rev()
+        .collect();
+    // While the host forwards, those that go along are at what was kept: whoever has changed one since means it.
+    ours.retain(|(switch, old)| {
+        leader(switch).is_none_or(|leader| {
+            let is_as_kept = value(switch).map_or(true, |value| value.as_deref() == Some(old));
+            is_as_kept || !is_on(leader).unwrap_or(true)
+        })
+    });
+    // Kept at a later change, they come after what takes them along all the same.
+    ours.sort_by_key(|(switch, _)| leader(switch).is_some());
+    for (switch, old) in ours {
         // A link that has gone has taken its switches along.
         let is_back = value(switch)?.is_none_or(|value| value == old);
         if !is_back {

@@ -46,6 +46,52 @@ fn forwarding_that_was_on_stays_on() {
     });
 }
 
+/// With each change of ip_forward the kernel gives all links its value, and changes whether redirects are heeded (inet_forward_change()).
+#[test]
+fn switches_that_go_along_with_forwarding_come_back() {
+    const DUMP: &str =
+        "cd /proc/sys/net/ipv4; grep . ip_forward conf/*/forwarding conf/*/*_redirects";
+    let uplink = |value: &str| sh(&format!("sysctl -q -w net.ipv4.conf.uplink.{value}"));
+    case(|lab| {
+        sh("sysctl -q -w net.ipv4.conf.all.accept_redirects=0 net.ipv4.conf.default.forwarding=1");
+        uplink("forwarding=1");
+        let before = sh(DUMP);
+        let first = || {
+            lab.hawser(&["up"]).exits(0);
+            assert_eq!(forwarding(), "1");
+        };
+        let last = || {
+            lab.hawser(&["down"]).exits(0);
+            sh(DUMP)
+        };
+        first();
+        assert_eq!(last(), before);
+        // Somebody was faster.
+        first();
+        sh("sysctl -q -w net.ipv4.ip_forward=0");
+        assert_eq!(last(), before);
+        // A link that forwards since then, and a second change.
+        uplink("forwarding=0");
+        first();
+        sh("sysctl -q -w net.ipv4.ip_forward=0");
+        uplink("forwarding=1");
+        lab.run(&[], &["true"]).ok();
+        assert_eq!(last(), before);
+        // Whoever has changed one of them meanwhile means it.
+        first();
+        sh("sysctl -q -w net.ipv4.conf.all.accept_redirects=1");
+        uplink("forwarding=0");
+        let after = last();
+        for line in [
+            "conf/all/accept_redirects:1",
+            "conf/uplink/forwarding:0",
+            "conf/default/forwarding:1",
+        ] {
+            assert!(after.lines().any(|one| one == line), "{line}: {after}");
+        }
+    });
+}
+
 /// The network of a container lives as long as anybody is in it.
 #[test]
 fn who_has_joined_a_containers_network_is_stopped_with_it() {
