@@ -94,15 +94,24 @@ fn lines(ranges: &[Range]) -> String {
 fn change(name: &str, word: &str, ports: &[Range]) -> Result<String> {
     let mut done = String::new();
     for range in ports {
-        let answer = control::ask(name, &format!("port {word} {range}"))
-            .map_err(|error| no_such(name, &error))?;
-        if let Some(text) = answer.strip_prefix("error ") {
-            if word == "add" {
-                take_back(name, &done);
+        match change_one(name, word, range) {
+            Ok(answer) => done += &answer,
+            Err(error) => {
+                if word == "add" {
+                    take_back(name, &done);
+                }
+                return Err(error);
             }
-            return Err(Error::new(text.trim_end()));
         }
-        done += &answer;
     }
     Ok(done)
+}
+
+fn change_one(name: &str, word: &str, range: &Range) -> Result<String> {
+    let answer = control::ask(name, &format!("port {word} {range}"))
+        .map_err(|error| no_such(name, &error))?;
+    match answer.strip_prefix("error ") {
+        Some(text) => Err(Error::new(text.trim_end())),
+        None => Ok(answer),
+    }
 }

@@ -2,9 +2,10 @@
 //! (By the host's loopback: see `loopback_ports.rs`.)
 
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use lab::{
@@ -580,6 +581,47 @@ fn a_port_whose_number_cannot_be_said_is_taken_back() {
         collect(command, DEADLINE).refused(&["write to standard output", "ENOSPC"]);
         assert_eq!(lab.hawser(&["port", "ls", "web"]).ok(), "8080:80/tcp");
         snapshot.assert_back();
+    });
+}
+
+/// Who has given up waiting has said that nothing is published.
+#[test]
+fn a_port_whose_publisher_has_given_up_is_taken_back() {
+    case(|lab| {
+        lab.run(&["-d", "--name", "web"], &["sleep", "1000"]).ok();
+        let snapshot = Snapshot::take();
+        let supervisor = sys::pidfd(parent(lab.pid_of("web"))).expect("pidfd");
+        for ports in [&["8080:80", "8081:81/udp"][..], &["80"]] {
+            sys::pidfd_signal(&supervisor, libc::SIGSTOP).expect("stop the supervisor");
+            lab.hawser(&[&["port", "add", "web"], ports].concat())
+                .refused(&["does not answer"]);
+            sys::pidfd_signal(&supervisor, libc::SIGCONT).expect("let it go on");
+            assert_eq!(lab.hawser(&["port", "ls", "web"]).ok(), "");
+            snapshot.assert_back();
+        }
+    });
+}
+
+/// The supervisor is the test.
+#[test]
+fn ports_before_one_that_is_not_answered_for_are_taken_back() {
+    case(|lab| {
+        lab.hawser(&["up"]).exits(0);
+        let listener = UnixListener::bind("/run/hawser/web.sock").expect("a control socket");
+        let deadline = TimeVal::seconds(DEADLINE.as_secs() as i64 / 4);
+        setsockopt(&listener, sockopt::ReceiveTimeout, &deadline).expect("a deadline");
+        let asked = |answer: &str| {
+            let (mut client, _) = listener.accept().expect("it asks");
+            let mut line = String::new();
+            BufReader::new(&client).read_line(&mut line).expect("read");
+            client.write_all(answer.as_bytes()).expect("answer");
+            line
+        };
+        let adding = Running::spawn(lab.command(&["port", "add", "web", "8080:80", "81"]));
+        assert_eq!(asked("8080:80/tcp\n"), "hawser 1 port add 8080:80/tcp\n");
+        assert_eq!(asked(""), "hawser 1 port add 81/tcp\n");
+        assert_eq!(asked("8080:80/tcp\n"), "hawser 1 port rm 8080:80/tcp\n");
+        adding.end().refused(&["ask container web"]);
     });
 }
 

@@ -38,10 +38,15 @@ impl Supervisor {
                 // Copied before this.
                 Some(Ok(Request::Log)) => self.answered.extend(client.answer("done\n")),
                 Some(Ok(Request::AddPorts(range))) => {
-                    drop(client.answer(&ports::answer(self.add_ports(range))));
+                    let added = self.add_ports(range);
+                    let told = client.answer(&ports::answer(&added));
+                    // Who has given up waiting has said that it failed, and knows no free port's number.
+                    for range in added.iter().flatten().filter(|_| told.is_none()) {
+                        let _ = self.remove_ports(*range);
+                    }
                 }
                 Some(Ok(Request::RemovePorts(range))) => {
-                    drop(client.answer(&ports::answer(self.remove_ports(range))));
+                    drop(client.answer(&ports::answer(&self.remove_ports(range))));
                 }
                 Some(Ok(Request::Wait)) => self.waiting.push(client.stream),
                 Some(Ok(Request::Stop(seconds))) => {

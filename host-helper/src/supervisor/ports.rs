@@ -163,7 +163,7 @@ impl Supervisor {
 }
 
 /// The answer to a request that changes ports: what was changed, or why nothing was.
-pub(super) fn answer(changed: Result<Vec<Range>>) -> String {
+pub(super) fn answer(changed: &Result<Vec<Range>>) -> String {
     match changed {
         Ok(ranges) => ranges.iter().map(|range| format!("{range}\n")).collect(),
         Err(error) => format!("error {error}\n"),
