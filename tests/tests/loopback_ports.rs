@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
-use lab::{DEADLINE, Lab, Netns, case, sh, sys};
+use lab::{DEADLINE, Lab, Netns, case, sh, sys, wait_untold};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// A container of `run -d` with these published ports, and its network namespace.
@@ -267,6 +267,31 @@ fn datagrams_and_their_answers() {
         client.send(b"x").expect("send");
         let error = client.recv(&mut [0]).expect_err("not published there");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    });
+}
+
+/// A client that was there before whoever it asks for is none the worse for it, also after both families were tried.
+#[test]
+fn who_has_sent_too_early_is_served_later() {
+    case(|lab| {
+        let inside = container(lab, &["-p", "127.0.0.1:5354:54/udp"]);
+        // By which family the supervisor asks for port 54.
+        let asks_by = |table: &str| {
+            let sockets = fs::read_to_string(format!("/proc/thread-self/net/{table}"));
+            sockets.expect("sockets").lines().any(|line| {
+                let remote = line.split_whitespace().nth(2);
+                remote.is_some_and(|remote| remote.ends_with(":0036"))
+            })
+        };
+        let client = udp_client("127.0.0.1:5354");
+        for text in ["one", "two"] {
+            client.send(b"early").expect("send");
+            wait_untold("a refusal by IPv4", || asks_by("udp6"));
+            let server = inside.enter(|| udp("0.0.0.0:54"));
+            client.send(b"early").expect("send");
+            wait_untold("a refusal by IPv6", || asks_by("udp"));
+            exchange(&client, &server, text);
+        }
     });
 }
 

@@ -146,10 +146,13 @@ impl Flows {
 impl Flow {
     /// The container said that nobody listens there.
     fn try_other(&mut self, epoll: &Epoll, at: u32) {
-        if let Some(other) = self.other.take().and_then(|other| connect(other).ok()) {
+        let before = self.socket.peer_addr().ok();
+        if let Some(other) = self.other.and_then(|other| connect(other).ok()) {
             let event = Token::Flow(at).event(EpollFlags::EPOLLIN);
             if epoll.add(&other, event).is_ok() {
                 self.socket = other;
+                // Who begins to listen there only now is found as well.
+                self.other = before;
             }
         }
     }
