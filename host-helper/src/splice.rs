@@ -117,7 +117,8 @@ impl Splice {
             None => Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).doing(doing)?,
         };
         let epoll = self.epoll.insert(epoll);
-        raise_limit(self.held.len() + held.len() + DESCRIPTORS);
+        let all = self.held.iter().flatten().chain(&held);
+        raise_limit(all.map(Held::descriptors).sum::<usize>() + DESCRIPTORS);
         let mut free = (0..self.held.len()).filter(|at| self.held[*at].is_none());
         let places: Vec<usize> = free.by_ref().take(held.len()).collect();
         let end = self.held.len();

@@ -25,6 +25,15 @@ pub struct Held {
     pub port: Port,
     /// Bound to it.
     pub socket: OwnedFd,
+    /// Of SCTP: the name beside that socket.
+    name: Option<OwnedFd>,
+}
+
+impl Held {
+    /// How many it takes.
+    pub fn descriptors(&self) -> usize {
+        1 + usize::from(self.name.is_some())
+    }
 }
 
 /// Binds all of them, or none. `netns`: the network namespace of a container whose runtime may hold its ports by itself: podman's conmon
@@ -39,7 +48,7 @@ pub fn hold(ports: impl IntoIterator<Item = Port>, netns: Option<u64>) -> Result
     let held: Vec<Held> = ports.collect::<Result<_>>()?;
     let ports = held.iter().map(|held| held.port);
     let named: Vec<Port> = ports
-        .filter(|port| reserved::is_needed(port.protocol))
+        .filter(|port| port.protocol == Protocol::Sctp)
         .collect();
     if named.is_empty() {
         return Ok(held);
@@ -56,8 +65,8 @@ pub fn hold(ports: impl IntoIterator<Item = Port>, netns: Option<u64>) -> Result
 
 fn hold_one(port: Port, netns: Option<u64>) -> Result<Held> {
     let take = || match port.protocol {
-        protocol if reserved::is_needed(protocol) => reserved::reserve(port),
-        _ => bind_socket(port),
+        Protocol::Sctp => reserve_and_bind(port),
+        _ => bind_socket(port).map(|(socket, host_port)| (socket, None, host_port)),
     };
     let bound = match take() {
         Err(Errno::EMFILE) => {
@@ -73,9 +82,13 @@ fn hold_one(port: Port, netns: Option<u64>) -> Result<Held> {
         let flags = SockFlag::SOCK_CLOEXEC;
         let unbound = socket(AddressFamily::Inet, SockType::Datagram, flags, None);
         let socket = unbound.doing(|| format!("publish {port}"))?;
-        return Ok(Held { port, socket });
+        return Ok(Held {
+            port,
+            socket,
+            name: None,
+        });
     }
-    let (socket, host_port) = bound.doing(|| format!("publish {port}")).map_err(explain)?;
+    let (socket, name, host_port) = bound.doing(|| format!("publish {port}")).map_err(explain)?;
     if let Some(host) = port.host.filter(|host| is_broadcast(*host)) {
         return Err(Error::new(format!(
             "publish {port}: {host} is the broadcast address of a network of this host, to which nobody connects; name the host's own address there, or leave it out"
@@ -84,7 +97,25 @@ fn hold_one(port: Port, netns: Option<u64>) -> Result<Held> {
     Ok(Held {
         port: Port { host_port, ..port },
         socket,
+        name,
     })
+}
+
+/// The name of a port of SCTP, and the socket where the kernel has such sockets by now: who has published before that has the name alone.
+fn reserve_and_bind(port: Port) -> nix::Result<(OwnedFd, Option<OwnedFd>, u16)> {
+    /// How many free names may be ports that a daemon has.
+    const TRIES: usize = 100;
+    for _ in 0..TRIES {
+        let (name, host_port) = reserved::reserve(port)?;
+        if !reserved::has_sockets() {
+            return Ok((name, None, host_port));
+        }
+        match bind_socket(Port { host_port, ..port }) {
+            Err(Errno::EADDRINUSE) if port.host_port == 0 => {}
+            bound => return bound.map(|(socket, _)| (socket, Some(name), host_port)),
+        }
+    }
+    Err(Errno::EADDRINUSE)
 }
 
 /// The kernel lets sockets be bound to it, and refuses them the way there as long as they do not ask for broadcasts (ip(7)).
@@ -134,8 +165,9 @@ fn bind_socket(port: Port) -> nix::Result<(OwnedFd, u16)> {
             }
         },
     };
-    // Connections of an earlier holder in TIME_WAIT are no reason to refuse. A free port is to be free of them.
-    let reuses = port.protocol != Protocol::Udp && port.host_port != 0;
+    // Connections of an earlier holder in TIME_WAIT are no reason to refuse. A free port is to be free of them. Of SCTP, where nobody
+    // listens on these, it would let a second one in (sctp_get_port_local()).
+    let reuses = port.protocol == Protocol::Tcp && port.host_port != 0;
     setsockopt(&socket, sockopt::ReuseAddr, &reuses)?;
     let wanted = SockaddrStorage::from(SocketAddr::new(address, port.host_port));
     bind(socket.as_raw_fd(), &wanted)?;

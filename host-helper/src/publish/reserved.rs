@@ -1,5 +1,5 @@
-//! A port of a protocol that no socket of this kernel could be bound to: between publishers, a name in the abstract
-//! namespace of unix(7) is held instead, which lives and dies like a port, and in the same network namespace.
+//! A port of a protocol that no socket of this kernel could be bound to, or not when some of its publishers came: between publishers, a
+//! name in the abstract namespace of unix(7) is held as well, which lives and dies like a port, and in the same network namespace.
 //!
 //! Of two that bind the same name at the same moment the kernel settles which one has it. Names that differ may mean the
 //! same port all the same: that of all addresses, and that of one. So whoever has bound looks at all others then; of two at the
@@ -15,7 +15,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, socket,
 };
 
-use super::{Port, Protocol};
+use super::Port;
 
 /// What names begin with.
 const PREFIX: &str = "hawser/";
@@ -31,8 +31,8 @@ pub struct Reserved {
 }
 
 /// Whether the kernel has SCTP sockets now. To ask by making one would load the module.
-pub fn is_needed(protocol: Protocol) -> bool {
-    protocol == Protocol::Sctp && !fs::exists("/proc/net/sctp").unwrap_or(false)
+pub fn has_sockets() -> bool {
+    fs::exists("/proc/net/sctp").unwrap_or(false)
 }
 
 /// Binds the name of a port, one that is free for 0. [`collision`] has still to be asked.
