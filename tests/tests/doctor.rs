@@ -883,6 +883,49 @@ fn a_router_that_is_not_heeded() {
     });
 }
 
+/// As the next version of the program finds them where containers live. No network goes, and none is made anew.
+#[test]
+fn rules_of_another_version() {
+    let other = || {
+        sh("nft -f - <<'E'
+delete table inet hawser
+table inet hawser { comment \"hawser 99\"; }
+E");
+    };
+    let are_ours = || !sh("nft list ruleset").contains("hawser 99");
+    case(|lab| {
+        lab.serve();
+        let direct = idle(lab, "direct", &["--network", "ptp"]);
+        other();
+        finds_and_cures(lab, "rules-missing", "network ptp");
+        direct.end().exits(143);
+        lab.run(&["--network", "ptp"], &["true"]).ok();
+        assert!(are_ours());
+        lab.hawser(&["up"]).exits(0);
+        lab.hawser(&["up", "--bridge", "lan0", "--subnet", "192.168.77.0/24"])
+            .exits(0);
+        let web = idle(lab, "web", &["--bridge", "lan0"]);
+        let direct = idle(lab, "direct", &["--network", "ptp"]);
+        let guest = Running::unshared(&["-n"], "exec cat");
+        let pid = guest.pid().to_string();
+        lab.hawser(&["attach", &pid, "--name", "guest"]).ok();
+        let addresses =
+            || sh("for bridge in hawser0 lan0; do ip -4 -o addr show dev $bridge; done");
+        let before = addresses();
+        other();
+        finds_and_cures(lab, "rules-missing", "network hawser0");
+        assert!(are_ours());
+        assert_eq!(addresses(), before);
+        web.end().exits(143);
+        direct.end().exits(143);
+        lab.run(
+            &["--bridge", "lan0"],
+            &["ping", "-c", "1", "-W", "10", "198.51.100.10"],
+        )
+        .exits(0);
+    });
+}
+
 #[test]
 fn rules_that_were_flushed() {
     case(|lab| {

@@ -15,6 +15,7 @@ use crate::attached::kept::{self, Kept};
 use crate::control;
 use crate::error::Refusal;
 use crate::foreign::{self, Engine, Links, Table};
+use crate::link::Link;
 use crate::ls::Description;
 use crate::netlink::Netlink;
 use crate::nft::{self, State, examine as tables};
@@ -56,8 +57,8 @@ fn examine_own(host: &Host, nft: &mut Netlink, report: &mut Report) -> Result<bo
         (State::Foreign(version), Some(network)) => report.find(
             Fault::RulesMissing,
             network.place(),
-            format!("its firewall tables are of another version, {version:?}"),
-            format!("host-helper down --force --bridge {0} && host-helper up --bridge {0}", network.name),
+            format!("its firewall tables are of another version, {version:?}, and are not replaced while containers live"),
+            replacement(host),
         ),
         (_, None) => match tables::would_take(nft) {
             Err(refusal) if refusal.errno == Errno::EPERM => return Err(refusal),
@@ -71,6 +72,22 @@ fn examine_own(host: &Host, nft: &mut Netlink, report: &mut Report) -> Result<bo
         },
     }
     Ok(state_is_whole)
+}
+
+/// The commands after which our tables are those of this version: nobody lives by the others, and all bridges stay. Point-to-point, the
+/// next start makes them.
+fn replacement(host: &Host) -> String {
+    let release = |end: &Link| {
+        let mark = end.mark.as_ref()?;
+        let verb = if mark.is_attached() { "detach" } else { "stop" };
+        Some(format!("host-helper {verb} {}", mark.container()?.0))
+    };
+    // One may have several links.
+    let living: BTreeSet<String> = host.ends.iter().filter_map(release).collect();
+    let has_bridge = host.networks.iter().any(|one| one.bridge.is_some());
+    let last = has_bridge.then(|| "host-helper restore".to_string());
+    let commands: Vec<String> = living.into_iter().chain(last).collect();
+    commands.join(" && ")
 }
 
 /// Which rules of others decide about the packets of a network.
