@@ -1,5 +1,6 @@
 //! What the container resolves names with: the host's resolvers that it can reach, or those that were asked for.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::IpAddr;
@@ -150,6 +151,21 @@ impl Resolvers {
         };
         Some(facts.lines().map(line).collect())
     }
+}
+
+/// The words by which the host's own file names a resolver: those of IPv6 may be written in several ways.
+pub fn spellings(server: IpAddr) -> BTreeSet<String> {
+    let text = read(HOST).unwrap_or_default();
+    let words = text.lines().filter_map(named);
+    let same = words.filter(|word| word.parse() == Ok(server));
+    same.map(String::from).collect()
+}
+
+/// The resolver that a line names.
+fn named(line: &str) -> Option<&str> {
+    let line = line.split(['#', ';']).next()?.trim_start();
+    let mut words = line.split_whitespace();
+    (words.next() == Some("nameserver")).then(|| words.next())?
 }
 
 /// All of a file of the host's, unless it is longer than any that is meant for this. Never waits.

@@ -596,6 +596,36 @@ fn a_resolver_that_does_not_answer() {
         lab.internet.sh("ip route add blackhole 198.51.100.99");
         write("nameserver 198.51.100.53\nnameserver 198.51.100.99\n");
         finds_and_cures(lab, "resolver-dead", "resolver 198.51.100.99");
+        // However it is written, in a file that is elsewhere.
+        lab.internet.sh("ip route add blackhole 2001:db8:2::99");
+        let far = lab.dir.join("far.conf");
+        let sound = "# nameserver 198.51.100.99\nnameserver 198.51.100.53\noptions ndots:1\n";
+        let dead = "nameserver\t198.51.100.99 \n nameserver  198.51.100.99#dead\nnameserver 2001:0DB8:2:0::99\t; six\n";
+        std::fs::remove_file(&resolv_conf).expect("remove resolv.conf");
+        let (path, far_path) = (resolv_conf.display(), far.display());
+        for (place, is_there, back) in [
+            (
+                format!("ln -s {far_path} {path}"),
+                "test -L /etc/resolv.conf",
+                format!("rm {path}; touch {path}"),
+            ),
+            (
+                format!("mount --bind {far_path} /etc/resolv.conf"),
+                "mountpoint -q /etc/resolv.conf",
+                "umount /etc/resolv.conf".to_string(),
+            ),
+        ] {
+            std::fs::write(&far, format!("{sound}{dead}")).expect("write a file");
+            sh(&place);
+            let wanted = ["198.51.100.99", "2001:db8:2::99"].map(|one| format!("resolver {one}"));
+            for cure in finds(lab, &wanted.each_ref().map(|one| ("resolver-dead", &**one))) {
+                paste(&cure);
+            }
+            healthy(lab);
+            sh(is_there);
+            assert_eq!(std::fs::read_to_string(&far).expect("read a file"), sound);
+            sh(&back);
+        }
         write("nameserver 127.0.0.53\n");
         finds(lab, &[("resolver-dead", "host")]);
         // Behind systemd-resolved's stub: to write into that one's files would help for a moment.

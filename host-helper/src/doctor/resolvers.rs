@@ -87,7 +87,7 @@ fn tell(server: IpAddr, why: &str, others: Others, report: &mut Report) {
     let is_behind = Resolvers::looks_behind(Loopback::NotOurs);
     let cure = match others {
         _ if is_behind => "resolvectl dns LINK ADDRESS".to_string(),
-        Others::Some => format!("sed -i '/^nameserver {server}$/d' {}", dns::HOST),
+        Others::Some => without(server),
         Others::None => format!("echo nameserver ADDRESS >{}", dns::HOST),
     };
     let file = if is_behind { dns::UPLINK } else { dns::HOST };
@@ -98,6 +98,22 @@ fn tell(server: IpAddr, why: &str, others: Others, report: &mut Report) {
         cause,
         cure,
     );
+}
+
+/// The command that takes a resolver out of the host's file. That may be a link to another one, or have been mounted: it is written, not
+/// replaced.
+fn without(server: IpAddr) -> String {
+    let lines: String = dns::spellings(server)
+        .iter()
+        .map(|word| {
+            let word = word.replace('.', "\\.");
+            format!(
+                r" -e '/^[[:space:]]*nameserver[[:space:]]\{{1,\}}{word}\([[:space:]#;].*\)\{{0,1\}}$/d'"
+            )
+        })
+        .collect();
+    let file = dns::HOST;
+    format!(r#"kept=$(sed{lines} {file}) && printf '%s\n' "$kept" >{file}"#)
 }
 
 fn ask(server: IpAddr) -> Result<Asked, Refusal> {
