@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use crate::error::{Doing, Result};
+use crate::foreign::quote;
+use crate::netlink::Netlink;
 use crate::owner::namespace;
 use crate::state::{self, Lock};
-use crate::uplink::Uplink;
+use crate::uplink::{self, Uplink};
 
 const ROOT: &str = "/proc/sys/net";
 const IP_FORWARD: &str = "ipv4/ip_forward";
@@ -219,15 +221,23 @@ fn of_link(link: &str, switch: &str) -> String {
 }
 
 /// A host that forwards everywhere forgets what routers have advertised, default routes first of all, unless it has been
-/// told before that it is to listen all the same (`accept_ra` 2).
-fn forward_everywhere(uplinks: &[Uplink], lock: &Lock) -> Result<Vec<String>> {
-    let mut said = Vec::new();
+/// told before that it is to listen all the same (`accept_ra` 2). The switches that are not so yet.
+fn forgetful(uplinks: &[Uplink]) -> Result<Vec<String>> {
+    let mut found = Vec::new();
     for uplink in uplinks.iter().filter(|uplink| uplink.is_advertised) {
         let switch = of_link(&uplink.name, "accept_ra");
         // 0: a daemon reads the advertisements, and the kernel must not.
         if value(&switch)?.as_deref() == Some("1") {
-            said.extend(change(&switch, "2", lock)?);
+            found.push(switch);
         }
+    }
+    Ok(found)
+}
+
+fn forward_everywhere(uplinks: &[Uplink], lock: &Lock) -> Result<Vec<String>> {
+    let mut said = Vec::new();
+    for switch in forgetful(uplinks)? {
+        said.extend(change(&switch, "2", lock)?);
     }
     save_links("ipv6", lock)?;
     said.extend(change(FORWARDING, "1", lock)?);
@@ -242,18 +252,44 @@ pub fn forwards6(link: &str) -> Result<bool> {
     Ok(is_on(FORWARDING)? || is_on(&by_link(link))?)
 }
 
+/// The command that makes a host forward IPv6 that cannot do it link by link.
+///
+/// # Errors
+/// What the kernel says.
+pub fn cure_everywhere(route: &mut Netlink) -> Result<String> {
+    let mut listens = forgetful(&uplink::all6(route)?)?;
+    listens.iter_mut().for_each(|switch| *switch += "=2");
+    let all = listens.into_iter().chain([format!("{FORWARDING}=1")]);
+    // As sysctl(8) has it, which wants a slash where a link's name has a dot.
+    let turn = |byte| match byte {
+        '/' => '.',
+        '.' => '/',
+        other => other,
+    };
+    let commands: Vec<String> = all
+        .map(|switch| switch.chars().map(turn).collect::<String>())
+        .map(|switch| format!("sysctl -w {}", quote(&format!("net.{switch}"))))
+        .collect();
+    Ok(commands.join(" && "))
+}
+
 /// What is said of a host that does not, and the command that cures it: a host that is to forward everywhere must have been told to listen to
 /// its routers all the same, which `up` does for a bridge.
-pub fn not_forwarding6(link: &str, is_bridge: bool) -> String {
+///
+/// # Errors
+/// What the kernel says.
+pub fn not_forwarding6(route: &mut Netlink, link: &str, is_bridge: bool) -> Result<String> {
     let by_link = by_link(link);
     let cure = if is_bridge {
         format!("host-helper up --bridge {link}")
     } else if path(&by_link).exists() {
         format!("sysctl -w net/{by_link}=1")
     } else {
-        "sysctl -w net.ipv6.conf.all.forwarding=1".to_string()
+        cure_everywhere(route)?
     };
-    format!("the host does not forward IPv6: net.ipv6.conf.all.forwarding is 0 ({cure})")
+    Ok(format!(
+        "the host does not forward IPv6: net.ipv6.conf.all.forwarding is 0 ({cure})"
+    ))
 }
 
 /// Our own links are no place where routers advertise themselves to the host.

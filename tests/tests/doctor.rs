@@ -847,6 +847,37 @@ fn a_loopback_link_that_is_down() {
     });
 }
 
+/// Before Linux 6.17 there is one switch for all links: with it, the kernel forgets the routers that it is not told to heed all the same.
+#[test]
+fn a_host_that_could_forward_ipv6_everywhere_alone() {
+    case(|lab| {
+        if !lab.real_root {
+            return skip("only the real root may mount over /proc/sys");
+        }
+        lab.serve();
+        sysctl("net.ipv6.conf.uplink.accept_ra=1");
+        sh("ip -6 route replace default via 2001:db8:1::1 dev uplink proto ra expires 600");
+        let _direct = idle(lab, "direct", &["--network", "ptp", "--ip", "10.0.0.9"]);
+        healthy(lab);
+        for link in ["uplink", "hw0a000009"] {
+            let conf = format!("/proc/sys/net/ipv6/conf/{link}");
+            sh(&format!(
+                "mkdir -p /run/conf/{link}; cd /run/conf/{link}
+                for switch in accept_ra forwarding disable_ipv6; do
+                    touch $switch; mount --bind {conf}/$switch $switch
+                done
+                mount --rbind . {conf}"
+            ));
+        }
+        let cures = finds(lab, &[("forwarding-off", "network ptp"); 2]);
+        let cure = "sysctl -w net.ipv6.conf.uplink.accept_ra=2 && sysctl -w net.ipv6.conf.all.forwarding=1";
+        assert_eq!(cures, [cure; 2]);
+        paste(cure);
+        assert!(!sh("ip -6 route show default proto ra").is_empty());
+        healthy(lab);
+    });
+}
+
 #[test]
 fn a_full_table_of_connections() {
     case(|lab| {

@@ -282,7 +282,7 @@ fn check_rules(call: &Call, route: &mut Netlink, kept: &Kept, end: &Link) -> Res
         };
         let has_ipv6 = attachment.veth.address6.is_some() && attachment.network.is_ours;
         if has_ipv6 && !sysctl::forwards6(by)? {
-            return Ok(Some(sysctl::not_forwarding6(by, is_bridge)));
+            return sysctl::not_forwarding6(route, by, is_bridge).map(Some);
         }
         Ok(None)
     };

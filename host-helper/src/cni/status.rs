@@ -135,7 +135,7 @@ fn check_bridge(route: &mut Netlink, bridge: &Link, links: &[Link]) -> Result<()
             ));
         }
         if has_ipv6(bridge) && !sysctl::forwards6(name).judge()? {
-            let why = sysctl::not_forwarding6(name, true);
+            let why = sysctl::not_forwarding6(route, name, true).judge()?;
             return limited(format!("look at {name}: {why}"));
         }
     }

@@ -26,7 +26,7 @@ pub fn examine(host: &Host, route: &mut Netlink, report: &mut Report) {
     for network in &host.networks {
         examine_forwarding4(host, network, report);
         if network.has_ipv6 {
-            examine_forwarding6(host, network, report);
+            examine_forwarding6(host, network, route, report);
         }
     }
     if !host.networks.is_empty() {
@@ -72,7 +72,7 @@ fn examine_forwarding4(host: &Host, network: &Network, report: &mut Report) {
     }
 }
 
-fn examine_forwarding6(host: &Host, network: &Network, report: &mut Report) {
+fn examine_forwarding6(host: &Host, network: &Network, route: &mut Netlink, report: &mut Report) {
     if is("ipv6/conf/all/forwarding", "1", report) {
         return;
     }
@@ -89,10 +89,13 @@ fn examine_forwarding6(host: &Host, network: &Network, report: &mut Report) {
             // Before Linux 6.17. The advertisements of routers must be heeded first: `up` sees to it.
             None => {
                 let cure = match &network.bridge {
-                    Some(_) => format!("host-helper up --bridge {}", network.name),
-                    None => "sysctl -w net.ipv6.conf.all.forwarding=1".to_string(),
+                    Some(_) => Ok(format!("host-helper up --bridge {}", network.name)),
+                    None => sysctl::cure_everywhere(route),
                 };
-                ("net.ipv6.conf.all.forwarding".to_string(), cure)
+                match cure {
+                    Ok(cure) => ("net.ipv6.conf.all.forwarding".to_string(), cure),
+                    Err(error) => return report.could_not("IPv6 routes", error),
+                }
             }
         };
         report.find(
