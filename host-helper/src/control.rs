@@ -24,6 +24,7 @@ use nix::sys::socket::{
 
 use crate::attached;
 use crate::error::{Doing, Error, Refusal, Result, twice};
+use crate::netlink::Netlink;
 use crate::owner::start_time;
 use crate::publish::{self, Range};
 use crate::state;
@@ -268,6 +269,20 @@ pub fn sockets() -> Result<Vec<PathBuf>> {
     Ok(paths
         .filter(|path| path.extension().is_some_and(|e| e == "sock"))
         .collect())
+}
+
+/// Whose socket this is. Of a long name the path has the beginning alone ([`state::path`]), and the container's link all of it.
+pub fn name_at(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    // No name has one.
+    let is_cut = stem.contains('~');
+    let links = is_cut.then(|| Netlink::route().and_then(|mut route| route.links()));
+    let links = links.and_then(|links| links.ok()).unwrap_or_default();
+    let mut names = links
+        .iter()
+        .filter_map(|link| Some(link.mark.as_ref()?.container()?.0));
+    let whole = names.find(|name| state::path(name, "sock") == path);
+    whole.map_or_else(|| stem.into_owned(), str::to_string)
 }
 
 /// What a client wants.

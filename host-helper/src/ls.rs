@@ -247,9 +247,8 @@ fn ask_all() -> Result<(Vec<Row>, Vec<String>)> {
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
-                let name = path.file_stem().unwrap_or_default().to_string_lossy();
                 // A refused connection is a name that somebody has left over; one that is being made will be listed later.
-                silent.extend(control::is_silence(&error).then(|| name.into_owned()));
+                silent.extend(control::is_silence(&error).then(|| control::name_at(path)));
                 continue;
             }
         };

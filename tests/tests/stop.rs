@@ -170,6 +170,27 @@ fn a_supervisor_that_does_not_answer_is_said_with_its_cure() {
     });
 }
 
+/// The path of its socket has the beginning of its name alone.
+#[test]
+fn a_long_name_is_said_whole() {
+    case(|lab| {
+        let name = "n".repeat(100);
+        let running = lab.start_idle(&["--name", &name, "-p", "8080:80"]);
+        lab.run(&["-p", "8080:80"], &["true"])
+            .refused(&[&format!("in use by container {name} (pid ")]);
+        running.signal(libc::SIGSTOP);
+        running.wait_for_stop();
+        let listed = lab.list();
+        assert_eq!(listed.len(), 1, "{listed:?}");
+        assert_eq!(listed[0]["name"], name);
+        assert_eq!(listed[0]["status"], "unresponsive");
+        lab.hawser(&["restore"])
+            .refused(&[&format!("container {name}: "), "does not answer"]);
+        running.signal(libc::SIGCONT);
+        running.end().exits(0);
+    });
+}
+
 /// As when it is stopped for an hour, and asked each second: connections of who has asked in vain stay until somebody takes them.
 #[test]
 fn a_supervisor_whose_queue_is_full_holds_nobody() {

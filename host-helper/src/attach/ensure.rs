@@ -168,15 +168,15 @@ pub fn restore() -> Result<()> {
         }
     }
     for path in control::sockets()? {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let name = || control::name_at(&path);
         match control::ask_at(&path, "restore") {
             Ok(answer) => errors.extend(
                 answer
                     .strip_prefix("error ")
-                    .map(|why| Error::new(format!("restore container {name}: {}", why.trim()))),
+                    .map(|why| Error::new(format!("restore container {}: {}", name(), why.trim()))),
             ),
             Err(error) if control::is_silence(&error) => {
-                errors.push(control::no_such(&name, &error));
+                errors.push(control::no_such(&name(), &error));
             }
             // Nobody listens: the container is gone.
             Err(_) => {}

@@ -8,6 +8,7 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use super::{Port, Protocol, reserved};
+use crate::control;
 use crate::error::Error;
 use crate::state;
 
@@ -194,7 +195,7 @@ fn name(pid: i32) -> String {
 /// The container whose control socket a process listens on.
 fn supervised_by(pid: i32) -> Option<String> {
     let text = fs::read_to_string("/proc/net/unix").ok()?;
-    let names = text.lines().filter_map(|line| {
+    let sockets = text.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
         let path = Path::new(words.next_back()?);
         let is_ours = path.parent() == Some(Path::new(state::DIRECTORY))
@@ -202,13 +203,10 @@ fn supervised_by(pid: i32) -> Option<String> {
                 .extension()
                 .is_some_and(|extension| extension == "sock");
         let inode: u64 = words.next_back()?.parse().ok()?;
-        let name = path.file_stem()?.to_str()?.to_string();
-        is_ours.then_some((inode, name))
+        is_ours.then_some((inode, path))
     });
-    names
-        .filter(|(inode, _)| has_one(pid, &[format!("socket:[{inode}]")]))
-        .map(|(_, name)| name)
-        .next()
+    let mut its = sockets.filter(|(inode, _)| has_one(pid, &[format!("socket:[{inode}]")]));
+    its.next().map(|(_, path)| control::name_at(path))
 }
 
 #[cfg(test)]
