@@ -42,7 +42,7 @@ use crate::signals::Signals;
 use crate::spawn::{Child, StatusReader};
 use crate::state;
 use crate::steps::{Steps, warn};
-use crate::supervisor::Supervisor;
+use crate::supervisor::{self, Supervisor};
 use crate::sys;
 pub use away::{
     Ours, delete_link, delete_unmarked, detach, release, sweep, take_over, take_over_all,
@@ -270,6 +270,8 @@ fn stay(
     let netns = target.inode;
     let link = guest.attachment.veth.name.clone();
     let description = guest::describe(request, &target, how, &guest.attachment, &guest.splice);
+    let links = target.process.is_none().then(supervisor::hear_of_links);
+    let links = links.transpose()?;
     let container = Container {
         child: watched(target)?,
         status: StatusReader::default(),
@@ -287,10 +289,13 @@ fn stay(
     let mut supervisor = Supervisor::new(container, signals, description, Duration::MAX);
     supervisor.follow(follower);
     supervisor.watch_over(Ours { link, netns });
+    if let Some(links) = links {
+        supervisor.leave_with_its_link(links);
+    }
     Ok(supervisor.wait(None))
 }
 
-/// A process that is not our child, as one: its end is all that there is to hear of it. A namespace alone never ends.
+/// A process that is not our child, as one: its end is all that there is to hear of it. A namespace alone never ends: its link does.
 fn watched(target: Target) -> Result<Child> {
     let doing = || "watch the container".to_string();
     let (pid, pidfd) = match target.process {

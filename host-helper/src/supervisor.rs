@@ -3,6 +3,7 @@
 
 mod answers;
 mod held;
+mod link;
 mod output;
 mod ports;
 mod signals;
@@ -25,6 +26,7 @@ use crate::error::{Doing, Error, Result};
 use crate::follower::{BEGIN, Follower};
 use crate::ls::Description;
 use crate::mark;
+use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner;
 use crate::publish::Port;
@@ -34,7 +36,10 @@ use crate::state;
 use crate::steps::Steps;
 use crate::sys::{self, Beyond};
 use crate::terminal::{self, Terminal};
-use wake::{CHILD, FOLLOWER, INPUT, LISTENER, NEWS, OUTPUT, PORTS, SIGNALS, STATUS, TERMINAL};
+pub use link::hear_of_links;
+use wake::{
+    CHILD, FOLLOWER, INPUT, LINKS, LISTENER, NEWS, OUTPUT, PORTS, SIGNALS, STATUS, TERMINAL,
+};
 
 /// A container and what is done for it until it ends.
 pub struct Supervisor {
@@ -77,7 +82,9 @@ pub struct Supervisor {
     follower: Option<Follower>,
     /// What is ours of a container that is not.
     ours: Option<Ours>,
-    /// We have been told to let go of it.
+    /// Tells when its link may have gone, where nothing else tells its end.
+    links: Option<Netlink>,
+    /// We have been told to let go of it, or there is nothing left to let go of.
     is_leaving: bool,
     /// Those that have been told, and hear the end when this is at rest again.
     answered: Vec<UnixStream>,
@@ -134,6 +141,7 @@ impl Supervisor {
             waiting: Vec::new(),
             follower: None,
             ours: None,
+            links: None,
             is_leaving: false,
             answered: Vec::new(),
         }
@@ -219,7 +227,7 @@ impl Supervisor {
         } else {
             self.let_caller_go_first();
         }
-        loop {
+        while !self.is_leaving {
             self.forget_connections();
             self.listen();
             let ready = self.poll();
@@ -257,6 +265,9 @@ impl Supervisor {
             if is(NEWS) {
                 self.hear();
             }
+            if is(LINKS) {
+                self.look_at_link();
+            }
             self.look_at_host(is(FOLLOWER));
             if is(PORTS) {
                 self.container.splice.turn();
@@ -285,10 +296,8 @@ impl Supervisor {
                     return self.end(code);
                 }
             }
-            if self.is_leaving {
-                return self.end(0);
-            }
         }
+        self.end(0)
     }
 
     /// When the container has ended, our caller need not wait until the kernel has let go of what was deleted (some 10 ms) or

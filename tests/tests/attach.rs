@@ -509,6 +509,38 @@ fn a_namespace_without_a_process() {
     });
 }
 
+/// No process tells that it is over, but its link goes with it.
+#[test]
+fn who_stays_for_a_namespace_leaves_with_it() {
+    case(|lab| {
+        // The first one makes /run/netns a mount.
+        sh("ip netns add other");
+        let before = lab.with_network();
+        let begin = || {
+            sh("ip netns add blue");
+            let mut command = vec!["attach", "--stay", "--netns", "/run/netns/blue"];
+            command.extend(["--name", "blue", "-p", "8080:80"]);
+            let mut running = Running::spawn(lab.command(&command));
+            running.until("blue");
+            running
+        };
+        let running = begin();
+        // Links of others come and go.
+        lab.run(&[], &["true"]).ok();
+        assert_eq!(lab.listed("blue")["status"], "attached");
+        sh("ip netns del blue");
+        running.end().exits(0);
+        // Somebody has deleted the link.
+        let running = begin();
+        sh("ip -n blue link del eth0");
+        running.end().exits(0);
+        assert!(lab.list().is_empty());
+        sh("ip netns del blue");
+        lab.settle();
+        before.assert_back();
+    });
+}
+
 #[test]
 fn what_is_not_known_of_a_container_is_not_told() {
     case(|lab| {

@@ -80,7 +80,7 @@ impl Supervisor {
     }
 
     /// Its address may be another's by now. No link gets the number of another.
-    fn has_deleted_its_link(&self) -> bool {
+    pub(super) fn has_deleted_its_link(&self) -> bool {
         self.container.attachment.as_ref().is_some_and(|one| {
             let found = Netlink::route().and_then(|mut route| route.link(one.veth.index));
             // Who cannot look knows of nothing.

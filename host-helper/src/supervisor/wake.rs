@@ -24,7 +24,8 @@ pub(super) const OUTPUT: usize = 6;
 pub(super) const NEWS: usize = 7;
 pub(super) const FOLLOWER: usize = 8;
 pub(super) const PORTS: usize = 9;
-pub(super) const CLIENTS: usize = 10;
+pub(super) const LINKS: usize = 10;
+pub(super) const CLIENTS: usize = 11;
 
 impl Supervisor {
     /// Waits, and gives which descriptors are ready.
@@ -123,6 +124,10 @@ impl Supervisor {
             },
             match self.container.splice.descriptor() {
                 Some(ports) => PollFd::new(ports, PollFlags::POLLIN),
+                None => PollFd::new(signals, none),
+            },
+            match &self.links {
+                Some(links) => PollFd::new(links.as_fd(), PollFlags::POLLIN),
                 None => PollFd::new(signals, none),
             },
         ];
