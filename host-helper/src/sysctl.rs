@@ -347,7 +347,8 @@ pub fn restore() -> Result<()> {
     // While the host forwards, those that go along are at what was kept: whoever has changed one since means it.
     ours.retain(|(switch, old)| {
         leader(switch).is_none_or(|leader| {
-            let is_as_kept = value(switch).map_or(true, |value| value.as_deref() == Some(old));
+            // On is 1 then, whatever it was.
+            let is_as_kept = is_on(switch).map_or(true, |is_on| is_on == (*old != "0"));
             is_as_kept || !is_on(leader).unwrap_or(true)
         })
     });
