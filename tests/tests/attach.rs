@@ -737,6 +737,8 @@ fn who_stays_holds_ports_and_follows_resolvers_until_it_ends() {
 #[test]
 fn who_stays_lets_go_when_it_is_told_to() {
     case(|lab| {
+        // It makes a mount of the directory, as --export does.
+        sh("ip netns add blue; ip netns del blue");
         let before = lab.with_network();
         let guest = guest(&["-n", "-m"]);
         let mounts = || mounts_of(guest.pid());

@@ -156,6 +156,8 @@ fn the_file_of_the_address_is_the_containers_as_long_as_it_says_so() {
 #[test]
 fn what_others_read_of_a_dead_one_goes_with_its_address() {
     case(|lab| {
+        // It makes a mount of the directory, as --export does.
+        sh("ip netns add blue; ip netns del blue");
         let before = lab.with_network();
         let old = Running::unshared(&["-n"], "exec cat");
         let options = ["--name", "old", "--export", "--ip", "172.19.0.9"];
