@@ -22,6 +22,7 @@ use nix::unistd::{Pid, pipe2, read, setsid};
 
 use crate::attach::{self, Container, Names};
 use crate::attached;
+use crate::cgroup;
 use crate::cli;
 use crate::config::{self, Privileges};
 use crate::control;
@@ -103,6 +104,7 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
     }
     let room = Room {
         processes: &pidfd,
+        first,
         has_users: map.is_some(),
         capabilities: kept_on_the_way(&privileges.capabilities),
         filtered_for: filtered_for.as_deref(),
@@ -150,8 +152,9 @@ fn kept_on_the_way(containers: &[String]) -> u64 {
 
 /// Where the command is to run.
 struct Room<'a> {
-    /// The container's first process.
+    /// The container's first process, by its number too.
     processes: &'a OwnedFd,
+    first: i32,
     /// Its users are others outside.
     has_users: bool,
     /// What is kept until init has dropped the rest, one bit each.
@@ -163,6 +166,8 @@ impl Room<'_> {
     /// In the child: into the container, to its privileges, and among its processes. Only returns when something fails.
     fn enter(&self, spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
         set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
+        // As long as these are the host's files.
+        cgroup::join(self.first);
         let join = |namespaces| setns(self.processes, namespaces);
         join(CloneFlags::CLONE_NEWPID).doing(|| "join the container's processes".into())?;
         // The root and the working directory are the container's from here on (setns(2)).

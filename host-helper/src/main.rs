@@ -4,6 +4,7 @@ mod address;
 mod attach;
 mod attached;
 mod bridge;
+mod cgroup;
 mod cli;
 mod cni;
 mod config;

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use nix::mount::{MsFlags, mount};
 
-use crate::process::{DEADLINE, Outcome, Running, collect, wait_for_end};
+use crate::process::{DEADLINE, Outcome, Running, collect, wait_for_end, wait_untold};
 use crate::{Lab, init_binary, rootfs, sh, skip, sys};
 
 /// The client of one runtime, with all that it takes to reach it.
@@ -278,6 +278,42 @@ impl Drop for Daemon {
             self.running = None;
         }
         self.end();
+    }
+}
+
+/// A control group in each hierarchy, gone with this.
+pub struct Group(String);
+
+impl Group {
+    /// None: this machine has none to make, which was said.
+    pub fn new(lab: &Lab) -> Option<Self> {
+        lab.daemon_group("a container in a group").map(Self)
+    }
+
+    /// Its name, the last of each path.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// Makes a command begin in it, but for the hierarchies that take nobody yet (cpuset).
+    pub fn hold(&self, command: &Command) -> Command {
+        let script = "for place; do shift; test \"$place\" = -- && break
+            { echo 0 >\"$place/cgroup.procs\"; } 2>/dev/null; done; exec \"$@\"";
+        let mut held = Command::new("/bin/sh");
+        held.args(["-c", script, "sh"]).args(places(&self.0));
+        held.arg("--")
+            .arg(command.get_program())
+            .args(command.get_args());
+        held
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // What outlives a run by some milliseconds is in it too.
+        wait_untold("its group is gone", || {
+            remove_group(&self.0) || std::thread::panicking()
+        });
     }
 }
 

@@ -31,7 +31,7 @@ mod work;
 pub use case::{alone, bare, binary, case, init_binary, is_root, packets, program, skip};
 pub use changes::{Resolved, Seen};
 pub use clients::PLUGINS;
-pub use debian::Runtime;
+pub use debian::{Group, Runtime};
 pub use firewalls::Firewalld;
 pub use machine::{CARD, Machine, PATIENCE, write_script};
 pub use net::{Lab, Netns, Watch, fill, listeners};

@@ -1,7 +1,11 @@
 //! `exec NAME`: a further command in a running container, with the same privileges and nothing of the host.
 
+use std::process::Stdio;
+
 use lab::strace::traced;
-use lab::{DEADLINE, Lab, Running, Terminal, case, children, collect, packets, sys, wait_untold};
+use lab::{
+    DEADLINE, Group, Lab, Running, Terminal, case, children, collect, packets, sh, sys, wait_untold,
+};
 
 const FIXED: &[&str] = &["--name", "box", "--ip", "172.19.0.9"];
 
@@ -194,6 +198,36 @@ fn signals_and_ends() {
         running.until("up");
         box_.end().exits(0);
         running.end().exits(137);
+    });
+}
+
+/// It is limited by them, and counted, as the container's own are.
+#[test]
+fn it_is_in_the_control_groups_of_the_container() {
+    case(|lab| {
+        for (version, options) in [("any", &[][..]), ("any", &["--userns"]), ("2", &[])] {
+            if version == "2" {
+                // As where there are no others.
+                sh("mount -t cgroup2 cgroup2 /sys/fs/cgroup");
+            }
+            let Some(group) = Group::new(lab) else { return };
+            let script = ["sh", "-c", "echo up; exec cat"];
+            let mut command = lab.run_command(&[FIXED, options].concat(), &script);
+            command = group.hold(&command);
+            command
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
+            let mut running = Running::spawn(command);
+            running.until("up");
+            let path = format!("/proc/{}/cgroup", lab.pid_of("box"));
+            let of_first = std::fs::read_to_string(path).expect("its groups");
+            assert!(of_first.contains(group.name()), "{of_first}");
+            let inside =
+                |pid| exec(lab, &["box", "--", "cat", &format!("/proc/{pid}/cgroup")]).ok();
+            assert_eq!(inside("self"), inside("1"));
+            running.end().exits(0);
+        }
     });
 }
 
