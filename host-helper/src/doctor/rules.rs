@@ -18,7 +18,7 @@ use crate::foreign::{self, Engine, Links, Table};
 use crate::link::Link;
 use crate::ls::Description;
 use crate::netlink::Netlink;
-use crate::nft::{self, State, examine as tables};
+use crate::nft::{self, Policy, State, examine as tables};
 use crate::publish::{self, Port};
 use crate::sysctl;
 
@@ -161,10 +161,22 @@ fn tell_barriers(network: &Network, found: &[Table], report: &mut Report) {
                 Fault::BridgeNetfilter,
                 network.place(),
                 format!("{switch} is 1, so that {chain} also drops what its containers send to each other"),
-                format!("sysctl -w {switch}=0"),
+                if is_open(network) {
+                    // The services of its cluster need it on where both ends are on the bridge.
+                    foreign::cure(table, &links).join(" && ")
+                } else {
+                    format!("sysctl -w {switch}=0")
+                },
             );
         }
     }
+}
+
+/// A network of the CNI plugin.
+fn is_open(network: &Network) -> bool {
+    let bridge = network.bridge.as_ref();
+    let policy = bridge.and_then(|(link, _)| nft::policy_of(link.group));
+    policy.is_some_and(|policy| policy != Policy::Guarded)
 }
 
 /// The switches that send frames of bridges through a table.
