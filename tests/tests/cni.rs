@@ -746,9 +746,17 @@ fn status_refuses_what_add_would() {
                 ip -6 route del 2001:db8:22::/80; ip route del 10.22.0.128/25; true",
             );
         }
-        // Pods live by the rules of another version.
+        // Pods live by the rules of another version, and nothing is wrong with them.
+        let older =
+            "nft delete table inet hawser; nft 'add table inet hawser { comment \"hawser 0\"; }'";
+        let added = plugin.call("ADD", whose("c1", A), &blue()).ok();
+        sh(older);
+        let checked = with(blue(), json!({ "prevResult": added }));
+        plugin.call("CHECK", whose("c1", A), &checked).ok();
+        plugin.call("DEL", whose("c1", A), &blue()).ok();
+        lab.hawser(&["down", "--bridge", "cni0"]).ok();
         lab.run(&["-d", "--name", "old"], &["sleep", "1000"]).ok();
-        sh("nft delete table inet hawser; nft 'add table inet hawser { comment \"hawser 0\"; }'");
+        sh(older);
         let words = ["containers live by its rules", "old"];
         let ptp = with(blue(), json!({ "mode": "ptp", "bridge": null }));
         for config in [&blue(), &ptp] {
@@ -1725,11 +1733,47 @@ fn keys_may_be_written_in_another_case() {
         let told = greeting(&lab.internet, "192.0.2.2:8080").expect("by the port");
         assert_eq!(told, "hello\n");
         server.join().expect("it was greeted");
+        // And another plugin's lease is given back.
+        lab.plugins();
+        let _other = Netns::new("b");
+        let mut config = with(blue(), json!({ "cniVersion": "1.0.0" }));
+        let leased = json!({ "Type": "host-local", "ranges": [[{ "subnet": "10.24.0.0/24" }]] });
+        for ipam in ["ipam", "IPAM"] {
+            config.as_object_mut().expect("an object").remove("ipam");
+            config[ipam] = leased.clone();
+            let leases = || sh("ls /var/lib/cni/networks/blue | grep -c '^10[.]' || true");
+            plugin.call("ADD", whose("c", "/run/netns/b"), &config).ok();
+            assert_eq!(leases(), "1\n", "{ipam}");
+            plugin.call("DEL", whose("c", "/run/netns/b"), &config).ok();
+            assert_eq!(leases(), "0\n", "{ipam}");
+        }
         // What is said twice is not guessed at.
         let twice = json!({ "runtimeConfig": { "portMappings": [{ "hostPort": 8081, "HostPort": 8082, "containerPort": 80 }] } });
         plugin
             .call("ADD", whose("b", "/run/netns/a"), &with(blue(), twice))
             .fault(2, &["HostPort", "8082"]);
+    });
+}
+
+/// Services need frames on the bridge to pass the host's rules: what drops those is told how to let them through.
+#[test]
+fn doctor_leaves_frames_of_pods_to_the_hosts_rules() {
+    packets(|lab| {
+        lab.serve();
+        let _pod = Netns::new("a");
+        lab.plugin().call("ADD", whose("a", A), &blue()).ok();
+        sh("iptables-nft -P FORWARD DROP; iptables-nft -A FORWARD -o docker0 -j ACCEPT");
+        let report = lab.hawser(&["doctor", "--json"]).exits(1).out();
+        let report: Value = serde_json::from_str(&report).expect("JSON");
+        let found = report["findings"].as_array().expect("an array");
+        let is_bridged = sh("cat /proc/sys/net/bridge/bridge-nf-call-iptables") == "1\n";
+        assert_eq!(found.len(), 1 + usize::from(is_bridged), "{report}");
+        for one in found {
+            sh(one["cure"].as_str().expect("a command"));
+        }
+        lab.hawser(&["doctor"]).ok();
+        let now = sh("cat /proc/sys/net/bridge/bridge-nf-call-iptables") == "1\n";
+        assert_eq!(now, is_bridged);
     });
 }
 

@@ -20,7 +20,7 @@ use crate::bridge;
 use crate::error::{Doing, Error, Result as OurResult};
 use crate::link::Link;
 use crate::netlink::Netlink;
-use crate::nft;
+use crate::nft::{self, State};
 use crate::sysctl;
 
 /// Compares. Other plugins may have added to what we have made; nothing of ours may be missing.
@@ -255,17 +255,15 @@ fn check_rules(call: &Call, route: &mut Netlink, kept: &Kept, end: &Link) -> Res
         let attachment = kept.attachment(route, end);
         let attachment = attachment.ok_or_else(|| Error::new("read what is kept of it"))?;
         let mut nft = nft::open()?;
-        if !nft::is_whole(&mut nft)? {
-            return Ok(Some(
-                "the firewall's rules are not there (host-helper restore)".into(),
-            ));
-        }
-        let missing = nft::missing(&mut nft, &attachment, &kept.ports())?;
-        if missing {
-            return Ok(Some(
-                "the firewall does not know it, or not all of its ports (host-helper restore)"
-                    .into(),
-            ));
+        let missing = match nft::state(&mut nft)? {
+            State::Whole => nft::missing(&mut nft, &attachment, &kept.ports())?
+                .then_some("the firewall does not know it, or not all of its ports"),
+            State::Missing => Some("the firewall's rules are not there"),
+            // It goes on by those of another version, of which nothing is known here.
+            State::Foreign(_) => None,
+        };
+        if let Some(missing) = missing {
+            return Ok(Some(format!("{missing} (host-helper restore)")));
         }
         if attachment.network.is_ours && !sysctl::is_forwarding()? {
             return Ok(Some(sysctl::NOT_FORWARDING.into()));

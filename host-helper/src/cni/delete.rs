@@ -8,7 +8,7 @@ use super::call::{Attachment, Call, attachment_name, is_marked};
 use super::delegate;
 use super::fault::{Fault, Judge, first_of};
 use super::ipam::DHCP;
-use super::members::{Members, configuration};
+use super::members::{self, Members, configuration};
 use super::{TYPE, add};
 use crate::attached::{self, kept};
 use crate::error::Doing;
@@ -65,7 +65,7 @@ fn delete_ours(call: &Call) -> Result<(), Fault> {
 
 /// The plugin that gives addresses, where that is another one.
 pub fn delegated(configuration: &Value) -> Option<String> {
-    let kind = configuration.get("ipam")?.get("type")?.as_str()?;
+    let kind = members::find(members::find(configuration, "ipam")?, "type")?.as_str()?;
     (!["", TYPE, DHCP].contains(&kind)).then(|| kind.to_string())
 }
 

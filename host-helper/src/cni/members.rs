@@ -4,6 +4,19 @@ use serde_json::{Map, Value};
 
 use super::fault::{Fault, code};
 
+/// How this key is written there.
+fn written<'a>(all: &'a Map<String, Value>, key: &str) -> Option<&'a String> {
+    let is_it = |written: &&String| written.eq_ignore_ascii_case(key);
+    let exactly = all.get_key_value(key).map(|(written, _)| written);
+    exactly.or_else(|| all.keys().find(is_it))
+}
+
+/// A member of an object, in whatever case its key is written.
+pub fn find<'a>(of: &'a Value, key: &str) -> Option<&'a Value> {
+    let all = of.as_object()?;
+    all.get(written(all, key)?)
+}
+
 /// What is left of an object.
 pub struct Members {
     path: String,
@@ -41,12 +54,8 @@ impl Members {
     /// In whatever case it is written, as the reference plugins read it (Go's encoding/json): what runtimes that use containerd/go-cni say of
     /// ports is `HostPort`.
     fn remove(&mut self, key: &str) -> Option<Value> {
-        self.left.remove(key).or_else(|| {
-            let mut written = self.left.keys();
-            let written = written.find(|written| written.eq_ignore_ascii_case(key));
-            let written = written?.clone();
-            self.left.remove(&written)
-        })
+        let written = written(&self.left, key)?.clone();
+        self.left.remove(&written)
     }
 
     /// An object.

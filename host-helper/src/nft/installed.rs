@@ -70,14 +70,21 @@ pub fn ensure(nft: &mut Netlink) -> Result<bool> {
     Ok(true)
 }
 
+/// What there is of our tables, and for people, why that cannot be told.
+///
+/// # Errors
+/// What the kernel says.
+pub fn state(nft: &mut Netlink) -> Result<State> {
+    let doing = || format!("look at nft table {TABLE}");
+    look(nft).doing(doing).map_err(name_missing_options)
+}
+
 /// Whether the tables are there, and whole.
 ///
 /// # Errors
 /// What the kernel says.
 pub fn is_whole(nft: &mut Netlink) -> Result<bool> {
-    let doing = || format!("look at nft table {TABLE}");
-    let found = look(nft).doing(doing).map_err(name_missing_options)?;
-    Ok(found == State::Whole)
+    Ok(state(nft)? == State::Whole)
 }
 
 /// Refuses tables of another version that [`ensure`] would not replace. Nothing is changed.

@@ -26,7 +26,7 @@ mod words;
 
 pub use entry::Entry;
 pub use group::{Policy, group, group_of, group_of_hash, group_of_name, is_ours, policy_of};
-pub use installed::{State, check_version, ensure, is_whole, look, remove};
+pub use installed::{State, check_version, ensure, is_whole, look, remove, state};
 pub use news::News;
 pub use sets::{close_later, forget, forget_link, led_to, sweep_dead, tenant_at};
 
