@@ -11,6 +11,7 @@ mod stop;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -338,12 +339,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// Takes the next connection; one of another user is dropped.
-    pub fn accept(listener: &UnixListener) -> Option<Client> {
-        let accepted = listener.accept();
-        if matches!(&accepted, Err(error) if error.raw_os_error() == Some(libc::EMFILE)) {
-            // Each that waits takes one. It is still there, and is taken next.
+    /// Takes the next connection; one of another user is dropped. Where no other descriptor is left, it has that of `spare`.
+    pub fn accept(listener: &UnixListener, spare: &mut Option<OwnedFd>) -> Option<Client> {
+        let mut accepted = listener.accept();
+        if is_full(&accepted) {
+            // Each that waits takes one.
             publish::raise_limit(0);
+            accepted = listener.accept();
+        }
+        if is_full(&accepted) {
+            *spare = None;
+            accepted = listener.accept();
         }
         let (stream, _) = accepted.ok()?;
         stream.set_nonblocking(true).ok()?;
@@ -381,6 +387,11 @@ impl Client {
         self.stream.write_all(text.as_bytes()).ok()?;
         Some(self.stream)
     }
+}
+
+fn is_full<T>(accepted: &io::Result<T>) -> bool {
+    let errno = accepted.as_ref().err().and_then(io::Error::raw_os_error);
+    matches!(errno, Some(libc::EMFILE | libc::ENFILE))
 }
 
 #[cfg(test)]

@@ -314,6 +314,16 @@ pub fn check_preserved(count: u32) -> Result<()> {
 /// There is and was no such container.
 pub fn wait_for(name: &str) -> Result<u8> {
     let answer = control::ask(name, "wait");
+    let refused = answer
+        .as_ref()
+        .ok()
+        .and_then(|answer| answer.strip_prefix("error "));
+    if let Some(why) = refused {
+        return Err(Error::new(format!(
+            "wait for container {name}: {}",
+            why.trim()
+        )));
+    }
     let code = match &answer {
         Ok(answer) => answer.strip_prefix("exit ").map(str::to_string),
         Err(_) => None,

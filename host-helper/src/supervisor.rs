@@ -11,7 +11,7 @@ mod wake;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -78,6 +78,8 @@ pub struct Supervisor {
     /// When connections that began while there were no rules are to be forgotten.
     forget_at: Option<Instant>,
     clients: Vec<Client>,
+    /// The place of who asks when no other descriptor is left. None: somebody has it, and the next one is not let in yet.
+    spare: Option<OwnedFd>,
     waiting: Vec<UnixStream>,
     follower: Option<Follower>,
     /// What is ours of a container that is not.
@@ -138,6 +140,7 @@ impl Supervisor {
             had_ports,
             forget_at: None,
             clients: Vec::new(),
+            spare: None,
             waiting: Vec::new(),
             follower: None,
             ours: None,
@@ -282,7 +285,7 @@ impl Supervisor {
                     self.container
                         .lease
                         .as_ref()
-                        .and_then(|lease| Client::accept(&lease.listener)),
+                        .and_then(|lease| Client::accept(&lease.listener, &mut self.spare)),
                 );
             }
             if self

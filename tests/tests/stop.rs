@@ -1,8 +1,9 @@
 //! `stop NAME`, and what is kept of containers that have ended.
 
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
-use lab::{Lab, Running, case, sh, sys};
+use lab::{DEADLINE, Lab, Running, case, collect, sh, sys};
 
 /// A container that has said "up" by a FIFO, so that its handlers are in place.
 fn detach_ready(lab: &Lab, name: &str, options: &[&str], before: &str) {
@@ -167,6 +168,53 @@ fn a_supervisor_that_does_not_answer_is_said_with_its_cure() {
         still.end().exits(143);
         lonely.end().exits(0);
         drop(pipe);
+    });
+}
+
+/// Who waits takes a descriptor of the supervisor's, which may be as many as it may have: one place is left for who asks.
+#[test]
+fn a_supervisor_without_descriptors_is_stopped_all_the_same() {
+    case(|lab| {
+        let mut run = lab.command_of("setpriv");
+        run.args(["--bounding-set=-sys_resource", "--inh-caps=-sys_resource"])
+            .arg(lab::binary())
+            .args(["run", "-d", "--name", "web", "--rootfs"])
+            .arg(&lab.rootfs)
+            .args(["--", "sleep", "1000"]);
+        collect(run, DEADLINE).ok();
+        let text = lab.hawser(&["inspect", "web"]).ok();
+        let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let supervisor = &found["supervisor"];
+        let descriptors = || {
+            let found = std::fs::read_dir(format!("/proc/{supervisor}/fd"));
+            found.expect("its descriptors").count()
+        };
+        let most = descriptors() + 4;
+        sh(&format!(
+            "prlimit --pid {supervisor} --nofile={most}:{most}"
+        ));
+        let wait = || {
+            let mut client = UnixStream::connect("/run/hawser/web.sock").expect("a place");
+            client
+                .set_read_timeout(Some(DEADLINE / 4))
+                .expect("a deadline");
+            client.write_all(b"hawser 1 wait\n").expect("ask");
+            client
+        };
+        let mut waiting: Vec<_> = (0..10).map(|_| wait()).collect();
+        let mut answer = String::new();
+        let last = waiting.last_mut().expect("it waits");
+        last.read_to_string(&mut answer).expect("an answer");
+        assert!(
+            answer.starts_with("error ") && answer.contains("ulimit -Hn"),
+            "{answer}"
+        );
+        lab.hawser(&["inspect", "web"]).ok();
+        lab.hawser(&["wait", "web"]).refused(&["web", "ulimit -Hn"]);
+        lab.hawser(&["stop", "web", "--grace", "0"]).ok();
+        answer.clear();
+        waiting[0].read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("exit "), "{answer}");
     });
 }
 

@@ -9,6 +9,9 @@ use crate::netlink::Netlink;
 use crate::nft;
 use crate::publish;
 
+/// The answer to who would wait, and has the last descriptor.
+const NO_PLACE: &str = "error its supervisor has no descriptor left for one more who waits; raise the hard limit (ulimit -Hn)\n";
+
 impl Supervisor {
     pub(super) fn serve(&mut self, ready: &[bool]) {
         let mut at = CLIENTS + self.clients.len();
@@ -48,6 +51,10 @@ impl Supervisor {
                 Some(Ok(Request::RemovePorts(range))) => {
                     drop(client.answer(&ports::answer(&self.remove_ports(range))));
                 }
+                // Else nobody could end it any more.
+                Some(Ok(Request::Wait)) if self.spare.is_none() => {
+                    self.answered.extend(client.answer(NO_PLACE));
+                }
                 Some(Ok(Request::Wait)) => self.waiting.push(client.stream),
                 Some(Ok(Request::Stop(seconds))) => {
                     self.waiting.push(client.stream);
@@ -64,6 +71,9 @@ impl Supervisor {
                     .answered
                     .extend(client.answer(&format!("error {text}\n"))),
             }
+        }
+        if self.spare.is_none() {
+            self.answered.clear();
         }
     }
 

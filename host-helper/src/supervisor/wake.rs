@@ -30,6 +30,9 @@ pub(super) const CLIENTS: usize = 11;
 impl Supervisor {
     /// Waits, and gives which descriptors are ready.
     pub(super) fn poll(&mut self) -> Vec<bool> {
+        if self.spare.is_none() {
+            self.spare = self.container.child.pidfd.try_clone().ok();
+        }
         let mut answered = std::mem::take(&mut self.answered);
         let mut fds = self.watched();
         let look_at = self.follower.as_ref().and_then(Follower::due);
@@ -95,8 +98,10 @@ impl Supervisor {
             PollFd::new(signals, PollFlags::POLLIN),
             PollFd::new(child.pidfd.as_fd(), PollFlags::POLLIN),
             match &self.container.lease {
-                Some(lease) => PollFd::new(lease.listener.as_fd(), PollFlags::POLLIN),
-                None => PollFd::new(signals, none),
+                Some(lease) if self.spare.is_some() => {
+                    PollFd::new(lease.listener.as_fd(), PollFlags::POLLIN)
+                }
+                _ => PollFd::new(signals, none),
             },
             if self.is_status_open {
                 PollFd::new(child.status.as_fd(), PollFlags::POLLIN)
