@@ -30,6 +30,7 @@ pub use installed::{State, check_version, ensure, is_whole, look, remove, state}
 pub use news::News;
 pub use sets::{close_later, forget, forget_link, led_to, sweep_dead, tenant_at};
 
+use hawser::netlink::{Attributes, read_u32};
 use nix::errno::Errno;
 
 use crate::attach::Attachment;
@@ -128,6 +129,27 @@ fn transaction(nft: &mut Netlink, write: impl Fn(&mut Batch)) -> std::result::Re
         },
         |_| {},
     )
+}
+
+/// The number of the ruleset, which counts its changes.
+fn generation(nft: &mut Netlink) -> std::result::Result<u32, Refusal> {
+    const NFTA_GEN_ID: u16 = 1;
+    let mut generation = 0;
+    nft.exchange(
+        |writer, sequence| {
+            let mut batch = Batch::new(writer, sequence, TABLE);
+            batch.ask_generation();
+            batch.last()
+        },
+        |message| {
+            for (kind, value) in Attributes::new(message.payload.get(4..).unwrap_or(&[])) {
+                if kind == NFTA_GEN_ID {
+                    generation = read_u32(value, 0).map_or(0, u32::from_be);
+                }
+            }
+        },
+    )?;
+    Ok(generation)
 }
 
 fn ignore_missing(done: std::result::Result<(), Refusal>) -> std::result::Result<(), Refusal> {

@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 
-use hawser::netlink::{Attributes, Message, read_u32};
+use hawser::netlink::{Attributes, Message};
 use nix::errno::Errno;
 
 use super::installed::{State, look};
 use super::message::{self, Batch};
 use super::object::{Element, Family};
-use super::{NEW_ELEMENTS, TABLE, TRIES, elements, ignore_missing, open, tables, transaction};
+use super::{
+    NEW_ELEMENTS, TABLE, TRIES, elements, generation, ignore_missing, open, tables, transaction,
+};
 use crate::attach::Attachment;
 use crate::conntrack;
 use crate::control;
@@ -225,26 +227,6 @@ fn close_ports(
         close_later(nft);
     }
     Ok(())
-}
-
-fn generation(nft: &mut Netlink) -> std::result::Result<u32, Refusal> {
-    const NFTA_GEN_ID: u16 = 1;
-    let mut generation = 0;
-    nft.exchange(
-        |writer, sequence| {
-            let mut batch = Batch::new(writer, sequence, TABLE);
-            batch.ask_generation();
-            batch.last()
-        },
-        |message| {
-            for (kind, value) in Attributes::new(message.payload.get(4..).unwrap_or(&[])) {
-                if kind == NFTA_GEN_ID {
-                    generation = read_u32(value, 0).map_or(0, u32::from_be);
-                }
-            }
-        },
-    )?;
-    Ok(generation)
 }
 
 /// Adds elements in one transaction; those that are there already are no error. What is mapped to something else is
