@@ -388,7 +388,7 @@ fn restore_those(route: &mut Netlink, is_wanted: impl Fn(&str) -> bool) -> Vec<E
             // Held until they lead there: whoever comes for one meanwhile is refused, or has it.
             let (ports, _held) = hold_again(&mut nft, &kept, &mut errors);
             let servers = &kept.container.resolvers;
-            nft::Entry::add(nft, &attachment, &reach, &ports, servers)
+            nft::Entry::put_back(nft, &attachment, &reach, &ports, servers)
         });
         errors.extend(done.err());
     }

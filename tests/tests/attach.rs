@@ -861,6 +861,38 @@ fn rules_are_restored_from_what_is_kept() {
     });
 }
 
+/// What is there stays there, and whoever goes by it goes on.
+#[test]
+fn restored_rules_cut_no_connection() {
+    packets(|lab| {
+        let guest = guest(&["-n"]);
+        attach(lab, guest.pid(), &["--name", "web", "-p", "8080:80"]).ok();
+        let inside = Netns::of(guest.pid());
+        let listener = inside
+            .enter(|| TcpListener::bind("0.0.0.0:80"))
+            .expect("a service");
+        let mut client = lab
+            .internet
+            .enter(|| TcpStream::connect("192.0.2.2:8080"))
+            .expect("connect");
+        let (mut server, _) = listener.accept().expect("a connection");
+        client.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        let mut says = |word: &str| {
+            server.write_all(word.as_bytes()).expect("send");
+            let mut heard = vec![0; word.len()];
+            client.read_exact(&mut heard).expect("it goes on");
+            assert_eq!(heard, word.as_bytes());
+        };
+        says("before");
+        let tenants = || sh("nft list map inet hawser tenants");
+        let before = tenants();
+        lab.hawser(&["restore"]).ok();
+        says("after");
+        assert_eq!(tenants(), before);
+        detach(lab, "web");
+    });
+}
+
 /// Nobody holds them, and who asks for one asks the tables.
 /// A limit that cannot be put back is told of: nobody would miss it.
 #[test]

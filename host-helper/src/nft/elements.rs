@@ -66,6 +66,12 @@ pub fn tenant_of(attachment: &Attachment, number: u32) -> Element {
     }
 }
 
+/// The number in such an element.
+pub fn number_of(tenant: &Element) -> Option<u32> {
+    let (_, number) = tenant.value.split_at_checked(16)?;
+    number.try_into().ok().map(u32::from_ne_bytes)
+}
+
 /// Which frames are its own. Without a bridge there are none but its own.
 fn of_sources(attachment: &Attachment) -> Vec<Element> {
     let veth = &attachment.veth;

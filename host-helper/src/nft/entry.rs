@@ -45,10 +45,41 @@ impl Entry {
         if let Some(tenant) = known(&mut nft, &attachment.veth.name)? {
             sweep_tenant(&mut nft, &tenant)?;
         }
+        Entry::put_as(moment(), nft, attachment, reach, ports, resolvers)
+    }
+
+    /// The same of a container that the tables may know already: then what is missing is added, and its connections go on by what is there.
+    ///
+    /// # Errors
+    /// As [`Entry::add`].
+    pub fn put_back(
+        mut nft: Netlink,
+        attachment: &Attachment,
+        reach: &Reach,
+        ports: &[Port],
+        resolvers: &[IpAddr],
+    ) -> Result<Entry> {
+        let tenant = known(&mut nft, &attachment.veth.name)?;
+        let number = tenant.as_ref().and_then(elements::number_of);
+        let is_its = |number: &u32| Some(elements::tenant_of(attachment, *number)) == tenant;
+        match number.filter(is_its) {
+            Some(number) => Entry::put_as(number, nft, attachment, reach, ports, resolvers),
+            None => Entry::add(nft, attachment, reach, ports, resolvers),
+        }
+    }
+
+    fn put_as(
+        number: u32,
+        nft: Netlink,
+        attachment: &Attachment,
+        reach: &Reach,
+        ports: &[Port],
+        resolvers: &[IpAddr],
+    ) -> Result<Entry> {
         let mut entry = Entry {
             nft,
             attachment: attachment.clone(),
-            number: moment(),
+            number,
             reach: reach.clone(),
             resolvers: resolvers.to_vec(),
             ports: ports.to_vec(),
