@@ -229,6 +229,58 @@ fn who_goes_on_is_served_again() {
     });
 }
 
+/// The same of containers that nobody stays for; and what a limited one has opened meanwhile ends.
+#[test]
+fn the_attached_are_judged_anew() {
+    packets(|lab| {
+        sh(
+            "nft 'table inet other { chain c { type filter hook input priority 0; ct state established accept; }; }'",
+        );
+        let guests = [(); 2].map(|()| Running::unshared(&["-n"], "exec cat"));
+        let options: [&[&str]; 2] = [
+            &["--name", "web", "-p", "5300:53/udp"],
+            &["--name", "shut", "--egress", "none"],
+        ];
+        for (guest, options) in guests.iter().zip(options) {
+            let pid = guest.pid().to_string();
+            lab.hawser(&[&["attach", &pid], options].concat()).ok();
+        }
+        let [web, shut] = guests.each_ref().map(|guest| Netns::of(guest.pid()));
+        let at = |netns: &Netns, address: &str| {
+            let bound = netns.enter(|| UdpSocket::bind(address)).expect("a socket");
+            bound.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+            bound
+        };
+        let server = at(&web, "0.0.0.0:53");
+        let outside = at(&lab.internet, "192.0.2.1:4000");
+        outside.connect("192.0.2.2:5300").expect("an address");
+        let host = UdpSocket::bind("172.19.0.1:7000").expect("a service");
+        host.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        let inside = at(&shut, "0.0.0.0:4000");
+        inside.connect("172.19.0.1:7000").expect("an address");
+        let mut data = [0; 64];
+        let mut refused = |client: &UdpSocket, errno| {
+            client.send(b"nobody").expect("send");
+            let error = client.recv(&mut data).expect_err("it is refused");
+            assert_eq!(error.raw_os_error(), Some(errno), "{error}");
+        };
+        refused(&inside, libc::EHOSTUNREACH);
+        sh("nft delete table inet hawser; nft delete table bridge hawser");
+        refused(&outside, libc::ECONNREFUSED);
+        inside.send(b"open").expect("send");
+        let (_, from) = host.recv_from(&mut [0; 64]).expect("it arrives");
+        host.send_to(b"open", from).expect("answer");
+        inside.recv(&mut [0; 64]).expect("an answer");
+        lab.hawser(&["restore"]).ok();
+        refused(&inside, libc::EHOSTUNREACH);
+        outside.send(b"after").expect("send");
+        server.recv(&mut [0; 64]).expect("it arrives");
+        for name in ["web", "shut"] {
+            lab.hawser(&["detach", name]).ok();
+        }
+    });
+}
+
 /// Waits until all of them listen, which a supervisor does only after a while, and says by how many sockets.
 fn listening(all: &Containers) -> usize {
     let hears = |one: &Running, sockets: &[String]| {

@@ -10,10 +10,11 @@ use super::object::Element;
 use super::sets::{add, ask, is_missing, known, sweep_tenant, take, warn_of_rest};
 use super::{TABLE, add_again, elements, ensure, is_whole};
 use crate::attach::Attachment;
+use crate::conntrack;
 use crate::error::{Doing, Result, twice};
 use crate::netlink::Netlink;
 use crate::owner::Mark;
-use crate::publish::Port;
+use crate::publish::{Port, Protocol};
 use crate::reach::Reach;
 
 /// What the tables know of one container.
@@ -45,10 +46,13 @@ impl Entry {
         if let Some(tenant) = known(&mut nft, &attachment.veth.name)? {
             sweep_tenant(&mut nft, &tenant)?;
         }
-        Entry::put_as(moment(), nft, attachment, reach, ports, resolvers)
+        let mut entry = Entry::of(moment(), nft, attachment, reach, ports, resolvers);
+        entry.has_made_tables = entry.put()?;
+        Ok(entry)
     }
 
     /// The same of a container that the tables may know already: then what is missing is added, and its connections go on by what is there.
+    /// Where something was, it is forgotten what that has let through.
     ///
     /// # Errors
     /// As [`Entry::add`].
@@ -58,25 +62,35 @@ impl Entry {
         reach: &Reach,
         ports: &[Port],
         resolvers: &[IpAddr],
-    ) -> Result<Entry> {
+    ) -> Result<()> {
         let tenant = known(&mut nft, &attachment.veth.name)?;
         let number = tenant.as_ref().and_then(elements::number_of);
         let is_its = |number: &u32| Some(elements::tenant_of(attachment, *number)) == tenant;
-        match number.filter(is_its) {
-            Some(number) => Entry::put_as(number, nft, attachment, reach, ports, resolvers),
-            None => Entry::add(nft, attachment, reach, ports, resolvers),
+        let Some(number) = number.filter(is_its) else {
+            let mut entry = Entry::add(nft, attachment, reach, ports, resolvers)?;
+            entry.judge_anew();
+            return Ok(());
+        };
+        let mut entry = Entry::of(number, nft, attachment, reach, ports, resolvers);
+        let elements = entry.elements();
+        // What cannot be told may be missing.
+        let is_there = matches!(is_missing(&mut entry.nft, &elements), Ok(false));
+        entry.put()?;
+        if !is_there {
+            entry.judge_anew();
         }
+        Ok(())
     }
 
-    fn put_as(
+    fn of(
         number: u32,
         nft: Netlink,
         attachment: &Attachment,
         reach: &Reach,
         ports: &[Port],
         resolvers: &[IpAddr],
-    ) -> Result<Entry> {
-        let mut entry = Entry {
+    ) -> Entry {
+        Entry {
             nft,
             attachment: attachment.clone(),
             number,
@@ -84,9 +98,19 @@ impl Entry {
             resolvers: resolvers.to_vec(),
             ports: ports.to_vec(),
             has_made_tables: false,
-        };
-        entry.has_made_tables = entry.put()?;
-        Ok(entry)
+        }
+    }
+
+    /// The rules were not there: what it has opened meanwhile, nothing forbade, and who has asked by UDP was not led to it.
+    fn judge_anew(&mut self) {
+        let addresses: Vec<IpAddr> = self.attachment.veth.addresses().collect();
+        let mut udp = self.ports.clone();
+        udp.retain(|port| port.protocol == Protocol::Udp);
+        // Where nothing is tracked nothing is left.
+        if self.reach != Reach::default() {
+            let _ = conntrack::forget_opened_by(&mut self.nft, &addresses);
+        }
+        let _ = conntrack::forget(&mut self.nft, &udp, &addresses);
     }
 
     fn elements(&self) -> Vec<Element> {
