@@ -1,6 +1,11 @@
 //! Who reaches whom: networks apart and connected, --isolate, --internal, --egress. With bridge netfilter off and on.
 
-use lab::{Lab, Running, packets, sh};
+use std::net::{SocketAddrV6, UdpSocket};
+
+use nix::net::if_::if_nametoindex;
+
+use lab::wire::Host as Place;
+use lab::{DEADLINE, Lab, Netns, Running, Station, packets, sh};
 
 /// A container with a web server on port 80 and another on 81.
 fn serve(lab: &Lab, options: &[&str]) -> Running {
@@ -134,6 +139,32 @@ fn internal_is_no_way_out_at_all() {
         ] {
             refused(&fetch(lab, &internal, elsewhere));
         }
+    });
+}
+
+/// A neighbour's published port, by the host, from the link-local address that every container has.
+#[test]
+fn internal_is_no_way_to_published_ports_by_link_local_addresses() {
+    packets(|lab| {
+        let _web = lab.start_idle(&["--name", "web", "-p", "5300:53/udp"]);
+        let server = Netns::of(lab.pid_of("web")).enter(|| UdpSocket::bind("[::]:53"));
+        let server = server.expect("a service");
+        server.set_nonblocking(true).expect("no waiting");
+        let gateway = Place::read(&sh("ip -j addr show dev hawser0"));
+        let _shut = lab.start_idle(&["--name", "shut", "--internal"]);
+        let station = Station::new(Netns::of(lab.pid_of("shut")));
+        let client = station.netns.enter(|| {
+            let index = if_nametoindex("eth0").expect("eth0");
+            let from = SocketAddrV6::new(station.host.link_local, 0, 0, index);
+            let client = UdpSocket::bind(from).expect("a socket");
+            client.connect((gateway.ip6, 5300)).expect("an address");
+            client
+        });
+        client.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        client.send(b"around").expect("send");
+        let error = client.recv(&mut [0; 8]).expect_err("it is refused");
+        assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}");
+        assert!(server.recv(&mut [0; 8]).is_err());
     });
 }
 

@@ -1076,6 +1076,59 @@ fn limits_hold_for_link_local_addresses() {
     });
 }
 
+/// By way of the host, from a link-local address or to one: `--isolate` holds on both sides.
+#[test]
+fn the_isolated_stay_apart_by_link_local_addresses() {
+    packets(|lab| {
+        let isolated: &[&str] = &["--isolate"];
+        for (attacker, victim, hears) in [
+            (&[][..], &[][..], 3),
+            (isolated, &[], 0),
+            (&[], isolated, 0),
+        ] {
+            let start = |name: &str, options: &[&str]| {
+                let container = lab.start_idle(&[&["--name", name][..], options].concat());
+                (container, Station::new(Netns::of(lab.pid_of(name))))
+            };
+            let (first, mallory) = start("mallory", attacker);
+            let (second, other) = start("victim", victim);
+            let (me, them) = (mallory.host, other.host);
+            let gateway = Host::read(&sh("ip -j addr show dev hawser0"));
+            // Nothing waits until the host has found it.
+            for address in [them.ip6, them.link_local] {
+                sh(&format!(
+                    "ip neigh replace {address} lladdr {} dev hawser0",
+                    text(them.mac)
+                ));
+            }
+            for (from, to) in [
+                (me.link_local, them.ip6),
+                (me.link_local, them.link_local),
+                (me.ip6, them.link_local),
+            ] {
+                let data = udp6((from, 1000), (to, 1000), b"around");
+                let packet = ipv6(from, to, UDP, &data);
+                mallory
+                    .wire
+                    .send(&ethernet(gateway.mac, me.mac, IPV6, &packet));
+            }
+            let host = UdpSocket::bind("172.19.0.1:0").expect("a socket");
+            host.send_to(b"that was all", (them.ip, 9)).expect("send");
+            let heard = other.wire.until(|frame| frame.ends_with(b"that was all"));
+            // It answers some with an error, which ends like the datagram.
+            let is_one = |frame: &&Vec<u8>| frame[20] == UDP && frame.ends_with(b"around");
+            assert_eq!(
+                heard.iter().filter(is_one).count(),
+                hears,
+                "{attacker:?} {victim:?}"
+            );
+            for container in [first, second] {
+                container.end().exits(0);
+            }
+        }
+    });
+}
+
 /// The host reaches this address by way of the bridge.
 #[track_caller]
 fn host_reaches(address: &str) {

@@ -27,7 +27,7 @@ const BRIDGE_DSTNAT: i32 = -300;
 const BRIDGE_FILTER: i32 = -200;
 
 fn bridge_chains() -> Vec<Chain> {
-    use libc::{NF_INET_FORWARD, NF_INET_PRE_ROUTING};
+    use libc::{NF_INET_FORWARD, NF_INET_LOCAL_OUT, NF_INET_PRE_ROUTING};
     vec![
         plain("route"),
         plain("neighbours"),
@@ -40,6 +40,7 @@ fn bridge_chains() -> Vec<Chain> {
         plain("ipv4"),
         hooked("prerouting", "filter", NF_INET_PRE_ROUTING, BRIDGE_DSTNAT),
         hooked("forward", "filter", NF_INET_FORWARD, BRIDGE_FILTER),
+        hooked("output", "filter", NF_INET_LOCAL_OUT, BRIDGE_FILTER),
     ]
 }
 
@@ -73,7 +74,7 @@ fn frame_rules() -> Vec<Rule> {
         let own = is_in(&[IN_NAME, ETHER_SOURCE, ip.source], ip.sources);
         [is_well_formed.clone(), own].concat()
     };
-    let is_limited = is_in(&[IN_NAME], LIMITED_PORTS);
+    let from_link_local = |ports| [is_in(&[IN_NAME], ports), is_link_local()].concat();
     // RFC 826: Ethernet and IPv4, and the sender's two addresses at 8 and 14.
     const ETHERNET_AND_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
     let arp_kind = Field::Payload(NETWORK, 0, 6);
@@ -100,7 +101,8 @@ fn frame_rules() -> Vec<Rule> {
             "ipv6",
             &[is_not(PROTOCOL, &[TCP]), then(Jump("neighbours"))],
         ),
-        rule("ipv6", &[is_limited, is_link_local(), then(Drop)]),
+        rule("ipv6", &[from_link_local(LIMITED_PORTS), then(Drop)]),
+        rule("ipv6", &[from_link_local(ISOLATED_PORTS), then(Drop)]),
         rule("ipv6", &[ours(&V6), then(Goto("route"))]),
         rule("ipv6", &[then(Drop)]),
         rule("arp", &[is_not(arp_kind, &ETHERNET_AND_IPV4), then(Drop)]),
@@ -214,5 +216,22 @@ fn bridge_rules() -> Vec<Rule> {
             &[is_in(&[side], ISOLATED_PORTS), then(Drop)],
         ));
     }
+    rules.extend(link_local_rules());
     rules
+}
+
+/// What the host passes on along one bridge, to a link-local address too, is to reach no isolated container by it: that address is in no
+/// set of the inet table, since others may have the same. Such a container sends nothing from it, but for neighbour discovery.
+fn link_local_rules() -> Vec<Rule> {
+    let chain = "output";
+    let is_six = is(ETHER_TYPE, &V6.ether_type.to_be_bytes());
+    vec![
+        rule(
+            chain,
+            &[is_not_in(&[OUT_NAME], ISOLATED_PORTS), then(Accept)],
+        ),
+        rule(chain, &[icmp6(NEIGHBOUR_SOLICITATION), then(Accept)]),
+        rule(chain, &[icmp6(NEIGHBOUR_ADVERTISEMENT), then(Accept)]),
+        rule(chain, &[is_six, is_to_link_local(), then(Drop)]),
+    ]
 }

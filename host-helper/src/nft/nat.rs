@@ -33,6 +33,16 @@ pub fn nat_rules() -> Vec<Rule> {
         let internal = [ip_is(ip), is_in(&[ip.source], ip.internal)].concat();
         rules.push(rule("nat_prerouting", &[internal, then(Accept)]));
     }
+    // Nor by a link-local address, which is in no set of addresses: from one, nobody reaches more of the host than such addresses.
+    rules.push(rule(
+        "nat_prerouting",
+        &[
+            group_of_ours(IN_GROUP),
+            ip_is(&V6),
+            is_link_local(),
+            then(Accept),
+        ],
+    ));
     for chain in ["nat_prerouting", "nat_output"] {
         for ip in IPS {
             let to = Expression::Destination(ip.number as u32, ip.kind.padded() as u32 / 4);

@@ -141,6 +141,15 @@ pub fn is_link_local() -> Vec<Expression> {
     ]
 }
 
+/// The same of its destination.
+pub fn is_to_link_local() -> Vec<Expression> {
+    vec![
+        Load(Field::Payload(NETWORK, 24, 2), 0),
+        And(vec![0xff, 0xc0]),
+        Is(vec![0xfe, 0x80]),
+    ]
+}
+
 /// In the inet table: the version of IP.
 pub fn ip_is(ip: &Ip) -> Vec<Expression> {
     is(Field::Meta(NFT_META_NFPROTO), &[ip.number as u8])
