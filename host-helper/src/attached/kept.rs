@@ -127,9 +127,9 @@ pub fn forget(link: &str) {
     remove_directory_if_empty();
 }
 
-/// The same, as long as it is that.
+/// The same, unless it can be seen to be another's by now.
 pub fn forget_if(link: &str, kept: &Kept) {
-    if read(link).as_ref() == Some(kept) {
+    if read(link).is_none_or(|now| now == *kept) {
         forget(link);
     }
 }

@@ -72,7 +72,8 @@ impl<'a> Leaving<'a> {
         errors.extend(hosts::sweep_links(&BTreeSet::from([&*end.name])).err());
         // Until then it says what is left to be done.
         if errors.is_empty() {
-            forget(&end.name, kept.as_ref());
+            // It may not have been readable before.
+            forget(&end.name, kept.or_else(|| Kept::of(end)).as_ref());
         }
         all_of(&errors)
     }
