@@ -82,6 +82,7 @@ pub fn look(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Network>
         subnet6: v6.net().map(|net| net.trunc()),
         gateway6: v6.net().map(|net| net.addr()),
         bridge: None,
+        own: Vec::new(),
         is_ours: true,
         is_new: true,
         policy: wanted.policy.unwrap_or_default(),
@@ -303,7 +304,10 @@ fn configure(
 /// # Errors
 /// What the kernel says.
 pub fn keep_ipv6(route: &mut Netlink, network: &Network) -> Result<()> {
-    match network.bridge.filter(|_| network.is_ours) {
+    match network
+        .bridge
+        .filter(|_| network.is_ours && network.hosts_ipv6())
+    {
         Some(bridge) => set_least_mtu6(route, bridge.index, &network.name),
         None => Ok(()),
     }

@@ -35,6 +35,7 @@ pub fn choose(route: &mut Netlink, wanted: &Wanted) -> Result<Network> {
         subnet6: v6.map(|net| net.trunc()),
         gateway6: v6.map(|net| net.addr()),
         bridge: None,
+        own: Vec::new(),
         is_ours: true,
         is_new: false,
         policy: wanted.policy.unwrap_or_default(),

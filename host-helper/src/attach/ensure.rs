@@ -277,7 +277,14 @@ pub(super) fn choose_mtu(
 ) -> Result<(u32, Option<Network>)> {
     let has_ipv6 = network.as_ref().is_some_and(Network::has_ipv6);
     let mtu = request.mtu.unwrap_or_else(|| ways.mtu(has_ipv6));
-    if !has_ipv6 || mtu >= uplink::LEAST_MTU6 {
+    if mtu >= uplink::LEAST_MTU6 {
+        return Ok((mtu, network));
+    }
+    // That of the others, too, where this container wants none.
+    if let Some(network) = &network {
+        bridge::keep_ipv6(route, network)?;
+    }
+    if !has_ipv6 {
         return Ok((mtu, network));
     }
     let why = format!(
@@ -285,8 +292,5 @@ pub(super) fn choose_mtu(
         uplink::LEAST_MTU6
     );
     steps.say(&format!("IPv4 alone: {why}"));
-    if let Some(network) = &network {
-        bridge::keep_ipv6(route, network)?;
-    }
     Ok((mtu, network.map(Network::without_ipv6)))
 }

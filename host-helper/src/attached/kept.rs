@@ -215,6 +215,7 @@ impl Kept {
                 index: bridge.index,
                 mac: bridge.mac,
             }),
+            own: Vec::new(),
             is_ours: bridge.is_none_or(|it| nft::is_ours(it.group)),
             is_new: false,
             policy: nft::policy_of(group).unwrap_or_default(),

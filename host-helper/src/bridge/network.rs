@@ -1,6 +1,6 @@
 //! What there is to know of a network that containers join.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -27,6 +27,8 @@ pub struct Network {
     pub gateway6: Option<Ipv6Addr>,
     /// The bridge, unless it is point-to-point.
     pub bridge: Option<Bridge>,
+    /// The host's addresses on the bridge, also of a family that its next container has not.
+    pub own: Vec<IpAddr>,
     /// False for a bridge that somebody else made: it is used as it is, and NAT is theirs too.
     pub is_ours: bool,
     /// Made a moment ago.
@@ -90,6 +92,11 @@ impl Network {
         self.subnet6.is_some()
     }
 
+    /// The host has IPv6 on the bridge, whatever its next container gets.
+    pub fn hosts_ipv6(&self) -> bool {
+        self.own.iter().any(IpAddr::is_ipv6)
+    }
+
     /// What cures the refusals of who comes to a network at its end.
     pub fn run_again(&self) -> String {
         format!("{} has just been removed; run it again", self.name)
@@ -120,6 +127,10 @@ impl Network {
                 index: link.index,
                 mac: link.mac,
             }),
+            own: [Some(v4.addr().into()), v6.map(|net| net.addr().into())]
+                .into_iter()
+                .flatten()
+                .collect(),
             is_ours,
             is_new: false,
             policy: nft::policy_of(link.group).unwrap_or_default(),
