@@ -699,6 +699,12 @@ fn refused_by_theirs() -> Vec<Refused> {
             &["2001:db8:22::/64", "no IPv6"],
         ),
         (
+            "ip link add br7 type bridge; ip addr add 10.27.0.1/24 dev br7
+            ip addr add 2001:db8:27::1/64 dev br7 nodad; ip link set br7 up",
+            theirs(json!({ "mtu": 1000 })),
+            &["MTU 1000", "br7", "choose a larger mtu, or another bridge"],
+        ),
+        (
             "ip link add br7 type bridge; ip link set br7 up",
             theirs(json!({})),
             &["br7", "no IPv4 address"],

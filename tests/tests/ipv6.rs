@@ -631,6 +631,30 @@ fn a_bridge_that_is_not_ours_gives_what_it_has() {
     });
 }
 
+/// The kernel takes IPv6 off a bridge with a port of less than 1,280 bytes, and nobody but its maker could give it back.
+#[test]
+fn a_bridge_that_is_not_ours_keeps_its_ipv6() {
+    case(|lab| {
+        sh(
+            "ip link add br9 type bridge; ip addr add 172.29.0.1/24 dev br9
+            ip addr add 2001:db8:29::1/64 dev br9 nodad; ip link set br9 up",
+        );
+        let before = Snapshot::take();
+        let words = ["MTU 1000", "br9", "--mtu", "--bridge"];
+        for family in [&[][..], &["--no-ipv6"]] {
+            let options = [&["--bridge", "br9", "--mtu", "1000"], family].concat();
+            lab.run(&options, &["true"]).refused(&words);
+            before.assert_back();
+        }
+        lab.run(&["--bridge", "br9", "--mtu", "1280"], &["true"])
+            .ok();
+        let seen = sh("ip -6 addr show dev br9; ip -6 addr del 2001:db8:29::1/64 dev br9");
+        assert!(seen.contains("2001:db8:29::1"), "{seen}");
+        lab.run(&["--bridge", "br9", "--mtu", "1000"], &["true"])
+            .ok();
+    });
+}
+
 #[test]
 fn routers_do_not_advertise_themselves_to_the_host_from_a_container() {
     case(|lab| {

@@ -50,6 +50,7 @@ pub(super) fn ensure_network(
         )));
     }
     check_policy(&network, request)?;
+    check_port_mtu(&network, request, ways)?;
     if request.details.is_promiscuous {
         bridge::take_all_frames(route, &network)?;
     }
@@ -69,6 +70,7 @@ pub fn look_at_network(route: &mut Netlink, request: &Request) -> Result<Network
         _ => ptp::choose(route, &wanted)?,
     };
     check_policy(&network, request)?;
+    check_port_mtu(&network, request, &ways)?;
     Ok(network)
 }
 
@@ -87,6 +89,19 @@ fn check_mtu(request: &Request, ways: &WaysOut) -> Result<()> {
         "use {what} {asked}: IPv6 needs an MTU of {}, and it is {mtu}; choose a larger {}, or leave the {what} out",
         uplink::LEAST_MTU6,
         request.details.words.mtu
+    )))
+}
+
+/// A bridge of somebody else's is not made to lose its IPv6, which nobody would give back: see [`bridge::keep_ipv6`].
+fn check_port_mtu(network: &Network, request: &Request, ways: &WaysOut) -> Result<()> {
+    let mtu = request.mtu.unwrap_or_else(|| ways.mtu(network.has_ipv6()));
+    if network.is_ours || !network.hosts_ipv6() || mtu >= uplink::LEAST_MTU6 {
+        return Ok(());
+    }
+    let words = &request.details.words;
+    Err(Error::new(format!(
+        "use MTU {mtu} on bridge {}: it is not ours, and would lose its IPv6; choose a larger {}, or another {}",
+        network.name, words.mtu, words.bridge
     )))
 }
 

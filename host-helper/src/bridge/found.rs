@@ -86,7 +86,10 @@ fn foreign(link: &Link, addresses: &[IpNet], wanted: &Wanted) -> Result<Network>
     };
     let has = v6.map_or(Gateway6::Never, Gateway6::At);
     wanted.check(name, gateway, has)?;
-    Ok(Network::of_bridge(link, gateway, v6, false))
+    Ok(Network {
+        own: addresses.iter().map(IpNet::addr).collect(),
+        ..Network::of_bridge(link, gateway, v6, false)
+    })
 }
 
 /// Ours, but its maker was killed before it could set the alias, and the link up with it: the group is in the create
