@@ -10,9 +10,7 @@ use hawser::netlink::{Writer, ifinfomsg};
 use ipnet::IpNet;
 use nix::errno::Errno;
 
-use crate::address::{
-    candidates, host_mac_of, link_local_of, mac_of, partner_of, same_host, usable,
-};
+use crate::address::{candidates, host_mac_of, link_local_of, mac_of, partner_of, usable};
 use crate::bridge::{self, LOCAL, Network, UNICAST};
 use crate::error::{Doing, Error, Result};
 use crate::link::Mac;
@@ -133,10 +131,9 @@ pub fn create(route: &mut Netlink, wish: &Wish) -> Result<Veth> {
     let address = create_link(route, wish)?;
     let network = wish.network;
     let mac = wish.mac.unwrap_or_else(|| mac_of(address));
-    let address6 = network.subnet6.and_then(|subnet6| {
-        wish.address6
-            .or_else(|| same_host(address, network.subnet, subnet6))
-    });
+    let address6 = network
+        .subnet6
+        .and_then(|_| wish.address6.or_else(|| network.partner6(address)));
     let name = lease_name(address);
     let index = sys::link_index(route.as_fd(), &name)
         .doing(|| format!("look for link {name}"))
@@ -200,17 +197,10 @@ fn create_link(route: &mut Netlink, wish: &Wish) -> Result<Ipv4Addr> {
         }
         return Ok(address);
     }
-    // On a bridge of ours the two gateways have the same host part.
-    let is_gateways = |address: Ipv4Addr| {
-        let six = network
-            .subnet6
-            .and_then(|subnet6| same_host(address, network.subnet, subnet6));
-        address == network.gateway || six.is_some() && six == network.gateway6
-    };
     let range = wish
         .range
         .unwrap_or_else(|| usable(network.subnet, network.gateway));
-    let all = || candidates(range, wish.offset).filter(|address| !is_gateways(*address));
+    let all = || candidates(range, wish.offset).filter(|address| !network.is_own(*address));
     // In a large subnet half of it is never taken (a bridge has 1,023 ports): nothing to be gained by the rest.
     for address in all() {
         if try_create(route, wish, address)? {

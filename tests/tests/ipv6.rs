@@ -656,6 +656,37 @@ fn a_bridge_that_is_not_ours_keeps_its_ipv6() {
 }
 
 #[test]
+fn the_hosts_own_addresses_on_a_bridge_that_is_not_ours_are_no_containers() {
+    case(|lab| {
+        sh("echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
+            ip link add br9 type bridge; ip addr add 172.29.0.1/24 dev br9
+            ip addr add 172.29.0.2/24 dev br9; ip addr add 192.0.2.77/32 dev br9
+            ip addr add 2001:db8:29::3/64 dev br9 nodad
+            ip addr add 2001:db8:29::1/64 dev br9 nodad; ip link set br9 up");
+        let before = Snapshot::take();
+        for (option, wanted, named) in [
+            ("--ip", "172.29.0.2", "172.29.0.2"),
+            ("--ip", "172.29.0.3", "2001:db8:29::3"),
+            ("--ip6", "2001:db8:29::2", "172.29.0.2"),
+            ("--ip6", "2001:db8:29::3", "2001:db8:29::3"),
+        ] {
+            lab.run(&["--bridge", "br9", option, wanted], &["true"])
+                .refused(&[named, "the host's own", "br9"]);
+            before.assert_back();
+        }
+        let script = "ip -o addr show dev eth0 scope global";
+        let first = lab.run_sh(&["--bridge", "br9"], script).ok();
+        assert!(
+            first.contains("172.29.0.4/24") && first.contains("2001:db8:29::4/64"),
+            "{first}"
+        );
+        // Without IPv6 its addresses are in nobody's way.
+        let alone = ["--bridge", "br9", "--no-ipv6", "--ip", "172.29.0.3"];
+        lab.run(&alone, &["true"]).ok();
+    });
+}
+
+#[test]
 fn routers_do_not_advertise_themselves_to_the_host_from_a_container() {
     case(|lab| {
         lab.run(&[], &["true"]).ok();

@@ -1,5 +1,7 @@
 //! A bridge that is there: whether it is ours and whole, ours and half made, or somebody else's.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use ipnet::{IpNet, Ipv4Net};
 
 use super::Network;
@@ -86,10 +88,34 @@ fn foreign(link: &Link, addresses: &[IpNet], wanted: &Wanted) -> Result<Network>
     };
     let has = v6.map_or(Gateway6::Never, Gateway6::At);
     wanted.check(name, gateway, has)?;
-    Ok(Network {
+    let network = Network {
         own: addresses.iter().map(IpNet::addr).collect(),
         ..Network::of_bridge(link, gateway, v6, false)
-    })
+    };
+    let fixed = wanted.fixed_address(gateway, v6)?;
+    refuse_own(&network, fixed, wanted.address6)?;
+    Ok(network)
+}
+
+/// A container with an address of the host's own would be reached by nobody.
+fn refuse_own(
+    network: &Network,
+    address: Option<Ipv4Addr>,
+    address6: Option<Ipv6Addr>,
+) -> Result<()> {
+    let partner = address.and_then(|address| network.partner6(address));
+    let addresses = [
+        address.map(IpAddr::V4),
+        address6.or(partner).map(IpAddr::V6),
+    ];
+    let own = |address: &IpAddr| network.own.contains(address);
+    match addresses.into_iter().flatten().find(own) {
+        Some(address) => Err(Error::new(format!(
+            "use address {address}: it is the host's own on bridge {}; choose another",
+            network.name
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Ours, but its maker was killed before it could set the alias, and the link up with it: the group is in the create

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::address::host_mac_of;
+use crate::address::{host_mac_of, same_host};
 use crate::error::{Doing, Result};
 use crate::link::{Link, Mac};
 use crate::netlink::Netlink;
@@ -90,6 +90,18 @@ impl Network {
     /// Its containers get IPv6.
     pub fn has_ipv6(&self) -> bool {
         self.subnet6.is_some()
+    }
+
+    /// The IPv6 address that goes with an IPv4 address of its.
+    pub fn partner6(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
+        same_host(address, self.subnet, self.subnet6?)
+    }
+
+    /// Whether the address, or the one that goes with it, is the host's own.
+    pub fn is_own(&self, address: Ipv4Addr) -> bool {
+        let six = self.partner6(address);
+        let is_own6 = |six: Ipv6Addr| Some(six) == self.gateway6 || self.own.contains(&six.into());
+        address == self.gateway || self.own.contains(&address.into()) || six.is_some_and(is_own6)
     }
 
     /// The host has IPv6 on the bridge, whatever its next container gets.
