@@ -17,7 +17,7 @@ use crate::owner::Mark;
 
 pub use message::{gone, links, used_of};
 
-use message::{address, advertised, neighbour, route};
+use message::{address, advertised, is_broadcast, neighbour, route};
 
 /// `RTEXT_FILTER_SKIP_STATS` of `linux/rtnetlink.h`: we never look at counters, and they are most of an answer.
 const SKIP_STATS: u32 = 1 << 3;
@@ -275,7 +275,8 @@ impl Netlink {
             batch.begin(libc::RTM_GETROUTE, DUMP, sequence, &header);
             batch.end();
         })?;
-        Ok(found.into_iter().filter_map(route).collect())
+        let found = found.into_iter().filter(|found| !is_broadcast(found));
+        Ok(found.filter_map(route).collect())
     }
 
     /// The routes that packets to each of `addresses` match, or `None` when there is none at all: one exchange.

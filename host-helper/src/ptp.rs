@@ -143,6 +143,24 @@ fn is_free(
     Ok(true)
 }
 
+/// Whether the host has a route to this address, or to a part of the network around it, that is no container's: its LAN, or an address of its
+/// own. [`choose`] has looked for those to all of the network, and at its ends.
+///
+/// # Errors
+/// What the kernel says.
+pub fn leads_elsewhere(route: &mut Netlink, network: &Network, address: Ipv4Addr) -> Result<bool> {
+    let found = route
+        .routes_to(&[address.into()])
+        .doing(|| format!("look for a route to {address}"))?;
+    let subnet = IpNet::from(network.subnet);
+    let is_part =
+        |found: &Route| found.destination != subnet && subnet.contains(&found.destination);
+    match found.into_iter().flatten().find(is_part) {
+        Some(found) => Ok(!leads_to_ours(route, &found)?),
+        None => Ok(false),
+    }
+}
+
 /// Whether a route leads to a container of ours, which may be about to end: the address of one that lives is leased.
 fn leads_to_ours(route: &mut Netlink, found: &Route) -> Result<bool> {
     let leads_to_one = found.destination.prefix_len() == found.destination.max_prefix_len();

@@ -18,6 +18,7 @@ use crate::mark::write_altname;
 use crate::netlink::{ACK, CREATE, Netlink};
 use crate::nft;
 use crate::owner::lease_name;
+use crate::ptp;
 use crate::reclaim::reclaim;
 use crate::sys;
 use crate::wanted::Words;
@@ -203,7 +204,7 @@ fn create_link(route: &mut Netlink, wish: &Wish) -> Result<Ipv4Addr> {
     let all = || candidates(range, wish.offset).filter(|address| !network.is_own(*address));
     // In a large subnet half of it is never taken (a bridge has 1,023 ports): nothing to be gained by the rest.
     for address in all() {
-        if try_create(route, wish, address)? {
+        if try_candidate(route, wish, address)? {
             return Ok(address);
         }
     }
@@ -216,7 +217,7 @@ fn create_link(route: &mut Netlink, wish: &Wish) -> Result<Ipv4Addr> {
             wish.name,
         )
         .is_ok()
-            && try_create(route, wish, address)?
+            && try_candidate(route, wish, address)?
         {
             return Ok(address);
         }
@@ -253,6 +254,13 @@ fn lease_too(route: &mut Netlink, wish: &Wish, veth: &Veth, address: Ipv6Addr) -
             done => return done.doing(|| format!("take address {address}")),
         }
     }
+}
+
+/// One attempt; false for an address that somebody has, be it somebody else's.
+fn try_candidate(route: &mut Netlink, wish: &Wish, address: Ipv4Addr) -> Result<bool> {
+    let is_in_the_way =
+        wish.network.bridge.is_none() && ptp::leads_elsewhere(route, wish.network, address)?;
+    Ok(!is_in_the_way && try_create(route, wish, address)?)
 }
 
 /// One attempt; false when the host name is taken.

@@ -130,6 +130,29 @@ fn ptp_does_not_take_a_range_that_a_part_of_is_somebody_elses() {
     });
 }
 
+/// The host itself, its router, or what is behind its VPN would not be reached any more, and the container would reach nobody.
+#[test]
+fn ptp_passes_over_what_is_somebody_elses_in_the_middle_of_its_range() {
+    case(|lab| {
+        // 10.0.0.4 to 10.0.0.7, with the broadcast address.
+        sh("ip addr add 10.0.0.2/32 dev uplink; ip addr add 10.0.0.5/30 brd + dev uplink");
+        let script = "ip -o -4 addr show dev eth0; ping -c 1 -W 2 10.0.0.1";
+        let ptp = ["--network", "ptp"];
+        for _ in 0..8 {
+            let seen = lab.run_sh(&ptp, script).ok();
+            let (_, address) = seen.split_once("inet 10.0.0.").expect(&seen);
+            let (last, _) = address.split_once('/').expect(&seen);
+            assert!(!["2", "4", "5", "6", "7"].contains(&last), "{seen}");
+        }
+        // Those that live are no hindrance to the next.
+        let _three = lab.start_idle(&[&ptp[..], &["--ip", "10.0.0.3"]].concat());
+        let _eight = lab.start_idle(&[&ptp[..], &["--ip", "10.0.0.8"]].concat());
+        sh("rm /run/hawser/ptp.next");
+        let seen = lab.run_sh(&ptp, script).ok();
+        assert!(seen.contains("inet 10.0.0.9/32"), "{seen}");
+    });
+}
+
 #[test]
 fn no_room_at_all_is_said() {
     case(|lab| {

@@ -206,6 +206,11 @@ pub fn gone(messages: Vec<RouteNetlinkMessage>) -> impl Iterator<Item = Link> {
     })
 }
 
+/// A route to the broadcast address of a LAN of the host's. It counts for who asks about that one address.
+pub(super) fn is_broadcast(message: &RouteNetlinkMessage) -> bool {
+    matches!(message, RouteNetlinkMessage::NewRoute(route) if route.header.kind == RouteType::Broadcast)
+}
+
 pub(super) fn route(message: RouteNetlinkMessage) -> Option<Route> {
     let RouteNetlinkMessage::NewRoute(RouteMessage {
         header, attributes, ..
@@ -213,10 +218,7 @@ pub(super) fn route(message: RouteNetlinkMessage) -> Option<Route> {
     else {
         return None;
     };
-    if matches!(
-        header.kind,
-        RouteType::Broadcast | RouteType::Multicast | RouteType::Anycast
-    ) {
+    if matches!(header.kind, RouteType::Multicast | RouteType::Anycast) {
         return None;
     }
     let length = header.destination_prefix_length;
