@@ -1,11 +1,10 @@
 //! Signals as a descriptor: nothing interrupts a step, and whoever waits sees them.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::Signal;
 
 use crate::deadline;
 use crate::error::{Doing, Error, Result};
@@ -33,8 +32,11 @@ const OUR_OWN: [Signal; 13] = [
 /// Ask a program to end; a program that is PID 1 does not notice unless it has asked for them.
 pub const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
 
+/// Bytes of a `struct signalfd_siginfo`; its number comes first (signalfd(2)).
+const INFORMATION: usize = 128;
+
 /// The signals that this process does not get otherwise any more.
-pub struct Signals(SignalFd);
+pub struct Signals(OwnedFd);
 
 impl Signals {
     /// Blocks them: from here on they wait here.
@@ -43,33 +45,32 @@ impl Signals {
     /// No descriptors left.
     pub fn block() -> Result<Signals> {
         let set = Signals::mask()?;
-        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-            .doing(|| "block signals".into())?;
+        let fd = sys::signal_descriptor(set).doing(|| "block signals".into())?;
         Ok(Signals(fd))
     }
 
     /// Blocks them, and nobody hears of them: for a child, which a [`Signals::block`] before its clone would have done it for.
+    /// Gives them, one bit each.
     ///
     /// # Errors
     /// None that sigprocmask(2) knows.
-    pub fn mask() -> Result<SigSet> {
-        let mut set = SigSet::all();
+    pub fn mask() -> Result<u64> {
+        let mut set = !0;
         // What our caller ignores (nohup) is ignored: blocked, it would be kept for us.
         let ignored = Signal::iterator().filter(|signal| sys::is_ignored(*signal));
         for signal in OUR_OWN.into_iter().chain(ignored) {
-            set.remove(signal);
+            set &= !(1 << (signal as i32 - 1));
         }
-        set.thread_block().doing(|| "block signals".into())?;
+        sys::block_signals(set).doing(|| "block signals".into())?;
         Ok(set)
     }
 
     /// The next one that waits.
     pub fn next(&self) -> Option<i32> {
-        self.0
-            .read_signal()
-            .ok()
-            .flatten()
-            .map(|found| found.ssi_signo as i32)
+        let mut found = [0; INFORMATION];
+        nix::unistd::read(&self.0, &mut found).ok()?;
+        let [a, b, c, d, ..] = found;
+        Some(i32::from_ne_bytes([a, b, c, d]))
     }
 
     /// Looks whether a signal has asked to end meanwhile, or the time is over.

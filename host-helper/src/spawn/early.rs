@@ -5,13 +5,11 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
-use nix::sys::signal::{SigSet, SigmaskHow};
-
 use super::child::{given_up, go_on, leave_caller, make_network, receive_descriptor};
 use super::{NAMESPACES, Spawn, Started, kill, start};
 use crate::error::{Doing, Error, Result};
 use crate::signals::Signals;
-use crate::users;
+use crate::{sys, users};
 
 /// What is said at most, in bytes: an empty socket takes it (`net.core.wmem_default`), so that nobody waits for the child.
 const MOST: usize = 64 * 1024;
@@ -24,19 +22,17 @@ impl Early {
     pub fn begin() -> Option<Early> {
         // In the child, until it has the time to say which; in its parent for the clone only: whatever that waits for in the command line
         // can be interrupted.
-        let before = SigSet::all()
-            .thread_swap_mask(SigmaskHow::SIG_SETMASK)
-            .ok()?;
+        let before = sys::swap_blocked_signals(!0).ok()?;
         let started = start(NAMESPACES.union(users::LATER), |ends| {
             // First, since its parent will wait for it.
             make_network(ends)?;
-            let blocked: SigSet = before.iter().chain(&Signals::mask()?).collect();
-            blocked.thread_set_mask().doing(|| "block signals".into())?;
+            let blocked = before | Signals::mask()?;
+            sys::swap_blocked_signals(blocked).doing(|| "block signals".into())?;
             leave_caller()?;
             go_on(&receive(&ends.channel)?, ends)
         });
         let early = started.ok().map(|started| Early(Some(started)));
-        before.thread_set_mask().ok()?;
+        sys::swap_blocked_signals(before).ok()?;
         early
     }
 
