@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::wait::WaitStatus;
 use nix::unistd::pipe2;
 
 use crate::attach::{self, Container};
@@ -29,7 +28,7 @@ use crate::spawn::Early;
 use crate::state;
 use crate::steps::{Steps, warn};
 use crate::supervisor::{self, Supervisor};
-use crate::sys::{self, Clone};
+use crate::sys::{self, Clone, End};
 use crate::terminal;
 use crate::written::Written;
 
@@ -121,11 +120,11 @@ fn run_detached(
                 return Ok(0);
             }
             match sys::wait_for_end(&pidfd) {
-                Ok(WaitStatus::Exited(_, code)) if code == i32::from(ENDED) => {
+                Ok(End::Exited(ENDED)) => {
                     Err(Error::new("start a supervisor: interrupted by SIGTERM").with_code(ENDED))
                 }
                 // It has said why itself.
-                Ok(WaitStatus::Exited(_, code)) => Ok(code as u8),
+                Ok(End::Exited(code)) => Ok(code),
                 _ => Err(Error::new("start a supervisor: it was killed")),
             }
         }

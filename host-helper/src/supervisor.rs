@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::attach::Container;
 use crate::attached::{self, Ours};
@@ -34,7 +33,7 @@ use crate::signals::Signals;
 use crate::spawn::{self, Said};
 use crate::state;
 use crate::steps::Steps;
-use crate::sys::{self, Beyond};
+use crate::sys::{self, Beyond, End};
 use crate::terminal::{self, Terminal};
 pub use link::hear_of_links;
 use wake::{
@@ -410,16 +409,11 @@ impl Supervisor {
         if self.ours.is_some() {
             return Some(0);
         }
-        match waitid(
-            Id::PIDFd(self.container.child.pidfd.as_fd()),
-            WaitPidFlag::WEXITED,
-        ) {
-            Ok(WaitStatus::Exited(_, code)) => Some(code as u8),
-            Ok(WaitStatus::Signaled(_, signal, _)) => {
-                Some(self.killed_for.unwrap_or(128 + signal as u8))
-            }
+        match sys::wait_for_end(&self.container.child.pidfd) {
+            Ok(End::Exited(code)) => Some(code),
+            Ok(End::Killed(signal)) => Some(self.killed_for.unwrap_or(128 + signal)),
             Err(Errno::ECHILD) => Some(crate::error::OURS),
-            _ => None,
+            Err(_) => None,
         }
     }
 

@@ -27,7 +27,7 @@ pub use mounts::{
     seclude, set_mount_attributes,
 };
 pub use processes::{
-    Clone, as_nobody_else, choose_signals, clone_process, clone_sibling,
+    Clone, End, as_nobody_else, choose_signals, clone_process, clone_sibling,
     effective_capabilities, executed_path, exit_now, filter_system_calls, is_ignored,
     join_session_keyring, keep_capabilities, pidfd_getfd, pidfd_open, pidfd_send_signal,
     set_not_dumpable, wait_for_end,

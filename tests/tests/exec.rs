@@ -186,6 +186,14 @@ fn signals_and_ends() {
         running.until("up");
         running.signal(libc::SIGTERM);
         assert_eq!(running.end().exits(7).out(), "got TERM\n");
+        // Real-time signals have no names, and end who does not know them like others.
+        for signal in [40, 64, 34] {
+            let words = ["exec", "box", "--", "sh", "-c", "echo up; exec sleep 1000"];
+            let mut running = Running::spawn(lab.command(&words));
+            running.until("up");
+            running.signal(signal);
+            running.end().exits(128 + signal);
+        }
         // The container's end is the end of all in it.
         let mut running = Running::spawn(lab.command(&[
             "exec",

@@ -19,7 +19,6 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, fstat, umask};
-use nix::sys::wait::WaitStatus;
 use nix::unistd::{UnlinkatFlags, chroot, fchdir, setsid, unlinkat};
 use serde::{Deserialize, Serialize};
 
@@ -35,7 +34,7 @@ use crate::rootfs::{self, HOSTS, NODEV, NOEXEC, NOSUID, RESOLV, Rootfs, make_pri
 use crate::signals::Signals;
 use crate::spawn::{self, Child, ChildEnds, Said, Spawn, StatusReader, Stdio};
 use crate::state;
-use crate::sys::{self, Clone, attach_tree, clone_tree, make_mount};
+use crate::sys::{self, Clone, End, attach_tree, clone_tree, make_mount};
 use crate::terminal;
 
 /// A file that was mounted over one of the container's.
@@ -352,8 +351,8 @@ fn take_back() -> String {
 fn try_unbind(files: &Files, bound: &[Bound]) -> Result<bool> {
     match sys::clone_process(0).doing(take_back)? {
         Clone::Parent(_, pidfd) => match sys::wait_for_end(&pidfd) {
-            Ok(WaitStatus::Exited(_, 0)) => Ok(true),
-            Ok(WaitStatus::Exited(_, errno)) => Err(Errno::from_raw(errno)).doing(take_back),
+            Ok(End::Exited(0)) => Ok(true),
+            Ok(End::Exited(errno)) => Err(Errno::from_raw(errno.into())).doing(take_back),
             _ => Ok(false),
         },
         Clone::Child => {

@@ -6,7 +6,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use super::descriptors::own;
@@ -104,9 +103,30 @@ pub fn choose_signals() {
     }
 }
 
-/// Waits for the end of a child of ours.
-pub fn wait_for_end(child: impl AsFd) -> Result<WaitStatus> {
-    again(|| waitid(Id::PIDFd(child.as_fd()), WaitPidFlag::WEXITED))
+/// How a process has ended.
+pub enum End {
+    /// By itself, with this code.
+    Exited(u8),
+    /// By the signal of this number.
+    Killed(u8),
+}
+
+/// Waits for the end of a child of ours (`waitid(2)`; that of nix loses a child that a real-time signal has ended).
+pub fn wait_for_end(child: impl AsFd) -> Result<End> {
+    // SAFETY: siginfo_t is plain integers and pointers, for which zero is "nothing".
+    let mut found: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let id = child.as_fd().as_raw_fd() as libc::id_t;
+    again(|| {
+        // SAFETY: a descriptor that is open, and a siginfo_t that outlives the call.
+        let done = unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut found, libc::WEXITED) };
+        Errno::result(done).map(drop)
+    })?;
+    // SAFETY: the call has filled it in, as that of a child.
+    let status = unsafe { found.si_status() } as u8;
+    Ok(match found.si_code {
+        libc::CLD_EXITED => End::Exited(status),
+        _ => End::Killed(status),
+    })
 }
 
 /// abort(3), in place of musl's: that one signals the thread whose number it remembers, and in a process that clone3(2) has
