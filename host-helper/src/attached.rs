@@ -27,7 +27,6 @@ use crate::cli::{self, usage};
 use crate::config::Privileges;
 use crate::control;
 use crate::detach;
-use crate::dns::Resolvers;
 use crate::error::{Doing, Error, Result};
 use crate::link::Link;
 use crate::ls::Description;
@@ -151,7 +150,7 @@ pub fn request(
         steps.say(&format!(
             "resolv.conf and hosts stay as they are: the container has those of its attachment {holder}"
         ));
-    } else if request.writes_resolv && request.resolvers == Resolvers::default() {
+    } else if request.writes_resolv && request.resolvers.servers.is_empty() {
         warn(
             "no resolver for the container: the host has none but on loopback addresses; name one with --dns",
         );

@@ -201,6 +201,23 @@ fn files_of_its_own_mounts_are_ours_and_the_hosts_are_not_touched() {
 }
 
 #[test]
+fn a_container_without_a_resolver_is_told() {
+    case(|lab| {
+        for host in [
+            "nameserver 127.0.0.1\n",
+            "search corp.test\noptions ndots:2\n",
+        ] {
+            lab.set_resolv_conf(host);
+            let outcome = attach(lab, guest(&["-n", "-m"]).pid(), &[]).exits(0);
+            assert!(
+                outcome.err().contains("no resolver for the container"),
+                "{host:?}: {outcome}"
+            );
+        }
+    });
+}
+
+#[test]
 fn files_are_new_after_the_host_has_lost_what_they_were() {
     case(|lab| {
         lab.with_network();
