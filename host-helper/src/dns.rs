@@ -43,8 +43,8 @@ impl Resolvers {
         let mut found = Resolvers::default();
         for line in text.lines() {
             let line = line.split(['#', ';']).next().unwrap_or_default();
-            // What a file has of control characters is no part of a name.
-            let is_plain = |word: &&str| !word.contains(char::is_control);
+            // init takes no others, and one such word is no reason for no network: a name is ASCII (RFC 1035, RFC 5891).
+            let is_plain = |word: &&str| word.bytes().all(|byte| byte.is_ascii_graphic());
             let mut words = line.split_whitespace().filter(is_plain);
             match words.next() {
                 Some("nameserver") => {

@@ -95,6 +95,22 @@ fn a_search_domain_completes_a_short_name() {
     });
 }
 
+/// init takes ASCII alone: what is not is no reason for a container without a start.
+#[test]
+fn words_of_other_alphabets_are_left_out() {
+    case(|lab| {
+        lab.set_resolv_conf(
+            "nameserver 198.51.100.53\nsearch b\u{fc}ro.test one.test # b\u{fc}ro\noptions \u{e9}dns ndots:2\n",
+        );
+        let wanted = [
+            "nameserver 198.51.100.53",
+            "search one.test",
+            "options ndots:2",
+        ];
+        assert_eq!(resolv_conf(lab, &[]), wanted);
+    });
+}
+
 #[test]
 fn loopback_resolvers_are_left_out() {
     case(|lab| {
