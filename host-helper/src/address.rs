@@ -263,6 +263,7 @@ mod tests {
             .map(|to| Route {
                 destination: net(to).into(),
                 link: None,
+                other_links: Vec::new(),
                 gateway: None,
                 is_local: false,
                 is_advertised: false,

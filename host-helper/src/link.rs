@@ -92,8 +92,10 @@ pub struct Link {
 pub struct Route {
     /// Where it leads to.
     pub destination: IpNet,
-    /// The link that it leaves by.
+    /// The link that it leaves by; of several hops the first one's.
     pub link: Option<u32>,
+    /// Those of its other hops.
+    pub other_links: Vec<u32>,
     /// The router that it goes by.
     pub gateway: Option<IpAddr>,
     /// Leads to an address of this host itself.
@@ -104,6 +106,15 @@ pub struct Route {
     pub mtu: Option<u32>,
     /// The number of its table.
     pub table: u32,
+}
+
+impl Route {
+    /// The links that it leaves by.
+    pub fn links(&self) -> impl Iterator<Item = u32> {
+        self.link
+            .into_iter()
+            .chain(self.other_links.iter().copied())
+    }
 }
 
 /// `AF_INET` or `AF_INET6`, as a netlink header has it.

@@ -78,25 +78,28 @@ pub fn find(route: &mut Netlink) -> Result<WaysOut> {
     let mut found: Option<Link> = None;
     let mut ways = [None, None];
     for (place, way) in ways.iter_mut().zip(routes) {
-        let Some((way, index)) = way.filter(|way| !way.is_local).and_then(|way| {
-            let index = way.link?;
-            Some((way, index))
-        }) else {
+        let Some(way) = way.filter(|way| !way.is_local) else {
             continue;
         };
-        if found.as_ref().is_none_or(|link| link.index != index) {
-            found = route.link(index).doing(doing)?;
+        for index in way.links() {
+            if found.as_ref().is_none_or(|link| link.index != index) {
+                found = route.link(index).doing(doing)?;
+            }
+            let Some(link) = &found else { continue };
+            let of_link = match way.destination {
+                ipnet::IpNet::V4(_) => link.mtu,
+                ipnet::IpNet::V6(_) => link.mtu6.unwrap_or(link.mtu),
+            };
+            let mtu = way.mtu.map_or(of_link, |mtu| mtu.min(of_link));
+            let mtu = mtu.clamp(68, 65535);
+            // Of several hops the narrowest: packets may take any of them.
+            if place.as_ref().is_none_or(|way: &Way| mtu < way.mtu) {
+                *place = Some(Way {
+                    link: link.name.clone(),
+                    mtu,
+                });
+            }
         }
-        let Some(link) = &found else { continue };
-        let of_link = match way.destination {
-            ipnet::IpNet::V4(_) => link.mtu,
-            ipnet::IpNet::V6(_) => link.mtu6.unwrap_or(link.mtu),
-        };
-        let mtu = way.mtu.map_or(of_link, |mtu| mtu.min(of_link));
-        *place = Some(Way {
-            link: link.name.clone(),
-            mtu: mtu.clamp(68, 65535),
-        });
     }
     let [v4, v6] = ways;
     Ok(WaysOut { v4, v6 })
@@ -108,24 +111,24 @@ pub fn find(route: &mut Netlink) -> Result<WaysOut> {
 /// What the kernel says.
 pub fn all6(route: &mut Netlink) -> Result<Vec<Uplink>> {
     let routes = route.routes().doing(|| "list routes".to_string())?;
-    let links = route.links().doing(|| "list links".to_string())?;
+    let there = route.links().doing(|| "list links".to_string())?;
     let mut all: Vec<Uplink> = Vec::new();
     for way in routes.into_iter().filter(|way| !way.is_local) {
         let destination = way.destination;
         if destination.addr().is_ipv4() || is_link_local(destination.addr()) {
             continue;
         }
-        let link = links.iter().find(|link| Some(link.index) == way.link);
-        let Some(link) = link.filter(|link| !is_ours(link) && link.name != "lo") else {
-            continue;
-        };
         let is_advertised = way.is_advertised && destination.prefix_len() == 0;
-        match all.iter_mut().find(|uplink| uplink.name == link.name) {
-            Some(uplink) => uplink.is_advertised |= is_advertised,
-            None => all.push(Uplink {
-                name: link.name.clone(),
-                is_advertised,
-            }),
+        let by_index = |index| there.iter().find(|link| link.index == index);
+        let links = way.links().filter_map(by_index);
+        for link in links.filter(|link| !is_ours(link) && link.name != "lo") {
+            match all.iter_mut().find(|uplink| uplink.name == link.name) {
+                Some(uplink) => uplink.is_advertised |= is_advertised,
+                None => all.push(Uplink {
+                    name: link.name.clone(),
+                    is_advertised,
+                }),
+            }
         }
     }
     Ok(all)

@@ -609,6 +609,29 @@ fn the_mtu_is_that_of_the_route() {
     });
 }
 
+/// Packets leave by any hop of a default route with several (ECMP), and answers come in by any.
+#[test]
+fn all_hops_of_a_default_route_count() {
+    case(|lab| {
+        sh("ip link set uplink mtu 1450
+            ip link add second mtu 1400 type veth peer name far
+            ip link set second up; ip link set far up
+            ip addr add 203.0.113.1/24 dev second
+            ip route replace default nexthop via 192.0.2.1 dev uplink nexthop via 203.0.113.2 dev second
+            ip -6 route del default
+            ip -6 route add default nexthop via fe80::1 dev uplink nexthop via fe80::2 dev second");
+        for options in [&["--no-ipv6"][..], &[], &["--network", "ptp"]] {
+            let mtu = lab.run(options, &["cat", "/sys/class/net/eth0/mtu"]).ok();
+            assert_eq!(mtu, "1400", "{options:?}");
+        }
+        if forwards_by_link() {
+            for link in ["uplink", "second"] {
+                assert_eq!(switch(&format!("{link}/force_forwarding")), "1", "{link}");
+            }
+        }
+    });
+}
+
 #[test]
 fn a_bridge_that_is_not_ours_gives_what_it_has() {
     case(|lab| {

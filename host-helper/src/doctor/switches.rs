@@ -114,7 +114,7 @@ fn examine_reverse_path(host: &Host, link: &Link, report: &mut Report) {
     let is_default = |route: &&crate::link::Route| {
         route.destination.prefix_len() == 0
             && route.destination.addr().is_ipv4()
-            && route.link == Some(link.index)
+            && route.links().any(|index| index == link.index)
     };
     let Some(usual) = host.ways.link4().filter(|usual| *usual != link.name) else {
         return;
@@ -198,7 +198,7 @@ fn examine_routers(host: &Host, route: &mut Netlink, report: &mut Report) {
         let mut defaults = host.routes.iter().filter(|route| {
             route.destination.addr().is_ipv6()
                 && route.destination.prefix_len() == 0
-                && route.link == Some(link.index)
+                && route.links().any(|index| index == link.index)
         });
         let first = defaults.next();
         let loses = match first {

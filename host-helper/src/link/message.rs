@@ -230,6 +230,7 @@ pub(super) fn route(message: RouteNetlinkMessage) -> Option<Route> {
     let mut route = Route {
         destination: IpNet::new(unspecified, length).ok()?,
         link: None,
+        other_links: Vec::new(),
         gateway: None,
         is_local: header.kind == RouteType::Local,
         is_advertised: header.protocol == RouteProtocol::Ra,
@@ -243,6 +244,11 @@ pub(super) fn route(message: RouteNetlinkMessage) -> Option<Route> {
             }
             RouteAttribute::Gateway(address) => route.gateway = plain(address),
             RouteAttribute::Oif(index) => route.link = Some(index),
+            RouteAttribute::MultiPath(hops) => {
+                let mut links = hops.iter().map(|hop| hop.interface_index);
+                route.link = links.next();
+                route.other_links = links.collect();
+            }
             // Numbers that the header has no room for.
             RouteAttribute::Table(table) => route.table = table,
             RouteAttribute::Metrics(metrics) => {
