@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
@@ -14,7 +15,9 @@ use nix::sys::stat::Mode;
 use nix::sys::termios::{
     LocalFlags, SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcgetattr, tcsetattr,
 };
-use nix::unistd::{Gid, Pid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown, tcgetpgrp};
+use nix::unistd::{
+    Gid, Pid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown, getpgrp, tcgetpgrp,
+};
 
 use crate::error::{Doing, Refusal, Result};
 use crate::rootfs;
@@ -27,6 +30,8 @@ const CHUNK: usize = 4096;
 /// More than a pseudo-terminal holds on its way to the host's side: some 16 KiB (8 KiB, `pty_common_install()`, which the last write may
 /// pass, and the 4 KiB that the other side reads from, `N_TTY_BUF_SIZE`).
 const HELD: usize = 64 << 10;
+/// After which it is looked whether we have the user's terminal now. No shell has to tell: bash's `fg` sends no CONT to a job that runs.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// In the child: makes a terminal of the container's devpts its own, for all three standard descriptors, and sends
 /// the other side over `to_host`. `dev` is the container's `/dev`. Gives the terminal's number.
@@ -132,6 +137,9 @@ pub struct Terminal {
     output: Output,
     to_user: Vec<u8>,
     is_user_gone: bool,
+    /// Another job has the user's terminal (`run … &` at a prompt): when that is looked at again. Whoever changes or reads it meanwhile is
+    /// stopped (`tty_check_change()`, `job_control()`), and what is typed is not for us.
+    behind_until: Option<Instant>,
     /// Nothing more comes from the user.
     is_input_over: bool,
     /// The last line that came from the user has no end yet.
@@ -168,6 +176,7 @@ impl Terminal {
             output,
             to_user: Vec::new(),
             is_user_gone: false,
+            behind_until: None,
             is_input_over,
             is_line_open: false,
             to_container: VecDeque::new(),
@@ -179,11 +188,15 @@ impl Terminal {
         Ok(joined)
     }
 
-    /// Makes the user's terminal hand everything on (again, after somebody else had it).
+    /// Makes the user's terminal hand everything on (again, after somebody else had it), when it is ours.
     pub fn make_raw(&mut self) {
         let user = user_side();
         // No terminal: a pipe needs no changing.
         let Ok(now) = tcgetattr(user) else { return };
+        self.behind_until = is_behind().then(|| Instant::now() + LOOK);
+        if self.behind_until.is_some() {
+            return;
+        }
         let mut raw = now.clone();
         cfmakeraw(&mut raw);
         if tcsetattr(user, SetArg::TCSANOW, &raw).is_ok() && self.saved.is_none() {
@@ -195,6 +208,19 @@ impl Terminal {
     pub fn resize(&self) {
         // Without a terminal on our side there is no size to take over.
         let _ = sys::copy_window_size(user_side(), self.host_side.as_fd());
+    }
+
+    /// Whether another job has the user's terminal, and when to [`Terminal::look_again`].
+    pub fn behind_until(&self) -> Option<Instant> {
+        self.behind_until
+    }
+
+    /// Takes the user's terminal when the other job has it no longer.
+    pub fn look_again(&mut self) {
+        if self.behind_until.is_some_and(|due| due <= Instant::now()) {
+            self.make_raw();
+            self.resize();
+        }
     }
 
     /// The descriptor that the container's output comes from.
@@ -209,7 +235,7 @@ impl Terminal {
 
     /// Whether the user's input is to be read now.
     pub fn wants_input(&self) -> bool {
-        !self.is_input_over && !self.is_pending()
+        !self.is_input_over && !self.is_pending() && self.behind_until.is_none()
     }
 
     /// Reads what the user has typed. The end of it is what Ctrl-D is to the container.
@@ -217,6 +243,10 @@ impl Terminal {
     /// Gives the signal that the container's terminal makes of it for process `first`, when that one is in front: the
     /// kernel discards it if PID 1 has no handler.
     pub fn read_input(&mut self, first: Pid) -> Option<i32> {
+        // It was ready before CONT has told that it is another's.
+        if self.behind_until.is_some() {
+            return None;
+        }
         let mut signal = None;
         let mut chunk = [0; CHUNK];
         match nix::unistd::read(user_side(), &mut chunk) {
@@ -365,7 +395,8 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        if let Some(saved) = &self.saved {
+        // Another job's has been set for that one.
+        if let Some(saved) = self.saved.as_ref().filter(|_| !is_behind()) {
             let _ = sys::again(|| tcsetattr(user_side(), SetArg::TCSADRAIN, saved));
         }
     }
@@ -373,6 +404,11 @@ impl Drop for Terminal {
 
 fn user_side() -> BorrowedFd<'static> {
     sys::inherited(0)
+}
+
+/// Whether another job has the user's terminal. One that is not our session's (ENOTTY) stops nobody.
+fn is_behind() -> bool {
+    tcgetpgrp(user_side()).is_ok_and(|front| front != getpgrp())
 }
 
 /// The terminal that standard output is, opened once more: a write to it never waits, and our caller's own is left as it is.

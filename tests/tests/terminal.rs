@@ -7,7 +7,9 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::Stdio;
 
 use lab::strace::traced;
-use lab::{DEADLINE, Lab, Running, Terminal, case, children, collect, wait_for_end, wait_untold};
+use lab::{
+    DEADLINE, Lab, Running, Terminal, case, child, children, collect, wait_for_end, wait_untold,
+};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -86,6 +88,90 @@ fn control_z_stops_and_fg_goes_on() {
         terminal.keys("\x04");
         terminal.end().exits(0);
     });
+}
+
+/// `sleep &` at a prompt runs on, and what is typed is the shell's. bash tells a job that runs nothing of `fg`; dash sends it CONT.
+#[test]
+fn in_the_background_it_runs_on_and_leaves_the_terminal_alone() {
+    case(|lab| {
+        let script = "echo start''ed; read x; echo got $x; exec sleep 1000";
+        let bash = ["/bin/bash", "--norc", "--noprofile", "--noediting", "-is"];
+        for shell in [&bash[..], &["/bin/dash", "-is"]] {
+            let _inside = lab.start_idle(&["--name", "other"]);
+            let run = lab.run_command(&["--name", "box"], &["sh", "-c", script]);
+            let exec = lab.command(&["exec", "other", "sh", "-c", script]);
+            for command in [run, exec] {
+                let mut outer = std::process::Command::new(shell[0]);
+                outer.args(&shell[1..]).env("PS1", "ready> ");
+                outer.arg(command.get_program()).args(command.get_args());
+                let mut terminal = Terminal::spawn(outer);
+                let before = settings(&mut terminal);
+                terminal.keys("\"$@\" &\n");
+                terminal.until("started");
+                assert_eq!(settings(&mut terminal), before, "{shell:?}");
+                terminal.keys("fg\n");
+                terminal.keys("words\n");
+                terminal.until("got words");
+                terminal.keys("\x03");
+                terminal.until("ready> ");
+                terminal.keys("echo code $?\n");
+                terminal.until("code 130");
+                assert_eq!(settings(&mut terminal), before, "{shell:?}");
+                terminal.keys("exit\n");
+                terminal.end().exits(0);
+            }
+        }
+    });
+}
+
+#[test]
+fn in_the_background_it_can_be_stopped() {
+    case(|lab| {
+        let run = lab.run_command(&["--name", "box"], &["sh", "-c", "echo up; read x"]);
+        let mut outer = std::process::Command::new("/bin/bash");
+        outer.args(["--norc", "--noprofile", "--noediting", "-is"]);
+        outer.arg(run.get_program()).args(run.get_args());
+        let mut terminal = Terminal::spawn(outer);
+        terminal.keys("\"$@\" & wait $!; echo code $?\n");
+        terminal.until("up\r");
+        lab.hawser(&["stop", "box"]).exits(0);
+        terminal.until("code 143");
+        terminal.keys("exit\n");
+        terminal.end().exits(0);
+    });
+}
+
+#[test]
+fn it_goes_on_in_the_background() {
+    case(|lab| {
+        let script = "trap 'echo again' CONT; echo up; while :; do sleep 1000 & wait; done";
+        let run = lab.run_command(&["--name", "box"], &["sh", "-c", script]);
+        let mut outer = std::process::Command::new("/bin/bash");
+        outer.args(["--norc", "--noprofile", "--noediting", "-is"]);
+        outer.arg(run.get_program()).args(run.get_args());
+        let mut terminal = Terminal::spawn(outer);
+        let before = settings(&mut terminal);
+        terminal.keys("\"$@\"\n");
+        terminal.until("up\r");
+        let helper = nix::unistd::Pid::from_raw(child(terminal.process.pid()));
+        nix::sys::signal::kill(helper, nix::sys::signal::Signal::SIGSTOP).expect("stop it");
+        terminal.until("Stopped");
+        terminal.keys("bg\n");
+        terminal.until("again");
+        assert_eq!(settings(&mut terminal), before);
+        lab.hawser(&["stop", "box"]).exits(0);
+        terminal.keys("exit\n");
+        terminal.end().exits(0);
+    });
+}
+
+/// Of a terminal at whose prompt a shell is.
+fn settings(terminal: &mut Terminal) -> String {
+    terminal.keys("stty -g; echo e''nd\n");
+    let shown = terminal.until("end\r\n");
+    // Behind a prompt, where the shell had not read yet.
+    let words = shown.split_whitespace().rev().nth(1);
+    words.expect("settings").to_owned()
 }
 
 #[test]

@@ -33,13 +33,21 @@ impl Supervisor {
         if self.spare.is_none() {
             self.spare = self.container.child.pidfd.try_clone().ok();
         }
+        if let Some(terminal) = &mut self.terminal {
+            terminal.look_again();
+        }
         let mut answered = std::mem::take(&mut self.answered);
         let mut fds = self.watched();
         let look_at = self.follower.as_ref().and_then(Follower::due);
-        let next = [self.kill_at, self.forget_at, self.listen_at, look_at]
-            .into_iter()
-            .flatten()
-            .min();
+        let behind_until = self.terminal.as_ref().and_then(Terminal::behind_until);
+        let next = [
+            self.kill_at,
+            self.forget_at,
+            self.listen_at,
+            look_at,
+            behind_until,
+        ];
+        let next = next.into_iter().flatten().min();
         let timeout = next.map_or(PollTimeout::NONE, |deadline| {
             let left =
                 deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
