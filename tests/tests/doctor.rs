@@ -961,6 +961,7 @@ E");
         finds_and_cures(lab, "rules-missing", "network ptp");
         direct.end().exits(143);
         lab.run(&["--network", "ptp"], &["true"]).ok();
+        lab.settle();
         assert!(are_ours());
         lab.hawser(&["up"]).exits(0);
         lab.hawser(&["up", "--bridge", "lan0", "--subnet", "192.168.77.0/24"])
