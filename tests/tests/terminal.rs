@@ -94,7 +94,7 @@ fn control_z_stops_and_fg_goes_on() {
 #[test]
 fn in_the_background_it_runs_on_and_leaves_the_terminal_alone() {
     case(|lab| {
-        let script = "echo start''ed; read x; echo got $x; exec sleep 1000";
+        let script = "echo start''ed; read x; echo got $x; exec cat";
         let bash = ["/bin/bash", "--norc", "--noprofile", "--noediting", "-is"];
         for shell in [&bash[..], &["/bin/dash", "-is"]] {
             let _inside = lab.start_idle(&["--name", "other"]);
@@ -112,6 +112,9 @@ fn in_the_background_it_runs_on_and_leaves_the_terminal_alone() {
                 terminal.keys("fg\n");
                 terminal.keys("words\n");
                 terminal.until("got words");
+                // When cat has repeated a word it is surely running.
+                terminal.keys("up\n");
+                terminal.until("up\r\nup\r\n");
                 terminal.keys("\x03");
                 terminal.until("ready> ");
                 terminal.keys("echo code $?\n");
