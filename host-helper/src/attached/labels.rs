@@ -26,7 +26,6 @@ pub fn export(name: &str, target: &Target) -> Result<()> {
     let path = Path::new(NAMES).join(name);
     let doing = || format!("name the network namespace {}", path.display());
     fs::create_dir_all(NAMES).doing(doing)?;
-    share_names().doing(doing)?;
     let mut options = File::options();
     let made = options.write(true).create_new(true).mode(0o444).open(&path);
     made.doing(doing).map_err(|error| {
@@ -34,15 +33,10 @@ pub fn export(name: &str, target: &Target) -> Result<()> {
         error.cure(Errno::EEXIST, &cure)
     })?;
     let source = format!("/proc/self/fd/{}", target.netns.as_raw_fd());
-    mount(
-        Some(&*source),
-        &path,
-        None::<&str>,
-        MsFlags::MS_BIND,
-        None::<&str>,
-    )
-    .doing(doing)
-    .inspect_err(|_| {
+    let nothing = None::<&str>;
+    let bind = || mount(Some(&*source), &path, nothing, MsFlags::MS_BIND, nothing);
+    let done = share_names().and_then(|()| bind()).doing(doing);
+    done.inspect_err(|_| {
         let _ = fs::remove_file(&path);
     })
 }
