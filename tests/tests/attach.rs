@@ -696,7 +696,7 @@ fn a_name_is_taken_back_that_was_there_before_those_of_others() {
     case(|lab| {
         lab.with_network();
         let guest = guest(&["-n"]);
-        let hawser = lab.command(&[]).get_program().display().to_string();
+        let hawser = lab::binary().display().to_string();
         let script = format!(
             "mount -t tmpfs none /run; {hawser} attach --name web --export {}
             ip netns add other; {hawser} detach web; ls /run/netns

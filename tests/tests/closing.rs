@@ -146,6 +146,10 @@ fn killed_at_any_moment(
     };
     let before = lab.with_network();
     let sockets_before = sockets();
+    let counted = |call| {
+        let count = barriers.fetch_add(usize::from(is_barrier(call)), Relaxed);
+        at_call(call, count);
+    };
     let sweep = Sweep {
         next: &|| {
             assert!(!is_collected());
@@ -154,10 +158,7 @@ fn killed_at_any_moment(
             assert_eq!(sockets(), sockets_before);
         },
         whom: Some(waits_for_rcu),
-        at_call: Some(&|call| {
-            let count = barriers.fetch_add(usize::from(is_barrier(call)), Relaxed);
-            at_call(call, count);
-        }),
+        at_call: Some(&counted),
         ..Sweep::new(lab, &work)
     };
     sweep.run(title, &[Victims::It], &before);

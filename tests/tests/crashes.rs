@@ -184,9 +184,10 @@ fn an_attachment_that_stays() {
 fn an_attachment_that_stays_until_its_container_ends() {
     case(|lab| {
         with_stay_to_the_end(lab, |work, end| {
+            let at_word = |_| end();
             let sweep = Sweep {
                 keeper: Some(0),
-                at_word: Some(&|_| end()),
+                at_word: Some(&at_word),
                 // Up to there it is as the other.
                 stride: 2,
                 ..Sweep::new(lab, work)
