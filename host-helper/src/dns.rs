@@ -42,10 +42,9 @@ impl Resolvers {
     fn parse(text: &str, loopback: Loopback) -> Resolvers {
         let mut found = Resolvers::default();
         for line in text.lines() {
-            let line = line.split(['#', ';']).next().unwrap_or_default();
             // init takes no others, and one such word is no reason for no network: a name is ASCII (RFC 1035, RFC 5891).
             let is_plain = |word: &&str| word.bytes().all(|byte| byte.is_ascii_graphic());
-            let mut words = line.split_whitespace().filter(is_plain);
+            let mut words = words_of(line).filter(is_plain);
             match words.next() {
                 Some("nameserver") => {
                     let server = words.next().and_then(|word| word.parse::<IpAddr>().ok());
@@ -161,10 +160,15 @@ pub fn spellings(server: IpAddr) -> BTreeSet<String> {
     same.map(String::from).collect()
 }
 
+/// Those of a line, without its comment.
+fn words_of(line: &str) -> impl Iterator<Item = &str> {
+    let said = line.split(['#', ';']).next().unwrap_or_default();
+    said.split_whitespace()
+}
+
 /// The resolver that a line names.
 fn named(line: &str) -> Option<&str> {
-    let line = line.split(['#', ';']).next()?.trim_start();
-    let mut words = line.split_whitespace();
+    let mut words = words_of(line);
     (words.next() == Some("nameserver")).then(|| words.next())?
 }
 

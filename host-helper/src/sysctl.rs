@@ -252,11 +252,23 @@ pub fn forwards6(link: &str) -> Result<bool> {
     Ok(is_on(FORWARDING)? || is_on(&by_link(link))?)
 }
 
-/// The command that makes a host forward IPv6 that cannot do it link by link.
+/// The command that makes a host forward the IPv6 packets of a network: what comes in by `link`, its bridge or the link of one container. A
+/// host that cannot do it link by link must have been told to listen to its routers all the same, which `up` does for a bridge.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn cure_everywhere(route: &mut Netlink) -> Result<String> {
+pub fn forwarding6_cure(route: &mut Netlink, link: &str, is_bridge: bool) -> Result<String> {
+    let by_link = by_link(link);
+    if is_bridge {
+        Ok(format!("host-helper up --bridge {link}"))
+    } else if path(&by_link).exists() {
+        Ok(format!("sysctl -w net/{by_link}=1"))
+    } else {
+        cure_everywhere(route)
+    }
+}
+
+fn cure_everywhere(route: &mut Netlink) -> Result<String> {
     let mut listens = forgetful(&uplink::all6(route)?)?;
     listens.iter_mut().for_each(|switch| *switch += "=2");
     let all = listens.into_iter().chain([format!("{FORWARDING}=1")]);
@@ -273,20 +285,12 @@ pub fn cure_everywhere(route: &mut Netlink) -> Result<String> {
     Ok(commands.join(" && "))
 }
 
-/// What is said of a host that does not, and the command that cures it: a host that is to forward everywhere must have been told to listen to
-/// its routers all the same, which `up` does for a bridge.
+/// What is said of a host that does not, and the command that cures it.
 ///
 /// # Errors
 /// What the kernel says.
 pub fn not_forwarding6(route: &mut Netlink, link: &str, is_bridge: bool) -> Result<String> {
-    let by_link = by_link(link);
-    let cure = if is_bridge {
-        format!("host-helper up --bridge {link}")
-    } else if path(&by_link).exists() {
-        format!("sysctl -w net/{by_link}=1")
-    } else {
-        cure_everywhere(route)?
-    };
+    let cure = forwarding6_cure(route, link, is_bridge)?;
     Ok(format!(
         "the host does not forward IPv6: net.ipv6.conf.all.forwarding is 0 ({cure})"
     ))

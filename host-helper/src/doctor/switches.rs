@@ -86,13 +86,13 @@ fn examine_forwarding6(host: &Host, network: &Network, route: &mut Netlink, repo
                 (switch, cure)
             }
             Some(_) => continue,
-            // Before Linux 6.17. The advertisements of routers must be heeded first: `up` sees to it.
+            // Before Linux 6.17.
             None => {
-                let cure = match &network.bridge {
-                    Some(_) => Ok(format!("host-helper up --bridge {}", network.name)),
-                    None => sysctl::cure_everywhere(route),
+                let (ours, is_bridge) = match &network.bridge {
+                    Some(_) => (network.name.as_str(), true),
+                    None => (link, false),
                 };
-                match cure {
+                match sysctl::forwarding6_cure(route, ours, is_bridge) {
                     Ok(cure) => ("net.ipv6.conf.all.forwarding".to_string(), cure),
                     Err(error) => return report.could_not("IPv6 routes", error),
                 }

@@ -134,17 +134,17 @@ pub fn group_of_others(field: Field) -> Vec<Expression> {
 
 /// Of an IPv6 packet: its source is in fe80::/10.
 pub fn is_link_local() -> Vec<Expression> {
-    vec![
-        Load(Field::Payload(NETWORK, 8, 2), 0),
-        And(vec![0xff, 0xc0]),
-        Is(vec![0xfe, 0x80]),
-    ]
+    link_local_at(8)
 }
 
 /// The same of its destination.
 pub fn is_to_link_local() -> Vec<Expression> {
+    link_local_at(24)
+}
+
+fn link_local_at(offset: u32) -> Vec<Expression> {
     vec![
-        Load(Field::Payload(NETWORK, 24, 2), 0),
+        Load(Field::Payload(NETWORK, offset, 2), 0),
         And(vec![0xff, 0xc0]),
         Is(vec![0xfe, 0x80]),
     ]
