@@ -179,11 +179,7 @@ impl Machine {
         } else {
             command.args(["-m", "192"]);
         }
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        Running::spawn(command)
+        Running::piped(command)
     }
 
     /// Boots it, and gives what was on the console until it was off.

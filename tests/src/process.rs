@@ -145,6 +145,15 @@ impl Running {
         }
     }
 
+    /// The same with a pipe at each of its three standard descriptors.
+    pub fn piped(mut command: Command) -> Self {
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Self::spawn(command)
+    }
+
     /// The process id.
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).expect("a process id")

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::process::{Running, wait_untold};
 
@@ -42,10 +42,7 @@ impl Stopped {
         // It is our child, and not strace's.
         let options = ["-D", "-e", "trace=sendto", "-e", &stop];
         let _ = fs::remove_file(trace);
-        let mut traced = traced(command, &options, &trace.to_string_lossy());
-        traced.stdin(Stdio::piped());
-        traced.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let running = Running::spawn(traced);
+        let running = Running::piped(traced(command, &options, &trace.to_string_lossy()));
         // Not by waiting for our child: strace has stopped that once already.
         let is_stopped = || {
             let told = fs::read_to_string(trace).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Two hosts of a cluster whose containers reach each other by flannel's VXLAN: flannel's subnet file, its device, its entries and its
 //! rules, as flanneld writes them, and its meta plugin's way to delegate the wiring of a container to another plugin.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use lab::{DEADLINE, Lab, Netns, Outcome, PLUGINS, Running, case, collect};
 use serde_json::{Map, Value, json};
@@ -39,11 +39,7 @@ impl Node {
             "mount -t tmpfs run /run && mkdir -p /run/netns /run/flannel /run/www/cgi-bin /var/lib/cni && mount -t tmpfs cni /var/lib/cni
             echo up; read x",
         );
-        holder
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut holder = Running::spawn(holder);
+        let mut holder = Running::piped(holder);
         holder.until("up");
         Self { number, holder }
     }
@@ -159,11 +155,7 @@ END"
             format!("CNI_PATH={PLUGINS}"),
             format!("{PLUGINS}/{kind}"),
         ]);
-        plugin.stdin(Stdio::piped());
-        let mut running = {
-            plugin.stdout(Stdio::piped()).stderr(Stdio::piped());
-            Running::spawn(plugin)
-        };
+        let mut running = Running::piped(plugin);
         running.say(&config.to_string());
         running.end()
     }

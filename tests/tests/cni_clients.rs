@@ -432,11 +432,7 @@ fn many_pods_at_once() {
             command
                 .env("CNI_PATH", PLUGINS)
                 .env("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAME=web");
-            command
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped());
-            let mut running = Running::spawn(command);
+            let mut running = Running::piped(command);
             running.say(&config.to_string());
             running.stdin = None;
             running

@@ -1,7 +1,5 @@
 //! `exec NAME`: a further command in a running container, with the same privileges and nothing of the host.
 
-use std::process::Stdio;
-
 use lab::strace::traced;
 use lab::{
     DEADLINE, Group, Lab, Running, Terminal, case, children, collect, packets, sh, sys, wait_untold,
@@ -220,13 +218,8 @@ fn it_is_in_the_control_groups_of_the_container() {
             }
             let Some(group) = Group::new(lab) else { return };
             let script = ["sh", "-c", "echo up; exec cat"];
-            let mut command = lab.run_command(&[FIXED, options].concat(), &script);
-            command = group.hold(&command);
-            command
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped());
-            let mut running = Running::spawn(command);
+            let command = lab.run_command(&[FIXED, options].concat(), &script);
+            let mut running = Running::piped(group.hold(&command));
             running.until("up");
             let path = format!("/proc/{}/cgroup", lab.pid_of("box"));
             let of_first = std::fs::read_to_string(path).expect("its groups");

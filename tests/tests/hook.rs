@@ -164,24 +164,17 @@ fn what_others_read_of_a_dead_one_goes_with_its_address() {
         lab.hawser(&[&["attach", &old.pid().to_string()], &options[..]].concat())
             .ok();
         old.end().exits(0);
-        let fixed = ["--ip", "172.19.0.9", "--ip-file"];
+        let attached = |bundle: &Bundle, id: &str| {
+            let file = format!("/run/lab/{id}");
+            attached(lab, bundle, id, &["--ip", "172.19.0.9", "--ip-file", &file])
+        };
         let bundle = lab.bundle("web", "");
-        let web = attached(
-            lab,
-            &bundle,
-            "web",
-            &[&fixed[..], &["/run/lab/web"]].concat(),
-        );
+        let web = attached(&bundle, "web");
         assert!(!Path::new("/run/netns/old").exists());
         assert!(Path::new("/run/lab/web").exists());
         web.end().exits(0);
         let next = lab.bundle("next", "");
-        let guest = attached(
-            lab,
-            &next,
-            "next",
-            &[&fixed[..], &["/run/lab/next"]].concat(),
-        );
+        let guest = attached(&next, "next");
         assert!(!Path::new("/run/lab/web").exists());
         lab.hook(&[], &bundle.state("web", "stopped", 0)).exits(0);
         assert!(Path::new("/run/lab/next").exists());

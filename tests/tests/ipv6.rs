@@ -632,13 +632,14 @@ fn all_hops_of_a_default_route_count() {
     });
 }
 
+/// A bridge that is not ours, with addresses of both families.
+const FOREIGN: &str = "ip link add br9 type bridge; ip addr add 172.29.0.1/24 dev br9
+    ip addr add 2001:db8:29::1/64 dev br9 nodad; ip link set br9 up";
+
 #[test]
 fn a_bridge_that_is_not_ours_gives_what_it_has() {
     case(|lab| {
-        sh(
-            "ip link add br9 type bridge; ip addr add 172.29.0.1/24 dev br9
-            ip addr add 2001:db8:29::1/64 dev br9 nodad; ip link set br9 up",
-        );
+        sh(FOREIGN);
         let options = ["--bridge", "br9"];
         let script = "ip -6 route show default; ip -o -6 addr show scope global";
         // A gateway that forwards nothing is none.
@@ -658,10 +659,7 @@ fn a_bridge_that_is_not_ours_gives_what_it_has() {
 #[test]
 fn a_bridge_that_is_not_ours_keeps_its_ipv6() {
     case(|lab| {
-        sh(
-            "ip link add br9 type bridge; ip addr add 172.29.0.1/24 dev br9
-            ip addr add 2001:db8:29::1/64 dev br9 nodad; ip link set br9 up",
-        );
+        sh(FOREIGN);
         let before = Snapshot::take();
         let words = ["MTU 1000", "br9", "--mtu", "--bridge"];
         for family in [&[][..], &["--no-ipv6"]] {

@@ -603,12 +603,8 @@ fn start_traced(program: &Path, words: &[&str]) -> Running {
             "--",
         ])
         .arg(program);
-    command
-        .args(words)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut running = Running::spawn(command);
+    command.args(words);
+    let mut running = Running::piped(command);
     running.until_stderr("(");
     running
 }
@@ -719,11 +715,7 @@ fn a_parent_that_dies() {
                 "trap 'echo the parent died; exit' USR2; echo up; sleep 100 >/dev/null 2>&1 & wait";
             let script = format!("\"$0\" -s -p SIGUSR2 -- /bin/busybox sh -c \"{inner}\" & read x");
             command.args(["sh", "-c", &script]).arg(&program);
-            command
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped());
-            let mut running = Running::spawn(command);
+            let mut running = Running::piped(command);
             running.until("up");
             assert_eq!(
                 running.end().out(),

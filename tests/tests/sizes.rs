@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use lab::{Running, binary, case, init_binary};
 
@@ -62,11 +62,7 @@ fn init_waits_in_64_kb() {
         command
             .args(["--config", "-", "--", "/bin/busybox", "true"])
             .current_dir(&lab.dir);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut running = Running::spawn(command);
+        let mut running = Running::piped(command);
         let pipe = running.stdin.as_ref().expect("a pipe");
         nix::fcntl::fcntl(pipe, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096))
             .expect("make the pipe small");

@@ -284,12 +284,9 @@ fn unshared(before: &[&str], words: &[&str]) -> Running {
     command
         .args(before)
         .arg(init.get_program())
-        .args(init.get_args())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+        .args(init.get_args());
     sys::without_terminal(&mut command);
-    Running::spawn(command)
+    Running::piped(command)
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use lab::strace::traced;
 use lab::{
@@ -13,19 +13,25 @@ use lab::{
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+/// An interactive shell that reads no files.
+const BASH: [&str; 5] = ["/bin/bash", "--norc", "--noprofile", "--noediting", "-is"];
+
+/// A shell to which a command is "$@".
+fn within(shell: &[&str], command: &Command) -> Command {
+    let mut outer = Command::new(shell[0]);
+    outer.args(&shell[1..]);
+    outer.arg(command.get_program()).args(command.get_args());
+    outer
+}
+
 #[test]
 fn a_shell_at_a_prompt() {
     case(|lab| {
         let plain = lab.run_command(&["-e", "PS1=ready> "], &["/bin/sh"]);
         // Around it a shell, as for a human: what the terminal is like before and afterwards.
-        let mut outer = std::process::Command::new("/bin/sh");
-        outer.args([
-            "-c",
-            "stty -g; \"$@\"; echo code $?; stty -g; echo end",
-            "sh",
-        ]);
-        outer.arg(plain.get_program()).args(plain.get_args());
-        let mut terminal = Terminal::spawn(outer);
+        let script = "stty -g; \"$@\"; echo code $?; stty -g; echo end";
+        let shell = ["/bin/sh", "-c", script, "sh"];
+        let mut terminal = Terminal::spawn(within(&shell, &plain));
         let before = terminal.until("ready> ");
         terminal.keys("echo $((6 * 7)) $(tty)\n");
         terminal.until("42 /dev/pts/0\r\n");
@@ -95,15 +101,13 @@ fn control_z_stops_and_fg_goes_on() {
 fn in_the_background_it_runs_on_and_leaves_the_terminal_alone() {
     case(|lab| {
         let script = "echo start''ed; read x; echo got $x; exec cat";
-        let bash = ["/bin/bash", "--norc", "--noprofile", "--noediting", "-is"];
-        for shell in [&bash[..], &["/bin/dash", "-is"]] {
+        for shell in [&BASH[..], &["/bin/dash", "-is"]] {
             let _inside = lab.start_idle(&["--name", "other"]);
             let run = lab.run_command(&["--name", "box"], &["sh", "-c", script]);
             let exec = lab.command(&["exec", "other", "sh", "-c", script]);
             for command in [run, exec] {
-                let mut outer = std::process::Command::new(shell[0]);
-                outer.args(&shell[1..]).env("PS1", "ready> ");
-                outer.arg(command.get_program()).args(command.get_args());
+                let mut outer = within(shell, &command);
+                outer.env("PS1", "ready> ");
                 let mut terminal = Terminal::spawn(outer);
                 let before = settings(&mut terminal);
                 terminal.keys("\"$@\" &\n");
@@ -131,10 +135,7 @@ fn in_the_background_it_runs_on_and_leaves_the_terminal_alone() {
 fn in_the_background_it_can_be_stopped() {
     case(|lab| {
         let run = lab.run_command(&["--name", "box"], &["sh", "-c", "echo up; read x"]);
-        let mut outer = std::process::Command::new("/bin/bash");
-        outer.args(["--norc", "--noprofile", "--noediting", "-is"]);
-        outer.arg(run.get_program()).args(run.get_args());
-        let mut terminal = Terminal::spawn(outer);
+        let mut terminal = Terminal::spawn(within(&BASH, &run));
         terminal.keys("\"$@\" & wait $!; echo code $?\n");
         terminal.until("up\r");
         lab.hawser(&["stop", "box"]).exits(0);
@@ -149,10 +150,7 @@ fn it_goes_on_in_the_background() {
     case(|lab| {
         let script = "trap 'echo again' CONT; echo up; while :; do sleep 1000 & wait; done";
         let run = lab.run_command(&["--name", "box"], &["sh", "-c", script]);
-        let mut outer = std::process::Command::new("/bin/bash");
-        outer.args(["--norc", "--noprofile", "--noediting", "-is"]);
-        outer.arg(run.get_program()).args(run.get_args());
-        let mut terminal = Terminal::spawn(outer);
+        let mut terminal = Terminal::spawn(within(&BASH, &run));
         let before = settings(&mut terminal);
         terminal.keys("\"$@\"\n");
         terminal.until("up\r");

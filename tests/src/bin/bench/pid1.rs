@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use lab::{Running, init_binary, sys};
 
@@ -114,12 +114,8 @@ fn watch(programs: &[Program], seconds: u32) -> Vec<Watched> {
     let script = format!("echo up; sleep {seconds}; echo done; read line");
     let start = |program: &Program| {
         let mut command = program.command(&["/bin/busybox", "sh", "-c", &script]);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
         sys::without_terminal(&mut command);
-        let mut running = Running::spawn(command);
+        let mut running = Running::piped(command);
         running.until("up");
         running
     };
