@@ -97,6 +97,7 @@ test: build bare
 	@.ci/need nft nftables "the tests' witness of the firewall"
 	@.ci/need strace strace "the tests' witness of system calls"
 	@.ci/need mandoc mandoc "the tests' reader of manual pages"
+	@.ci/need sudo sudo "the tests' maker of a terminal between theirs and a run"
 	$(call need-inits,what init stands in for and is compared with)
 	@.ci/need iptables-legacy iptables "other firewalls, which the tests have to get on with"
 	@.ci/unpack $(OUT)/debian "what the tests drop init into, clients and neighbours of the CNI plugin, and firewalls to get on with" docker.io podman containerd runc crun containernetworking-plugins firewalld dbus-daemon ufw

@@ -160,7 +160,7 @@ pub struct Exec {
     /// Start in this directory [default: that of the container's command]
     #[arg(short, long, value_name = "DIR", value_parser = parse_workdir)]
     pub workdir: Option<String>,
-    /// Give the command a terminal [default: when standard input and output are one]
+    /// Give the command a terminal [default: when standard input, output and error are one]
     #[arg(short, long, conflicts_with = "no_tty")]
     pub tty: bool,
     /// Give the command no terminal of its own
@@ -209,7 +209,7 @@ pub struct Run {
     /// Name of the container [default: one is made up]
     #[arg(long, value_parser = parse_name, help_heading = "Process")]
     pub name: Option<String>,
-    /// Give the command a terminal [default: when standard input and output are one]
+    /// Give the command a terminal [default: when standard input, output and error are one]
     #[arg(short, long, conflicts_with = "no_tty", help_heading = "Process")]
     pub tty: bool,
     /// Give the command no terminal of its own

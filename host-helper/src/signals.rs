@@ -32,6 +32,9 @@ const OUR_OWN: [Signal; 13] = [
 /// Ask a program to end; a program that is PID 1 does not notice unless it has asked for them.
 pub const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
 
+/// The last signal (`_NSIG` of <asm-generic/signal.h>): a set has one bit for each.
+const LAST: i32 = u64::BITS as i32;
+
 /// Bytes of a `struct signalfd_siginfo`; its number comes first (signalfd(2)).
 const INFORMATION: usize = 128;
 
@@ -57,9 +60,13 @@ impl Signals {
     pub fn mask() -> Result<u64> {
         let mut set = !0;
         // What our caller ignores (nohup) is ignored: blocked, it would be kept for us.
-        let ignored = Signal::iterator().filter(|signal| sys::is_ignored(*signal));
-        for signal in OUR_OWN.into_iter().chain(ignored) {
-            set &= !(1 << (signal as i32 - 1));
+        let ignored = (1..=LAST).filter(|number| sys::is_ignored(*number));
+        for number in OUR_OWN
+            .map(|signal| signal as i32)
+            .into_iter()
+            .chain(ignored)
+        {
+            set &= !(1 << (number - 1));
         }
         sys::block_signals(set).doing(|| "block signals".into())?;
         Ok(set)

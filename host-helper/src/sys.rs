@@ -28,12 +28,11 @@ pub use mounts::{
 };
 pub use processes::{
     Clone, End, as_nobody_else, choose_signals, clone_process, clone_sibling,
-    effective_capabilities, executed_path, exit_now, filter_system_calls, is_ignored,
-    join_session_keyring, keep_capabilities, pidfd_getfd, pidfd_open, pidfd_send_signal,
-    set_not_dumpable, wait_for_end,
+    effective_capabilities, executed_path, exit_now, filter_system_calls, join_session_keyring,
+    keep_capabilities, pidfd_getfd, pidfd_open, pidfd_send_signal, set_not_dumpable, wait_for_end,
 };
 pub use quiet::wait_until_quiet;
-pub use signals::{block_signals, signal_descriptor, swap_blocked_signals};
+pub use signals::{block_signals, is_ignored, signal_descriptor, swap_blocked_signals};
 pub use sockets::{
     OUR_PORTS, kind_of_namespace, link_index, listen, netlink_socket, network_of, only_deletions,
     socket_option,

@@ -16,10 +16,11 @@ use nix::sys::termios::{
     LocalFlags, SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcgetattr, tcsetattr,
 };
 use nix::unistd::{
-    Gid, Pid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown, getpgrp, tcgetpgrp,
+    Gid, Pid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown, getpgrp, getsid, tcgetpgrp,
 };
 
 use crate::error::{Doing, Refusal, Result};
+use crate::owner::fields_from_third;
 use crate::rootfs;
 use crate::signals::{ENDING, Signals};
 use crate::steps::warn;
@@ -191,10 +192,11 @@ impl Terminal {
     /// Makes the user's terminal hand everything on (again, after somebody else had it), when it is ours.
     pub fn make_raw(&mut self) {
         let user = user_side();
-        // No terminal: a pipe needs no changing.
+        self.behind_until = None;
+        // No terminal: a pipe needs no changing, and one that was hung up meanwhile is at its end.
         let Ok(now) = tcgetattr(user) else { return };
-        self.behind_until = is_behind().then(|| Instant::now() + LOOK);
-        if self.behind_until.is_some() {
+        if is_behind() && !is_of_sudo() {
+            self.behind_until = Some(Instant::now() + LOOK);
             return;
         }
         let mut raw = now.clone();
@@ -409,6 +411,19 @@ fn user_side() -> BorrowedFd<'static> {
 /// Whether another job has the user's terminal. One that is not our session's (ENOTTY) stops nobody.
 fn is_behind() -> bool {
     tcgetpgrp(user_side()).is_ok_and(|front| front != getpgrp())
+}
+
+/// Whether sudo has made this terminal (`use_pty`), and our job: it lets that one go to the front when it has stopped for it (TTOU, TTIN;
+/// `exec_pty.c`), and at no other time, where sudo itself is in the background or has a pipe.
+fn is_of_sudo() -> bool {
+    let read = |pid: Pid, file| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
+    let session = getsid(None).unwrap_or_else(|_| getpgrp());
+    let job = read(getpgrp(), "stat").unwrap_or_default();
+    let parent = fields_from_third(&job)
+        .nth(1)
+        .and_then(|pid| pid.parse().ok());
+    parent == Some(session.as_raw())
+        && read(session, "comm").is_ok_and(|name| name.trim_end() == "sudo")
 }
 
 /// The terminal that standard output is, opened once more: a write to it never waits, and our caller's own is left as it is.

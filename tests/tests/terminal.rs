@@ -145,6 +145,53 @@ fn in_the_background_it_can_be_stopped() {
     });
 }
 
+/// A shell that exits lets its jobs run on; with it goes the terminal.
+#[test]
+fn in_the_background_its_input_ends_with_the_terminal() {
+    case(|lab| {
+        let run = lab.run_command(&["--name", "box"], &["sh", "-c", "echo up; read x"]);
+        let mut terminal = Terminal::spawn(within(&BASH, &run));
+        terminal.keys("\"$@\" &\n");
+        terminal.until("up\r");
+        let pid = lab.pid_of("box");
+        terminal.keys("exit\n");
+        terminal.end().exits(0);
+        wait_for_end(pid);
+    });
+}
+
+/// It makes a terminal of its own, whose front it gives to a job that has stopped for that, and to no other.
+#[test]
+fn under_sudo_it_gets_the_terminal_by_stopping_for_it() {
+    case(|lab| {
+        let sudoers = lab.dir.join("sudoers");
+        std::fs::write(&sudoers, "Defaults use_pty\nroot ALL=(ALL:ALL) ALL\n").expect("write");
+        lab::sh(&format!("mount --bind {} /etc/sudoers", sudoers.display()));
+        let script = "echo start''ed; read x; echo got $x";
+        for (line, front) in [("sudo \"$@\" | cat\n", ""), ("sudo \"$@\" &\n", "fg\n")] {
+            let run = lab.run_command(&["-t", "--name", "box"], &["sh", "-c", script]);
+            let mut outer = within(&BASH, &run);
+            outer.env("PS1", "ready> ");
+            let mut terminal = Terminal::spawn(outer);
+            terminal.until("ready> ");
+            terminal.keys(line);
+            if !front.is_empty() {
+                // bash tells it at its next prompt.
+                terminal.keys("while test -z \"$(jobs -s)\"; do :; done; echo stop''ped\n");
+                terminal.until("stopped\r");
+                terminal.keys(front);
+            }
+            terminal.until("started");
+            terminal.keys("words\n");
+            terminal.until("got words");
+            // What is typed while sudo puts the settings back is lost.
+            terminal.until("ready> ");
+            terminal.keys("exit\n");
+            terminal.end().exits(0);
+        }
+    });
+}
+
 #[test]
 fn it_goes_on_in_the_background() {
     case(|lab| {

@@ -311,18 +311,20 @@ impl Process {
             error.cure(Errno::ENOENT, cure)
         })?;
         let ended = || Error::new(format!("attach process {pid}: it has ended"));
+        let or_ended = |error: Error| match error.errno {
+            Some(Errno::ENOENT | Errno::ESRCH) => ended(),
+            _ => error,
+        };
         let start = start_time(pid).doing(doing)?.ok_or_else(ended)?;
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).doing(doing)?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).doing(doing);
+        let stat = stat.map_err(or_ended)?;
         if is_of_kernel(&stat) {
             return Err(Error::new(format!(
                 "attach process {pid}: it is a thread of the kernel's, and no container"
             )));
         }
         // One that is ending has none any more, for as long as its PID namespace takes.
-        let files = files_of(pid).map_err(|error| match error.errno {
-            Some(Errno::ENOENT | Errno::ESRCH) => ended(),
-            _ => error,
-        })?;
+        let files = files_of(pid).map_err(or_ended)?;
         if has_ended(&pidfd)? {
             return Err(ended());
         }

@@ -200,16 +200,6 @@ pub fn set_not_dumpable() -> Result<()> {
     Errno::result(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }).map(drop)
 }
 
-/// Whether this process ignores a signal (`sigaction(2)`).
-pub fn is_ignored(signal: nix::sys::signal::Signal) -> bool {
-    // SAFETY: sigaction is plain integers and a pointer that is only compared; a null new action changes nothing.
-    unsafe {
-        let mut now: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(signal as i32, std::ptr::null(), &raw mut now) == 0
-            && now.sa_sigaction == libc::SIG_IGN
-    }
-}
-
 /// Does something as a user that nobody else is, for what the kernel counts by user; where that is not allowed, as
 /// ourselves. Only the effective user is another one, and only meanwhile.
 pub fn as_nobody_else<T>(work: impl FnOnce() -> T) -> T {

@@ -20,6 +20,23 @@ pub fn swap_blocked_signals(set: u64) -> Result<u64> {
     change_mask(libc::SIG_SETMASK, set)
 }
 
+/// Whether this process ignores a signal (`rt_sigaction(2)`, which musl does not ask about 32 to 34).
+pub fn is_ignored(number: i32) -> bool {
+    // A handler, flags, a restorer where there is one, and a set (`struct sigaction` of <asm/signal.h>): the handler is first.
+    let mut now = [0_usize; 4];
+    // SAFETY: a null new action changes nothing, and the old one fits.
+    let asked = unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            number,
+            std::ptr::null::<usize>(),
+            now.as_mut_ptr(),
+            SET_BYTES,
+        )
+    };
+    asked == 0 && now[0] == libc::SIG_IGN
+}
+
 fn change_mask(how: libc::c_int, set: u64) -> Result<u64> {
     let mut before = 0_u64;
     // SAFETY: both sets have the bytes that are said, and outlive the call.
