@@ -31,7 +31,7 @@ use crate::error::{Doing, Error, Result};
 use crate::link::Link;
 use crate::ls::Description;
 use crate::netlink::Netlink;
-use crate::nft;
+use crate::nft::{self, Rules};
 use crate::owner::{Mark, namespace, process_in};
 use crate::publish::{self, Held, Port};
 use crate::reach::Egress;
@@ -342,26 +342,7 @@ fn swap((kept, end): (Kept, Link)) -> (Link, Kept) {
 ///
 /// # Errors
 /// What the kernel refused, of all of them; ports that others have taken meanwhile.
-pub fn restore(route: &mut Netlink) -> Vec<Error> {
-    restore_those(route, |_| true)
-}
-
-/// The same of those that the tables do not know, for whoever has made these again: nobody else would. A port that is in no table
-/// looks like one that nobody has.
-///
-/// # Errors
-/// As [`restore`].
-pub fn restore_unknown() -> Vec<Error> {
-    if kept::links().is_empty() {
-        return Vec::new();
-    }
-    match Netlink::route().doing(|| "open a netlink socket".into()) {
-        Ok(mut route) => restore_those(&mut route, |link| !nft::knows(link)),
-        Err(error) => vec![error],
-    }
-}
-
-fn restore_those(route: &mut Netlink, is_wanted: impl Fn(&str) -> bool) -> Vec<Error> {
+pub fn restore(route: &mut Netlink, mut rules: Rules) -> Vec<Error> {
     let found = match unsupervised(route) {
         Ok(found) => found,
         Err(error) => return vec![error],
@@ -371,9 +352,6 @@ fn restore_those(route: &mut Netlink, is_wanted: impl Fn(&str) -> bool) -> Vec<E
         let Some(attachment) = kept.attachment(route, &end) else {
             continue;
         };
-        if !is_wanted(&end.name) {
-            continue;
-        }
         let Some(reach) = kept.reach() else {
             // Nobody would miss a limit.
             errors.push(Error::new(format!(
@@ -383,15 +361,32 @@ fn restore_those(route: &mut Netlink, is_wanted: impl Fn(&str) -> bool) -> Vec<E
             continue;
         };
         let done = nft::open().and_then(|mut nft| {
-            nft::ensure(&mut nft)?;
+            if nft::ensure(&mut nft)? {
+                rules = Rules::Back;
+            }
             // Held until they lead there: whoever comes for one meanwhile is refused, or has it.
             let (ports, _held) = hold_again(&mut nft, &kept, &mut errors);
             let servers = &kept.container.resolvers;
-            nft::Entry::put_back(nft, &attachment, &reach, &ports, servers)
+            nft::Entry::put_back(nft, rules, &attachment, &reach, &ports, servers)
         });
         errors.extend(done.err());
     }
     errors
+}
+
+/// The same for whoever has made the tables again: nobody else would put back what either of them knew. A port that is in no table looks
+/// like one that nobody has.
+///
+/// # Errors
+/// As [`restore`].
+pub fn restore_to_new_tables() -> Vec<Error> {
+    if kept::links().is_empty() {
+        return Vec::new();
+    }
+    match Netlink::route().doing(|| "open a netlink socket".into()) {
+        Ok(mut route) => restore(&mut route, Rules::Back),
+        Err(error) => vec![error],
+    }
 }
 
 /// The ports of an attachment, but for those that do not lead to it any more, and are another's by now.

@@ -110,7 +110,7 @@ impl Supervisor {
             if !entry.is_known() {
                 // What is refused is tried again below, and with the next start.
                 if entry.restore().unwrap_or(false) {
-                    attached::restore_unknown();
+                    attached::restore_to_new_tables();
                 }
             }
         }
@@ -399,7 +399,7 @@ impl Supervisor {
         let has_made_tables = entry.restore()?;
         if has_made_tables {
             // There is nobody to tell; restore says what is in the way.
-            attached::restore_unknown();
+            attached::restore_to_new_tables();
         }
         self.forget_later();
         Ok(())

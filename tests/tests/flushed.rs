@@ -281,6 +281,107 @@ fn the_attached_are_judged_anew() {
     });
 }
 
+/// Whoever makes the tables again puts into both what either has lost of those that nobody stays for.
+#[test]
+fn the_attached_are_in_tables_that_others_have_made_again() {
+    packets(|lab| {
+        lab.serve();
+        lab.with_network();
+        let others = Containers::start(lab, &[&["--name", "other"]]);
+        let guest = Running::unshared(&["-n"], "exec cat");
+        let pid = guest.pid().to_string();
+        lab.hawser(&["attach", &pid, "--name", "web", "--isolate"])
+            .ok();
+        let inside = Netns::of(guest.pid());
+        let of_bridge = || sh("nft list table bridge hawser 2>&1 || :");
+        let before = of_bridge();
+        let internet = "http://198.51.100.10/";
+        for how in [
+            "nft delete table bridge hawser",
+            "nft flush table bridge hawser",
+            "nft delete table inet hawser",
+            "nft flush ruleset",
+        ] {
+            others.flush(how);
+            lab.run(&["--network", "ptp"], &["true"]).ok();
+            for one in &others.running {
+                one.signal(libc::SIGCONT);
+            }
+            assert_eq!(ask(&inside, internet), "hello from the internet", "{how}");
+            let monitor = Watch::ruleset();
+            assert!(monitor.until(|| of_bridge() == before), "{how}");
+            // The same by a supervisor.
+            others.flush(how);
+            let monitor = Watch::ruleset();
+            for one in &others.running {
+                one.signal(libc::SIGCONT);
+            }
+            assert!(monitor.until(|| of_bridge() == before), "{how}");
+            assert_eq!(ask(&inside, internet), "hello from the internet", "{how}");
+        }
+        lab.hawser(&["detach", "web"]).ok();
+    });
+}
+
+/// Rules may be gone while all that their sets know is there.
+#[test]
+fn the_attached_are_judged_anew_when_rules_alone_were_gone() {
+    packets(|lab| {
+        sh(
+            "nft 'table inet other { chain c { type filter hook input priority 0; ct state established accept; }; }'",
+        );
+        let guests = ["shut", "too"].map(|name| {
+            let guest = Running::unshared(&["-n"], "exec cat");
+            let pid = guest.pid().to_string();
+            lab.hawser(&["attach", &pid, "--name", name, "--egress", "none"])
+                .ok();
+            guest
+        });
+        let service = "172.19.0.1:7000";
+        let host = UdpSocket::bind(service).expect("a service");
+        // Not connected: they hear of no refusal, of which the kernel tells some alone.
+        let clients = guests.each_ref().map(|guest| {
+            let client = Netns::of(guest.pid()).enter(|| UdpSocket::bind("0.0.0.0:4000"));
+            client.expect("a socket")
+        });
+        for socket in clients.iter().chain([&host]) {
+            socket.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        }
+        let refused = |how: &str| {
+            for client in &clients {
+                client.send_to(b"refused", service).expect("send");
+                host.send_to(b"last", service).expect("send");
+                let mut data = [0; 64];
+                let length = host.recv(&mut data).expect("the last one arrives");
+                assert_eq!(&data[..length], b"last", "{how}");
+            }
+        };
+        let restore = || lab.hawser(&["restore"]);
+        let start = || lab.run(&["--network", "ptp"], &["true"]);
+        for how in [
+            "nft flush chain inet hawser input",
+            "nft flush table inet hawser",
+            "nft delete table inet hawser",
+        ] {
+            for (by, put_back) in [("restore", &restore as &dyn Fn() -> _), ("run", &start)] {
+                refused(how);
+                sh(how);
+                for client in &clients {
+                    client.send_to(b"open", service).expect("send");
+                    let (_, from) = host.recv_from(&mut [0; 64]).expect("it arrives");
+                    host.send_to(b"open", from).expect("answer");
+                    client.recv(&mut [0; 64]).expect("an answer");
+                }
+                put_back().ok();
+                refused(&format!("{how}; {by}"));
+            }
+        }
+        for name in ["shut", "too"] {
+            lab.hawser(&["detach", name]).ok();
+        }
+    });
+}
+
 /// Waits until all of them listen, which a supervisor does only after a while, and says by how many sockets.
 fn listening(all: &Containers) -> usize {
     let hears = |one: &Running, sockets: &[String]| {

@@ -7,7 +7,7 @@ use crate::detach;
 use crate::error::{Doing, Error, Result, all_of};
 use crate::foreign;
 use crate::netlink::Netlink;
-use crate::nft::{self, Policy};
+use crate::nft::{self, Policy, Rules};
 use crate::ptp;
 use crate::reach::Reach;
 use crate::request::{NetworkChoice, Request};
@@ -174,9 +174,12 @@ pub fn restore() -> Result<()> {
         .filter(|link| link.kind == "bridge" && nft::is_ours(link.group))
         .peekable();
     let mut errors = Vec::new();
+    let mut rules = Rules::Whole;
     if bridges.peek().is_some() {
         let mut nft = nft::open()?;
-        nft::ensure(&mut nft)?;
+        if nft::ensure(&mut nft)? {
+            rules = Rules::Back;
+        }
         for bridge in bridges {
             let policy = nft::policy_of(bridge.group).unwrap_or_default();
             errors.extend(nft::add_bridge(&mut nft, &bridge.name, policy).err());
@@ -197,7 +200,7 @@ pub fn restore() -> Result<()> {
             Err(_) => {}
         }
     }
-    errors.extend(attached::restore(&mut route));
+    errors.extend(attached::restore(&mut route, rules));
     all_of(&errors)
 }
 
@@ -246,7 +249,7 @@ fn ensure_way_out(
 
 /// The tables are new, and know nothing of those that were there before: who is attached, and nobody stays for, has nobody else to say it.
 pub(super) fn restore_others() {
-    for error in attached::restore_unknown() {
+    for error in attached::restore_to_new_tables() {
         warn(&error.to_string());
     }
 }

@@ -17,6 +17,15 @@ use crate::owner::Mark;
 use crate::publish::{Port, Protocol};
 use crate::reach::Reach;
 
+/// Whether our rules were all there until now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rules {
+    /// They were: what they have let through, they let through.
+    Whole,
+    /// Some were not, and are again.
+    Back,
+}
+
 /// What the tables know of one container.
 pub struct Entry {
     nft: Netlink,
@@ -52,12 +61,13 @@ impl Entry {
     }
 
     /// The same of a container that the tables may know already: then what is missing is added, and its connections go on by what is there.
-    /// Where something was, it is forgotten what that has let through.
+    /// Where something was, of the rules too, it is forgotten what that has let through.
     ///
     /// # Errors
     /// As [`Entry::add`].
     pub fn put_back(
         mut nft: Netlink,
+        rules: Rules,
         attachment: &Attachment,
         reach: &Reach,
         ports: &[Port],
@@ -75,8 +85,8 @@ impl Entry {
         let elements = entry.elements();
         // What cannot be told may be missing.
         let is_there = matches!(is_missing(&mut entry.nft, &elements), Ok(false));
-        entry.put()?;
-        if !is_there {
+        let has_made_tables = entry.put()?;
+        if !is_there || has_made_tables || rules == Rules::Back {
             entry.judge_anew();
         }
         Ok(())

@@ -24,7 +24,7 @@ mod tables;
 pub mod translations;
 mod words;
 
-pub use entry::Entry;
+pub use entry::{Entry, Rules};
 pub use group::{Policy, group, group_of, group_of_hash, group_of_name, is_ours, policy_of};
 pub use installed::{State, check_version, ensure, is_whole, look, remove, state};
 pub use news::News;
@@ -112,11 +112,6 @@ pub fn remove_bridge(nft: &mut Netlink, name: &str) -> Result<()> {
     let elements = POLICIES.map(|(policy, _)| elements::of_bridge(name, policy));
     sets::take(nft, None, &elements.concat())
         .doing(|| format!("remove network {name} from nft table {TABLE}"))
-}
-
-/// Whether the tables know of a container with this host end.
-pub fn knows(link: &str) -> bool {
-    open().is_ok_and(|mut nft| matches!(sets::known(&mut nft, link), Ok(Some(_))))
 }
 
 fn transaction(nft: &mut Netlink, write: impl Fn(&mut Batch)) -> std::result::Result<(), Refusal> {
