@@ -44,7 +44,7 @@ use crate::steps::{Steps, warn};
 use crate::supervisor::{self, Supervisor};
 use crate::sys;
 pub use away::{
-    Ours, delete_link, delete_unmarked, detach, release, sweep, take_over, take_over_all,
+    Ours, delete_link, delete_unmarked, detach, release, set_down, sweep, take_over, take_over_all,
 };
 use kept::Kept;
 pub use leaving::take_last_back;

@@ -173,6 +173,22 @@ impl Netlink {
         }
     }
 
+    /// Sets a link down by its number: nothing comes by it any more. Gone already is success.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_link_down(&mut self, index: u32) -> Result<(), Refusal> {
+        let done = self.request(|batch, sequence| {
+            let down = ifinfomsg(index, 0, libc::IFF_UP as u32);
+            batch.begin(libc::RTM_NEWLINK, ACK, sequence, &down);
+            batch.end();
+        });
+        match done {
+            Err(refusal) if refusal.errno == Errno::ENODEV => Ok(()),
+            done => done,
+        }
+    }
+
     fn one_link(
         &mut self,
         index: u32,

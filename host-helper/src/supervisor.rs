@@ -427,6 +427,9 @@ impl Supervisor {
         if !self.is_address_anothers() {
             (self.container.attachment.iter()).for_each(mark::forget_neighbours_of);
         }
+        if self.ours.is_some() && self.is_limited() {
+            (self.container.attachment.iter()).for_each(attached::set_down);
+        }
         let netns = self.container.attachment.as_ref().map(|one| one.netns);
         let lives_on =
             self.ours.is_none() && self.is_shared && netns.is_some_and(owner::any_process_in);

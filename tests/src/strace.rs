@@ -30,6 +30,8 @@ pub fn traced(command: &Command, options: &[&str], file: &str) -> Command {
 /// A program that was stopped when it had sent a message.
 pub struct Stopped {
     running: Running,
+    /// Where it was not started by that.
+    _strace: Option<Running>,
     /// False: it has ended without sending that many.
     pub is_stopped: bool,
 }
@@ -43,6 +45,25 @@ impl Stopped {
         let options = ["-D", "-e", "trace=sendto", "-e", &stop];
         let _ = fs::remove_file(trace);
         let running = Running::piped(traced(command, &options, &trace.to_string_lossy()));
+        Self::wait(running, None, trace)
+    }
+
+    /// Sends a signal to a process that is there already, which is stopped behind its `nth` message from then on.
+    #[track_caller]
+    pub fn after_signal(signal: i32, nth: usize, running: Running, trace: &Path) -> Self {
+        let stop = format!("inject=sendto:signal=SIGSTOP:when={nth}");
+        let pid = running.pid().to_string();
+        let _ = fs::remove_file(trace);
+        let mut strace = Command::new("strace");
+        strace.args(["-e", "trace=sendto", "-e", &stop, "-p", &pid, "-o"]);
+        strace.arg(trace);
+        let mut strace = Running::piped(strace);
+        strace.until_stderr("attached");
+        running.signal(signal);
+        Self::wait(running, Some(strace), trace)
+    }
+
+    fn wait(running: Running, strace: Option<Running>, trace: &Path) -> Self {
         // Not by waiting for our child: strace has stopped that once already.
         let is_stopped = || {
             let told = fs::read_to_string(trace).unwrap_or_default();
@@ -52,6 +73,7 @@ impl Stopped {
         let is_stopped = is_stopped();
         Self {
             running,
+            _strace: strace,
             is_stopped,
         }
     }

@@ -4,8 +4,9 @@ use std::net::{SocketAddrV6, UdpSocket};
 
 use nix::net::if_::if_nametoindex;
 
+use lab::strace::Stopped;
 use lab::wire::Host as Place;
-use lab::{DEADLINE, Lab, Netns, Running, Station, packets, sh};
+use lab::{DEADLINE, Lab, Netns, Running, Station, case, packets, sh, wait_for_end};
 
 /// A container with a web server on port 80 and another on 81.
 fn serve(lab: &Lab, options: &[&str]) -> Running {
@@ -353,5 +354,137 @@ fn options_that_contradict_each_other_are_refused() {
             lab.run(&["--connect", "blue", other], &["true"])
                 .refused(&["--connect", other]);
         }
+    });
+}
+
+/// Attached containers, each of them limited and on no bridge.
+struct Limited<'a> {
+    lab: &'a Lab,
+    far: UdpSocket,
+    trace: std::path::PathBuf,
+}
+
+impl<'a> Limited<'a> {
+    const OPTIONS: [&'static str; 5] = ["--network", "ptp", "--egress", "none", "--no-ipv6"];
+
+    fn new(lab: &'a Lab) -> Self {
+        let far = lab.internet.enter(|| UdpSocket::bind("0.0.0.0:9"));
+        let far = far.expect("a service");
+        far.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        let trace = lab.dir.join("trace");
+        Self { lab, far, trace }
+    }
+
+    /// A container, and what sends from it.
+    fn guest(&self, options: &[&str]) -> (Running, UdpSocket) {
+        let guest = Running::unshared(&["-n"], "exec cat");
+        let pid = guest.pid().to_string();
+        let options = [
+            &["attach", &pid, "--name", "web"],
+            &Self::OPTIONS[..],
+            options,
+        ]
+        .concat();
+        self.lab.hawser(&options).ok();
+        let client = Self::client(&Netns::of(guest.pid()));
+        (guest, client)
+    }
+
+    fn client(inside: &Netns) -> UdpSocket {
+        let client = inside.enter(|| UdpSocket::bind("0.0.0.0:0"));
+        client.expect("a socket")
+    }
+
+    /// What is sent from inside does not arrive, wherever it is sent to.
+    #[track_caller]
+    fn holds(&self, client: &UdpSocket, when: &str) {
+        for place in ["192.0.2.1:9", "198.51.100.10:9"] {
+            // There may be no link by now.
+            let _ = client.send_to(b"out", place);
+        }
+        let host = UdpSocket::bind("192.0.2.2:0").expect("a socket");
+        host.send_to(b"last", "192.0.2.1:9").expect("send");
+        let mut data = [0; 64];
+        let length = self.far.recv(&mut data).expect("the last one arrives");
+        assert_eq!(&data[..length], b"last", "{when}");
+    }
+}
+
+/// A limit holds to the end, also of one that lives on: the link is down before its rules go.
+#[test]
+fn what_is_detached_is_limited_to_the_end() {
+    case(|lab| {
+        let limited = Limited::new(lab);
+        for has_two in [false, true] {
+            for nth in 1.. {
+                let (guest, client) = limited.guest(&[]);
+                let pid = guest.pid().to_string();
+                if has_two {
+                    let second = ["attach", &pid, "--name", "second", "--iface", "eth1"];
+                    lab.hawser(&[&second[..], &Limited::OPTIONS].concat()).ok();
+                    Netns::of(guest.pid())
+                        .sh("ip route add 198.51.100.10 via 10.0.0.1 dev eth1 onlink");
+                }
+                limited.holds(&client, "attached");
+                let detach = lab.command(&["detach", &pid]);
+                let detach = Stopped::at_message(nth, &detach, &limited.trace);
+                limited.holds(&client, &format!("message {nth} of detach"));
+                let is_stopped = detach.is_stopped;
+                detach.go_on().end().ok();
+                if !is_stopped {
+                    assert!(nth > 5, "it sends more than {nth} messages");
+                    break;
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn who_stays_lifts_no_limit_at_its_end() {
+    case(|lab| {
+        let limited = Limited::new(lab);
+        for nth in 1.. {
+            let guest = Running::unshared(&["-n"], "exec cat");
+            let pid = guest.pid().to_string();
+            let stay = ["attach", &pid, "--stay", "--name", "web"];
+            let stay = lab.command(&[&stay[..], &Limited::OPTIONS].concat());
+            let mut stay = Running::piped(stay);
+            stay.until("web");
+            let client = Limited::client(&Netns::of(guest.pid()));
+            limited.holds(&client, "attached");
+            let ends = Stopped::after_signal(libc::SIGTERM, nth, stay, &limited.trace);
+            limited.holds(&client, &format!("message {nth} of the end"));
+            let is_stopped = ends.is_stopped;
+            ends.go_on().end().exits(0);
+            if !is_stopped {
+                assert!(nth > 5, "it sends more than {nth} messages");
+                break;
+            }
+        }
+    });
+}
+
+/// The runtime says that it is over, and another lives in its network.
+#[test]
+fn who_shares_a_network_that_is_released_is_limited_to_the_end() {
+    case(|lab| {
+        let limited = Limited::new(lab);
+        let bundle = lab.bundle("web", "");
+        let guest = bundle.created();
+        let state = bundle.state("web", "creating", guest.pid());
+        lab.hook(&Limited::OPTIONS, &state).ok();
+        let client = Limited::client(&Netns::of(guest.pid()));
+        limited.holds(&client, "attached");
+        let pid = guest.pid();
+        guest.end().exits(0);
+        wait_for_end(pid);
+        let release = lab.hook_command(&[], &bundle.state("web", "stopped", 0));
+        let release = Running::spawn(release);
+        while !release.has_ended() {
+            limited.holds(&client, "released");
+        }
+        release.end().exits(0);
+        assert!(lab.list().is_empty());
     });
 }

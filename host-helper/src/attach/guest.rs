@@ -128,6 +128,8 @@ pub fn attach(
     steps.done("mark");
     undo.push(|| names.leave());
     let mut kept = keep(request, target, how, &attachment, &splice, &mut undo)?;
+    let up = attachment.clone();
+    undo.push(move || attached::set_down(&up));
     veth::set_up(&mut route, &attachment.veth, &attachment.network)?;
     let files = match how.to {
         Some(fifo) => waiting::serve(fifo, request, target, &attachment).map(|()| Vec::new())?,

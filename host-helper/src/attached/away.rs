@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use super::kept::{self, Kept};
 use super::leaving::{
-    Leaving, delete, delete_together, forget, forget_connections, is_anothers, uncover,
+    Leaving, delete, delete_together, forget, forget_connections, is_anothers, shut, uncover,
 };
 use super::target::Target;
+use crate::attach::Attachment;
 use crate::cli;
 use crate::control;
 use crate::error::{Doing, Error, Result, all_of, twice};
@@ -286,10 +287,12 @@ fn release_link(route: &mut Netlink, link: &str, kept: Option<Kept>) -> Result<(
         return Ok(());
     }
     if owner.is_dead() {
+        // Others may live in that network, whose link does not go.
+        let shut = shut(route, &end, kept.as_ref());
         // The kernel takes the link back in a moment, sooner than we could.
         let known = nft::forget_link(link, || !is_anothers(route, &end));
         if reclaim::is_gone(end.index)? {
-            let mut errors = Vec::new();
+            let mut errors = Vec::from_iter(shut.err());
             let known = known
                 .map_err(|error| errors.push(error))
                 .unwrap_or_default();
@@ -346,6 +349,15 @@ pub fn delete_link(index: u32) {
     };
     // What stays says whose it is, or nothing, and is reclaimed.
     let _ = twice(once);
+}
+
+/// The undo of setting up a link without a bridge, which comes before that of its rules: see [`shut`].
+pub fn set_down(attachment: &Attachment) {
+    if attachment.network.bridge.is_some() {
+        return;
+    }
+    // What cannot be set down is deleted in a moment.
+    let _ = twice(|| Netlink::route()?.set_link_down(attachment.veth.index));
 }
 
 /// What attachments have left whose container is gone: files, names, and a link that lives on by its name alone.

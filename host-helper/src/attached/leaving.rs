@@ -18,6 +18,7 @@ use crate::mark;
 use crate::netlink::{ACK, Netlink};
 use crate::nft;
 use crate::owner::{Mark, leased_address, namespace};
+use crate::reach::Reach;
 use crate::steps::warn;
 
 /// A link of an attachment that is about to be deleted.
@@ -34,6 +35,7 @@ impl<'a> Leaving<'a> {
     pub(super) fn begin(route: &mut Netlink, end: &'a Link) -> Option<Leaving<'a>> {
         let mut errors = Vec::new();
         let kept = Kept::of(end);
+        errors.extend(shut(route, end, kept.as_ref()).err());
         // Who was killed may have kept nothing yet.
         let known = nft::forget_link(&end.name, || !is_anothers(route, end));
         let known = known.unwrap_or_else(|error| {
@@ -193,6 +195,17 @@ fn withdraw(link: &str, kept: &Kept) {
         labels::withdraw_ip_file(path, address);
     }
     control::forget_stale(&kept.container.name);
+}
+
+/// Before its rules go, the host end is down of whoever is limited and on no bridge: it would send anywhere without them. On a bridge
+/// nobody sends whom they do not know.
+pub(super) fn shut(route: &mut Netlink, end: &Link, kept: Option<&Kept>) -> Result<()> {
+    let is_free = kept.is_some_and(|kept| kept.reach() == Some(Reach::default()));
+    if is_free || end.controller.is_some() {
+        return Ok(());
+    }
+    let done = route.set_link_down(end.index);
+    done.doing(|| format!("set link {} down", end.index))
 }
 
 pub(super) fn delete(route: &mut Netlink, index: u32) -> Result<()> {

@@ -151,7 +151,7 @@ impl Supervisor {
     }
 
     /// It may not open every connection.
-    fn is_limited(&self) -> bool {
+    pub(super) fn is_limited(&self) -> bool {
         let one = &self.description;
         one.egress.is_some() || one.isolated || one.internal
     }
