@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 
+use lab::strace::Stopped;
 use lab::{Bundle, Lab, Netns, Running, Snapshot, case, hook, sh, wait_for_end};
 
 fn attached(lab: &Lab, bundle: &Bundle, id: &str, options: &[&str]) -> Running {
@@ -180,6 +181,41 @@ fn what_others_read_of_a_dead_one_goes_with_its_address() {
         assert!(Path::new("/run/lab/next").exists());
         release(lab, &next, "next", guest);
         before.assert_host_back();
+    });
+}
+
+/// The next one at an address writes the same words: to the same file, if it is told to.
+#[test]
+fn a_file_with_an_address_is_the_next_ones_while_another_sweeps() {
+    case(|lab| {
+        lab.with_network();
+        let file = "/run/lab/ip";
+        let options = ["--ip", "172.19.0.9", "--ip-file", file, "-p", "8080:80"];
+        let [old, next] = ["old", "next"].map(|name| lab.bundle(name, ""));
+        let trace = lab.dir.join("trace");
+        for nth in 1.. {
+            let guest = attached(lab, &old, "old", &options);
+            // Or whoever comes would wait for that to go.
+            sh("ip link del hwac130009");
+            guest.end().exits(0);
+            let sweep = Stopped::at_message(nth, &lab.command(&["ls"]), &trace);
+            let guest = next.created();
+            let state = next.state("next", "creating", guest.pid());
+            let attaching = Running::spawn(lab.hook_command(&options, &state));
+            attaching.ends_or_waits_for_a_lock();
+            let is_stopped = sweep.is_stopped;
+            let sweep = sweep.go_on();
+            attaching.end().ok();
+            sweep.end().ok();
+            let written = fs::read_to_string(file).unwrap_or_default();
+            assert_eq!(written, "172.19.0.9\n", "message {nth}");
+            release(lab, &next, "next", guest);
+            assert!(!Path::new(file).exists(), "message {nth}");
+            if !is_stopped {
+                assert!(nth > 20, "it sends more than {nth} messages");
+                break;
+            }
+        }
     });
 }
 

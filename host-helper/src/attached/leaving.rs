@@ -191,7 +191,10 @@ fn withdraw(link: &str, kept: &Kept) {
     if let Some(name) = &kept.export {
         labels::withdraw_export(name, kept.netns);
     }
-    if let (Some(path), Some(address)) = (&kept.ip_file, leased_address(link)) {
+    // The next one at this address writes the same words, perhaps to the same file, but is kept before.
+    let is_next = |now: Kept| (now.host, now.index) != (kept.host, kept.index);
+    let is_its = !kept::read(link).is_some_and(is_next);
+    if let (Some(path), Some(address), true) = (&kept.ip_file, leased_address(link), is_its) {
         labels::withdraw_ip_file(path, address);
     }
     control::forget_stale(&kept.container.name);
