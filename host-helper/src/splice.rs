@@ -16,6 +16,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use crate::error::{Doing, Result};
 use crate::publish::{Held, Port, Protocol, Range, raise_limit};
+use crate::sys;
 use tcp::Connections;
 use udp::Flows;
 
@@ -28,18 +29,33 @@ const EVENTS: usize = 64;
 const BUFFER: usize = 64 * 1024;
 
 /// Where a published port leads to.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 pub struct Target {
     /// The container's IPv4 address.
     pub ipv4: Option<Ipv4Addr>,
     /// Its IPv6 address.
     pub ipv6: Option<Ipv6Addr>,
+    /// The name of its link's host end, which leases them.
+    pub link: String,
+    /// Its number, which no other link gets.
+    pub index: u32,
 }
 
+/// The container has deleted its link, and lives on: its addresses are whoever's who comes next.
+struct Gone;
+
 impl Target {
+    /// Whether the addresses are still the container's: then they have been all the time. By any socket of the host's.
+    fn check_link(&self, socket: &impl AsFd) -> std::result::Result<(), Gone> {
+        match sys::link_index(socket.as_fd(), &self.link) {
+            Ok(index) if index == self.index => Ok(()),
+            _ => Err(Gone),
+        }
+    }
+
     /// Where to connect to for a client, and where else when nobody listens there: its own family comes first, and a
     /// program that listens on one family only is reached by both.
-    fn addresses(self, client: IpAddr, port: u16) -> impl Iterator<Item = SocketAddr> {
+    fn addresses(&self, client: IpAddr, port: u16) -> impl Iterator<Item = SocketAddr> {
         let ipv4 = self.ipv4.map(IpAddr::V4);
         let ipv6 = self.ipv6.map(IpAddr::V6);
         let both = if client.to_canonical().is_ipv4() {
@@ -150,7 +166,7 @@ impl Splice {
 
     /// Lets go of everything.
     pub fn let_go(&mut self) {
-        *self = Splice::new(self.target);
+        *self = Splice::new(std::mem::take(&mut self.target));
     }
 
     /// The ports, in the order in which they were published (those that came later may be in the place of one that
@@ -173,6 +189,7 @@ impl Splice {
     #[inline(never)]
     pub fn turn(&mut self) {
         let Some(epoll) = &self.epoll else { return };
+        let target = &self.target;
         let mut events = [EpollEvent::empty(); EVENTS];
         let mut buffer = [0; BUFFER];
         let ready = epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
@@ -182,17 +199,23 @@ impl Splice {
                     let Some(Some(held)) = self.held.get(at as usize) else {
                         continue;
                     };
-                    if held.port.protocol == Protocol::Tcp {
-                        self.connections.accept(epoll, held, self.target);
+                    let done = if held.port.protocol == Protocol::Tcp {
+                        self.connections.accept(epoll, held, target)
                     } else {
-                        self.flows
-                            .receive(epoll, at, held, self.target, &mut buffer);
+                        self.flows.receive(epoll, at, held, target, &mut buffer)
+                    };
+                    if done.is_err() {
+                        // Nobody is to come by them any more.
+                        return self.let_go();
                     }
                 }
                 Token::Client(at) | Token::Container(at) => {
-                    self.connections.go_on(epoll, at, &mut buffer);
+                    self.connections.go_on(epoll, at, target, &mut buffer);
                 }
-                Token::Flow(at) => self.flows.answer(epoll, at, &self.held, &mut buffer),
+                Token::Flow(at) => {
+                    self.flows
+                        .answer(epoll, at, &self.held, target, &mut buffer);
+                }
             }
         }
     }

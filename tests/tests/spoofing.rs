@@ -1,13 +1,14 @@
 //! A container that may send whatever it likes sends it: each attack reaches its victim on a bridge without rules, and
 //! not on ours.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::io::{ErrorKind, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 
 use lab::wire::{
     ARP, BROADCAST, Host, IPV4, IPV6, Mac, arp, ethernet, icmp6, ipv4, ipv4_with, ipv6, multicast,
     udp, udp6,
 };
-use lab::{DEADLINE, Lab, Netns, Running, Scene, Station, Watch, case, packets, sh};
+use lab::{DEADLINE, Lab, Netns, Running, Scene, Station, Watch, case, packets, sh, wait_untold};
 
 const ICMP6: u8 = libc::IPPROTO_ICMPV6 as u8;
 const UDP: u8 = libc::IPPROTO_UDP as u8;
@@ -1183,6 +1184,92 @@ fn who_deletes_its_eth0_harms_nobody() {
         next.end().exits(0);
         let left = sh("nft list set bridge hawser sources4");
         assert!(!left.contains("elements"), "{left}");
+    });
+}
+
+/// A socket that has connected to an address, which tells it when nobody listens there.
+fn asking(address: &str) -> UdpSocket {
+    let any = if address.starts_with('[') {
+        "[::]:0"
+    } else {
+        "0.0.0.0:0"
+    };
+    let socket = UdpSocket::bind(any).expect("a socket");
+    socket.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    socket.connect(address).expect("connect");
+    socket
+}
+
+fn answering(netns: &Netns) -> UdpSocket {
+    let socket = netns.enter(|| UdpSocket::bind("[::]:53").expect("port 53"));
+    socket.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    socket
+}
+
+fn answer_once(server: &UdpSocket, client: &UdpSocket) {
+    client.send(b"asked").expect("send");
+    let mut text = [0; 8];
+    let (_, from) = server.recv_from(&mut text).expect("a question");
+    server.send_to(b"answered", from).expect("send");
+    client.recv(&mut text).expect("an answer");
+}
+
+/// By TCP and UDP, from the host's loopback and from the LAN, also by UDP that was answered before.
+#[test]
+fn who_deletes_its_eth0_leads_nobody_to_the_next() {
+    packets(|lab| {
+        let published = ["-p", "8080:80", "-p", "5353:53/udp"];
+        for (address, is_near) in [
+            ("127.0.0.1", true),
+            ("[::1]", true),
+            ("192.0.2.2", false),
+            ("[2001:db8:1::2]", false),
+        ] {
+            let there = |port: u16| format!("{address}:{port}");
+            let ask = || match is_near {
+                true => asking(&there(5353)),
+                false => lab.internet.enter(|| asking(&there(5353))),
+            };
+            let connect = || match is_near {
+                true => TcpStream::connect(there(8080)),
+                false => lab.internet.enter(|| TcpStream::connect(there(8080))),
+            };
+            for how in ["tcp", "udp", "udp, as before"] {
+                let mallory = lab.start_idle(&[&ADMIN[..], &published].concat());
+                let inside = Netns::of(lab.pid_of("mallory"));
+                let before = ask();
+                answer_once(&answering(&inside), &before);
+                inside.sh("ip link del eth0");
+                let next = lab.start_idle(&["--name", "next", "--ip", "172.19.0.2"]);
+                let of_next = Netns::of(lab.pid_of("next"));
+                let listener = of_next.enter(|| TcpListener::bind("[::]:80").expect("port 80"));
+                let server = answering(&of_next);
+                listener.set_nonblocking(true).expect("do not wait");
+                server.set_nonblocking(true).expect("do not wait");
+                let reached = || {
+                    assert!(listener.accept().is_err(), "{address}: {how}");
+                    assert!(server.recv(&mut [0; 8]).is_err(), "{address}: {how}");
+                };
+                if how == "tcp" {
+                    let client = connect();
+                    let end = client.and_then(|mut client| {
+                        client.set_read_timeout(Some(DEADLINE))?;
+                        client.read(&mut [0])
+                    });
+                    let error = end.expect_err("nobody is there");
+                    assert_ne!(error.kind(), ErrorKind::WouldBlock, "{address}");
+                    reached();
+                }
+                let client = if how == "udp" { ask() } else { before };
+                wait_untold("refused", || {
+                    let is_refused = client.send(b"question").is_err();
+                    reached();
+                    is_refused
+                });
+                mallory.end().exits(0);
+                next.end().exits(0);
+            }
+        }
     });
 }
 

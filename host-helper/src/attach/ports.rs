@@ -97,6 +97,8 @@ pub(super) fn splice_to(
     let mut splice = Splice::new(Target {
         ipv4: Some(veth.address),
         ipv6: veth.address6,
+        link: veth.name.clone(),
+        index: veth.index,
     });
     if request.details.is_hairpin {
         veth::let_back(route, veth, &attachment.network)?;

@@ -14,7 +14,7 @@ use nix::sys::socket::{
     recv, setsockopt, socket, sockopt,
 };
 
-use super::{Target, Token};
+use super::{Gone, Target, Token};
 use crate::publish::Held;
 use crate::sys::release_spare;
 
@@ -64,7 +64,8 @@ struct Reset;
 
 impl Connections {
     /// Takes new connections to a port, and begins to join each to one to the container.
-    pub fn accept(&mut self, epoll: &Epoll, held: &Held, target: Target) {
+    pub fn accept(&mut self, epoll: &Epoll, held: &Held, target: &Target) -> Result<(), Gone> {
+        target.check_link(&held.socket)?;
         if self.spare.is_none() {
             self.spare = File::open("/dev/null").ok();
         }
@@ -80,14 +81,15 @@ impl Connections {
                     if let Ok(client) = accept_one(&held.socket) {
                         reset(&client);
                     }
-                    return;
+                    return Ok(());
                 }
-                Err(_) => return,
+                Err(_) => return Ok(()),
             }
         }
+        Ok(())
     }
 
-    fn open(&mut self, epoll: &Epoll, client: TcpStream, port: u16, target: Target) {
+    fn open(&mut self, epoll: &Epoll, client: TcpStream, port: u16, target: &Target) {
         // In TIME_WAIT it must not keep the port's next holder from binding it, whose socket has this set too.
         let _ = setsockopt(&client, sockopt::ReuseAddr, &true);
         let _ = client.set_nodelay(true);
@@ -121,11 +123,11 @@ impl Connections {
     }
 
     /// Passes on what can be passed on.
-    pub fn go_on(&mut self, epoll: &Epoll, at: u32, buffer: &mut [u8]) {
+    pub fn go_on(&mut self, epoll: &Epoll, at: u32, target: &Target, buffer: &mut [u8]) {
         let Some(Some(connection)) = self.all.get_mut(at as usize) else {
             return;
         };
-        let moved = connection.go_on(buffer);
+        let moved = connection.go_on(target, buffer);
         let listens = moved
             .as_ref()
             .is_ok_and(|()| connection.listen_to_both(epoll, at).is_ok());
@@ -148,12 +150,15 @@ impl Connections {
 }
 
 impl Connection {
-    fn go_on(&mut self, buffer: &mut [u8]) -> Result<(), Reset> {
+    fn go_on(&mut self, target: &Target, buffer: &mut [u8]) -> Result<(), Reset> {
         if let Some(other) = &mut self.connecting {
             match self.container.socket.take_error() {
                 Ok(None) if self.container.socket.peer_addr().is_err() => return Ok(()),
                 Ok(None) => {
-                    let _ = self.container.socket.set_nodelay(true);
+                    // Asked only now: whoever has answered had the address until then.
+                    let socket = &self.container.socket;
+                    target.check_link(socket).map_err(|Gone| Reset)?;
+                    let _ = socket.set_nodelay(true);
                     self.connecting = None;
                 }
                 _ => {

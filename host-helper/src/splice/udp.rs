@@ -10,7 +10,7 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg,
 };
 
-use super::{Target, Token};
+use super::{Gone, Target, Token};
 use crate::publish::Held;
 
 /// How many clients there are at a time.
@@ -49,13 +49,14 @@ impl Flows {
         epoll: &Epoll,
         at: u32,
         held: &Held,
-        target: Target,
+        target: &Target,
         buffer: &mut [u8],
-    ) {
+    ) -> Result<(), Gone> {
         for _ in 0..AT_ONCE {
             let Some((length, address, host)) = receive_one(held, buffer) else {
-                return;
+                return Ok(());
             };
+            target.check_link(&held.socket)?;
             let client = Client {
                 port: at,
                 address,
@@ -68,9 +69,10 @@ impl Flows {
                 }
             }
         }
+        Ok(())
     }
 
-    fn flow(&mut self, epoll: &Epoll, client: Client, port: u16, target: Target) -> Option<u32> {
+    fn flow(&mut self, epoll: &Epoll, client: Client, port: u16, target: &Target) -> Option<u32> {
         self.clock += 1;
         // So few that to look at all of them takes less than the datagram's way.
         let is_its = |flow: &Option<Flow>| flow.as_ref().is_some_and(|flow| flow.client == client);
@@ -80,7 +82,7 @@ impl Flows {
         }
     }
 
-    fn open(&mut self, epoll: &Epoll, client: Client, port: u16, target: Target) -> Option<u32> {
+    fn open(&mut self, epoll: &Epoll, client: Client, port: u16, target: &Target) -> Option<u32> {
         // Most programs listen on IPv4, or on both; one that does not costs its client the first datagram.
         let mut addresses = target.addresses(Ipv4Addr::LOCALHOST.into(), port);
         let socket = addresses.find_map(|address| connect(address).ok())?;
@@ -121,7 +123,14 @@ impl Flows {
     }
 
     /// Passes on what the container has answered to client number `at`.
-    pub fn answer(&mut self, epoll: &Epoll, at: u32, held: &[Option<Held>], buffer: &mut [u8]) {
+    pub fn answer(
+        &mut self,
+        epoll: &Epoll,
+        at: u32,
+        held: &[Option<Held>],
+        target: &Target,
+        buffer: &mut [u8],
+    ) {
         let Some(Some(flow)) = self.all.get_mut(at as usize) else {
             return;
         };
@@ -132,7 +141,10 @@ impl Flows {
         flow.used = self.clock;
         for _ in 0..AT_ONCE {
             match flow.socket.recv(buffer) {
-                Ok(length) => send_one(held, &flow.client, &buffer[..length]),
+                Ok(length) if target.check_link(&held.socket).is_ok() => {
+                    send_one(held, &flow.client, &buffer[..length]);
+                }
+                Ok(_) => return,
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
                     flow.try_other(epoll, at);
                 }
