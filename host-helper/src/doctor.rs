@@ -2,6 +2,7 @@
 //! it, its place, its cause and a command that cures it. Nothing is changed, and the only packets that leave are a question to each
 //! resolver. What may not be looked at, by a user who is not root say, is said.
 
+mod bridged;
 mod entries;
 mod host;
 mod links;

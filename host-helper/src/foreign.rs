@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use crate::bridge::Network;
 use crate::error::Refusal;
 use crate::netlink::Netlink;
-use crate::nft;
+use crate::nft::{self, foreign::Way};
 use crate::steps::warn;
 use crate::xtables;
 
@@ -105,7 +105,19 @@ pub fn tell(network: &Network, nft: &mut Netlink) {
 /// # Errors
 /// What the kernel refused.
 pub fn nft_barriers(nft: &mut Netlink, links: &Links) -> Result<Vec<Table>, Refusal> {
-    nft::foreign::tables(nft, links)
+    nft::foreign::tables(nft, links, Way::Forwarded)
+}
+
+/// Those that may drop what stays on this bridge, of a version of IP, where such frames pass the rules for what is forwarded.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn nft_barriers_within(
+    nft: &mut Netlink,
+    links: &Links,
+    version: u8,
+) -> Result<Vec<Table>, Refusal> {
+    nft::foreign::tables(nft, links, Way::Bridged(version))
 }
 
 /// Those of iptables-legacy. What cannot be read is left out.

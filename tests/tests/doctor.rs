@@ -236,6 +236,9 @@ fn a_healthy_host_with_firewalld() {
         let cures = finds(lab, &[("forward-dropped", "network hawser0")]);
         paste(&cures[0]);
         healthy(lab);
+        // The cure lets frames pass, too.
+        sysctl("net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1");
+        healthy(lab);
         drop(firewalld);
     });
 }
@@ -305,6 +308,80 @@ fn a_policy_that_drops_what_is_forwarded() {
         }
         paste(&cures[0]);
         healthy(lab);
+    });
+}
+
+/// By rules for what leaves the bridge, and answers: a kernel with br_netfilter sends what stays on it through them, too.
+#[test]
+fn rules_that_drop_what_stays_on_a_bridge() {
+    case(|lab| {
+        lab.serve();
+        let alone = idle(lab, "alone", &["--isolate"]);
+        let answers = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT";
+        let lets_out = format!(
+            "iptables-nft -P FORWARD DROP; iptables-nft -A FORWARD -i hawser0 -o uplink -j ACCEPT; iptables-nft -A FORWARD {answers}"
+        );
+        let flush = || {
+            sh("for filter in iptables-nft ip6tables-nft; do $filter -P FORWARD ACCEPT; $filter -F; done
+                nft delete table inet f 2>/dev/null || true");
+            sysctl("net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1");
+        };
+        // Who has no neighbours misses none.
+        sh(&lets_out);
+        healthy(lab);
+        flush();
+        let _one = idle(lab, "one", &[]);
+        let _two = idle(lab, "two", &["--ip", "172.19.0.9"]);
+        let reaches = || {
+            let ping = ["exec", "one", "ping", "-c", "1", "-W", "1", "172.19.0.9"];
+            lab.hawser(&ping).code == 0
+        };
+        let found = ("bridge-netfilter", "network hawser0");
+        for seed in [
+            &lets_out,
+            &format!(
+                "iptables-nft -P FORWARD DROP; iptables-nft -A FORWARD -i hawser0 ! -o hawser0 -j ACCEPT; iptables-nft -A FORWARD -o hawser0 {answers}"
+            ),
+            "iptables-nft -A FORWARD -i hawser0 -o hawser0 -j DROP",
+            "iptables-nft -A FORWARD -s 172.19.0.0/16 -d 172.19.0.0/16 -j REJECT",
+        ] {
+            sh(seed);
+            assert!(!reaches(), "{seed}");
+            finds_and_cures(lab, found.0, found.1);
+            assert!(reaches(), "{seed}");
+            flush();
+        }
+        sh("ip6tables-nft -A FORWARD -i hawser0 -o hawser0 -j DROP");
+        finds_and_cures(lab, found.0, found.1);
+        flush();
+        // For either version of IP its own.
+        sh(
+            "nft 'table inet f { chain c { type filter hook forward priority 0; policy drop; iifname hawser0 oifname uplink accept; ct state established accept; }; }'",
+        );
+        for cure in finds(lab, &[found, found]) {
+            paste(&cure);
+        }
+        healthy(lab);
+        flush();
+        // One command for both.
+        sh("iptables-nft -A FORWARD -i hawser0 -j DROP");
+        finds_and_cures(lab, "forward-dropped", "network hawser0");
+        flush();
+        let docker = "iptables-nft -A FORWARD -i docker0 ! -o docker0 -j ACCEPT; iptables-nft -A FORWARD -i docker0 -o docker0 -j DROP; iptables-nft -A FORWARD ! -i docker0 -o docker0 -j DROP";
+        for further in [
+            "-i hawser0 -j ACCEPT",
+            "-i hawser0 -o hawser0 -j ACCEPT",
+            "-i hawser0 -o hawser0 -m conntrack --ctstate NEW -j ACCEPT",
+            "-m physdev --physdev-is-bridged -j ACCEPT",
+        ] {
+            sh(&format!(
+                "{docker}; {lets_out}; iptables-nft -A FORWARD {further}"
+            ));
+            assert!(reaches(), "{further}");
+            healthy(lab);
+            flush();
+        }
+        drop(alone);
     });
 }
 

@@ -10,17 +10,16 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::host::{Host, Network};
-use super::{Fault, Report, entries, translated, with_cure};
+use super::{Fault, Report, bridged, entries, translated, with_cure};
 use crate::attached::kept::{self, Kept};
 use crate::control;
 use crate::error::Refusal;
-use crate::foreign::{self, Engine, Links, Table};
+use crate::foreign::{self, Links, Table};
 use crate::link::Link;
 use crate::ls::Description;
 use crate::netlink::Netlink;
-use crate::nft::{self, Policy, State, examine as tables};
+use crate::nft::{self, State, examine as tables};
 use crate::publish::{self, Port};
-use crate::sysctl;
 
 /// What is named when it cannot be looked at.
 const RULES: &str = "the rules of nf_tables";
@@ -103,8 +102,10 @@ fn links_of(network: &Network) -> Links {
 
 fn examine_barriers(host: &Host, nft: &mut Netlink, report: &mut Report) -> Result<(), Refusal> {
     for network in &host.networks {
-        let found = foreign::nft_barriers(nft, &links_of(network))?;
-        tell_barriers(network, &found, report);
+        let links = links_of(network);
+        let found = foreign::nft_barriers(nft, &links)?;
+        tell_barriers(network, &links, &found, report);
+        bridged::examine(host, network, &links, nft, &found, report)?;
     }
     Ok(())
 }
@@ -121,16 +122,14 @@ fn examine_legacy(host: &Host, report: &mut Report) {
         }
     }
     for network in &host.networks {
-        tell_barriers(
-            network,
-            &foreign::xtables_barriers(&links_of(network)),
-            report,
-        );
+        let links = links_of(network);
+        let found = foreign::xtables_barriers(&links);
+        tell_barriers(network, &links, &found, report);
+        bridged::tell_legacy(network, &links, &found, report);
     }
 }
 
-fn tell_barriers(network: &Network, found: &[Table], report: &mut Report) {
-    let links = links_of(network);
+fn tell_barriers(network: &Network, links: &Links, found: &[Table], report: &mut Report) {
     let name = &network.name;
     for table in found {
         if table.family == "ip6" && !network.has_ipv6 {
@@ -147,49 +146,8 @@ fn tell_barriers(network: &Network, found: &[Table], report: &mut Report) {
             Fault::ForwardDropped,
             network.place(),
             cause,
-            foreign::cure(table, &links).join(" && "),
+            foreign::cure(table, links).join(" && "),
         );
-        if table.dropping.is_some() {
-            continue;
-        }
-        for switch in bridged(table).iter().filter(|_| network.bridge.is_some()) {
-            if sysctl::value(switch).ok().flatten().as_deref() != Some("1") {
-                continue;
-            }
-            let switch = format!("net.{}", switch.replace('/', "."));
-            report.find(
-                Fault::BridgeNetfilter,
-                network.place(),
-                format!("{switch} is 1, so that {chain} also drops what its containers send to each other"),
-                if is_open(network) {
-                    // The services of its cluster need it on where both ends are on the bridge.
-                    foreign::cure(table, &links).join(" && ")
-                } else {
-                    format!("sysctl -w {switch}=0")
-                },
-            );
-        }
-    }
-}
-
-/// A network of the CNI plugin.
-fn is_open(network: &Network) -> bool {
-    let bridge = network.bridge.as_ref();
-    let policy = bridge.and_then(|(link, _)| nft::policy_of(link.group));
-    policy.is_some_and(|policy| policy != Policy::Guarded)
-}
-
-/// The switches that send frames of bridges through a table.
-fn bridged(table: &Table) -> &'static [&'static str] {
-    const SWITCHES: [&str; 2] = [
-        "bridge/bridge-nf-call-iptables",
-        "bridge/bridge-nf-call-ip6tables",
-    ];
-    match (table.engine, table.family) {
-        (_, "ip") => &SWITCHES[..1],
-        (_, "ip6") => &SWITCHES[1..],
-        (Engine::Nftables, "inet") => &SWITCHES,
-        _ => &[],
     }
 }
 

@@ -69,6 +69,8 @@ fn takes(host: &Host, conditions: &Conditions, published: &Published) -> Takes {
         has_more,
         // So are the packets that are for a port that we publish.
         is_local: _,
+        // Has more.
+        is_bridged: _,
     } = conditions;
     let is_of_it = version.is_none_or(|of| of == published.version)
         && protocol.is_none_or(|of| of == published.protocol)

@@ -63,6 +63,8 @@ pub struct Packets<'a> {
     pub goes_out: bool,
     pub version: u8,
     pub protocol: u8,
+    /// Frames that stay on a bridge, and pass rules for what leaves it.
+    pub is_bridged: bool,
 }
 
 impl Rule {
@@ -165,6 +167,7 @@ impl<'a> Walk<'a> {
         for rule in self.rules(name) {
             let about = self.packets.about(&rule.conditions);
             let names_it = self.packets.are_named(&rule.conditions);
+            let decides = self.packets.are_meant(&rule.conditions);
             match (&rule.verdict, about) {
                 (_, About::None) | (Verdict::None, _) => {}
                 (Verdict::Drop, About::All) if names_it => {
@@ -175,10 +178,10 @@ impl<'a> Walk<'a> {
                 }
                 (Verdict::Drop, About::All) => return Some(End::Dropped),
                 (Verdict::Accept, About::All) => return Some(End::Accepted),
-                (Verdict::Accept, About::Some) if names_it => return Some(End::Accepted),
+                (Verdict::Accept, About::Some) if decides => return Some(End::Accepted),
                 (Verdict::Accept, About::Some) => self.may_pass = true,
                 (Verdict::Jump(to) | Verdict::Goto(to), About::All) => {
-                    let decides = names_it && self.accepts(to, 0);
+                    let decides = decides && self.accepts(to, 0);
                     match self.chain(to, depth + 1) {
                         Some(End::Dropped) if decides => return Some(End::Accepted),
                         Some(end) => return Some(end),
@@ -187,7 +190,7 @@ impl<'a> Walk<'a> {
                     }
                 }
                 (Verdict::Jump(to) | Verdict::Goto(to), About::Some) if self.accepts(to, 0) => {
-                    if names_it {
+                    if decides {
                         return Some(End::Accepted);
                     }
                     self.may_pass = true;
@@ -219,7 +222,7 @@ impl<'a> Walk<'a> {
             ..there.clone()
         };
         let is_about = |packets: &Packets, rule: &Rule| {
-            packets.about(&rule.conditions) != About::None && packets.are_named(&rule.conditions)
+            packets.about(&rule.conditions) != About::None && packets.are_meant(&rule.conditions)
         };
         self.chains.values().flatten().any(|rule| {
             let lets_through = match &rule.verdict {
@@ -233,30 +236,28 @@ impl<'a> Walk<'a> {
 }
 
 impl Packets<'_> {
-    /// Each side of them that a rule may be about, whether it is ours, and how far the rule is about us.
-    fn sides(&self, conditions: &Conditions) -> Vec<(bool, bool, About)> {
-        let link = |is_ours, Is { what, is_not }: &Is<What>| (is_ours, *is_not, self.link(what));
-        let net = |is_ours, Is { what, is_not }: &Is<IpNet>| (is_ours, *is_not, self.net(what));
-        let (comes_in, goes_out) = (self.comes_in, self.goes_out);
-        // Anybody is nobody's name.
-        let is_some = |is: &&Is<IpNet>| is.what.prefix_len() > 0;
-        (conditions.links_in.iter().map(|is| link(comes_in, is)))
-            .chain(conditions.links_out.iter().map(|is| link(goes_out, is)))
-            .chain(
-                conditions
-                    .sources
-                    .iter()
-                    .filter(is_some)
-                    .map(|is| net(comes_in, is)),
-            )
-            .chain(
-                conditions
-                    .destinations
-                    .iter()
-                    .filter(is_some)
-                    .map(|is| net(goes_out, is)),
-            )
-            .collect()
+    /// What a rule says of where they come from, and of where they go: whether that is ours, whether the rule is about all else, and
+    /// how far it is about us.
+    fn sides(&self, conditions: &Conditions) -> [Vec<(bool, bool, About)>; 2] {
+        let side = |is_ours, links: &[Is<What>], nets: &[Is<IpNet>]| {
+            let links = links
+                .iter()
+                .map(|Is { what, is_not }| (self.link(what), *is_not));
+            // Anybody is nobody's name.
+            let nets = nets.iter().filter(|is| is.what.prefix_len() > 0);
+            let nets = nets.map(|Is { what, is_not }| (self.net(what), *is_not));
+            let all = links.chain(nets);
+            all.map(|(about, is_not)| (is_ours, is_not, about))
+                .collect()
+        };
+        [
+            side(self.comes_in, &conditions.links_in, &conditions.sources),
+            side(
+                self.goes_out,
+                &conditions.links_out,
+                &conditions.destinations,
+            ),
+        ]
     }
 
     fn link(&self, what: &What) -> About {
@@ -304,7 +305,7 @@ impl Packets<'_> {
             return About::None;
         }
         let sides = self.sides(conditions);
-        let of_sides = sides.into_iter().map(|side| match side {
+        let of_sides = sides.into_iter().flatten().map(|side| match side {
             (true, false, about) => about,
             (true, true, About::All) | (false, false, About::All) => About::None,
             (true, true, About::None) | (false, true, About::All) => About::All,
@@ -317,10 +318,23 @@ impl Packets<'_> {
 
     /// Whether a rule says which network it is about, and that it is this.
     fn are_named(&self, conditions: &Conditions) -> bool {
-        let sides = self.sides(conditions);
-        let names_it = |side: &(bool, bool, About)| *side == (true, false, About::All);
-        sides.iter().any(names_it)
+        self.sides(conditions).iter().flatten().any(names_it)
     }
+
+    /// Whether a rule that lets some of them through shows that somebody has decided about all. What stays on a bridge is seldom thought of
+    /// by who lets its containers out, and answers in.
+    fn are_meant(&self, conditions: &Conditions) -> bool {
+        if self.is_bridged {
+            let mut sides = self.sides(conditions).into_iter();
+            conditions.is_bridged || sides.all(|side| side.iter().any(names_it))
+        } else {
+            self.are_named(conditions)
+        }
+    }
+}
+
+fn names_it(side: &(bool, bool, About)) -> bool {
+    *side == (true, false, About::All)
 }
 
 fn how_many(all: bool, some: bool) -> About {

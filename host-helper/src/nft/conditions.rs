@@ -63,6 +63,8 @@ pub struct Conditions {
     pub ports: Vec<RangeInclusive<u16>>,
     /// They are for the host itself.
     pub is_local: bool,
+    /// They stay on their bridge.
+    pub is_bridged: bool,
     /// Sets that it asks.
     pub lookups: Vec<Lookup>,
     /// Something else, which is not understood.

@@ -128,8 +128,8 @@ pub fn of_reach(attachment: &Attachment, reach: &Reach, resolvers: &[IpAddr]) ->
         .bridge
         .filter(|_| attachment.network.is_ours && reach.is_routed());
     if let Some(bridge) = bridge {
-        let name = link_name(&attachment.veth.name);
-        elements.push(map(ROUTED_PORTS, name.clone(), bridge.mac));
+        let name = &attachment.veth.name;
+        elements.push(map(ROUTED_PORTS, link_name(name), bridge.mac));
         elements.extend(
             attachment
                 .veth
@@ -137,7 +137,7 @@ pub fn of_reach(attachment: &Attachment, reach: &Reach, resolvers: &[IpAddr]) ->
                 .map(|address| map(names_of(address).routed, bytes(address), bridge.mac)),
         );
         if reach.isolated {
-            elements.push(set(Family::Bridge, ISOLATED_PORTS, name));
+            elements.push(isolated(name));
         }
     }
     elements
@@ -343,6 +343,11 @@ pub fn refused(address: IpAddr) -> Element {
 
 fn names_of(address: IpAddr) -> &'static Ip {
     if address.is_ipv4() { &V4 } else { &V6 }
+}
+
+/// The element that keeps this host end's container from its neighbours.
+pub fn isolated(link: &str) -> Element {
+    set(Family::Bridge, ISOLATED_PORTS, link_name(link))
 }
 
 fn hairpin(link: &str) -> Element {

@@ -97,6 +97,11 @@ impl Known {
         Ok(Known(all_elements(nft)?.into_iter().collect()))
     }
 
+    /// Whether the container with this host end is not to talk to its neighbours.
+    pub fn is_isolated(&self, end: &str) -> bool {
+        self.0.contains(&elements::isolated(end))
+    }
+
     /// Whether something is missing of what they should know of this one.
     pub fn lacks(
         &self,

@@ -33,6 +33,15 @@ struct Chain {
     policy: End,
 }
 
+/// Which packets of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Those that it sends and is sent, and those that pass the chains of bridges.
+    Forwarded,
+    /// Those of a version of IP that stay on its bridge, and pass the chains for what is forwarded.
+    Bridged(u8),
+}
+
 /// Family and name of a table.
 type Name = (&'static str, String);
 
@@ -41,7 +50,7 @@ type Name = (&'static str, String);
 ///
 /// # Errors
 /// What the kernel refused.
-pub fn tables(nft: &mut Netlink, links: &Links) -> Result<Vec<Table>, Refusal> {
+pub fn tables(nft: &mut Netlink, links: &Links, way: Way) -> Result<Vec<Table>, Refusal> {
     let mut chains = Vec::new();
     dump(nft, libc::NFT_MSG_GETCHAIN, |message| {
         chains.extend(read_chain(message));
@@ -64,7 +73,7 @@ pub fn tables(nft: &mut Netlink, links: &Links) -> Result<Vec<Table>, Refusal> {
     let mut found = Vec::new();
     for barrier in hooked {
         let rules = rules.entry((barrier.family, barrier.table.clone()));
-        for end in ends(rules.or_default(), barrier, links) {
+        for end in ends(rules.or_default(), barrier, links, way) {
             let dropping = match end {
                 End::Accepted => continue,
                 End::Dropped => None,
@@ -92,19 +101,24 @@ pub fn tables(nft: &mut Netlink, links: &Links) -> Result<Vec<Table>, Refusal> {
 }
 
 /// What becomes of packets of each kind in a chain.
-fn ends(rules: &Chains, chain: &Chain, links: &Links) -> Vec<End> {
-    let versions: &[u8] = match chain.family {
-        "ip" => &[4],
-        "ip6" => &[6],
-        _ if links.has_ipv6 => &[4, 6],
-        _ => &[4],
+fn ends(rules: &Chains, chain: &Chain, links: &Links, way: Way) -> Vec<End> {
+    let mut versions: Vec<u8> = match chain.family {
+        "ip" => vec![4],
+        "ip6" => vec![6],
+        _ if links.has_ipv6 => vec![4, 6],
+        _ => vec![4],
     };
-    // Frames between containers of one bridge come from a port of ours, and go to one.
-    let (ports, is_within) = (Links::of(None), chain.family == "bridge");
-    let (links, ways) = if is_within {
-        (&ports, &[(true, true)][..])
-    } else {
-        (links, &[(true, false), (false, true)][..])
+    let ports = Links::of(None);
+    let (links, ways) = match (chain.family, way) {
+        // Frames between containers of one bridge come from a port of ours, and go to one.
+        ("bridge", Way::Forwarded) => (&ports, &[(true, true)][..]),
+        ("bridge", Way::Bridged(_)) => return Vec::new(),
+        (_, Way::Forwarded) => (links, &[(true, false), (false, true)][..]),
+        // To these chains they come in by the bridge, and leave by it.
+        (_, Way::Bridged(version)) => {
+            versions.retain(|one| *one == version);
+            (links, &[(true, true)][..])
+        }
     };
     let mut ends = Vec::new();
     for version in versions {
@@ -114,8 +128,9 @@ fn ends(rules: &Chains, chain: &Chain, links: &Links) -> Vec<End> {
                     links,
                     comes_in: *comes_in,
                     goes_out: *goes_out,
-                    version: *version,
+                    version,
                     protocol: protocol as u8,
+                    is_bridged: way != Way::Forwarded,
                 };
                 ends.push(Walk::new(rules, packets).end(&chain.name, chain.policy.clone()));
             }

@@ -44,6 +44,12 @@ impl Conditions {
                 self.is_local = types == (0, 1 << libc::RTN_LOCAL, 0);
                 self.is_local.then_some(())
             }
+            // Four names of links, what is inverted, what is asked (linux/netfilter/xt_physdev.h).
+            ("physdev", 0) => {
+                const BRIDGED: u8 = 1 << 2;
+                self.is_bridged = *info.get(64..66)? == [0, BRIDGED];
+                None
+            }
             _ => None,
         }
     }
