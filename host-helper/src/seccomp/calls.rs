@@ -9,7 +9,9 @@ use std::ops::Range;
 use libc::*;
 
 /// The newest call that this list was made with (`file_setattr`, Linux 6.17). Programs try what is newer, and do without
-/// it where it is unknown.
+/// it where it is unknown. Docker's list ends with `removexattrat` (466); what is newer is here as what it stands for is:
+/// `file_getattr` and `file_setattr` do what ioctl(2) does (`FS_IOC_FSGETXATTR`), `open_tree_attr` is `open_tree` and
+/// `mount_setattr` in one.
 pub const NEWEST: c_long = 469;
 
 /// Numbers that no call has, between the architecture's own ones and those that are the same everywhere.
@@ -36,6 +38,9 @@ mod recent {
     pub const FUTEX_REQUEUE: c_long = 456;
     pub const STATMOUNT: c_long = 457;
     pub const LISTMOUNT: c_long = 458;
+    pub const LSM_GET_SELF_ATTR: c_long = 459;
+    pub const LSM_SET_SELF_ATTR: c_long = 460;
+    pub const LSM_LIST_MODULES: c_long = 461;
     pub const SETXATTRAT: c_long = 463;
     pub const GETXATTRAT: c_long = 464;
     pub const LISTXATTRAT: c_long = 465;
@@ -59,6 +64,7 @@ pub const EVERYBODY: &[c_long] = &[
     SYS_readahead, SYS_readlinkat, SYS_readv, SYS_renameat, SYS_renameat2, SYS_sendfile, SYS_splice, SYS_statfs,
     SYS_statx, SYS_symlinkat, SYS_sync, SYS_sync_file_range, SYS_syncfs, SYS_tee, SYS_truncate, SYS_umask, SYS_unlinkat,
     SYS_utimensat, SYS_vmsplice, SYS_write, SYS_writev, recent::CACHESTAT, recent::FILE_GETATTR, recent::FILE_SETATTR,
+    recent::STATMOUNT, recent::LISTMOUNT,
     SYS_fgetxattr, SYS_flistxattr, SYS_fremovexattr, SYS_fsetxattr, SYS_getxattr, SYS_lgetxattr, SYS_listxattr,
     SYS_llistxattr, SYS_lremovexattr, SYS_lsetxattr, SYS_removexattr, SYS_setxattr, recent::SETXATTRAT,
     recent::GETXATTRAT, recent::LISTXATTRAT, recent::REMOVEXATTRAT,
@@ -66,10 +72,9 @@ pub const EVERYBODY: &[c_long] = &[
     SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_eventfd2, SYS_fanotify_mark,
     SYS_inotify_add_watch, SYS_inotify_init1, SYS_inotify_rm_watch, SYS_io_cancel, SYS_io_destroy, SYS_io_getevents,
     recent::IO_PGETEVENTS, SYS_io_setup, SYS_io_submit, SYS_ppoll, SYS_pselect6, SYS_signalfd4,
-    // Sockets; `socket` itself is looked at.
+    // Sockets; `socket` and `socketpair` are looked at.
     SYS_accept, SYS_accept4, SYS_bind, SYS_connect, SYS_getpeername, SYS_getsockname, SYS_getsockopt, SYS_listen,
     SYS_recvfrom, SYS_recvmmsg, SYS_recvmsg, SYS_sendmmsg, SYS_sendmsg, SYS_sendto, SYS_setsockopt, SYS_shutdown,
-    SYS_socketpair,
     // Memory.
     SYS_brk, SYS_madvise, SYS_membarrier, SYS_memfd_create, SYS_memfd_secret, SYS_mincore, SYS_mlock, SYS_mlock2,
     SYS_mlockall, SYS_mmap, SYS_mprotect, SYS_mremap, SYS_mseal, SYS_msync, SYS_munlock, SYS_munlockall, SYS_munmap,
@@ -108,9 +113,10 @@ pub const EVERYBODY: &[c_long] = &[
 pub const OLD: &[c_long] = &[
     SYS_access, SYS_alarm, SYS_arch_prctl, SYS_chmod, SYS_chown, SYS_creat, SYS_dup2, SYS_epoll_create, SYS_epoll_wait,
     SYS_eventfd, SYS_fork, SYS_futimesat, SYS_getdents, SYS_getpgrp, SYS_inotify_init, SYS_lchown, SYS_link, SYS_lstat,
-    SYS_mkdir, SYS_mknod, SYS_open, SYS_pause, SYS_pipe, SYS_poll, SYS_readlink, SYS_rename, SYS_rmdir, SYS_select,
+    SYS_mkdir, SYS_mknod, SYS_modify_ldt, SYS_open, SYS_pause, SYS_pipe, SYS_poll, SYS_readlink, SYS_rename, SYS_rmdir, SYS_select,
     SYS_signalfd, SYS_stat, SYS_symlink, SYS_time, SYS_unlink, SYS_utime, SYS_utimes, SYS_vfork,
-    // uretprobe and uprobe: the kernel's own, in programs that somebody outside observes.
+    // uretprobe and uprobe (Linux 6.18, newer than Docker's list): the kernel's own, in programs that somebody outside observes.
+    // From elsewhere it refuses them itself.
     335, 336,
 ];
 
@@ -126,9 +132,9 @@ pub const WITH_CAPABILITY: &[(&str, &[c_long])] = &[
     ("perfmon", &[SYS_perf_event_open]),
     ("sys_admin", &[
         SYS_bpf, SYS_clone, SYS_clone3, SYS_fanotify_init, SYS_fsconfig, SYS_fsmount, SYS_fsopen, SYS_fspick,
-        recent::LISTMOUNT, SYS_mount, SYS_mount_setattr, SYS_move_mount, SYS_open_tree, recent::OPEN_TREE_ATTR,
-        SYS_perf_event_open, SYS_pivot_root, SYS_quotactl, SYS_quotactl_fd, SYS_setdomainname, SYS_setns,
-        recent::STATMOUNT, SYS_syslog, SYS_umount2, SYS_unshare,
+        recent::LSM_GET_SELF_ATTR, recent::LSM_LIST_MODULES, recent::LSM_SET_SELF_ATTR, SYS_mount, SYS_mount_setattr,
+        SYS_move_mount, SYS_open_tree, recent::OPEN_TREE_ATTR, SYS_perf_event_open, SYS_pivot_root, SYS_quotactl,
+        SYS_quotactl_fd, SYS_setdomainname, SYS_setns, SYS_syslog, SYS_umount2, SYS_unshare,
     ]),
     ("sys_boot", &[SYS_reboot]),
     ("sys_chroot", &[SYS_chroot]),

@@ -10,6 +10,12 @@ const SESSION_KEYRING: &str = "session_keyring";
 /// No address of anybody's.
 const NOWHERE: usize = 1;
 const ALL_FLAGS: u32 = u32::MAX;
+/// The first number that no family has (linux/socket.h).
+const NOBODYS_FAMILY: i32 = 46;
+// Since Linux 6.8; libc does not name them for each C library.
+const STATMOUNT: c_long = 457;
+const LISTMOUNT: c_long = 458;
+const LSM_LIST_MODULES: c_long = 461;
 
 /// Children and threads that every program makes, and what it waits with for them.
 fn threads() -> c_long {
@@ -82,6 +88,17 @@ fn attempt(name: &str) -> c_long {
             "AF_ALG" => syscall(libc::SYS_socket, libc::AF_ALG, libc::SOCK_SEQPACKET, 0),
             "AF_VSOCK" => syscall(libc::SYS_socket, libc::AF_VSOCK, libc::SOCK_STREAM, 0),
             "AF_NETLINK" => syscall(libc::SYS_socket, libc::AF_NETLINK, libc::SOCK_RAW, 0),
+            "AF_DECnet" => syscall(libc::SYS_socket, libc::AF_DECnet, libc::SOCK_STREAM, 0),
+            "AF_NOBODY" => syscall(libc::SYS_socket, NOBODYS_FAMILY, libc::SOCK_STREAM, 0),
+            "pair of AF_NOBODY" => {
+                let (kind, nowhere) = (libc::SOCK_STREAM, NOWHERE);
+                syscall(libc::SYS_socketpair, NOBODYS_FAMILY, kind, 0, nowhere)
+            }
+            "statmount" => syscall(STATMOUNT, NOWHERE, NOWHERE, NOWHERE, 0),
+            "listmount" => syscall(LISTMOUNT, NOWHERE, NOWHERE, 1, 0),
+            "lsm_list_modules" => syscall(LSM_LIST_MODULES, NOWHERE, NOWHERE, 0),
+            #[cfg(target_arch = "x86_64")]
+            "modify_ldt" => syscall(libc::SYS_modify_ldt, 0, NOWHERE, 0),
             "ptrace" => syscall(libc::SYS_ptrace, libc::PTRACE_TRACEME, 0, 0, 0),
             "chroot" => syscall(libc::SYS_chroot, c"/".as_ptr()),
             "int80" => by_32_bits(),
