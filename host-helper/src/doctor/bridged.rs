@@ -26,14 +26,17 @@ pub fn examine(
     report: &mut Report,
 ) -> Result<(), Refusal> {
     for (version, _, switch) in SWITCHES {
-        if !is_on(network, version, switch) || !wants_neighbours(host, network, nft)? {
+        if !is_on(network, version, switch) {
             continue;
         }
-        for table in foreign::nft_barriers_within(nft, links, version)? {
-            // The cure of a rule is to delete it, of which has been told.
-            if table.dropping.is_none() || !dropped.contains(&table) {
-                tell(network, links, switch, &table, report);
-            }
+        let mut found = foreign::nft_barriers_within(nft, links, version)?;
+        // The cure of a rule is to delete it, of which has been told.
+        found.retain(|table| table.dropping.is_none() || !dropped.contains(table));
+        if found.is_empty() || !wants_neighbours(host, network, nft)? {
+            continue;
+        }
+        for table in &found {
+            tell(network, links, switch, table, report);
         }
     }
     Ok(())

@@ -155,7 +155,7 @@ impl Connection {
             match self.container.socket.take_error() {
                 Ok(None) if self.container.socket.peer_addr().is_err() => return Ok(()),
                 Ok(None) => {
-                    // Asked only now: whoever has answered had the address until then.
+                    // Who still has the link is who has answered.
                     let socket = &self.container.socket;
                     target.check_link(socket).map_err(|Gone| Reset)?;
                     let _ = socket.set_nodelay(true);
