@@ -6,7 +6,9 @@ use nix::errno::Errno;
 
 use super::{Attachment, ensure};
 use crate::attached::{self, kept};
+use crate::bridge::Network;
 use crate::conntrack;
+use crate::detach;
 use crate::error::Result;
 use crate::netlink::Netlink;
 use crate::nft;
@@ -17,6 +19,7 @@ use crate::splice::{Splice, Target};
 use crate::steps::Steps;
 use crate::sysctl;
 use crate::undo::Undo;
+use crate::uplink;
 use crate::veth;
 
 /// Takes the ports. What cannot be had is refused before anything of the host is changed.
@@ -139,9 +142,11 @@ pub(super) fn publish(
     if entry.has_made_tables() {
         ensure::restore_others();
     }
-    if entry.has_made_tables() && attachment.network.is_ours && !sysctl::is_forwarding()? {
+    if entry.has_made_tables() && !has_way_out(route, &attachment.network)? {
         // Not flushed alone: whoever removed the last network has not seen that this one was about to be used.
         let gone = veth::just_removed(&attachment.veth, &attachment.network);
+        let _ = route.delete_link(attachment.veth.index);
+        let _ = detach::remove_rest_of_none();
         return Err(gone.cause(Errno::ENODEV));
     }
     if request.reach != Reach::default() {
@@ -151,4 +156,20 @@ pub(super) fn publish(
         let _ = conntrack::forget_container(entry.socket(), &addresses);
     }
     Ok(Some(entry))
+}
+
+/// Whether the host still forwards for a network of ours, as was seen to.
+fn has_way_out(route: &mut Netlink, network: &Network) -> Result<bool> {
+    if !network.is_ours {
+        return Ok(true);
+    }
+    if !sysctl::is_forwarding()? {
+        return Ok(false);
+    }
+    if !network.has_ipv6() {
+        return Ok(true);
+    }
+    // What comes in by the container's own link is as that one says; the answers come in by this one.
+    let ways = uplink::find(route)?;
+    ways.link6().map_or(Ok(true), sysctl::forwards6)
 }
