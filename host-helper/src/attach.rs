@@ -128,7 +128,7 @@ pub fn run(
     signals.check()?;
     let lease = lease_first.map_or_else(|| lease_name(request), Ok)?;
     let ways = find_ways_out(&mut route, request)?;
-    let (network, nft) = ensure_network(&mut route, request, &ways, steps)?.unzip();
+    let (network, nft) = ensure_network(&mut route, request, &ways, &mut undo, steps)?.unzip();
     let (mtu, network) = choose_mtu(&mut route, request, network, &ways, steps)?;
     names = open_names(request, network.as_ref(), &talk.child)?;
     let (start, owner) = look_early(request, network.as_ref(), &talk.child)?;

@@ -65,6 +65,15 @@ pub fn remove_rest_of_none() -> Result<()> {
     remove_rest_if_last(&lock)
 }
 
+/// The same for a start that has failed, where somebody has removed its bridge, which had this number, meanwhile.
+pub fn remove_rest_of_gone(bridge: u32) {
+    let found = Netlink::route().and_then(|mut route| route.link(bridge));
+    if matches!(found, Ok(None)) {
+        // The first error is the one that matters.
+        let _ = remove_rest_of_none();
+    }
+}
+
 fn remove_rest_if_last(lock: &Lock) -> Result<()> {
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     // Those too that cannot say yet whose they are.

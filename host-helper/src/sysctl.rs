@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Error, Result};
 use crate::foreign::quote;
 use crate::netlink::Netlink;
 use crate::owner::namespace;
@@ -164,7 +164,7 @@ fn leader(switch: &str) -> Option<&'static str> {
 /// The kernel asks the link that a packet has come in by (ip6_forward()), so that the links of the answers count as well.
 ///
 /// # Errors
-/// When it does not, and cannot be made to.
+/// When it does not, and cannot be made to. ENODEV: `ours` is gone.
 pub fn ensure_forwarding6(
     ours: Option<&str>,
     usual: Option<&str>,
@@ -180,10 +180,15 @@ pub fn ensure_forwarding6(
     }
     let uplinks = uplinks()?;
     let lock = state::lock()?;
+    let is_there = |link: &str| path(&format!("ipv6/conf/{link}")).exists();
+    // Whoever had the lock before may have removed the last network, and put all of it back.
+    if let Some(gone) = ours.filter(|ours| !is_there(ours)) {
+        return Err(Errno::ENODEV).doing(|| format!("forward IPv6 from {gone}"));
+    }
     // Linux 6.17 can do it link by link.
     let done = (|| {
         let mut said = Vec::new();
-        for uplink in &uplinks {
+        for uplink in uplinks.iter().filter(|uplink| is_there(&uplink.name)) {
             said.extend(change(&by_link(&uplink.name), "1", &lock)?);
         }
         match ours {
@@ -196,7 +201,14 @@ pub fn ensure_forwarding6(
         }
         Ok(said)
     })();
-    done.or_else(|_: crate::error::Error| forward_everywhere(&uplinks, &lock))
+    done.or_else(|error: Error| {
+        // What lacks the switch then is a link that has gone.
+        let is_gone = error.errno == Some(Errno::ENOENT) && path(&by_link("all")).exists();
+        if is_gone {
+            return Err(error);
+        }
+        forward_everywhere(&uplinks, &lock)
+    })
 }
 
 /// The switch that makes a link forward IPv6, from Linux 6.17 on.

@@ -10,6 +10,11 @@ impl<'a> Undo<'a> {
         self.0.push(Box::new(undo));
     }
 
+    /// Pushes what is to be run behind all others.
+    pub fn push_last(&mut self, undo: impl FnOnce() + 'a) {
+        self.0.insert(0, Box::new(undo));
+    }
+
     /// Everything succeeded: forget the undo steps.
     pub fn commit(mut self) {
         self.0.clear();

@@ -1,6 +1,10 @@
 //! `up`, `down`, sysctls of the host.
 
-use lab::{Running, Snapshot, alone, case, packets, sh, strace::Stopped, wait_for_end};
+use std::process::Command;
+
+use lab::{
+    Lab, Outcome, Running, Snapshot, alone, case, packets, sh, strace::Stopped, wait_for_end,
+};
 
 fn forwarding() -> String {
     std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward")
@@ -436,27 +440,91 @@ fn the_counter_of_a_bridge_of_others_goes_with_the_last_network() {
 fn a_start_beside_the_end_of_the_last_bridge_has_a_way_out_or_is_refused() {
     packets(|lab| {
         lab.run(&[], &["true"]).ok();
+        lab.settle();
+        lab.hawser(&["down"]).exits(0);
         let asks = "ping -c 1 -W 10 198.51.100.10 && ping -c 1 -W 10 2001:db8:2::10";
-        let trace = lab.dir.join("trace");
-        let mut started = 0;
-        for nth in 1.. {
-            lab.hawser(&["up"]).exits(0);
-            let start = lab.run_command(&["--network", "ptp"], &["sh", "-c", asks]);
-            let start = Stopped::at_message(nth, &start, &trace);
-            let is_stopped = start.is_stopped;
-            let down = Running::spawn(lab.command(&["down"]));
-            down.ends_or_waits_for_a_lock();
-            let outcome = start.go_on().end();
-            down.end().exits(0);
-            match outcome.code {
-                125 => outcome.refused(&["removed"]),
+        let start = lab.run_command(&["--network", "ptp"], &["sh", "-c", asks]);
+        // The host may have forwarded IPv4 before, and IPv6 not.
+        for forwards in ["0", "1"] {
+            sh(&format!("sysctl -q -w net.ipv4.ip_forward={forwards}"));
+            let started = beside_down(lab, &start, |outcome| match outcome.code {
+                125 => {
+                    outcome.refused(&["removed"]);
+                    assert_eq!(sh("nft list ruleset"), "", "nothing of it stays");
+                }
                 _ => drop(outcome.exits(0)),
-            }
-            started += i32::from(is_stopped);
-            if !is_stopped {
-                break;
-            }
+            });
+            assert!(started > 10, "it sends more than {started} messages");
+            lab.settle();
+            lab.hawser(&["down"]).exits(0);
+            assert_eq!(forwarding(), forwards);
         }
-        assert!(started > 10, "it sends more than {started} messages");
+    });
+}
+
+/// Starts `command` where there is a network, once for each of its messages; behind that it waits while `down` takes the network away,
+/// as far as that can. Gives how many they were.
+fn beside_down(lab: &Lab, command: &Command, mut judge: impl FnMut(Outcome)) -> usize {
+    let trace = lab.dir.join("trace");
+    for nth in 1.. {
+        lab.hawser(&["up"]).exits(0);
+        let start = Stopped::at_message(nth, command, &trace);
+        let is_stopped = start.is_stopped;
+        let down = Running::spawn(lab.command(&["down"]));
+        down.ends_or_waits_for_a_lock();
+        let outcome = start.go_on().end();
+        let refused = down.end();
+        if refused.code != 0 {
+            refused.refused(&["containers live on it"]);
+        }
+        judge(outcome);
+        if !is_stopped {
+            return nth - 1;
+        }
+    }
+    unreachable!("it ends")
+}
+
+/// Whoever has found the bridge has nothing of his own yet that `down` would see: what he makes for all networks after that has nobody
+/// else to take it back.
+#[test]
+fn who_comes_to_the_last_bridge_at_its_end_leaves_nothing() {
+    case(|lab| {
+        // Mount points that were missing stay.
+        lab.run(&[], &["true"]).ok();
+        lab.settle();
+        lab.hawser(&["down"]).ok();
+        let guest = Running::unshared(&["-n"], "exec cat");
+        let pid = guest.pid().to_string();
+        let before = Snapshot::whole();
+        let is_there = || sh("ip -o link").contains("hawser0");
+        let commands = [
+            lab.command(&["up"]),
+            lab.run_command(&[], &["true"]),
+            lab.command(&["attach", &pid]),
+        ];
+        for (nth, command) in commands.iter().enumerate() {
+            let (mut removed, mut vain) = (0, 0);
+            let messages = beside_down(lab, command, |outcome| {
+                let told = outcome.to_string();
+                if outcome.code == 125 {
+                    removed += 1;
+                    outcome.refused(&["removed"]);
+                } else {
+                    outcome.exits(0);
+                    vain += i32::from(!is_there());
+                    let _ = lab.hawser(&["detach", &pid]);
+                    lab.settle();
+                    lab.hawser(&["down"]).ok();
+                }
+                lab.settle();
+                let left = before.host_changes();
+                assert!(left.is_empty(), "{command:?}: {told}: {left:?}");
+            });
+            // What `up` has said is so, unless the end came behind its last message, or its own end. A command may be over before that.
+            assert!(nth > 0 || vain <= 2, "{vain} times there was no bridge");
+            assert!(removed > 0, "{command:?}: none of {messages}");
+        }
+        guest.end().exits(0);
     });
 }

@@ -1,5 +1,7 @@
 //! The network is there before its first container is: bridge, firewall, forwarding, MTU.
 
+use nix::errno::Errno;
+
 use crate::attached;
 use crate::bridge::{self, Network, POINT_TO_POINT_NAME};
 use crate::control;
@@ -14,6 +16,7 @@ use crate::request::{NetworkChoice, Request};
 use crate::state;
 use crate::steps::{Steps, warn};
 use crate::sysctl;
+use crate::undo::Undo;
 use crate::uplink::{self, WaysOut};
 use crate::wanted::{Ipv6, Wanted};
 
@@ -28,11 +31,13 @@ pub(super) fn find_ways_out(route: &mut Netlink, request: &Request) -> Result<Wa
 
 /// The network is there, the host forwards for it and hides its addresses.
 ///
-/// Not undone: it is the network, and belongs to all of its containers.
+/// Not undone: it is the network, and belongs to all of its containers. But what all networks have in common is, where somebody removes
+/// the bridge meanwhile and it was the last: he may have done so before it was made.
 pub(super) fn ensure_network(
     route: &mut Netlink,
     request: &Request,
     ways: &WaysOut,
+    undo: &mut Undo,
     steps: &Steps,
 ) -> Result<Option<(Network, Netlink)>> {
     check_connect(route, request)?;
@@ -54,7 +59,11 @@ pub(super) fn ensure_network(
     if request.details.is_promiscuous {
         bridge::take_all_frames(route, &network)?;
     }
-    ensure_way_out(route, network, &wanted, ways, steps).map(Some)
+    let ensured = ensure_way_out(route, network, &wanted, ways, steps)?;
+    if let Some(bridge) = ensured.0.bridge {
+        undo.push_last(move || detach::remove_rest_of_gone(bridge.index));
+    }
+    Ok(Some(ensured))
 }
 
 /// The network that a container with a link would come to. What would be refused of it is, and nothing is made.
@@ -155,11 +164,30 @@ pub fn ensure_bridge(name: &str, wanted: &Wanted, steps: &mut Steps) -> Result<N
     let network = bridge::ensure(&mut route, name, wanted)?;
     let ways = uplink::find(&mut route)?;
     let (network, mut nft) = ensure_way_out(&mut route, network, wanted, &ways, steps)?;
-    if network.is_ours {
-        nft::add_bridge(&mut nft, &network.name, network.policy)?;
-    }
+    let added = match network.is_ours {
+        true => nft::add_bridge(&mut nft, &network.name, network.policy),
+        false => Ok(()),
+    };
+    // Whoever removes it from here on has seen all of that.
+    check_there(&mut route, &network)?;
+    added?;
     steps.done("ensure");
     Ok(network)
+}
+
+/// The bridge is still there; else what all networks have in common goes again, if it was the last.
+fn check_there(route: &mut Netlink, network: &Network) -> Result<()> {
+    let Some(bridge) = network.bridge else {
+        return Ok(());
+    };
+    let doing = || format!("look for bridge {}", network.name);
+    if route.link(bridge.index).doing(doing)?.is_some() {
+        return Ok(());
+    }
+    // The first error is the one that matters.
+    let _ = detach::remove_rest_of_none();
+    let gone = Err(Errno::ENODEV).doing(doing);
+    gone.map_err(|error| error.cure(Errno::ENODEV, &network.run_again()))
 }
 
 /// `restore`: the tables, all networks of ours, and by their supervisors all containers.
@@ -268,6 +296,9 @@ fn ensure_forwarding(
         let uplinks = || uplink::all6(route);
         match sysctl::ensure_forwarding6(bridge, ways.link6(), uplinks) {
             Ok(more) => changes.extend(more),
+            Err(error) if error.errno == Some(Errno::ENODEV) => {
+                return Err(error.cure(Errno::ENODEV, &network.run_again()));
+            }
             Err(error) if wanted.subnet6.is_some() || wanted.address6.is_some() => {
                 return Err(error);
             }

@@ -93,13 +93,13 @@ pub fn attach(
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     signals.check()?;
     let ways = find_ways_out(&mut route, request)?;
-    let (network, nft) = ensure_network(&mut route, request, &ways, steps)?.unzip();
-    let (mtu, network) = choose_mtu(&mut route, request, network, &ways, steps)?;
-    steps.done("ensure");
     let mut names = Names::default();
     // Let go of last: as long as a port is held, what the firewall says of it is about us.
     let splice;
     let mut undo = Undo::default();
+    let (network, nft) = ensure_network(&mut route, request, &ways, &mut undo, steps)?.unzip();
+    let (mtu, network) = choose_mtu(&mut route, request, network, &ways, steps)?;
+    steps.done("ensure");
     let start = network
         .as_ref()
         .map(|network| Start::find(request, network));
