@@ -76,6 +76,8 @@ pub fn attach(options: &cli::Attach, mut steps: Steps) -> Result<u8> {
         exports: options.export,
         ..How::default()
     };
+    // Before there is anything to take back.
+    let watch = options.stay.then(|| Watch::begin(&target)).transpose()?;
     let attach = || guest::attach(&request, &target, &how, &signals, &mut steps);
     let guest = detach::or_take_back(&request, attach)?;
     drop(alone);
@@ -84,10 +86,10 @@ pub fn attach(options: &cli::Attach, mut steps: Steps) -> Result<u8> {
         take_back(guest);
         return Err(error);
     }
-    if options.stay {
-        return stay(&request, &how, target, guest, signals);
-    }
-    Ok(0)
+    let Some(watch) = watch else {
+        return Ok(0);
+    };
+    Ok(stay(&request, &how, target, guest, signals, watch))
 }
 
 /// Detaches again. What goes wrong is no matter: there was an error already.
@@ -258,21 +260,22 @@ fn find(options: &cli::Attach) -> Result<Target> {
     }
 }
 
-/// `--stay`: until the container ends, or we are told to.
+/// `--stay`: until the container ends, or we are told to. Nothing of it fails: its name is known by now.
 fn stay(
     request: &Request,
     how: &How,
     target: Target,
     guest: Guest,
     signals: Signals,
-) -> Result<u8> {
+    watch: Watch,
+) -> u8 {
     let netns = target.inode;
     let link = guest.attachment.veth.name.clone();
     let description = guest::describe(request, &target, how, &guest.attachment, &guest.splice);
-    let links = target.process.is_none().then(supervisor::hear_of_links);
-    let links = links.transpose()?;
+    // Or its namespace would live as long as we do.
+    drop(target);
     let container = Container {
-        child: watched(target)?,
+        child: watch.child,
         status: StatusReader::default(),
         lease: guest.lease,
         attachment: Some(guest.attachment),
@@ -288,30 +291,42 @@ fn stay(
     let mut supervisor = Supervisor::new(container, signals, description, Duration::MAX);
     supervisor.follow(follower);
     supervisor.watch_over(Ours { link, netns });
-    if let Some(links) = links {
+    if let Some(links) = watch.links {
         supervisor.leave_with_its_link(links);
     }
-    Ok(supervisor.wait(None))
+    supervisor.wait(None)
 }
 
-/// A process that is not our child, as one: its end is all that there is to hear of it. A namespace alone never ends: its link does.
-fn watched(target: Target) -> Result<Child> {
-    let doing = || "watch the container".to_string();
-    let (pid, pidfd) = match target.process {
-        Some(process) => (process.pid, process.pidfd),
-        None => (0, sys::pidfd_open(std::process::id() as i32).doing(doing)?),
-    };
-    let nothing = || -> Result<OwnedFd> {
-        let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
-        openat(AT_FDCWD, "/dev/null", flags, Mode::empty()).doing(doing)
-    };
-    Ok(Child {
-        pid: Pid::from_raw(pid),
-        pidfd,
-        config: nothing()?.into(),
-        status: nothing()?.into(),
-        channel: UnixStream::pair().doing(doing)?.0,
-    })
+/// By what a supervisor hears of the end of a container that is not its own.
+struct Watch {
+    /// A process that is not our child, as one: its end is all that there is to hear of it.
+    child: Child,
+    /// A namespace alone never ends: its link does.
+    links: Option<Netlink>,
+}
+
+impl Watch {
+    fn begin(target: &Target) -> Result<Watch> {
+        let doing = || "watch the container".to_string();
+        let links = target.process.is_none().then(supervisor::hear_of_links);
+        let links = links.transpose()?;
+        let (pid, pidfd) = match &target.process {
+            Some(process) => (process.pid, process.pidfd.try_clone().doing(doing)?),
+            None => (0, sys::pidfd_open(std::process::id() as i32).doing(doing)?),
+        };
+        let nothing = || -> Result<OwnedFd> {
+            let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
+            openat(AT_FDCWD, "/dev/null", flags, Mode::empty()).doing(doing)
+        };
+        let child = Child {
+            pid: Pid::from_raw(pid),
+            pidfd,
+            config: nothing()?.into(),
+            status: nothing()?.into(),
+            channel: UnixStream::pair().doing(doing)?.0,
+        };
+        Ok(Watch { child, links })
+    }
 }
 
 /// Attachments that nobody supervises, with what is kept of them.

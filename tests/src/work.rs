@@ -15,6 +15,9 @@ use crate::process::{DEADLINE, Outcome, Running, collect, wait_for_end};
 use crate::snapshot::Snapshot;
 use crate::strace;
 
+/// Address and port of what is attached.
+const ADDRESS: &[&str] = &["--ip", "172.19.0.9", "-p", "8080:80"];
+
 /// What is disturbed.
 pub struct Work<'a> {
     /// It, not started yet. What it needs is there.
@@ -232,13 +235,46 @@ pub fn with_stay_to_the_end(lab: &Lab, body: impl FnOnce(&Work, &(dyn Fn() + Syn
     body(&work, &end);
 }
 
+/// `attach --stay` of a network namespace, which is told to go as soon as it has said that it is there.
+pub fn with_stay_of_namespace(lab: &Lab, body: impl FnOnce(&Work)) {
+    let script = "{ sh -c 'echo $$; exec \"$@\"' sh \"$@\"; echo $?; } | {
+            read -r pid; read -r said
+            if [ \"$said\" = web ]; then kill -TERM $pid; read -r said; fi
+            exit $said; }";
+    let netns = Netns::new("a");
+    let words = ["--netns", "/run/netns/a", "--name", "web"];
+    let words = [&["attach", "--stay"], &words[..], ADDRESS].concat();
+    let is_told = |outcome: &Outcome| has_succeeded(outcome) || has_failed(outcome);
+    body(&Work {
+        command: &|| {
+            let stay = lab.command(&words);
+            let mut shell = lab.command_of("sh");
+            shell.args(["-c", script, "sh"]).arg(stay.get_program());
+            shell.args(stay.get_args());
+            shell
+        },
+        undo: &|outcome| {
+            if !is_told(outcome) {
+                lab.hawser(&["detach", "--netns", "/run/netns/a"]).ok();
+            }
+            let links = netns.sh("ip -o link");
+            assert!(!links.contains("eth0"), "{outcome}: {links}");
+        },
+        // What it could not take back at the end it says: the next call does.
+        is_over: &|outcome| {
+            has_failed(outcome) || has_succeeded(outcome) && outcome.stderr.is_empty()
+        },
+        input: None,
+    });
+}
+
 fn guest_with_mounts() -> Running {
     Running::unshared(&["-n", "-m"], "exec cat")
 }
 
 fn attach(lab: &Lab, pid: &str, options: &[&str]) -> Command {
-    let words = ["attach", pid, "--name", "web", "--ip", "172.19.0.9"];
-    lab.command(&[&words[..], &["-p", "8080:80"], options].concat())
+    let words = ["attach", pid, "--name", "web"];
+    lab.command(&[&words[..], ADDRESS, options].concat())
 }
 
 /// `is_left`: whether it is there, or may be.

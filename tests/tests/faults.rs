@@ -9,7 +9,7 @@ use lab::tracer::{Call, Fault, trace};
 use lab::{
     DEADLINE, Lab, Outcome, Snapshot, Work, calls, case, collect, errnos, skip, with_attach,
     with_detach, with_first_run, with_hook, with_plugin, with_poststop, with_run,
-    with_run_and_stop, with_run_of, with_run_on_terminal, with_up_and_down,
+    with_run_and_stop, with_run_of, with_run_on_terminal, with_stay_of_namespace, with_up_and_down,
 };
 
 /// What a call and its fault are called in a complaint.
@@ -286,6 +286,21 @@ fn each_call_of_attach_fails_in_its_likeliest_way() {
 #[ignore = "a soak: minutes"]
 fn each_call_of_attach_fails_in_every_way() {
     case(|lab| with_attach(lab, |work| sweep(lab, "attach", work, all, is_told)));
+}
+
+#[test]
+fn each_call_of_an_attach_that_stays_fails_in_its_likeliest_way() {
+    case(|lab| {
+        with_stay_of_namespace(lab, |work| {
+            sweep(lab, "attach --stay", work, likeliest, is_told)
+        })
+    });
+}
+
+#[test]
+#[ignore = "a soak: minutes"]
+fn each_call_of_an_attach_that_stays_fails_in_every_way() {
+    case(|lab| with_stay_of_namespace(lab, |work| sweep(lab, "attach --stay", work, all, is_told)));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::target::Target;
 use crate::attach::Attachment;
 use crate::cli;
 use crate::control;
-use crate::error::{Doing, Error, Result, all_of, twice};
+use crate::error::{Doing, Error, Refusal, Result, all_of, twice};
 use crate::hosts;
 use crate::link::Link;
 use crate::ls::Description;
@@ -56,10 +56,16 @@ impl Ours {
 
     /// All of it. Gone already is success; of the rest the user is told.
     pub fn take_away(&self) {
-        let Ok(mut route) = Netlink::route() else {
-            return;
+        let look = || {
+            let mut route = Netlink::route()?;
+            let end = route.find_link(&self.link)?;
+            Ok((route, end))
         };
-        let end = route.find_link(&self.link).ok().flatten();
+        let found: std::result::Result<_, Refusal> = twice(look);
+        let (mut route, end) = match found.doing(|| format!("look for link {}", self.link)) {
+            Ok(found) => found,
+            Err(error) => return warn(&format!("{error}; host-helper detach takes it back")),
+        };
         let is_ours = |end: &Link| {
             let container = end.mark.as_ref().and_then(Mark::container);
             container.is_some_and(|(_, netns)| netns == self.netns)

@@ -212,6 +212,6 @@ pub(super) fn shut(route: &mut Netlink, end: &Link, kept: Option<&Kept>) -> Resu
 }
 
 pub(super) fn delete(route: &mut Netlink, index: u32) -> Result<()> {
-    let done = route.delete_link(index);
+    let done = twice(|| route.delete_link(index));
     done.doing(|| format!("delete link {index}"))
 }
