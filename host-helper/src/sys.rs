@@ -35,7 +35,7 @@ pub use quiet::wait_until_quiet;
 pub use signals::{block_signals, is_ignored, signal_descriptor, swap_blocked_signals};
 pub use sockets::{
     OUR_PORTS, kind_of_namespace, link_index, listen, netlink_socket, network_of, only_deletions,
-    socket_option,
+    only_end_of_link, socket_option,
 };
 pub use terminals::{
     copy_window_size, open_terminal_peer, set_controlling_terminal, terminal_device,

@@ -551,10 +551,56 @@ fn who_stays_for_a_namespace_leaves_with_it() {
         let running = begin();
         sh("ip -n blue link del eth0");
         running.end().exits(0);
+        sh("ip netns del blue");
+        // Or has moved it away.
+        let running = begin();
+        let link = lab.listed("blue")["veth"].clone();
+        let link = link.as_str().expect("a veth");
+        sh(&format!("ip link set {link} netns other"));
+        running.end().exits(0);
         assert!(lab.list().is_empty());
         sh("ip netns del blue");
         lab.settle();
         before.assert_back();
+    });
+}
+
+#[test]
+fn links_of_others_do_not_wake_who_stays_for_a_namespace() {
+    case(|lab| {
+        sh("ip netns add blue");
+        let command = ["attach", "--stay", "--netns", "/run/netns/blue"];
+        let command = [&command[..], &["--name", "blue"]].concat();
+        let mut running = Running::spawn(lab.command(&command));
+        running.until("blue");
+        let status = format!("/proc/{}/status", running.pid());
+        let status = || fs::read_to_string(&status).expect("its status");
+        let turns = || {
+            let text = status();
+            let line = text.lines().find(|line| line.starts_with("voluntary_ctxt"));
+            line.map(str::to_owned)
+        };
+        // NETLINK_NETFILTER, with a group.
+        let listens = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            words[1] == "12" && words[3] != "00000000"
+        };
+        wait_untold("it listens to the firewall", || {
+            let sockets = fs::read_to_string("/proc/net/netlink").expect("the sockets");
+            sockets.lines().skip(1).any(listens)
+        });
+        lab.hawser(&["inspect", "blue"]).ok();
+        wait_untold("it sleeps", || status().contains("State:\tS"));
+        let before = turns();
+        for network in ["bridge", "ptp"] {
+            for _ in 0..5 {
+                lab.run(&["--network", network], &["true"]).ok();
+            }
+        }
+        sh("ip link add other type veth peer name far; ip link del other");
+        assert_eq!(turns(), before);
+        sh("ip -n blue link del eth0");
+        running.end().exits(0);
     });
 }
 

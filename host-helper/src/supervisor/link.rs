@@ -1,8 +1,11 @@
 //! The link of a container of which nothing but the network namespace is known: its end is that one's, of which nobody else tells.
 
+use std::os::fd::AsFd;
+
 use super::Supervisor;
 use crate::error::{Doing, Result};
 use crate::netlink::Netlink;
+use crate::sys;
 
 /// Hears of links from now on.
 ///
@@ -18,6 +21,10 @@ pub fn hear_of_links() -> Result<Netlink> {
 impl Supervisor {
     /// Leaves with the link. It may have gone since `links` began to hear.
     pub fn leave_with_its_link(&mut self, links: Netlink) {
+        if let Some(attachment) = &self.container.attachment {
+            // Refused, it wakes for the links of others too.
+            let _ = sys::only_end_of_link(links.as_fd(), attachment.veth.index);
+        }
         self.links = Some(links);
         self.look_at_link();
     }

@@ -1,4 +1,4 @@
-//! Sockets: options that nix has not, and a filter for news of nf_tables.
+//! Sockets: options that nix has not, and filters for news of nf_tables and of links.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
@@ -16,6 +16,17 @@ pub fn listen(socket: impl AsFd, queue: i32) -> Result<()> {
 /// that have chosen none, and those that it makes up are larger.
 pub const OUR_PORTS: u8 = 0x68;
 
+const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+const LOAD_HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
+const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+const EQUALS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+
+/// One instruction of classic BPF, with how many to skip if it is so, and if not. What it loads counts as big-endian.
+const fn line(code: u16, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code, jt, jf, k }
+}
+
 /// Passes what begins with a deletion from a table called `hawser`, but of elements that one of us has taken away.
 fn deletions() -> [libc::sock_filter; 16] {
     // linux/netfilter/nf_tables.h
@@ -24,11 +35,6 @@ fn deletions() -> [libc::sock_filter; 16] {
     const NFT_MSG_DELRULE: u32 = 8;
     const NFT_MSG_DELSET: u32 = 11;
     const NFT_MSG_DELSETELEM: u32 = 14;
-    const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
-    const LOAD_HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
-    const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const EQUALS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
     // struct nlmsghdr, struct nfgenmsg, then the first attribute, which is the table's name.
     const KIND: u32 = if cfg!(target_endian = "little") { 4 } else { 5 };
     // The first byte of the port of whoever has asked for it.
@@ -38,7 +44,6 @@ fn deletions() -> [libc::sock_filter; 16] {
         12
     };
     const NAME: u32 = 24;
-    let line = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     [
         line(LOAD_BYTE, 0, 0, KIND),
         line(EQUALS, 6, 0, NFT_MSG_DELTABLE),
@@ -62,7 +67,32 @@ fn deletions() -> [libc::sock_filter; 16] {
 /// A netlink socket to nf_tables hears only what begins with a deletion from a table called `hawser`, and not of elements
 /// that one of us has taken away: other transactions wake nobody.
 pub fn only_deletions(socket: BorrowedFd) -> Result<()> {
-    let mut program = deletions();
+    attach_filter(socket, &mut deletions())
+}
+
+/// Passes what says that the link of this number goes, be it to another namespace, or from its bridge alone.
+fn end_of_link(index: u32) -> [libc::sock_filter; 6] {
+    // struct nlmsghdr, struct ifinfomsg; in the machine's own order.
+    const KIND: u32 = 4;
+    const INDEX: u32 = 20;
+    let kind = u16::from_be_bytes(libc::RTM_DELLINK.to_ne_bytes());
+    let index = u32::from_be_bytes(index.to_ne_bytes());
+    [
+        line(LOAD_HALF, 0, 0, KIND),
+        line(EQUALS, 0, 3, u32::from(kind)),
+        line(LOAD_WORD, 0, 0, INDEX),
+        line(EQUALS, 0, 1, index),
+        line(RETURN, 0, 0, u32::MAX),
+        line(RETURN, 0, 0, 0),
+    ]
+}
+
+/// A netlink socket that listens to links hears only that the one of this number goes: others wake nobody. What it has heard before stays.
+pub fn only_end_of_link(socket: BorrowedFd, index: u32) -> Result<()> {
+    attach_filter(socket, &mut end_of_link(index))
+}
+
+fn attach_filter(socket: BorrowedFd, program: &mut [libc::sock_filter]) -> Result<()> {
     let filter = libc::sock_fprog {
         len: program.len() as u16,
         filter: program.as_mut_ptr(),
