@@ -180,7 +180,9 @@ pub fn ensure_forwarding6(
     }
     let uplinks = uplinks()?;
     let lock = state::lock()?;
-    let is_there = |link: &str| path(&format!("ipv6/conf/{link}")).exists();
+    let conf = |link: &str| path(&format!("ipv6/conf/{link}"));
+    // Who cannot look knows of no end.
+    let is_there = |link: &str| conf(link).try_exists().unwrap_or(true);
     // Whoever had the lock before may have removed the last network, and put all of it back.
     if let Some(gone) = ours.filter(|ours| !is_there(ours)) {
         return Err(Errno::ENODEV).doing(|| format!("forward IPv6 from {gone}"));
