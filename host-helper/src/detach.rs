@@ -3,7 +3,7 @@
 use crate::attached;
 use crate::bridge;
 use crate::control;
-use crate::error::{Doing, Error, Result, all_of};
+use crate::error::{Doing, Error, Refusal, Result, all_of};
 use crate::hosts;
 use crate::link::Link;
 use crate::ls::{self, Description};
@@ -65,13 +65,17 @@ pub fn remove_rest_of_none() -> Result<()> {
     remove_rest_if_last(&lock)
 }
 
-/// The same for a start that has failed, where somebody has removed its bridge, which had this number, meanwhile.
-pub fn remove_rest_of_gone(bridge: u32) {
-    let found = Netlink::route().and_then(|mut route| route.link(bridge));
-    if matches!(found, Ok(None)) {
-        // The first error is the one that matters.
+/// The same where somebody has removed this bridge meanwhile, which had this number. Gives whether he has.
+///
+/// # Errors
+/// It cannot be told.
+pub fn remove_rest_of_gone(route: &mut Netlink, bridge: u32) -> std::result::Result<bool, Refusal> {
+    let is_gone = route.link(bridge)?.is_none();
+    if is_gone {
+        // There is an error already, which is the one that matters.
         let _ = remove_rest_of_none();
     }
+    Ok(is_gone)
 }
 
 fn remove_rest_if_last(lock: &Lock) -> Result<()> {

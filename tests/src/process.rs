@@ -400,6 +400,17 @@ pub fn wait_untold(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// How often process `pid` has gone to sleep: each time something had woken it.
+pub fn turns(pid: impl std::fmt::Display) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("read status");
+    let count = status
+        .lines()
+        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    count
+        .and_then(|count| count.trim().parse().ok())
+        .expect("a count")
+}
+
 /// The processes that process `pid`, of one thread, is the parent of.
 pub fn children(pid: i32) -> Vec<i32> {
     let path = format!("/proc/{pid}/task/{pid}/children");

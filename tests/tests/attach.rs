@@ -15,7 +15,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use lab::{
     DEADLINE, Lab, Netns, Running, Seen, Snapshot, case, child, children, collect, init_binary,
-    packets, sh, sys, wait_for_end, wait_untold,
+    packets, sh, sys, turns, wait_for_end, wait_untold,
 };
 
 /// A process in namespaces of its own (`-n`, `-m`...), which ends with its input.
@@ -575,11 +575,6 @@ fn links_of_others_do_not_wake_who_stays_for_a_namespace() {
         running.until("blue");
         let status = format!("/proc/{}/status", running.pid());
         let status = || fs::read_to_string(&status).expect("its status");
-        let turns = || {
-            let text = status();
-            let line = text.lines().find(|line| line.starts_with("voluntary_ctxt"));
-            line.map(str::to_owned)
-        };
         // NETLINK_NETFILTER, with a group.
         let listens = |line: &str| {
             let words: Vec<&str> = line.split_whitespace().collect();
@@ -591,14 +586,14 @@ fn links_of_others_do_not_wake_who_stays_for_a_namespace() {
         });
         lab.hawser(&["inspect", "blue"]).ok();
         wait_untold("it sleeps", || status().contains("State:\tS"));
-        let before = turns();
+        let before = turns(running.pid());
         for network in ["bridge", "ptp"] {
             for _ in 0..5 {
                 lab.run(&["--network", network], &["true"]).ok();
             }
         }
         sh("ip link add other type veth peer name far; ip link del other");
-        assert_eq!(turns(), before);
+        assert_eq!(turns(running.pid()), before);
         sh("ip -n blue link del eth0");
         running.end().exits(0);
     });

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Instant;
 
-use lab::{Lab, Seen, case};
+use lab::{Lab, Seen, case, turns};
 
 const RESOLV: &str = "/etc/resolv.conf";
 
@@ -25,16 +25,6 @@ fn supervisor(lab: &Lab, name: &str) -> i64 {
 
 fn described(lab: &Lab, name: &str) -> serde_json::Value {
     serde_json::from_str(&lab.hawser(&["inspect", name]).ok()).expect("JSON")
-}
-
-fn turns(pid: i64) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("read status");
-    let count = status
-        .lines()
-        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-    count
-        .and_then(|count| count.trim().parse().ok())
-        .expect("a count")
 }
 
 /// How many inotify instances a process has.

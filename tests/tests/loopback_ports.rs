@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
-use lab::{DEADLINE, Lab, Netns, case, sh, sys, wait_untold};
+use lab::{DEADLINE, Lab, Netns, case, sh, sys, turns, wait_untold};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// A container of `run -d` with these published ports, and its network namespace.
@@ -325,14 +325,6 @@ fn idle_it_sleeps() {
         let listener = listen(&inside, "0.0.0.0:80");
         let pid = supervisor(lab);
         let idle = private_kb(pid);
-        let switches = || {
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
-            let line = status
-                .lines()
-                .find(|line| line.starts_with("voluntary_ctxt"));
-            line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
-                .expect("a number")
-        };
         let client = connect("127.0.0.1:8080");
         let server = accept(&listener);
         // One side is over, the other open: nothing to do, and nothing that would be reported for ever.
@@ -341,13 +333,13 @@ fn idle_it_sleeps() {
         let udp_server = inside.enter(|| udp("0.0.0.0:53"));
         exchange(&udp_client("127.0.0.1:5353"), &udp_server, "once");
         lab.hawser(&["port", "ls", "web"]).ok();
-        let before = switches();
+        let before = turns(pid);
         // Work of another container's, for much longer than the lull after which memory is given back.
         for _ in 0..30 {
             lab.run(&["--network", "none"], &["true"]).ok();
         }
         // What the last exchange has left to do comes on a busy machine after the count has begun.
-        assert!(switches() <= before + 5, "{} wake-ups", switches() - before);
+        assert!(turns(pid) <= before + 5, "{} wake-ups", turns(pid) - before);
         let more = private_kb(pid).saturating_sub(idle);
         assert!(more <= 100, "{more} kB are left");
     });

@@ -116,11 +116,8 @@ fn what_its_caller_ignores_is_not_passed_on() {
         command
             .args(["-c", "trap '' HUP 36; exec \"$@\"", "sh"])
             .arg(run.get_program())
-            .args(run.get_args())
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped());
-        let mut running = Running::spawn(command);
+            .args(run.get_args());
+        let mut running = Running::piped(command);
         running.until("up");
         // Whoever gets all of them hears of the lowest one first.
         running.signal(libc::SIGHUP);

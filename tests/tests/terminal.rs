@@ -164,6 +164,9 @@ fn in_the_background_its_input_ends_with_the_terminal() {
 #[test]
 fn under_sudo_it_gets_the_terminal_by_stopping_for_it() {
     case(|lab| {
+        if !lab.real_root {
+            return lab::skip("sudo trusts nobody's files but root's");
+        }
         let sudoers = lab.dir.join("sudoers");
         std::fs::write(&sudoers, "Defaults use_pty\nroot ALL=(ALL:ALL) ALL\n").expect("write");
         lab::sh(&format!("mount --bind {} /etc/sudoers", sudoers.display()));

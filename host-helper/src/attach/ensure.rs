@@ -61,7 +61,10 @@ pub(super) fn ensure_network(
     }
     let ensured = ensure_way_out(route, network, &wanted, ways, steps)?;
     if let Some(bridge) = ensured.0.bridge {
-        undo.push_last(move || detach::remove_rest_of_gone(bridge.index));
+        undo.push_last(move || {
+            let _ = Netlink::route()
+                .and_then(|mut route| detach::remove_rest_of_gone(&mut route, bridge.index));
+        });
     }
     Ok(Some(ensured))
 }
@@ -181,11 +184,9 @@ fn check_there(route: &mut Netlink, network: &Network) -> Result<()> {
         return Ok(());
     };
     let doing = || format!("look for bridge {}", network.name);
-    if route.link(bridge.index).doing(doing)?.is_some() {
+    if !detach::remove_rest_of_gone(route, bridge.index).doing(doing)? {
         return Ok(());
     }
-    // The first error is the one that matters.
-    let _ = detach::remove_rest_of_none();
     let gone = Err(Errno::ENODEV).doing(doing);
     gone.map_err(|error| error.cure(Errno::ENODEV, &network.run_again()))
 }
