@@ -62,7 +62,6 @@ use std::time::Instant;
 
 use cli::{Action, Asked};
 use error::{Doing, Error, Result};
-use netlink::Netlink;
 use steps::Steps;
 use wanted::{Ipv6, Wanted, Words};
 
@@ -93,16 +92,13 @@ fn act() -> Result<u8> {
         Err(error) => return Err(error),
     };
     let steps = Steps::new(cli.verbose, begin);
-    // Starts sweep what is in their own way; everything else has the time to look for all of it. Doctor tells of it.
+    // A start sweeps what is in its own way; `run` the rest, while its command runs. Doctor tells of it.
     let leaves_it = matches!(
         cli.action,
         Action::Run(_) | Action::Exec(_) | Action::Hook(_) | Action::Cni | Action::Doctor { .. }
     );
     if !leaves_it {
-        // Not allowed, or no netlink: whoever is allowed does it.
-        let _ = Netlink::route().map(|mut route| nft::sweep_dead(&mut route));
-        let _ = attached::sweep();
-        control::sweep_stale();
+        reclaim::sweep(None);
     }
     perform(cli.action, early, begin, steps)
 }

@@ -1,4 +1,5 @@
-//! A link that is in the way of one that is to come: its owner lives, and is named, or is dead, and the link goes.
+//! What others have left that were killed; and a link that is in the way of one that is to come: its owner lives, and is named, or is dead, and
+//! the link goes.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -6,15 +7,30 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::attached;
 use crate::control;
 use crate::deadline;
 use crate::error::{Doing, Error, Refusal, Result};
 use crate::link::gone;
 use crate::netlink::Netlink;
+use crate::nft;
 use crate::owner::Mark;
 
 /// How long a link whose owner is dead may take to go away before it is deleted: it takes 1 ms.
 const GONE_WITHIN: Duration = Duration::from_secs(1);
+
+/// Sweeps what killed processes have left, of any container. `nft` is a socket of nf_tables that is there already: a new one has to be closed,
+/// which may wait for others. What is not allowed whoever is allowed does.
+pub fn sweep(nft: Option<&mut Netlink>) {
+    if let Ok(mut route) = Netlink::route() {
+        let _ = match nft {
+            Some(nft) => nft::sweep_dead_by(nft, &mut route).map(drop),
+            None => nft::sweep_dead(&mut route),
+        };
+    }
+    let _ = attached::sweep();
+    control::sweep_stale();
+}
 
 /// A link has a name that somebody wants: waits until it is gone when its owner is dead. `ours` is the container's name
 /// that we have leased: nobody else supervises one of that name.

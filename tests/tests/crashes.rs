@@ -4,6 +4,9 @@
 //! CRASH_STRIDE=1 takes every moment, 5,200 of them; without it, it is every third, from another one on each day; CRASH_FIRST, which
 //! is printed, takes those of another.
 
+use std::fs::File;
+use std::time::UNIX_EPOCH;
+
 use lab::crash::{Sweep, Victims};
 use lab::{
     Lab, Snapshot, Work, case, with_attach, with_hook, with_plugin, with_poststop, with_run,
@@ -102,6 +105,34 @@ fn a_run_with_a_user_namespace_and_without_a_bridge() {
             };
             run("run --userns, ptp", &[It, All], sweep);
         });
+    });
+}
+
+/// Of what is dead by its line in the hosts file, and of what has none: a start looks for that once a second.
+#[test]
+fn a_run_or_an_attachment_and_then_another_run() {
+    case(|lab| {
+        let other = ["--name", "other"];
+        lab.run(&other, &["true"]).ok();
+        let next = || {
+            let lock = File::open("/run/hawser/hawser0.lock").expect("the network's lock");
+            lock.set_modified(UNIX_EPOCH).expect("an older one");
+            lab.run(&other, &["true"]).ok();
+            lab.settle();
+        };
+        let sweep = |title: &str, work: &Work| {
+            let sweep = Sweep {
+                next: &next,
+                keeper: Some(0),
+                stride: 2,
+                ..Sweep::new(lab, work)
+            };
+            (work.undo)(&sweep.trace(None, &|| ()).outcome.exits(0));
+            next();
+            sweep.run(title, &[It, All], &Snapshot::take());
+        };
+        with_run(lab, NAMED, |work| sweep("run, then another", work));
+        with_attach(lab, |work| sweep("attach, then a run", work));
     });
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use lab::{DEADLINE, Netns, Running, Snapshot, Watch, Whose, case, collect, packets, sh, sys};
+use lab::{DEADLINE, Lab, Netns, Running, Snapshot, Watch, Whose, case, collect, packets, sh, sys};
 use serde_json::json;
 
 #[test]
@@ -110,6 +110,35 @@ fn nothing_is_left_of_a_first_ptp_run_that_fails() {
         lab.run(&[&ptp[..], &mac].concat(), &["true"]).exits(125);
         before.assert_back();
     });
+}
+
+/// A run on this network is killed, and the next takes away what is left of it.
+fn kill_and_run(lab: &Lab, network: &str) {
+    let network = ["--network", network];
+    let _stays = lab.start_idle(&network);
+    let count = || sh("ip -o link | wc -l");
+    let (before, links) = (Snapshot::take(), count());
+    // It has just swept, and nothing has told the next one that there is something to sweep.
+    let killed = [&network[..], &["-d", "--name", "web", "-p", "8080:80"]].concat();
+    lab.run(&killed, &["sleep", "1000"]).ok();
+    let described: serde_json::Value =
+        serde_json::from_str(&lab.hawser(&["inspect", "web"]).ok()).expect("JSON");
+    let supervisor = described["supervisor"].as_i64().expect("a process");
+    sh(&format!("kill -9 {supervisor}"));
+    assert!(Watch::new().until(|| count() == links));
+    let next = [&network[..], &["--name", "next"]].concat();
+    lab.run(&next, &["true"]).ok();
+    before.assert_back();
+}
+
+#[test]
+fn what_a_killed_run_has_left_the_next_takes_away() {
+    case(|lab| kill_and_run(lab, "bridge"));
+}
+
+#[test]
+fn what_a_killed_run_without_a_bridge_has_left_the_next_takes_away() {
+    case(|lab| kill_and_run(lab, "ptp"));
 }
 
 /// Also for who wants the file system of the root elsewhere: with `index=on` an overlay refuses layers that another one has, and

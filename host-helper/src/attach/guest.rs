@@ -178,6 +178,7 @@ fn tell(attachment: &Attachment, entry: &mut nft::Entry, splice: &Splice, names:
     let addresses: Vec<_> = places.map(|place| place.address).collect();
     let _ = conntrack::forget(entry.socket(), &published, &addresses);
     names.announce();
+    names.sweep();
 }
 
 /// What the link cannot say is kept; and the namespace has a name, where one is wanted.

@@ -37,15 +37,19 @@ impl Names {
         Ok(())
     }
 
-    /// Off the way of the start: those who keep a copy of the names hear of this one, and what others have left goes.
+    /// Off the way of the start: those who keep a copy of the names hear of this one.
     pub fn announce(&self) {
         if let Some(lines) = &self.lines {
             lines.announce();
-            lines.sweep_others();
         }
     }
 
-    /// Off the way of the end.
+    /// The names that others have left go, where a start has to see to that. True: the rest of theirs is to go, too.
+    pub fn sweep_if_due(&self) -> bool {
+        self.hosts.as_ref().is_some_and(Hosts::sweep_if_due)
+    }
+
+    /// What others have left of names. Off the way of the start, or of the end.
     pub fn sweep(&self) {
         if let Some(lines) = &self.lines {
             lines.sweep_others();

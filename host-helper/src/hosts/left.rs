@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use super::file::{lock_of, open_to_read};
-use super::slots::{FREE, Here, lines_of};
+use super::slots::{FREE, Here, SLOT, lines_of};
 use super::{Hosts, LOCALHOST, path_named};
 use crate::error::{Doing, Result, all_of};
 use crate::state;
@@ -19,6 +20,34 @@ pub fn forget(network: &str) {
         let _ = std::fs::remove_file(path);
     } else {
         begin(network);
+    }
+}
+
+impl Hosts {
+    /// Sweeps this file where a start has to. True: everything else is to be swept, too.
+    pub fn sweep_if_due(&self) -> bool {
+        let is_due = self.is_sweep_due();
+        if is_due && self.sweep().unwrap_or(false) {
+            // Nobody who waits could do anything about it.
+            let _ = self.tell();
+        }
+        is_due
+    }
+
+    /// Whether it is time for a start to look for what others have left that were killed: somebody in this file is dead, or nobody has
+    /// looked for a second. A look at all of a thousand containers takes six milliseconds, and one at this file one: no look at a long file.
+    fn is_sweep_due(&self) -> bool {
+        const PERIOD: Duration = Duration::from_secs(1);
+        const SHORT: u64 = 128 * SLOT as u64;
+        let last = self.lock.metadata().and_then(|lock| lock.modified());
+        // A time to come was told before the clock was set.
+        let is_recent = last.is_ok_and(|last| last.elapsed().is_ok_and(|since| since < PERIOD));
+        if is_recent {
+            let is_short = self.file.metadata().is_ok_and(|file| file.len() <= SHORT);
+            return is_short && has(&self.read().unwrap_or_default(), |is_alive| !is_alive);
+        }
+        // Others need not look, too.
+        self.lock.set_modified(SystemTime::now()).is_ok()
     }
 }
 
@@ -61,6 +90,11 @@ pub fn sweep_links(links: &BTreeSet<&str>) -> Result<()> {
 pub fn is_left_over(path: &Path) -> bool {
     let mut text = Vec::new();
     let read = open_to_read(path).and_then(|mut file| file.read_to_end(&mut text));
-    let (mut lines, here) = (lines_of(&text).skip(LOCALHOST.len()), Here::find());
-    read.is_err() || !lines.any(|(_, line)| line[0] != FREE && here.is_alive(line))
+    read.is_err() || !has(&text, |is_alive| is_alive)
+}
+
+/// Whether somebody is in a file's text who is meant, by whether he is alive.
+fn has(text: &[u8], is_meant: impl Fn(bool) -> bool) -> bool {
+    let (mut lines, here) = (lines_of(text).skip(LOCALHOST.len()), Here::find());
+    lines.any(|(_, line)| line[0] != FREE && is_meant(here.is_alive(line)))
 }

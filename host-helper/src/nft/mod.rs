@@ -28,7 +28,7 @@ pub use entry::{Entry, Rules};
 pub use group::{Policy, group, group_of, group_of_hash, group_of_name, is_ours, policy_of};
 pub use installed::{State, check_version, ensure, is_whole, look, remove, state};
 pub use news::News;
-pub use sets::{close_later, forget, forget_link, led_to, sweep_dead, tenant_at};
+pub use sets::{close_later, forget, forget_link, led_to, sweep_dead, sweep_dead_by, tenant_at};
 
 use hawser::netlink::{Attributes, read_u32};
 use nix::errno::Errno;

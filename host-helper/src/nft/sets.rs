@@ -136,16 +136,25 @@ fn forget_connections(nft: &mut Netlink, addresses: &[IpAddr]) {
 /// # Errors
 /// What the kernel refused.
 pub fn sweep_dead(route: &mut Netlink) -> Result<()> {
+    let mut nft = open()?;
+    if sweep_dead_by(&mut nft, route)? {
+        close_later(&nft);
+    }
+    Ok(())
+}
+
+/// The same by a socket that is there already. True: something was deleted.
+pub fn sweep_dead_by(nft: &mut Netlink, route: &mut Netlink) -> Result<bool> {
     const TRIES: u32 = 3;
     let doing = || "sweep what dead containers have left".to_string();
-    let mut nft = open()?;
+    let mut has_closed = false;
     for _ in 0..TRIES {
-        let generation = generation(&mut nft).doing(doing)?;
-        let mut tenants = elements_of(&mut nft, Family::Inet, tables::TENANTS).doing(doing)?;
+        let generation = generation(nft).doing(doing)?;
+        let mut tenants = elements_of(nft, Family::Inet, tables::TENANTS).doing(doing)?;
         if tenants.is_empty() {
-            return Ok(());
+            return Ok(has_closed);
         }
-        close_ports(&mut nft, route, &tenants).doing(doing)?;
+        has_closed |= close_ports(nft, route, &tenants).doing(doing)?;
         // One by one: a list of all links takes the kernel twenty times as long.
         let is_dead = |name: &str| sys::link_index(route.as_fd(), name) == Err(Errno::ENODEV);
         let (mut dead, living): (Vec<_>, Vec<_>) = tenants
@@ -158,10 +167,10 @@ pub fn sweep_dead(route: &mut Netlink) -> Result<()> {
             addresses.retain(|address| !taken.contains(address));
         }
         if dead.is_empty() {
-            return Ok(());
+            return Ok(has_closed);
         }
         hosts::sweep_links(&dead.iter().map(|(name, _)| name.as_str()).collect())?;
-        let mut found = all_elements(&mut nft).doing(doing)?;
+        let mut found = all_elements(nft).doing(doing)?;
         found.retain(|element| {
             dead.iter()
                 .any(|(name, addresses)| elements::is_of(element, addresses, name))
@@ -181,22 +190,22 @@ pub fn sweep_dead(route: &mut Netlink) -> Result<()> {
             done => {
                 done.doing(doing)?;
                 let addresses: Vec<IpAddr> = dead.into_iter().flat_map(|(_, all)| all).collect();
-                forget_connections(&mut nft, &addresses);
-                close_later(&nft);
-                return mark::sweep_neighbours(route, &addresses);
+                forget_connections(nft, &addresses);
+                return mark::sweep_neighbours(route, &addresses).map(|()| true);
             }
         }
     }
-    Ok(())
+    Ok(has_closed)
 }
 
 /// Takes the ports back of containers that have ended with their supervisors, whose networks others live on in: nobody holds them. Where
-/// there are ports at all: it takes a look at processes.
+/// there are ports at all: it takes a look at processes. True: there were some.
 fn close_ports(
     nft: &mut Netlink,
     route: &mut Netlink,
     tenants: &[Element],
-) -> std::result::Result<(), Refusal> {
+) -> std::result::Result<bool, Refusal> {
+    let mut has_closed = false;
     let mut ports = Vec::new();
     for set in elements::sets_of_ports() {
         ports.extend(elements_of(nft, Family::Inet, set)?);
@@ -224,9 +233,9 @@ fn close_ports(
             done => done?,
         }
         forget_connections(nft, &addresses);
-        close_later(nft);
+        has_closed = true;
     }
-    Ok(())
+    Ok(has_closed)
 }
 
 /// Adds elements in one transaction; those that are there already are no error. What is mapped to something else is
