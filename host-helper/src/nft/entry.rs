@@ -56,7 +56,7 @@ impl Entry {
             sweep_tenant(&mut nft, &tenant)?;
         }
         let mut entry = Entry::of(moment(), nft, attachment, reach, ports, resolvers);
-        entry.has_made_tables = entry.put()?;
+        entry.has_made_tables = entry.put(None)?;
         Ok(entry)
     }
 
@@ -85,7 +85,7 @@ impl Entry {
         let elements = entry.elements();
         // What cannot be told may be missing.
         let is_there = matches!(is_missing(&mut entry.nft, &elements), Ok(false));
-        let has_made_tables = entry.put()?;
+        let has_made_tables = entry.put(tenant.as_ref())?;
         if !is_there || has_made_tables || rules == Rules::Back {
             entry.judge_anew();
         }
@@ -155,10 +155,10 @@ impl Entry {
         self.has_made_tables
     }
 
-    fn put(&mut self) -> Result<bool> {
+    fn put(&mut self, tenant: Option<&Element>) -> Result<bool> {
         let elements = self.elements();
         let name = &self.attachment.veth.name;
-        add_again(&mut self.nft, None, &elements, || {
+        add_again(&mut self.nft, tenant, &elements, || {
             format!("add {name} to nft table {TABLE}")
         })
     }
@@ -272,7 +272,8 @@ impl Entry {
         // What is there is no error; looking for what is not would take as long.
         let mut has_made_tables = ensure(&mut self.nft)?;
         if self.has_link()? {
-            has_made_tables |= self.put()?;
+            let tenant = self.tenant();
+            has_made_tables |= self.put(Some(&tenant))?;
         }
         Ok(has_made_tables)
     }

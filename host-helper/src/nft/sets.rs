@@ -259,6 +259,9 @@ pub fn add(
     match put(nft, &[]) {
         Err(refusal) if matches!(refusal.errno, Errno::EEXIST | Errno::ENOTEMPTY) => {
             let mut old = all_elements(nft)?;
+            if tenant.is_some_and(|tenant| old.iter().any(|it| it.is_another_at(tenant))) {
+                return Err(refusal);
+            }
             let keys: BTreeSet<_> = elements
                 .iter()
                 .map(|element| (element.family, element.set, &element.key))
