@@ -528,3 +528,18 @@ fn who_comes_to_the_last_bridge_at_its_end_leaves_nothing() {
         guest.end().exits(0);
     });
 }
+
+/// It makes the tables anew, for a bridge that it has seen.
+#[test]
+fn a_restore_at_the_end_of_the_last_bridge_leaves_nothing() {
+    case(|lab| {
+        lab.hawser(&["up"]).exits(0);
+        lab.hawser(&["down"]).ok();
+        let before = Snapshot::whole();
+        let messages = beside_down(lab, &lab.command(&["restore"]), |outcome| {
+            let left = before.host_changes();
+            assert!(left.is_empty(), "{outcome}: {left:?}");
+        });
+        assert!(messages > 0);
+    });
+}

@@ -8,6 +8,7 @@ use crate::control;
 use crate::detach;
 use crate::error::{Doing, Error, Result, all_of};
 use crate::foreign;
+use crate::link::Link;
 use crate::netlink::Netlink;
 use crate::nft::{self, Policy, Rules};
 use crate::ptp;
@@ -197,19 +198,20 @@ fn check_there(route: &mut Netlink, network: &Network) -> Result<()> {
 /// What the kernel refused; what a supervisor says, by its container's name.
 pub fn restore() -> Result<()> {
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
-    let links = route.links().doing(|| "list links".into())?;
-    let mut bridges = links
+    let doing = || "list links".to_string();
+    let links = route.links().doing(doing)?;
+    let bridges: Vec<&Link> = links
         .iter()
         .filter(|link| link.kind == "bridge" && nft::is_ours(link.group))
-        .peekable();
+        .collect();
     let mut errors = Vec::new();
     let mut rules = Rules::Whole;
-    if bridges.peek().is_some() {
+    if !bridges.is_empty() {
         let mut nft = nft::open()?;
         if nft::ensure(&mut nft)? {
             rules = Rules::Back;
         }
-        for bridge in bridges {
+        for bridge in &bridges {
             let policy = nft::policy_of(bridge.group).unwrap_or_default();
             errors.extend(nft::add_bridge(&mut nft, &bridge.name, policy).err());
         }
@@ -230,6 +232,14 @@ pub fn restore() -> Result<()> {
         }
     }
     errors.extend(attached::restore(&mut route, rules));
+    for bridge in bridges {
+        // Whoever takes the last one down meanwhile has not seen the tables.
+        errors.extend(
+            detach::remove_rest_of_gone(&mut route, bridge.index)
+                .doing(doing)
+                .err(),
+        );
+    }
     all_of(&errors)
 }
 
