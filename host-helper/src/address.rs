@@ -231,6 +231,14 @@ pub fn check_fixed(address: IpAddr, subnet: IpNet, gateway: IpAddr) -> Result<()
     Err(Error::new(format!("use address {address}: {why}")))
 }
 
+/// Whether a route to these addresses is a default route, or stands for one: a VPN that is to have all packets may leave the default route as
+/// it is, and have two to the halves of all addresses, or some to their eighths, and to all unique local ones (fc00::/7).
+pub fn is_default(destination: IpNet) -> bool {
+    // No network of anybody's is that wide; the widest one to be used as one likes is 10.0.0.0/8 (RFC 1918, section 3).
+    const WIDEST: u8 = 8;
+    destination.prefix_len() < WIDEST
+}
+
 /// The route of the host that shares addresses with `subnet`, unless it is a default route, or one to the subnet's own
 /// address alone: no container gets that, and flannel gives it to its device.
 pub fn colliding_route(routes: &[Route], subnet: impl Into<IpNet>) -> Option<&Route> {
@@ -238,7 +246,7 @@ pub fn colliding_route(routes: &[Route], subnet: impl Into<IpNet>) -> Option<&Ro
     let own = IpNet::from(subnet.network());
     routes.iter().find(|route| {
         let other = route.destination;
-        other.prefix_len() > 0
+        !is_default(other)
             && other != own
             && (other.contains(&subnet.network()) || subnet.contains(&other.network()))
     })
@@ -248,6 +256,15 @@ pub fn colliding_route(routes: &[Route], subnet: impl Into<IpNet>) -> Option<&Ro
 pub fn free_subnet(routes: &[Route], length: u8) -> Option<Ipv4Net> {
     let mut subnets = POOL.subnets(length).ok()?;
     subnets.find(|subnet| colliding_route(routes, *subnet).is_none())
+}
+
+/// The subnet that [`unique_local`] gives first that shares no address with a route.
+pub fn free_subnet6(routes: &[Route], machine: &[u8], name: &str) -> Option<Ipv6Net> {
+    // As many as there are names: more do not come out of it.
+    const ATTEMPTS: u32 = 1 << 16;
+    (0..ATTEMPTS)
+        .map(|attempt| unique_local(machine, name, attempt))
+        .find(|subnet| colliding_route(routes, *subnet).is_none())
 }
 
 #[cfg(test)]
@@ -327,6 +344,8 @@ mod tests {
             (&["172.19.4.0/24"], true),
             (&["172.19.0.0/16"], true),
             (&["0.0.0.0/0"], false),
+            (&["128.0.0.0/1"], false),
+            (&["172.0.0.0/8"], true),
             (&["172.19.0.0/32"], false),
             (&["172.19.0.1/32"], true),
             (&["172.18.0.0/16"], false),

@@ -122,7 +122,8 @@ pub fn nft_barriers_within(
 
 /// Those of iptables-legacy. What cannot be read is left out.
 pub fn xtables_barriers(links: &Links) -> Vec<Table> {
-    xtables::tables(&links.name)
+    // With its wildcard: that is a part of the name there.
+    xtables::tables(&links.with("+"))
 }
 
 fn sentence(network: &str, links: &Links, found: &[Table]) -> String {

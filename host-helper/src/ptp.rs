@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::address::{Subnet, colliding_route, gateway_of, same_host, unique_local};
+use crate::address::{Subnet, colliding_route, gateway_of, is_default, same_host, unique_local};
 use crate::bridge::{Network, POINT_TO_POINT_NAME};
 use crate::error::{Doing, Result};
 use crate::link::Route;
@@ -135,8 +135,10 @@ fn is_free(
         let Some(found) = found else {
             continue;
         };
-        let is_default = found.destination.prefix_len() == 0;
-        if !is_default && !is_gateways(&found, to) && !leads_to_ours(route, &found)? {
+        if !is_default(found.destination)
+            && !is_gateways(&found, to)
+            && !leads_to_ours(route, &found)?
+        {
             return Ok(false);
         }
     }

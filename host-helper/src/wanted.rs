@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::address::{
-    POOL, Subnet, check_fixed, colliding_route, free_subnet, partner_of, same_host, unique_local,
+    POOL, Subnet, check_fixed, colliding_route, free_subnet, free_subnet6, partner_of, same_host,
+    unique_local,
 };
 use crate::error::{Error, Result};
 use crate::link::Route;
@@ -17,7 +18,7 @@ use crate::state;
 use crate::sysctl;
 
 /// The subnet of a bridge, unless a route of the host has it.
-const DEFAULT_SUBNET: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(172, 19, 0, 0), 16);
+pub const DEFAULT_SUBNET: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(172, 19, 0, 0), 16);
 
 /// What was asked of a network.
 #[derive(Debug, Clone, Copy)]
@@ -256,19 +257,14 @@ impl Wanted {
     /// # Errors
     /// When there is none.
     pub fn free_subnet6(&self, routes: &[Route], name: &str) -> Result<Ipv6Net> {
-        // As many as there are names: more do not come out of it.
-        const ATTEMPTS: u32 = 1 << 16;
         let id = state::machine_id()?;
-        (0..ATTEMPTS)
-            .map(|attempt| unique_local(&id, name, attempt))
-            .find(|subnet| colliding_route(routes, *subnet).is_none())
-            .ok_or_else(|| {
-                let site = Ipv6Net::new_assert(unique_local(&id, name, 0).addr(), 48).trunc();
-                Error::new(format!(
-                    "choose an IPv6 subnet: none of {site} is free of the host's routes; give {}",
-                    self.words.subnet6
-                ))
-            })
+        free_subnet6(routes, &id, name).ok_or_else(|| {
+            let site = Ipv6Net::new_assert(unique_local(&id, name, 0).addr(), 48).trunc();
+            Error::new(format!(
+                "choose an IPv6 subnet: none of {site} is free of the host's routes; give {}",
+                self.words.subnet6
+            ))
+        })
     }
 
     /// The first IPv4 subnet of `length` that no route has.

@@ -587,8 +587,31 @@ fn a_route_that_takes_addresses_of_a_network() {
         finds_and_cures(lab, "subnet-overlap", "network hawser0");
         lab.run(&[], &["ping", "-c", "1", "198.51.100.10"]).exits(0);
         lab.settle();
+        // What is elsewhere than the overlap stays, and what cannot be chosen is asked for.
+        let subnet = sh("ip -4 route show dev hawser0 proto kernel");
+        let subnet = subnet.split(' ').next().expect("a subnet").to_owned();
         sh("ip -6 route add fd00::/8 dev vpn0");
-        finds(lab, &[("subnet-overlap", "network hawser0")]);
+        let cures = finds(lab, &[("subnet-overlap", "network hawser0")]);
+        assert!(
+            cures[0].ends_with(&format!("--subnet {subnet} --subnet6 SUBNET6")),
+            "{}",
+            cures[0]
+        );
+        paste(&cures[0].replace("SUBNET6", "2001:db8:9::/64"));
+        healthy(lab);
+        sh("ip route add 172.16.0.0/12 dev vpn0");
+        let cures = finds(lab, &[("subnet-overlap", "network hawser0")]);
+        let rest = "--subnet SUBNET --subnet6 2001:db8:9::/64";
+        assert!(cures[0].ends_with(rest), "{}", cures[0]);
+        paste(&cures[0].replace("SUBNET ", "10.77.0.0/24 "));
+        healthy(lab);
+        sh("ip route del 172.16.0.0/12 dev vpn0");
+        lab.hawser(&["down"]).ok();
+        lab.hawser(&["up", "--no-ipv6"]).exits(0);
+        let part = subnet.replace(".0.0/16", ".4.0/24");
+        sh(&format!("ip route add {part} dev uplink"));
+        finds_and_cures(lab, "subnet-overlap", "network hawser0");
+        assert_eq!(sh("ip -6 addr show dev hawser0 scope global"), "");
     });
 }
 
@@ -649,6 +672,20 @@ fn a_rule_of_others_that_leads_to_nobody() {
             sh(&rule);
             finds_and_cures(lab, "rule-stale", "network hawser0");
         }
+        let web = lab.listed("web")["address6"]
+            .as_str()
+            .expect("an address")
+            .to_owned();
+        let nobody = format!("{web}:77");
+        let rule6 = |to: &str| {
+            sh(&format!(
+                "ip6tables-nft -t nat -A PREROUTING -p tcp --dport 8080 -j DNAT --to-destination '[{to}]:80'"
+            ));
+        };
+        rule6(&nobody);
+        finds_and_cures(lab, "rule-stale", "network hawser0");
+        rule6(&web);
+        healthy(lab);
         for rule in rule("172.19.0.9") {
             sh(&rule);
             healthy(lab);
@@ -719,6 +756,9 @@ fn a_resolver_that_does_not_answer() {
         let cause = found[0]["cause"].as_str().expect("a sentence");
         assert!(cause.starts_with(behind), "{cause}");
         assert_eq!(found[0]["cure"], "resolvectl dns LINK ADDRESS");
+        std::fs::write(behind, "").expect("write resolv.conf");
+        let cures = finds(lab, &[("resolver-dead", "host")]);
+        assert_eq!(cures, ["resolvectl dns LINK ADDRESS"]);
         std::fs::remove_dir_all("/run/systemd").expect("remove a directory");
         std::fs::remove_file(&resolv_conf).expect("remove resolv.conf");
         finds(lab, &[("resolver-dead", "host")]);

@@ -109,6 +109,14 @@ fn iptables_legacy() {
             5,
             "nothing of theirs was changed: {rules}"
         );
+        sh("iptables-legacy -F FORWARD");
+        drops_and_is_cured(
+            lab,
+            "iptables-legacy -P FORWARD DROP",
+            &["--network", "ptp"],
+            &["network ptp"],
+            "iptables-legacy -I FORWARD -i hw+ -j ACCEPT && iptables-legacy -I FORWARD -o hw+ -j ACCEPT",
+        );
     });
 }
 

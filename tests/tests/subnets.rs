@@ -109,6 +109,37 @@ fn ptp_moves_too() {
     });
 }
 
+/// A VPN that is to have all packets, and leaves the default route as it is, has those of wider ones than any network is.
+#[test]
+fn routes_to_the_halves_of_all_addresses_are_a_default_route() {
+    packets(|lab| {
+        lab.serve();
+        lab.internet.sh("ip route add 192.0.2.128/25 via 192.0.2.2");
+        for half in ["0.0.0.0/1", "128.0.0.0/1"] {
+            sh(&format!("ip route add {half} via 192.0.2.1"));
+        }
+        for part in ["::/3", "2000::/4", "3000::/4", "fc00::/7"] {
+            sh(&format!("ip -6 route add {part} via 2001:db8:1::1"));
+        }
+        let whoami = "ip -o addr show dev eth0 scope global; wget -q -O - http://198.51.100.10/cgi-bin/whoami";
+        let networks: [&[&str]; 4] = [
+            &[],
+            &["--bridge", "b1", "--subnet", "10.99.0.0/24"],
+            &["--network", "ptp"],
+            &["--network", "ptp", "--subnet", "10.98.0.0/24"],
+        ];
+        for network in networks {
+            let seen = lab.run_sh(network, whoami).exits(0).out();
+            assert!(
+                seen.contains("192.0.2.2") && seen.contains("inet6"),
+                "{seen}"
+            );
+            assert_eq!(lab.hawser(&["doctor"]).ok(), "");
+        }
+        assert!(address(lab, &[]).starts_with("172.19."));
+    });
+}
+
 /// Whoever gets an address of such a part would get the packets of another: of the router of the host's LAN, say.
 #[test]
 fn ptp_does_not_take_a_range_that_a_part_of_is_somebody_elses() {
@@ -144,7 +175,8 @@ fn ptp_passes_over_what_is_somebody_elses_in_the_middle_of_its_range() {
             let (last, _) = address.split_once('/').expect(&seen);
             assert!(!["2", "4", "5", "6", "7"].contains(&last), "{seen}");
         }
-        // Those that live are no hindrance to the next.
+        // Those that live are no hindrance to the next. Whose link is on its way out has its address still.
+        lab.settle();
         let _three = lab.start_idle(&[&ptp[..], &["--ip", "10.0.0.3"]].concat());
         let _eight = lab.start_idle(&[&ptp[..], &["--ip", "10.0.0.8"]].concat());
         sh("rm /run/hawser/ptp.next");

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::host::{Host, Network, address_of, name_of};
 use super::{Fault, Report, with_cure};
+use crate::address::{free_subnet, free_subnet6, is_default};
 use crate::attached::kept::Kept;
 use crate::attached::target::look_inside;
 use crate::bridge;
@@ -17,8 +18,10 @@ use crate::link::Link;
 use crate::ls::Description;
 use crate::netlink::Netlink;
 use crate::nft::{self, Policy};
-use crate::owner::{Owner, namespace};
+use crate::owner::{Gateway6, Gateways, Owner, namespace};
+use crate::state;
 use crate::veth::INSIDE;
+use crate::wanted::DEFAULT_SUBNET;
 
 const LO: &str = "lo";
 
@@ -100,7 +103,7 @@ fn examine_routes(host: &Host, network: &Network, report: &mut Report) {
         for route in &host.routes {
             let to = route.destination;
             let takes = subnet.contains(&to) && to != of_the_subnet_itself;
-            let is_wider = to.prefix_len() > 0 && to.contains(&subnet);
+            let is_wider = !is_default(to) && to.contains(&subnet);
             let overlaps = takes || is_wider && !is_cut_out;
             let Some(link) = route.link.filter(|_| overlaps && route.link != own) else {
                 continue;
@@ -109,13 +112,18 @@ fn examine_routes(host: &Host, network: &Network, report: &mut Report) {
                 .link(link)
                 .map_or_else(|| link.to_string(), |link| link.name.clone());
             let name = &network.name;
-            let again = format!("--bridge {name} && host-helper up --bridge {name} --subnet auto");
             let cure = if is_cut_out {
                 format!("ip route del {to} dev {link}")
-            } else if network.has_containers(host) {
-                format!("host-helper down --force {again}")
             } else {
-                format!("host-helper down {again}")
+                let force = if network.has_containers(host) {
+                    "--force "
+                } else {
+                    ""
+                };
+                let subnets = network.subnets_elsewhere(host, subnet);
+                format!(
+                    "host-helper down {force}--bridge {name} && host-helper up --bridge {name} {subnets}"
+                )
             };
             let cause =
                 format!("its subnet {subnet} overlaps with {to}, which leads to link {link}");
@@ -130,6 +138,33 @@ impl Network {
     fn has_containers(&self, host: &Host) -> bool {
         let on_it = |end: &Link| host.network_of(end).is_some_and(|it| it.name == self.name);
         host.ends.iter().any(on_it)
+    }
+
+    /// What `up` is told to make this network again with another subnet instead of `taken`, and otherwise as it is.
+    fn subnets_elsewhere(&self, host: &Host, taken: IpNet) -> String {
+        let Some((bridge, Gateways { v4, v6 })) = &self.bridge else {
+            return String::new();
+        };
+        let mut routes = host.routes.clone();
+        routes.retain(|route| route.link != Some(bridge.index));
+        let machine = state::machine_id().unwrap_or_default();
+        let usual6 = free_subnet6(&routes, &machine, &self.name);
+        let four = match taken {
+            IpNet::V4(_) if free_subnet(&routes, DEFAULT_SUBNET.prefix_len()).is_some() => {
+                "auto".to_string()
+            }
+            IpNet::V4(_) => "SUBNET".to_string(),
+            IpNet::V6(_) => v4.trunc().to_string(),
+        };
+        let six = match (v6, taken) {
+            (Gateway6::Never, _) => " --no-ipv6".to_string(),
+            (Gateway6::At(net), IpNet::V4(_)) if Some(net.trunc()) != usual6 => {
+                format!(" --subnet6 {}", net.trunc())
+            }
+            (Gateway6::At(_), IpNet::V6(_)) if usual6.is_none() => " --subnet6 SUBNET6".to_string(),
+            _ => String::new(),
+        };
+        format!("--subnet {four}{six}")
     }
 }
 

@@ -4,6 +4,7 @@
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -48,7 +49,12 @@ pub fn examine(report: &mut Report) {
                 "{} names no resolver that a container could reach",
                 dns::HOST
             ),
-            format!("echo nameserver ADDRESS >>{}", dns::HOST),
+            // It would write over what is added to its file.
+            if Path::new(dns::UPLINK).exists() {
+                "resolvectl dns LINK ADDRESS".to_string()
+            } else {
+                format!("echo nameserver ADDRESS >>{}", dns::HOST)
+            },
         );
     }
     let others = if servers.len() > 1 {

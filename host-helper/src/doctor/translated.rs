@@ -1,6 +1,6 @@
 //! Rules of others that lead packets to one of our addresses that nobody has, or take a port that is published by us.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::host::{Host, address_of};
@@ -9,7 +9,7 @@ use crate::error::Refusal;
 use crate::foreign::quote;
 use crate::netlink::Netlink;
 use crate::nft::conditions::{Conditions, Is, Links};
-use crate::nft::examine::{Published, published};
+use crate::nft::examine::{Published, left_over, published};
 use crate::nft::translations::{self, Translation};
 
 pub fn examine(host: &Host, nft: &mut Netlink, report: &mut Report) -> Result<(), Refusal> {
@@ -21,18 +21,28 @@ pub fn examine(host: &Host, nft: &mut Netlink, report: &mut Report) -> Result<()
         return Ok(());
     }
     let published = published(nft)?;
+    // IPv6 addresses are not leased by the names of links: the tables tell them.
+    let mut known: BTreeMap<String, Vec<IpAddr>> = left_over(nft, &[])?.into_iter().collect();
+    let told: Vec<_> = host
+        .ends
+        .iter()
+        .map(|end| known.remove(&end.name))
+        .collect();
+    let tells_all = told.iter().all(Option::is_some);
     let leased = host.ends.iter().filter_map(address_of);
-    let taken: BTreeSet<IpAddr> = leased.chain(host.own_addresses()).collect();
+    let taken: BTreeSet<IpAddr> = (told.into_iter().flatten().flatten())
+        .chain(leased)
+        .chain(host.own_addresses())
+        .collect();
     for rule in others {
         let network = host.networks.iter().find(|network| {
             let subnets = network.subnets();
             rule.to
                 .is_some_and(|to| subnets.iter().any(|net| net.contains(&to)))
         });
-        // IPv6 addresses are not leased by the names of links.
         let leads_nowhere = rule
             .to
-            .is_some_and(|to| to.is_ipv4() && !taken.contains(&to));
+            .is_some_and(|to| (to.is_ipv4() || tells_all) && !taken.contains(&to));
         match (network, rule.to) {
             // Whichever packets it is about.
             (Some(network), Some(to)) if leads_nowhere => report.find(
