@@ -97,8 +97,15 @@ fn act() -> Result<u8> {
         cli.action,
         Action::Run(_) | Action::Exec(_) | Action::Hook(_) | Action::Cni | Action::Doctor { .. }
     );
-    if !leaves_it {
-        reclaim::sweep(None);
+    let stays = match &cli.action {
+        Action::Wait(_) => true,
+        Action::Attach(options) => options.stay,
+        _ => false,
+    };
+    if stays {
+        reclaim::sweep_apart();
+    } else if !leaves_it {
+        reclaim::sweep();
     }
     perform(cli.action, early, begin, steps)
 }

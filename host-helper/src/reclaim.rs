@@ -15,21 +15,30 @@ use crate::link::gone;
 use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner::Mark;
+use crate::sys::{self, Clone};
 
 /// How long a link whose owner is dead may take to go away before it is deleted: it takes 1 ms.
 const GONE_WITHIN: Duration = Duration::from_secs(1);
 
-/// Sweeps what killed processes have left, of any container. `nft` is a socket of nf_tables that is there already: a new one has to be closed,
-/// which may wait for others. What is not allowed whoever is allowed does.
-pub fn sweep(nft: Option<&mut Netlink>) {
-    if let Ok(mut route) = Netlink::route() {
-        let _ = match nft {
-            Some(nft) => nft::sweep_dead_by(nft, &mut route).map(drop),
-            None => nft::sweep_dead(&mut route),
-        };
-    }
+/// Sweeps what killed processes have left, of any container. What is not allowed whoever is allowed does.
+pub fn sweep() {
+    let _ = Netlink::route().map(|mut route| nft::sweep_dead(&mut route));
     let _ = attached::sweep();
     control::sweep_stale();
+}
+
+/// The same for a process that stays: sockets of nf_tables, and those that keep them open, are to end (see [`nft::close_later`]). So another does it,
+/// which is waited for.
+pub fn sweep_apart() {
+    match sys::clone_process(0) {
+        Ok(Clone::Child) => {
+            sweep();
+            sys::exit_now(0)
+        }
+        Ok(Clone::Parent(_, pidfd)) => drop(sys::wait_for_end(&pidfd)),
+        // There is no room for it: another time.
+        Err(_) => {}
+    }
 }
 
 /// A link has a name that somebody wants: waits until it is gone when its owner is dead. `ours` is the container's name

@@ -217,7 +217,10 @@ impl Supervisor {
     ///
     /// Gives the exit code of the command. `caller` is told the container's name when this is at rest.
     pub fn wait(mut self, caller: Option<File>) -> u8 {
-        self.sweep();
+        // What others have left that were killed goes while the command runs, which does not wait for it. What attaches has done it before.
+        if self.container.names.sweep_if_due() {
+            reclaim::sweep_apart();
+        }
         if let Some(mut caller) = caller {
             let name = format!("{}\n", self.description.name);
             sys::release_memory();
@@ -302,14 +305,6 @@ impl Supervisor {
             }
         }
         self.end(0)
-    }
-
-    /// What others have left that were killed goes while the command runs, which does not wait for it. What attaches has done it before.
-    fn sweep(&mut self) {
-        let Container { names, entry, .. } = &mut self.container;
-        if let Some(entry) = entry.as_mut().filter(|_| names.sweep_if_due()) {
-            reclaim::sweep(Some(entry.socket()));
-        }
     }
 
     /// When the container has ended, our caller need not wait until the kernel has let go of what was deleted (some 10 ms) or

@@ -598,24 +598,38 @@ fn another_user_opens_the_log_and_a_pipe_again() {
 
 #[test]
 fn logs_wait_until_the_supervisor_has_copied() {
+    case(|lab| logs_have(lab, "echo late", "late", &[]));
+}
+
+/// More than one read of it gives.
+#[test]
+fn logs_wait_until_the_supervisor_has_copied_a_terminal() {
     case(|lab| {
-        sh("mkfifo /run/lab/go /run/lab/done");
-        let script = "read x </srv/go; echo late; echo up >/srv/done; sleep 1000";
-        detach(lab, &["--name", "web", "-v", "/run/lab:/srv"], script);
-        let supervisor = lab::sys::pidfd(parent(lab.pid_of("web"))).expect("the supervisor");
-        lab::sys::pidfd_signal(&supervisor, libc::SIGSTOP).expect("stop it");
-        assert_eq!(sh("echo >/run/lab/go; cat /run/lab/done"), "up\n");
-        let logs = lab::Running::spawn(lab.command(&["logs", "web"]));
-        let status = format!("/proc/{}/status", logs.pid());
-        lab::wait_untold("logs asks, or has ended", || {
-            let status = std::fs::read_to_string(&status).unwrap_or_default();
-            !["R", "D"]
-                .iter()
-                .any(|busy| status.contains(&format!("State:\t{busy}")))
-        });
-        lab::sys::pidfd_signal(&supervisor, libc::SIGCONT).expect("let it go on");
-        assert_eq!(logs.end().ok(), "late");
+        let all = "x".repeat(10_000);
+        logs_have(lab, "head -c 10000 /dev/zero | tr '\\0' x", &all, &["-t"]);
     });
+}
+
+/// What a container writes while its supervisor cannot copy it is in its log for who asks before that can.
+#[track_caller]
+fn logs_have(lab: &Lab, writes: &str, all: &str, options: &[&str]) {
+    sh("mkfifo /run/lab/go /run/lab/done");
+    let script = format!("read x </srv/go; {writes}; echo up >/srv/done; sleep 1000");
+    let options = [&["--name", "web", "-v", "/run/lab:/srv"], options].concat();
+    detach(lab, &options, &script);
+    let supervisor = lab::sys::pidfd(parent(lab.pid_of("web"))).expect("the supervisor");
+    lab::sys::pidfd_signal(&supervisor, libc::SIGSTOP).expect("stop it");
+    assert_eq!(sh("echo >/run/lab/go; cat /run/lab/done"), "up\n");
+    let logs = lab::Running::spawn(lab.command(&["logs", "web"]));
+    let status = format!("/proc/{}/status", logs.pid());
+    lab::wait_untold("logs asks, or has ended", || {
+        let status = std::fs::read_to_string(&status).unwrap_or_default();
+        !["R", "D"]
+            .iter()
+            .any(|busy| status.contains(&format!("State:\t{busy}")))
+    });
+    lab::sys::pidfd_signal(&supervisor, libc::SIGCONT).expect("let it go on");
+    assert_eq!(logs.end().ok(), all);
 }
 
 /// `>/dev/stdout` truncates, and writes from the beginning on, where that is a file.

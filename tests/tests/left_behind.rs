@@ -1,8 +1,13 @@
 //! After a run: no veth, no mount, no file, no process. Bridge and tables stay: they are the network.
 
+use std::fs::File;
 use std::process::Command;
+use std::time::UNIX_EPOCH;
 
-use lab::{DEADLINE, Lab, Netns, Running, Snapshot, Watch, Whose, case, collect, packets, sh, sys};
+use lab::{
+    DEADLINE, Lab, Netns, Running, Snapshot, Watch, Whose, case, children, collect, packets,
+    parent, sh, sys,
+};
 use serde_json::json;
 
 #[test]
@@ -112,6 +117,11 @@ fn nothing_is_left_of_a_first_ptp_run_that_fails() {
     });
 }
 
+fn kill_supervisor(lab: &Lab, name: &str) {
+    let supervisor = sys::pidfd(parent(lab.pid_of(name))).expect("the supervisor");
+    sys::pidfd_signal(&supervisor, libc::SIGKILL).expect("kill it");
+}
+
 /// A run on this network is killed, and the next takes away what is left of it.
 fn kill_and_run(lab: &Lab, network: &str) {
     let network = ["--network", network];
@@ -121,10 +131,7 @@ fn kill_and_run(lab: &Lab, network: &str) {
     // It has just swept, and nothing has told the next one that there is something to sweep.
     let killed = [&network[..], &["-d", "--name", "web", "-p", "8080:80"]].concat();
     lab.run(&killed, &["sleep", "1000"]).ok();
-    let described: serde_json::Value =
-        serde_json::from_str(&lab.hawser(&["inspect", "web"]).ok()).expect("JSON");
-    let supervisor = described["supervisor"].as_i64().expect("a process");
-    sh(&format!("kill -9 {supervisor}"));
+    kill_supervisor(lab, "web");
     assert!(Watch::new().until(|| count() == links));
     let next = [&network[..], &["--name", "next"]].concat();
     lab.run(&next, &["true"]).ok();
@@ -139,6 +146,65 @@ fn what_a_killed_run_has_left_the_next_takes_away() {
 #[test]
 fn what_a_killed_run_without_a_bridge_has_left_the_next_takes_away() {
     case(|lab| kill_and_run(lab, "ptp"));
+}
+
+/// It has no neighbours, and so no line in a file of names that would tell of its end: the next one looks once a second.
+#[test]
+fn what_a_killed_isolated_run_has_left_the_next_takes_away() {
+    case(|lab| {
+        let isolated = ["--isolate", "-d", "--name", "web", "-p", "8080:80"];
+        lab.run(&["--isolate"], &["true"]).ok();
+        lab.settle();
+        let before = Snapshot::take();
+        lab.run(&isolated, &["sleep", "1000"]).ok();
+        kill_supervisor(lab, "web");
+        lab.settle();
+        let lock = File::open("/run/hawser/hawser0.lock").expect("the network's lock");
+        lock.set_modified(UNIX_EPOCH).expect("an older one");
+        lab.run(&["--isolate"], &["true"]).ok();
+        before.assert_back();
+    });
+}
+
+/// What keeps a socket of nf_tables open until nobody waits for its end is not kept by who stays for as long.
+#[test]
+fn who_takes_away_what_others_have_left_keeps_nothing_of_that() {
+    case(|lab| {
+        lab.run(&[], &["true"]).ok();
+        lab.settle();
+        let leave = || {
+            let count = || sh("ip -o link | wc -l");
+            let links = count();
+            for name in ["one", "two"] {
+                let guest = Running::unshared(&["-n"], "exec cat");
+                let pid = guest.pid().to_string();
+                let ports = if name == "one" { "8080:80" } else { "8081:80" };
+                lab.hawser(&["attach", "--name", name, "-p", ports, &pid])
+                    .ok();
+                drop(guest);
+            }
+            assert!(Watch::new().until(|| count() == links));
+            let lock = File::open("/run/hawser/hawser0.lock").expect("the network's lock");
+            lock.set_modified(UNIX_EPOCH).expect("an older one");
+        };
+        leave();
+        lab.run(&["-d", "--name", "web"], &["sleep", "1000"]).ok();
+        let supervisor = parent(lab.pid_of("web"));
+        assert_eq!(children(supervisor), [lab.pid_of("web")]);
+        leave();
+        let guest = Running::unshared(&["-n"], "exec cat");
+        let mut stays = Running::spawn(lab.command(&[
+            "attach",
+            "--stay",
+            "--name",
+            "blue",
+            &guest.pid().to_string(),
+        ]));
+        stays.until("blue");
+        assert_eq!(children(stays.pid()), Vec::<i32>::new());
+        stays.signal(libc::SIGTERM);
+        stays.end().exits(0);
+    });
 }
 
 /// Also for who wants the file system of the root elsewhere: with `index=on` an overlay refuses layers that another one has, and

@@ -13,6 +13,8 @@ use crate::spawn::Child;
 pub struct Names {
     /// Its hosts file, when it is on one.
     pub hosts: Option<Hosts>,
+    /// That of its network, also when it has no neighbours.
+    network: Option<Hosts>,
     /// What its own hosts file begins with.
     pub first: String,
     lines: Option<Lines>,
@@ -46,7 +48,7 @@ impl Names {
 
     /// The names that others have left go, where a start has to see to that. True: the rest of theirs is to go, too.
     pub fn sweep_if_due(&self) -> bool {
-        self.hosts.as_ref().is_some_and(Hosts::sweep_if_due)
+        self.network.as_ref().is_some_and(Hosts::sweep_if_due)
     }
 
     /// What others have left of names. Off the way of the start, or of the end.
@@ -72,15 +74,22 @@ pub(super) fn open_names(
     network: Option<&Network>,
     child: &Child,
 ) -> Result<Names> {
-    let (Some(network), Some(view)) = (network, request.view_of_hosts()) else {
+    let Some(network) = network else {
         return Ok(Names::default());
     };
     let hosts = Hosts::open(network)?;
+    let names = Names {
+        network: Some(hosts.clone()),
+        ..Names::default()
+    };
+    let Some(view) = request.view_of_hosts() else {
+        return Ok(names);
+    };
     if request.writes_resolv && view == View::Shared {
         child.hand_hosts(&hosts.mount()?)?;
     }
     Ok(Names {
         hosts: Some(hosts),
-        ..Names::default()
+        ..names
     })
 }

@@ -122,7 +122,7 @@ pub(super) fn publish(
     splice: &Splice,
     undo: &mut Undo,
 ) -> Result<Option<nft::Entry>> {
-    let Some((attachment, nft)) = known else {
+    let Some((attachment, mut nft)) = known else {
         return Ok(None);
     };
     if attachment.network.bridge.is_none() {
@@ -134,7 +134,7 @@ pub(super) fn publish(
     undo.push(move || nft::forget(&ours));
     if request.address6.is_some() {
         // Who had this address may have had it with another link, under which nobody would look.
-        nft::sweep_dead(route)?;
+        nft::sweep_dead_by(&mut nft, route)?;
     }
     let ports: Vec<Port> = splice.ports().collect();
     let servers = &request.resolvers.servers;

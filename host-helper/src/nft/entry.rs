@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::errno::Errno;
 
 use super::object::Element;
-use super::sets::{add, ask, is_missing, known, sweep_tenant, take, warn_of_rest};
+use super::sets::{add, ask, is_missing, known, take};
+use super::sweep::{sweep_tenant, warn_of_rest};
 use super::{TABLE, add_again, elements, ensure, is_whole};
 use crate::attach::Attachment;
 use crate::conntrack;

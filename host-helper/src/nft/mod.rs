@@ -20,6 +20,7 @@ mod nat;
 mod news;
 mod object;
 mod sets;
+mod sweep;
 mod tables;
 pub mod translations;
 mod words;
@@ -28,7 +29,8 @@ pub use entry::{Entry, Rules};
 pub use group::{Policy, group, group_of, group_of_hash, group_of_name, is_ours, policy_of};
 pub use installed::{State, check_version, ensure, is_whole, look, remove, state};
 pub use news::News;
-pub use sets::{close_later, forget, forget_link, led_to, sweep_dead, sweep_dead_by, tenant_at};
+pub use sets::{led_to, tenant_at};
+pub use sweep::{close_later, forget, forget_link, sweep_dead, sweep_dead_by};
 
 use hawser::netlink::{Attributes, read_u32};
 use nix::errno::Errno;

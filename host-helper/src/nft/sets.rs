@@ -1,8 +1,7 @@
-//! Elements of our sets in the kernel: adding, deleting and finding them, and sweeping those of the dead.
+//! Elements of our sets in the kernel: adding, deleting and finding them.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
 
 use hawser::netlink::{Attributes, Message};
 use nix::errno::Errno;
@@ -10,69 +9,11 @@ use nix::errno::Errno;
 use super::installed::{State, look};
 use super::message::{self, Batch};
 use super::object::{Element, Family};
-use super::{
-    NEW_ELEMENTS, TABLE, TRIES, elements, generation, ignore_missing, open, tables, transaction,
-};
-use crate::attach::Attachment;
-use crate::conntrack;
-use crate::control;
-use crate::error::{Doing, Refusal, Result, twice};
-use crate::hosts;
-use crate::mark;
+use super::{NEW_ELEMENTS, TABLE, TRIES, elements, ignore_missing, tables, transaction};
+use crate::error::{Doing, Refusal, Result};
 use crate::netlink::Netlink;
-use crate::owner::{Mark, lease_name};
+use crate::owner::lease_name;
 use crate::publish::Port;
-use crate::steps::warn;
-use crate::sys;
-
-/// Takes back whatever the tables know of a container.
-pub fn forget(attachment: &Attachment) {
-    let addresses: Vec<IpAddr> = attachment.veth.addresses().collect();
-    let link = &attachment.veth.name;
-    let once = || {
-        let mut nft = open()?;
-        let swept = sweep(&mut nft, None, link, &addresses);
-        close_later(&nft);
-        swept
-    };
-    if let Err(error) = twice(once) {
-        warn_of_rest(&error);
-    }
-}
-
-/// Of what could not be taken back from the tables, and is there now without its container.
-pub fn warn_of_rest(error: &impl std::fmt::Display) {
-    warn(&format!("{error}; host-helper ls takes it back"));
-}
-
-/// For one that ends soon after elements were deleted, by whomever: see [`sys::wait_until_quiet`].
-pub fn close_later(nft: &Netlink) {
-    // Where there can be no process, we wait.
-    let _ = sys::keep_open_beyond_our_end(&[nft.as_fd()], &[]);
-}
-
-/// The same by the name of its host end alone, as long as that name is its own. Gives the addresses that it had; `None`: another has the
-/// name by now.
-///
-/// # Errors
-/// What the kernel refused, twice.
-pub fn forget_link(link: &str, mut is_its: impl FnMut() -> bool) -> Result<Option<Vec<IpAddr>>> {
-    let once = || {
-        let mut nft = open()?;
-        let known = known(&mut nft, link)?;
-        // In this order: who comes later has another number.
-        if !is_its() {
-            return Ok(None);
-        }
-        let Some(tenant) = known else {
-            return Ok(Some(Vec::new()));
-        };
-        let swept = sweep_tenant(&mut nft, &tenant);
-        close_later(&nft);
-        swept.map(Some)
-    };
-    twice(once)
-}
 
 /// The element by which the tables know a container with this host end, whoever left it.
 ///
@@ -90,152 +31,6 @@ pub fn known(nft: &mut Netlink, link: &str) -> Result<Option<Element>> {
     // There is none, or no table yet.
     ignore_missing(done).doing(|| format!("look for {link} in nft table {TABLE}"))?;
     Ok(found)
-}
-
-/// Sweeps what the tables know of a container, unless another has its place by now. Gives the addresses that it had.
-///
-/// # Errors
-/// What the kernel refused.
-pub fn sweep_tenant(nft: &mut Netlink, tenant: &Element) -> Result<Vec<IpAddr>> {
-    let Some((link, addresses)) = elements::known(tenant) else {
-        return Ok(Vec::new());
-    };
-    sweep(nft, Some(tenant), &link, &addresses)?;
-    Ok(addresses)
-}
-
-fn sweep(
-    nft: &mut Netlink,
-    tenant: Option<&Element>,
-    link: &str,
-    addresses: &[IpAddr],
-) -> Result<()> {
-    let doing = || format!("sweep what is left over of {link}");
-    let mut found = all_elements(nft).doing(doing)?;
-    found.retain(|element| elements::is_of(element, addresses, link));
-    match take(nft, tenant, &found) {
-        // Another has its place by now.
-        Err(refusal) if refusal.errno == Errno::EEXIST => return Ok(()),
-        done => done.doing(doing)?,
-    }
-    if !found.is_empty() {
-        forget_connections(nft, addresses);
-    }
-    Ok(())
-}
-
-/// What was led to containers is led there no more: connections that are left would reach whoever gets an address next.
-fn forget_connections(nft: &mut Netlink, addresses: &[IpAddr]) {
-    // Where nothing is tracked nothing is left.
-    let _ = twice(|| conntrack::forget_container(nft, addresses));
-}
-
-/// Sweeps what killed supervisors have left: of every container whose link is not there any more. Something that
-/// changes meanwhile leaves it to the next call.
-///
-/// # Errors
-/// What the kernel refused.
-pub fn sweep_dead(route: &mut Netlink) -> Result<()> {
-    let mut nft = open()?;
-    if sweep_dead_by(&mut nft, route)? {
-        close_later(&nft);
-    }
-    Ok(())
-}
-
-/// The same by a socket that is there already. True: something was deleted.
-pub fn sweep_dead_by(nft: &mut Netlink, route: &mut Netlink) -> Result<bool> {
-    const TRIES: u32 = 3;
-    let doing = || "sweep what dead containers have left".to_string();
-    let mut has_closed = false;
-    for _ in 0..TRIES {
-        let generation = generation(nft).doing(doing)?;
-        let mut tenants = elements_of(nft, Family::Inet, tables::TENANTS).doing(doing)?;
-        if tenants.is_empty() {
-            return Ok(has_closed);
-        }
-        has_closed |= close_ports(nft, route, &tenants).doing(doing)?;
-        // One by one: a list of all links takes the kernel twenty times as long.
-        let is_dead = |name: &str| sys::link_index(route.as_fd(), name) == Err(Errno::ENODEV);
-        let (mut dead, living): (Vec<_>, Vec<_>) = tenants
-            .drain(..)
-            .filter_map(|tenant| elements::known(&tenant))
-            .partition(|(name, _)| is_dead(name));
-        // What somebody living has by now is not swept.
-        let taken: BTreeSet<IpAddr> = living.into_iter().flat_map(|(_, all)| all).collect();
-        for (_, addresses) in &mut dead {
-            addresses.retain(|address| !taken.contains(address));
-        }
-        if dead.is_empty() {
-            return Ok(has_closed);
-        }
-        hosts::sweep_links(&dead.iter().map(|(name, _)| name.as_str()).collect())?;
-        let mut found = all_elements(nft).doing(doing)?;
-        found.retain(|element| {
-            dead.iter()
-                .any(|(name, addresses)| elements::is_of(element, addresses, name))
-        });
-        let done = nft.exchange(
-            |writer, sequence| {
-                let mut batch = Batch::new(writer, sequence, TABLE);
-                batch.begin_at(generation);
-                batch.elements(libc::NFT_MSG_DELSETELEM, 0, &found);
-                batch.commit()
-            },
-            |_| {},
-        );
-        match done {
-            // Somebody else has changed the ruleset; an address may have been taken anew.
-            Err(refusal) if matches!(refusal.errno, Errno::ERESTART | Errno::ENOENT) => {}
-            done => {
-                done.doing(doing)?;
-                let addresses: Vec<IpAddr> = dead.into_iter().flat_map(|(_, all)| all).collect();
-                forget_connections(nft, &addresses);
-                return mark::sweep_neighbours(route, &addresses).map(|()| true);
-            }
-        }
-    }
-    Ok(has_closed)
-}
-
-/// Takes the ports back of containers that have ended with their supervisors, whose networks others live on in: nobody holds them. Where
-/// there are ports at all: it takes a look at processes. True: there were some.
-fn close_ports(
-    nft: &mut Netlink,
-    route: &mut Netlink,
-    tenants: &[Element],
-) -> std::result::Result<bool, Refusal> {
-    let mut has_closed = false;
-    let mut ports = Vec::new();
-    for set in elements::sets_of_ports() {
-        ports.extend(elements_of(nft, Family::Inet, set)?);
-    }
-    let led_to: BTreeSet<IpAddr> = ports.iter().filter_map(elements::target_of).collect();
-    for tenant in tenants {
-        let Some((name, addresses)) = elements::known(tenant) else {
-            continue;
-        };
-        if !addresses.iter().any(|address| led_to.contains(address)) {
-            continue;
-        }
-        let link = route.find_link(&name)?;
-        let Some(Mark::Run(owner)) = link.and_then(|link| link.mark) else {
-            continue;
-        };
-        if owner.is_running() || control::is_supervised(&owner.name) {
-            continue;
-        }
-        let mut gone = all_elements(nft)?;
-        gone.retain(|element| elements::is_of_ports_of(element, &addresses, &name));
-        match take(nft, Some(tenant), &gone) {
-            // Another has its place by now.
-            Err(refusal) if refusal.errno == Errno::EEXIST => {}
-            done => done?,
-        }
-        forget_connections(nft, &addresses);
-        has_closed = true;
-    }
-    Ok(has_closed)
 }
 
 /// Adds elements in one transaction; those that are there already are no error. What is mapped to something else is

@@ -38,8 +38,13 @@ impl Supervisor {
                     );
                     self.answered.extend(client.answer(&answer));
                 }
-                // Copied before this.
-                Some(Ok(Request::Log)) => self.answered.extend(client.answer("done\n")),
+                Some(Ok(Request::Log)) => {
+                    // Elsewhere it would wait for who reads.
+                    if self.description.is_detached {
+                        self.drain();
+                    }
+                    self.answered.extend(client.answer("done\n"));
+                }
                 Some(Ok(Request::AddPorts(range))) => {
                     let added = self.add_ports(range);
                     let told = client.answer(&ports::answer(&added));
