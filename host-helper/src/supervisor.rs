@@ -217,10 +217,7 @@ impl Supervisor {
     ///
     /// Gives the exit code of the command. `caller` is told the container's name when this is at rest.
     pub fn wait(mut self, caller: Option<File>) -> u8 {
-        // What others have left that were killed goes while the command runs, which does not wait for it. What attaches has done it before.
-        if self.container.names.sweep_if_due() {
-            reclaim::sweep_apart();
-        }
+        self.sweep();
         if let Some(mut caller) = caller {
             let name = format!("{}\n", self.description.name);
             sys::release_memory();
@@ -305,6 +302,13 @@ impl Supervisor {
             }
         }
         self.end(0)
+    }
+
+    /// What others have left that were killed goes while the command runs, which does not wait for it. What attaches has done it before.
+    fn sweep(&self) {
+        if self.container.names.sweep_if_due() {
+            reclaim::sweep_apart();
+        }
     }
 
     /// When the container has ended, our caller need not wait until the kernel has let go of what was deleted (some 10 ms) or

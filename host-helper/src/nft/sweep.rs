@@ -108,6 +108,9 @@ fn forget_connections(nft: &mut Netlink, addresses: &[IpAddr]) {
     let _ = twice(|| conntrack::forget_container(nft, addresses));
 }
 
+/// The link that a container had, and its addresses.
+type Dead = (String, Vec<IpAddr>);
+
 /// Sweeps what killed supervisors have left: of every container whose link is not there any more. Something that
 /// changes meanwhile leaves it to the next call.
 ///
@@ -179,7 +182,7 @@ fn find_dead(
     nft: &mut Netlink,
     route: &Netlink,
     tenants: &[Element],
-) -> std::result::Result<(Vec<(String, Vec<IpAddr>)>, Vec<Element>), Refusal> {
+) -> std::result::Result<(Vec<Dead>, Vec<Element>), Refusal> {
     let (mut dead, living): (Vec<_>, Vec<_>) = tenants
         .iter()
         .filter_map(elements::known)
@@ -203,7 +206,7 @@ fn find_dead(
 fn forget_dead(
     nft: &mut Netlink,
     route: &mut Netlink,
-    mut dead: Vec<(String, Vec<IpAddr>)>,
+    mut dead: Vec<Dead>,
 ) -> Result<()> {
     hosts::sweep_links(&dead.iter().map(|(name, _)| name.as_str()).collect())?;
     let all: Vec<IpAddr> = dead.iter().flat_map(|(_, all)| all).copied().collect();
