@@ -37,7 +37,7 @@ pub fn is_booted(mut words: Arguments) -> bool {
             }
         }
     }
-    END.load(Relaxed) != 0
+    is_one()
 }
 
 /// Reads what shall happen when all is over.
@@ -46,6 +46,11 @@ pub fn set_end(name: &[u8]) {
         Some(index) => END.store(index + 1, Relaxed),
         None => options::fail(name, "not poweroff, reboot, halt or restart"),
     }
+}
+
+/// Whether the end of the command is that of a machine.
+pub fn is_one() -> bool {
+    END.load(Relaxed) != 0
 }
 
 /// What happens when all is over, in a word; `None` in a container.

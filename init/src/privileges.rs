@@ -7,10 +7,10 @@ use hawser::buffer::Buffer;
 use hawser::protocol::{Fact, Message};
 
 use crate::error::{self, OrFail, Step};
+use crate::machine;
 use crate::sys::{self, Capabilities, Errno};
 
 const BOUND: Step = "drop a capability from the bounding set; it needs CAP_SETPCAP";
-const KEEP: Step = "keep capabilities";
 const SET_GROUPS: Step = "set groups; it needs CAP_SETGID, and the groups in this user namespace";
 const SET_USER: Step =
     "set user and group; it needs CAP_SETUID and CAP_SETGID, and both in this user namespace";
@@ -18,6 +18,9 @@ const SET: Step = "set capabilities";
 const AMBIENT: Step = "make capabilities ambient; init itself must have them";
 const NO_NEW: Step = "set no-new-privileges";
 const CHDIR: Step = "chdir; it must be there, and the user of the command able to enter it";
+
+/// linux/capability.h
+const SYS_BOOT: u64 = 1 << 22;
 
 /// What the message says about privileges.
 #[derive(Default)]
@@ -39,6 +42,7 @@ pub fn drop_privileges(message: &Message<'_>, space: &mut [u8], text: &mut [u8])
     // A group of the longest list takes more bytes in the message than here: they fit.
     let mut groups = Buffer::new(space);
     let wanted = collect(message, &mut groups);
+    let mut sets = wanted.has_list;
     if wanted.has_list {
         drop_bounding_set(wanted.kept);
     }
@@ -49,13 +53,13 @@ pub fn drop_privileges(message: &Message<'_>, space: &mut [u8], text: &mut [u8])
         sys::set_groups(groups).or_fail(SET_GROUPS, wanted.groups);
     }
     if let Some((uid, gid)) = wanted.user {
-        if wanted.ambient != 0 && uid != 0 {
-            sys::control(libc::PR_SET_KEEPCAPS, 1, 0).or_fail(KEEP, b"");
-        }
+        // Some may be wanted; which, is said below. Without it there are none to make ambient.
+        let _ = sys::control(libc::PR_SET_KEEPCAPS, 1, 0);
+        sets |= uid != 0;
         sys::set_group(gid).or_fail(SET_USER, b"");
         sys::set_user(uid).or_fail(SET_USER, b"");
     }
-    if wanted.has_list {
+    if sets {
         set_capabilities(&wanted);
     }
     if wanted.no_new_privileges {
@@ -123,6 +127,10 @@ fn set_capabilities(wanted: &Wanted<'_>) {
     let is_root = sys::effective_user() == 0;
     let ambient = if is_root { 0 } else { wanted.ambient };
     let mut kept = if is_root { wanted.kept } else { ambient };
+    if machine::is_one() {
+        // For the end. The command does not get it by exec: it is neither ambient nor inheritable, nor, for root, bounding.
+        kept |= SYS_BOOT;
+    }
     let mut inheritable = ambient;
     let mut sets = Capabilities::default();
     sys::read_capabilities(&mut sets).or_fail(SET, b"");

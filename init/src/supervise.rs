@@ -96,7 +96,10 @@ pub fn supervise(rules: &Rules, command: Arguments, buffers: &'static mut Buffer
         }
         // From here on nothing ends PID 1 but the end of the command: no error is fatal any more.
         sys::close_descriptors();
-        let _ = sys::change_directory(c"/");
+        // The next command begins where the first one did.
+        if !machine::is_endless() {
+            let _ = sys::change_directory(c"/");
+        }
         let mut supervisor = Supervisor {
             rules,
             buffers: &mut *buffers,
@@ -186,6 +189,8 @@ fn correct_listen_pid(parent: Pid, space: &'static mut [u8]) {
         let own = decimal(sys::own_pid().0 as u32, &mut digits);
         if let Some(text) = sys::c_string(&[PREFIX, own], space) {
             sys::replace_variable(NAME, text);
+            // The same by a number of systemd's that is init's; without it the other alone counts.
+            sys::replace_variable(b"LISTEN_PIDFDID", text);
         }
     }
 }

@@ -68,6 +68,26 @@ fn a_link_that_comes_late_is_waited_for() {
     });
 }
 
+/// One after the other, as cards are found.
+#[test]
+fn links_that_come_late_are_waited_for() {
+    case(|lab| {
+        let lines = "link late0\naddress 192.0.2.77/24\nlink late1\naddress 192.0.2.78/24\n";
+        let config = config(lab, lines);
+        let words = ["--config", &config, "/bin/busybox", "ip", "-o", "addr"];
+        let mut waiting = Running::spawn(init(lab, &["strace", "-e", "trace=ppoll"], &words));
+        waiting.until_stderr("ppoll(");
+        sh("ip link add late0 type bridge");
+        waiting.until_stderr("= 1");
+        waiting.until_stderr("ppoll(");
+        sh("ip link add late1 type bridge");
+        let outcome = waiting.end().exits(0);
+        for address in ["192.0.2.77/24", "192.0.2.78/24"] {
+            assert!(outcome.out().contains(address), "{outcome}");
+        }
+    });
+}
+
 #[test]
 fn a_link_that_never_comes_is_an_error_and_changes_nothing() {
     case(|lab| {
@@ -300,6 +320,37 @@ fn a_machine_ends_when_its_command_has_ended() {
     });
 }
 
+/// The end of a machine takes a capability (reboot(2)); without it the kernel panics when PID 1 is gone.
+#[test]
+fn a_machine_ends_whatever_its_command_may_do() {
+    case(|lab| {
+        let nobody = "user 1000:1000\n";
+        let few = "capability net_bind_service\n";
+        let no_one = ("0000000000000000", None);
+        for (lines, (permitted, bounding)) in [
+            (nobody, no_one),
+            (few, ("0000000000000400", Some("0000000000000400"))),
+        ] {
+            if lines == nobody && !lab.real_root {
+                skip("only root has other users");
+                continue;
+            }
+            let config = config(lab, &format!("no-links\n{lines}"));
+            let words = ["--at-end", "poweroff", "--config", &config, "--"];
+            let command = ["/bin/busybox", "grep", "^Cap", "/proc/self/status"];
+            let outcome = run(lab, PID_1, &[&words[..], &command].concat()).exits(-2);
+            let has = |name: &str, set: &str| outcome.out().contains(&format!("{name}:\t{set}\n"));
+            for name in ["CapPrm", "CapEff"] {
+                assert!(has(name, permitted), "{outcome}");
+            }
+            for name in ["CapInh", "CapAmb"] {
+                assert!(has(name, no_one.0), "{outcome}");
+            }
+            assert!(bounding.is_none_or(|set| has("CapBnd", set)), "{outcome}");
+        }
+    });
+}
+
 #[test]
 fn a_machine_that_cannot_start_its_command_says_why_and_ends() {
     case(|lab| {
@@ -398,6 +449,13 @@ fn a_command_that_shall_run_again_does() {
         running.until("up");
         running.until("up");
         running.until_stderr("exit code 4; restart");
+        // Where it began the first time.
+        let config = config(lab, "no-links\nworkdir /usr\n");
+        let words = ["--at-end", "restart", "--config", &config, "--"];
+        let script = ["/bin/busybox", "sh", "-c", "echo in $PWD; exit 4"];
+        let mut running = Running::spawn(init(lab, &before, &[&words[..], &script].concat()));
+        running.until("in /usr");
+        running.until("in /usr");
     });
 }
 

@@ -142,9 +142,9 @@ fn bad_options_are_one_line_that_names_the_word() {
 #[test]
 fn socket_activation_names_the_command() {
     case(|_| {
-        let script = "test \"$LISTEN_PID\" = $$ && echo \"$LISTEN_FDS\" && ls -l /proc/$$/fd/3";
+        let script = "test \"$LISTEN_PID\" = $$ && test -z \"$LISTEN_PIDFDID\" && echo \"$LISTEN_FDS\" && ls -l /proc/$$/fd/3";
         // exec keeps the number: what this shell puts there is init's own.
-        let outer = "exec 3</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
+        let outer = "exec 3</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_PIDFDID=77 exec \"$@\"";
         let mut command = Command::new("/bin/busybox");
         command
             .args(["sh", "-c", outer, "sh"])

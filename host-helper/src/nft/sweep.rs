@@ -203,11 +203,7 @@ fn find_dead(
 }
 
 /// The rest of those that are in the tables no more.
-fn forget_dead(
-    nft: &mut Netlink,
-    route: &mut Netlink,
-    mut dead: Vec<Dead>,
-) -> Result<()> {
+fn forget_dead(nft: &mut Netlink, route: &mut Netlink, mut dead: Vec<Dead>) -> Result<()> {
     hosts::sweep_links(&dead.iter().map(|(name, _)| name.as_str()).collect())?;
     let all: Vec<IpAddr> = dead.iter().flat_map(|(_, all)| all).copied().collect();
     forget_connections(nft, &all);
