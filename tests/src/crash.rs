@@ -1,4 +1,5 @@
-//! A program and all that it starts, stopped by ptrace(2) at each system call, and killed at one of them.
+//! A program and all that it starts, stopped by ptrace(2) at each system call, and killed, or sent another signal, at one of them; or
+//! interrupted at each.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -22,7 +23,7 @@ use crate::snapshot::Snapshot;
 use crate::sys;
 use crate::work::Work;
 
-/// Who is killed.
+/// Who is killed, or gets another signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Victims {
     /// The process that is about to make the call.
@@ -40,6 +41,17 @@ pub struct Moment {
     call: usize,
 }
 
+/// What becomes of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Blow {
+    /// When.
+    moment: Moment,
+    /// To whom.
+    victims: Victims,
+    /// What they are sent.
+    signal: Signal,
+}
+
 /// What came of it.
 pub struct Traced {
     /// How the first process ended.
@@ -47,8 +59,10 @@ pub struct Traced {
     /// The numbers of the system calls of each process, up to its last exec where it has become another program twice: what a
     /// container's command does is its own.
     pub calls: Vec<Vec<u64>>,
-    /// Who was killed.
+    /// Who was killed, or got another signal.
     pub killed: Vec<usize>,
+    /// How many calls were interrupted.
+    pub interrupted: usize,
 }
 
 /// What is done meanwhile. All that is traced waits for it.
@@ -59,6 +73,8 @@ pub struct Meanwhile<'a> {
     pub at_word: Option<&'a (dyn Fn(Pid) + Sync)>,
     /// When one is about to make this system call, as long as nobody was killed.
     pub at_call: Option<&'a (dyn Fn(i64) + Sync)>,
+    /// Each process is stopped at each of its calls, and goes on at once: what waits begins again, or is told EINTR.
+    pub interrupts: bool,
 }
 
 struct Process {
@@ -66,13 +82,17 @@ struct Process {
     calls: Vec<u64>,
     execs: usize,
     is_new: bool,
+    /// A stop of ours is still to come.
+    is_stopping: bool,
+    /// Its last call was interrupted: this one is the same.
+    is_spared: bool,
 }
 
 /// Runs `command` to its end, and until all is over that it has started.
 pub fn trace(
     mut command: Command,
     directory: &Path,
-    fatal: Option<(Moment, Victims)>,
+    blow: Option<Blow>,
     meanwhile: &Meanwhile,
 ) -> Traced {
     let [out, err] = ["traced.out", "traced.err"].map(|name| directory.join(name));
@@ -87,7 +107,7 @@ pub fn trace(
                 awaited: meanwhile.at_word.map(|at_word| (said, at_word)),
                 ..Tracer::default()
             };
-            tracer.run(command, fatal, meanwhile)
+            tracer.run(command, blow, meanwhile)
         });
         tracer.join().expect("the tracer")
     });
@@ -106,6 +126,7 @@ struct Tracer<'a> {
     living: BTreeMap<Pid, Process>,
     calls: Vec<Vec<u64>>,
     killed: Vec<usize>,
+    interrupted: usize,
     /// Where the first word will be, and what is done then.
     awaited: Option<(File, &'a (dyn Fn(Pid) + Sync))>,
 }
@@ -114,7 +135,7 @@ impl Tracer<'_> {
     fn run(
         mut self,
         mut command: Command,
-        mut fatal: Option<(Moment, Victims)>,
+        mut blow: Option<Blow>,
         meanwhile: &Meanwhile,
     ) -> Traced {
         let started = Instant::now();
@@ -151,7 +172,9 @@ impl Tracer<'_> {
                         self.listen(pid);
                     }
                     if let Some(number) = sys::entered_call(pid) {
-                        self.enter(pid, number, &mut fatal, meanwhile);
+                        self.enter(pid, number, &mut blow, meanwhile);
+                    } else {
+                        self.leave(pid);
                     }
                     self.go_on(pid, None);
                 }
@@ -168,9 +191,12 @@ impl Tracer<'_> {
                     self.go_on(pid, None);
                 }
                 WaitStatus::Stopped(pid, signal) => {
+                    let is_stop = signal == Signal::SIGSTOP;
                     let process = self.meet(pid);
-                    let is_first = std::mem::take(&mut process.is_new);
-                    self.go_on(pid, (!is_first).then_some(signal));
+                    // Of two, the kernel tells of one.
+                    let is_first = is_stop && std::mem::take(&mut process.is_new);
+                    let is_ours = is_stop && std::mem::take(&mut process.is_stopping);
+                    self.go_on(pid, (!is_first && !is_ours).then_some(signal));
                 }
                 _ => {}
             }
@@ -184,24 +210,35 @@ impl Tracer<'_> {
             },
             calls: self.calls,
             killed: self.killed,
+            interrupted: self.interrupted,
         }
     }
 
     /// A process is about to make a call.
-    fn enter(
-        &mut self,
-        pid: Pid,
-        number: u64,
-        fatal: &mut Option<(Moment, Victims)>,
-        meanwhile: &Meanwhile,
-    ) {
+    fn enter(&mut self, pid: Pid, number: u64, blow: &mut Option<Blow>, meanwhile: &Meanwhile) {
         let process = self.meet(pid);
-        let (process, call) = (process.index, process.enter(number));
-        let is_now = |(moment, _): &mut (Moment, Victims)| *moment == Moment { process, call };
-        if let Some((_, victims)) = fatal.take_if(is_now) {
-            self.kill(process, victims);
+        let (index, call) = (process.index, process.enter(number));
+        let is_spared = std::mem::take(&mut process.is_spared) || call == usize::MAX;
+        if meanwhile.interrupts && !is_spared {
+            process.is_stopping = kill(pid, Signal::SIGSTOP).is_ok();
+        }
+        let process = index;
+        let is_now = |blow: &mut Blow| blow.moment == Moment { process, call };
+        if let Some(blow) = blow.take_if(is_now) {
+            self.strike(process, blow);
         } else if let Some(at_call) = meanwhile.at_call.filter(|_| self.killed.is_empty()) {
             at_call(i64::try_from(number).unwrap_or(-1));
+        }
+    }
+
+    /// A process has made a call.
+    fn leave(&mut self, pid: Pid) {
+        // <linux/errno.h>: ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK; a program sees none of them.
+        const AGAIN: [i64; 4] = [512, 513, 514, 516];
+        let result = sys::result_of_call(pid).unwrap_or_default();
+        if result == -i64::from(libc::EINTR) || AGAIN.contains(&-result) {
+            self.interrupted += 1;
+            self.meet(pid).is_spared = true;
         }
     }
 
@@ -221,6 +258,8 @@ impl Tracer<'_> {
                 calls: Vec::new(),
                 execs: 0,
                 is_new: true,
+                is_stopping: false,
+                is_spared: false,
             }
         })
     }
@@ -240,14 +279,14 @@ impl Tracer<'_> {
         };
     }
 
-    fn kill(&mut self, it: usize, victims: Victims) {
+    fn strike(&mut self, it: usize, blow: Blow) {
         for (pid, process) in &self.living {
-            let is_victim = match victims {
+            let is_victim = match blow.victims {
                 Victims::It => process.index == it,
                 Victims::Others => process.index != it,
                 Victims::All => true,
             };
-            if is_victim && kill(*pid, Signal::SIGKILL).is_ok() {
+            if is_victim && kill(*pid, blow.signal).is_ok() {
                 self.killed.push(process.index);
             }
         }
@@ -383,6 +422,10 @@ pub struct Sweep<'a> {
     pub at_word: Option<&'a (dyn Fn(Pid) + Sync)>,
     /// What is done when one is about to make a call.
     pub at_call: Option<&'a (dyn Fn(i64) + Sync)>,
+    /// What they are sent.
+    pub signal: Signal,
+    /// Whether each is stopped for a moment at each of its calls.
+    pub interrupts: bool,
     /// Every so manieth moment only, of those that `CRASH_STRIDE` leaves; where others are killed than who makes a call, a third of those.
     pub stride: usize,
 }
@@ -398,8 +441,29 @@ impl<'a> Sweep<'a> {
             whom: None,
             at_word: None,
             at_call: None,
+            signal: Signal::SIGKILL,
+            interrupts: false,
             stride: 1,
         }
+    }
+
+    /// The same beside a network that is there, and with `ls` for the next command; the host's state before the work comes back by `down`.
+    #[track_caller]
+    pub fn run_and_down(self, title: &str, victims: &[Victims]) {
+        let Sweep { lab, work, .. } = self;
+        let untouched = Snapshot::whole();
+        let next = || drop(lab.hawser(&["ls"]).exits(0));
+        let sweep = Sweep {
+            next: &next,
+            ..self
+        };
+        (work.undo)(&sweep.trace(None, &|| ()).outcome.exits(0));
+        lab.settle();
+        sweep.run(title, victims, &Snapshot::with_namespaces());
+        for bridge in ["hawser0", "cni0"] {
+            lab.hawser(&["down", "--bridge", bridge]).ok();
+        }
+        untouched.assert_host_back();
     }
 
     /// Kills at all of the moments, each time all that is named by `victims`, and complains of what is not as `before`. Prints
@@ -473,7 +537,7 @@ impl<'a> Sweep<'a> {
     }
 
     /// Does the work. `knock` is called when it is there to be used.
-    pub fn trace(&self, fatal: Option<(Moment, Victims)>, knock: &(dyn Fn() + Sync)) -> Traced {
+    pub fn trace(&self, blow: Option<(Moment, Victims)>, knock: &(dyn Fn() + Sync)) -> Traced {
         let mut command = (self.work.command)();
         if let Some(path) = &self.work.input {
             command.stdin(Stdio::from(File::open(path).expect("what it reads")));
@@ -488,8 +552,15 @@ impl<'a> Sweep<'a> {
             at_command: knock,
             at_word: at_word.as_ref().map(|it| it as &(dyn Fn(Pid) + Sync)),
             at_call: self.at_call,
+            interrupts: self.interrupts,
         };
-        trace(command, &self.lab.dir, fatal, &meanwhile)
+        let signal = self.signal;
+        let blow = blow.map(|(moment, victims)| Blow {
+            moment,
+            victims,
+            signal,
+        });
+        trace(command, &self.lab.dir, blow, &meanwhile)
     }
 
     fn kill(
@@ -512,14 +583,18 @@ impl<'a> Sweep<'a> {
         let Traced {
             outcome, killed, ..
         } = &traced;
+        let signal = self.signal as i32;
+        let may_be = [0, 128 + signal, -signal];
         let is_told = |code| outcome.code == code && outcome.err().lines().count() == 1;
         let is_told_to_runtime = outcome.code == 1 && outcome.out().contains("\"code\"");
-        if !([0, 137, -9].contains(&outcome.code) || is_told(125) || is_told_to_runtime) {
+        if !(may_be.contains(&outcome.code) || is_told(125) || is_told_to_runtime) {
             found.push(outcome.to_string());
         }
         (self.work.undo)(outcome);
         lab.settle();
-        if self.keeper.is_none_or(|keeper| killed.contains(&keeper)) {
+        // Whoever gets another signal takes back by himself.
+        let is_lost = |keeper| self.signal == Signal::SIGKILL && killed.contains(&keeper);
+        if self.keeper.is_none_or(is_lost) {
             (self.next)();
         }
         found.extend(before.changes());

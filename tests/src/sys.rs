@@ -101,6 +101,16 @@ pub fn entered_call(pid: nix::unistd::Pid) -> Option<u64> {
     Some(unsafe { info.u.entry.nr })
 }
 
+/// What the system call gives that a tracee has just made: less than zero is an error's number.
+pub fn result_of_call(pid: nix::unistd::Pid) -> Option<i64> {
+    let info = nix::sys::ptrace::syscall_info(pid).ok()?;
+    if info.op != libc::PTRACE_SYSCALL_INFO_EXIT {
+        return None;
+    }
+    // SAFETY: as above.
+    Some(unsafe { info.u.exit.sval })
+}
+
 /// Makes `command` the leader of a session whose controlling terminal is its standard input.
 pub fn with_terminal(command: &mut Command) {
     // SAFETY: setsid and ioctl are system calls; TIOCSCTTY takes an integer.

@@ -34,26 +34,7 @@ fn sweep(lab: &Lab, title: &str, keeper: Option<usize>, victims: &[Victims], wor
         keeper,
         ..Sweep::new(lab, work)
     };
-    run(title, victims, sweep);
-}
-
-/// The same for one with more to say.
-fn run(title: &str, victims: &[Victims], sweep: Sweep) {
-    let Sweep { lab, work, .. } = sweep;
-    let untouched = Snapshot::whole();
-    let next = || drop(lab.hawser(&["ls"]).exits(0));
-    let sweep = Sweep {
-        next: &next,
-        ..sweep
-    };
-    let first = sweep.trace(None, &|| ());
-    (work.undo)(&first.outcome.exits(0));
-    lab.settle();
-    sweep.run(title, victims, &Snapshot::with_namespaces());
-    for bridge in ["hawser0", "cni0"] {
-        lab.hawser(&["down", "--bridge", bridge]).ok();
-    }
-    untouched.assert_host_back();
+    sweep.run_and_down(title, victims);
 }
 
 #[test]
@@ -103,7 +84,7 @@ fn a_run_with_a_user_namespace_and_without_a_bridge() {
                 stride: 2,
                 ..Sweep::new(lab, work)
             };
-            run("run --userns, ptp", &[It, All], sweep);
+            sweep.run_and_down("run --userns, ptp", &[It, All]);
         });
     });
 }
@@ -158,6 +139,67 @@ fn a_first_run_and_then_down() {
     });
 }
 
+/// The same of what others than `run` begin with.
+fn first_and_then_down(lab: &Lab, title: &str, bridge: &str, work: &Work) {
+    let down = || drop(lab.hawser(&["down", "--bridge", bridge]).ok());
+    let sweep = Sweep {
+        next: &down,
+        stride: 2,
+        ..Sweep::new(lab, work)
+    };
+    let do_once = || {
+        (work.undo)(&sweep.trace(None, &|| ()).outcome.exits(0));
+        lab.settle();
+        down();
+    };
+    // What knows of its bridge stays in the directory of the case.
+    do_once();
+    let untouched = Snapshot::whole();
+    do_once();
+    untouched.assert_back();
+    sweep.run(&format!("{title}, then down"), &[It, All], &untouched);
+}
+
+#[test]
+fn a_first_attachment_and_then_down() {
+    case(|lab| {
+        with_attach(lab, |work| {
+            first_and_then_down(lab, "first attach", "hawser0", work)
+        })
+    });
+}
+
+#[test]
+fn a_first_hook_and_then_down() {
+    case(|lab| {
+        with_hook(lab, |work| {
+            first_and_then_down(lab, "first hook", "hawser0", work)
+        })
+    });
+}
+
+#[test]
+fn a_first_add_of_the_plugin_and_then_down() {
+    case(|lab| {
+        with_plugin(lab, "ADD", |work| {
+            first_and_then_down(lab, "first ADD", "cni0", work)
+        });
+    });
+}
+
+#[test]
+fn a_first_up_and_then_down() {
+    case(|lab| {
+        let work = Work {
+            command: &|| lab.command(&["up"]),
+            undo: &|_| {},
+            is_over: &|_| false,
+            input: None,
+        };
+        first_and_then_down(lab, "up", "hawser0", &work);
+    });
+}
+
 /// The next run finds whatever it is, and makes it whole.
 #[test]
 fn a_first_run_and_then_another() {
@@ -206,7 +248,7 @@ fn an_attachment_that_stays() {
                 at_word: Some(&stop),
                 ..Sweep::new(lab, work)
             };
-            run("attach --stay", &[It, Others, All], sweep);
+            sweep.run_and_down("attach --stay", &[It, Others, All]);
         });
     });
 }
@@ -223,7 +265,7 @@ fn an_attachment_that_stays_until_its_container_ends() {
                 stride: 2,
                 ..Sweep::new(lab, work)
             };
-            run("attach --stay, and the end", &[It, All], sweep);
+            sweep.run_and_down("attach --stay, and the end", &[It, All]);
         });
     });
 }

@@ -1,6 +1,17 @@
-//! A signal, or a failure, at any system call of the helper: nothing is left.
+//! A signal, or a failure, at any system call of the helper: nothing is left. Where a tracer sends the signal, it is at every sixth call,
+//! from another one on each day (`CRASH_STRIDE=1`: at every second; `CRASH_FIRST`).
 
-use lab::{Lab, Outcome, case, inject_into, with_attach, with_hook, with_plugin, with_run};
+use lab::crash::{Sweep, Victims};
+use lab::{
+    Lab, Outcome, Snapshot, Work, case, inject_into, with_attach, with_detach, with_hook,
+    with_plugin, with_poststop, with_run, with_run_and_stop, with_run_on_terminal, with_stay,
+    with_up_and_down,
+};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use Signal::{SIGHUP, SIGINT, SIGTERM};
+use Victims::{All, It};
 
 const FIXED: &[&str] = &["--name", "web", "--ip", "172.19.0.9"];
 
@@ -167,4 +178,202 @@ fn a_system_call_of_a_cni_add_that_fails_leaves_nothing_and_is_told() {
             inject_into(lab, "error=ENOSPC", work, is_ours, judge)
         })
     });
+}
+
+/// Sends `signal` to one, and to all at once, as a terminal does: whoever is told to end takes everything back, before any other command.
+fn send(lab: &Lab, title: &str, signal: Signal, work: &Work) {
+    let sweep = Sweep {
+        keeper: Some(0),
+        signal,
+        stride: 2,
+        ..Sweep::new(lab, work)
+    };
+    sweep.run_and_down(&format!("{title}, {signal}"), &[It, All]);
+}
+
+/// The same to one that does not heed it, and dies: the next one takes the rest.
+fn end(lab: &Lab, title: &str, signal: Signal, work: &Work) {
+    let sweep = Sweep {
+        signal,
+        stride: 2,
+        ..Sweep::new(lab, work)
+    };
+    sweep.run_and_down(&format!("{title}, {signal}"), &[It]);
+}
+
+#[test]
+fn a_termination_of_attach_leaves_nothing() {
+    case(|lab| with_attach(lab, |work| send(lab, "attach", SIGTERM, work)));
+}
+
+#[test]
+fn a_hangup_of_attach_leaves_nothing() {
+    case(|lab| with_attach(lab, |work| send(lab, "attach", SIGHUP, work)));
+}
+
+/// Before it has said its word, and after, when it has been told to go already.
+#[test]
+fn a_termination_of_an_attach_that_stays_leaves_nothing() {
+    case(|lab| {
+        let stop = |main: Pid| kill(main, SIGTERM).expect("a process of ours");
+        with_stay(lab, |work| {
+            let sweep = Sweep {
+                keeper: Some(0),
+                at_word: Some(&stop),
+                signal: SIGTERM,
+                stride: 2,
+                ..Sweep::new(lab, work)
+            };
+            sweep.run_and_down("attach --stay, SIGTERM", &[It]);
+        });
+    });
+}
+
+#[test]
+fn an_interrupt_of_a_hook_leaves_nothing() {
+    case(|lab| with_hook(lab, |work| send(lab, "hook createRuntime", SIGINT, work)));
+}
+
+#[test]
+fn a_termination_of_a_hook_that_releases_leaves_nothing_that_the_next_does_not_take() {
+    case(|lab| with_poststop(lab, |work| end(lab, "hook poststop", SIGTERM, work)));
+}
+
+#[test]
+fn a_termination_of_detach_leaves_nothing_that_the_next_does_not_take() {
+    case(|lab| with_detach(lab, |work| end(lab, "detach", SIGTERM, work)));
+}
+
+#[test]
+fn an_interrupt_of_a_cni_del_leaves_nothing() {
+    case(|lab| with_plugin(lab, "DEL", |work| end(lab, "CNI DEL", SIGINT, work)));
+}
+
+#[test]
+fn a_termination_of_up_or_down_leaves_nothing_that_the_next_down_does_not_take() {
+    case(|lab| with_up_and_down(lab, |work| end(lab, "up, down", SIGTERM, work)));
+}
+
+#[test]
+fn an_interrupt_of_run_with_an_init_leaves_nothing() {
+    case(|lab| {
+        let options = [&["--init"], FIXED].concat();
+        with_run(lab, &options, |work| send(lab, "run --init", SIGINT, work));
+    });
+}
+
+#[test]
+fn a_termination_of_run_with_an_init_leaves_nothing() {
+    case(|lab| {
+        let options = [&["--init"], FIXED].concat();
+        with_run(lab, &options, |work| send(lab, "run --init", SIGTERM, work));
+    });
+}
+
+#[test]
+fn an_interrupt_of_run_on_a_terminal_leaves_that_as_it_was() {
+    case(|lab| with_run_on_terminal(lab, FIXED, |work| send(lab, "run -t", SIGINT, work)));
+}
+
+#[test]
+fn a_hangup_of_run_on_a_terminal_leaves_that_as_it_was() {
+    case(|lab| with_run_on_terminal(lab, FIXED, |work| send(lab, "run -t", SIGHUP, work)));
+}
+
+/// The caller has been given the name of a container that has run, or nothing is left.
+fn by_itself(lab: &Lab, signal: Signal) {
+    let options = [&["-d"], FIXED].concat();
+    let work = Work {
+        command: &|| lab.run_command(&options, &["true"]),
+        undo: &|outcome| {
+            if outcome.code == 0 {
+                assert_eq!(outcome.out(), "web\n", "{outcome}");
+                let code = lab.hawser(&["wait", "web"]).ok();
+                let ended = (128 + signal as i32).to_string();
+                assert!(code == "0" || code == ended, "{outcome}: {code}");
+                lab.hawser(&["rm", "web"]).ok();
+            } else {
+                assert_eq!(outcome.out(), "", "{outcome}");
+            }
+        },
+        is_over: &|_| false,
+        input: None,
+    };
+    send(lab, "run -d", signal, &work);
+}
+
+#[test]
+fn a_termination_of_run_by_itself_leaves_a_whole_container_or_nothing() {
+    case(|lab| by_itself(lab, SIGTERM));
+}
+
+#[test]
+fn an_interrupt_of_run_by_itself_leaves_a_whole_container_or_nothing() {
+    case(|lab| by_itself(lab, SIGINT));
+}
+
+/// What waits begins again after a stop that is over, or is told EINTR: it is none the worse for it.
+fn stop_often(lab: &Lab, title: &str, at_word: Option<&(dyn Fn(Pid) + Sync)>, work: &Work) {
+    (work.undo)(
+        &Sweep {
+            at_word,
+            ..Sweep::new(lab, work)
+        }
+        .trace(None, &|| ())
+        .outcome
+        .exits(0),
+    );
+    lab.settle();
+    let before = Snapshot::take();
+    let sweep = Sweep {
+        at_word,
+        interrupts: true,
+        ..Sweep::new(lab, work)
+    };
+    let traced = sweep.trace(None, &|| ());
+    assert!(traced.interrupted > 0, "{title}: nothing was interrupted");
+    let outcome = traced.outcome.exits(0);
+    assert_eq!(outcome.err(), "", "{title}");
+    (work.undo)(&outcome);
+    lab.settle();
+    let changes = before.changes();
+    assert!(changes.is_empty(), "{title}: {}", changes.join("; "));
+}
+
+#[test]
+fn a_stop_at_each_call_of_a_run_changes_nothing() {
+    case(|lab| {
+        let stop = |title: &str, work: &Work| stop_often(lab, title, None, work);
+        with_run(lab, FIXED, |work| stop("run", work));
+        let options = ["--init", "--network", "ptp"];
+        with_run(lab, &options, |work| stop("run --init", work));
+        with_run_and_stop(lab, &FIXED[2..], |work| stop("run -d, stop", work));
+        with_run_on_terminal(lab, FIXED, |work| stop("run -t", work));
+        with_up_and_down(lab, |work| stop("up, down", work));
+    });
+}
+
+#[test]
+fn a_stop_at_each_call_of_an_attachment_changes_nothing() {
+    case(|lab| {
+        let stop = |title: &str, work: &Work| stop_often(lab, title, None, work);
+        with_attach(lab, |work| stop("attach", work));
+        with_detach(lab, |work| stop("detach", work));
+        with_hook(lab, |work| stop("hook createRuntime", work));
+        with_poststop(lab, |work| stop("hook poststop", work));
+        let leave = |main: Pid| kill(main, SIGTERM).expect("a process of ours");
+        with_stay(lab, |work| {
+            stop_often(lab, "attach --stay", Some(&leave), work);
+        });
+    });
+}
+
+#[test]
+fn a_stop_at_each_call_of_a_cni_add_changes_nothing() {
+    case(|lab| with_plugin(lab, "ADD", |work| stop_often(lab, "CNI ADD", None, work)));
+}
+
+#[test]
+fn a_stop_at_each_call_of_a_cni_del_changes_nothing() {
+    case(|lab| with_plugin(lab, "DEL", |work| stop_often(lab, "CNI DEL", None, work)));
 }
