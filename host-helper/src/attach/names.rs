@@ -13,8 +13,8 @@ use crate::spawn::Child;
 pub struct Names {
     /// Its hosts file, when it is on one.
     pub hosts: Option<Hosts>,
-    /// That of its network, also when it has no neighbours.
-    network: Option<Hosts>,
+    /// That of the network, whether it is on it or not: starts look at what others have left by its times.
+    pub swept: Option<Hosts>,
     /// What its own hosts file begins with.
     pub first: String,
     lines: Option<Lines>,
@@ -48,7 +48,7 @@ impl Names {
 
     /// The names that others have left go, where a start has to see to that. True: the rest of theirs is to go, too.
     pub fn sweep_if_due(&self) -> bool {
-        self.network.as_ref().is_some_and(Hosts::sweep_if_due)
+        self.swept.as_ref().is_some_and(Hosts::sweep_if_due)
     }
 
     /// What others have left of names. Off the way of the start, or of the end.
@@ -66,7 +66,7 @@ impl Names {
     }
 }
 
-/// Opens the hosts file of the network, and gives it to the child, which is waiting for it or about to.
+/// Opens the hosts file of the network, and gives it to the child, which is waiting for it or about to, unless it has no neighbours.
 ///
 /// Before: the network is there.
 pub(super) fn open_names(
@@ -78,18 +78,13 @@ pub(super) fn open_names(
         return Ok(Names::default());
     };
     let hosts = Hosts::open(network)?;
-    let names = Names {
-        network: Some(hosts.clone()),
-        ..Names::default()
-    };
-    let Some(view) = request.view_of_hosts() else {
-        return Ok(names);
-    };
-    if request.writes_resolv && view == View::Shared {
+    let view = request.view_of_hosts();
+    if request.writes_resolv && view == Some(View::Shared) {
         child.hand_hosts(&hosts.mount()?)?;
     }
     Ok(Names {
-        hosts: Some(hosts),
-        ..names
+        hosts: view.map(|_| hosts.clone()),
+        swept: Some(hosts),
+        ..Names::default()
     })
 }
