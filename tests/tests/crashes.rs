@@ -1,16 +1,17 @@
 //! A kill at any moment, of the helper, of the container, or of all at once: nothing is left, at the latest after the next command;
 //! and after `down` the host is what it was before the first.
 //!
-//! CRASH_STRIDE=1 takes every moment, 5,200 of them; without it, it is every third, from another one on each day; CRASH_FIRST, which
+//! CRASH_STRIDE=1 takes every moment, 6,500 of them; without it, it is every third, from another one on each day; CRASH_FIRST, which
 //! is printed, takes those of another.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::time::UNIX_EPOCH;
 
 use lab::crash::{Sweep, Victims};
 use lab::{
-    Lab, Snapshot, Work, case, with_attach, with_hook, with_plugin, with_poststop, with_run,
-    with_stay, with_stay_to_the_end,
+    Lab, Snapshot, Work, case, wait_for_end, with_attach, with_hook, with_plugin, with_poststop,
+    with_run, with_stay, with_stay_to_the_end,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -90,30 +91,62 @@ fn a_run_with_a_user_namespace_and_without_a_bridge() {
 }
 
 /// Of what is dead by its line in the hosts file, and of what has none: a start looks for that once a second.
+fn and_then_a_run(lab: &Lab, title: &str, keeper: Option<usize>, work: &Work) {
+    let other = ["--name", "other"];
+    lab.run(&other, &["true"]).ok();
+    let next = || {
+        let lock = File::open("/run/hawser/hawser0.lock").expect("the network's lock");
+        lock.set_modified(UNIX_EPOCH).expect("an older one");
+        lab.run(&other, &["true"]).ok();
+        lab.settle();
+    };
+    let sweep = Sweep {
+        next: &next,
+        keeper,
+        stride: 2,
+        ..Sweep::new(lab, work)
+    };
+    (work.undo)(&sweep.trace(None, &|| ()).outcome.exits(0));
+    next();
+    sweep.run(title, &[It, All], &Snapshot::take());
+}
+
 #[test]
 fn a_run_or_an_attachment_and_then_another_run() {
     case(|lab| {
-        let other = ["--name", "other"];
-        lab.run(&other, &["true"]).ok();
-        let next = || {
-            let lock = File::open("/run/hawser/hawser0.lock").expect("the network's lock");
-            lock.set_modified(UNIX_EPOCH).expect("an older one");
-            lab.run(&other, &["true"]).ok();
-            lab.settle();
+        with_run(lab, NAMED, |work| {
+            and_then_a_run(lab, "run, then another", Some(0), work);
+        });
+        with_attach(lab, |work| {
+            and_then_a_run(lab, "attach, then a run", Some(0), work);
+        });
+    });
+}
+
+/// Its runtime was killed, too: nobody calls poststop.
+#[test]
+fn a_hook_and_then_a_run() {
+    case(|lab| {
+        let bundle = lab.bundle("web", "").annotated("hawser.ip", "172.19.0.9");
+        let bundle = bundle.annotated("hawser.publish", "8080:80");
+        let guest = RefCell::new(None);
+        let work = Work {
+            command: &|| {
+                let created = bundle.created();
+                let state = bundle.state("web", "creating", created.pid());
+                guest.replace(Some(created));
+                lab.hook_command(&["--ip-file", "/run/hawser-ip"], &state)
+            },
+            undo: &|_| {
+                let guest = guest.take().expect("a container");
+                let pid = guest.pid();
+                guest.end().exits(0);
+                wait_for_end(pid);
+            },
+            is_over: &|_| false,
+            input: Some(lab.dir.join("state")),
         };
-        let sweep = |title: &str, work: &Work| {
-            let sweep = Sweep {
-                next: &next,
-                keeper: Some(0),
-                stride: 2,
-                ..Sweep::new(lab, work)
-            };
-            (work.undo)(&sweep.trace(None, &|| ()).outcome.exits(0));
-            next();
-            sweep.run(title, &[It, All], &Snapshot::take());
-        };
-        with_run(lab, NAMED, |work| sweep("run, then another", work));
-        with_attach(lab, |work| sweep("attach, then a run", work));
+        and_then_a_run(lab, "hook, then a run", None, &work);
     });
 }
 
@@ -158,6 +191,16 @@ fn first_and_then_down(lab: &Lab, title: &str, bridge: &str, work: &Work) {
     do_once();
     untouched.assert_back();
     sweep.run(&format!("{title}, then down"), &[It, All], &untouched);
+}
+
+#[test]
+fn a_first_run_without_a_bridge_and_then_down() {
+    let options = [&["--network", "ptp"], &NAMED[..2], &NAMED[4..]].concat();
+    case(|lab| {
+        with_run(lab, &options, |work| {
+            first_and_then_down(lab, "first run, ptp", "hawser0", work)
+        });
+    });
 }
 
 #[test]
@@ -267,6 +310,23 @@ fn an_attachment_that_stays_until_its_container_ends() {
             };
             sweep.run_and_down("attach --stay, and the end", &[It, All]);
         });
+    });
+}
+
+/// Its command goes with it, and nothing else.
+#[test]
+fn a_command_beside_another() {
+    case(|lab| {
+        let web = lab.start_idle(&["--name", "web", "--network", "none"]);
+        let before = Snapshot::take();
+        let work = Work {
+            command: &|| lab.command(&["exec", "web", "true"]),
+            undo: &|_| {},
+            is_over: &|_| false,
+            input: None,
+        };
+        Sweep::new(lab, &work).run("exec", &[It, Others, All], &before);
+        drop(web);
     });
 }
 

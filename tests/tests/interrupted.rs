@@ -271,6 +271,11 @@ fn a_termination_of_run_with_an_init_leaves_nothing() {
 }
 
 #[test]
+fn an_interrupt_of_run_and_its_command_leaves_nothing() {
+    case(|lab| with_run(lab, FIXED, |work| send(lab, "run", SIGINT, work)));
+}
+
+#[test]
 fn an_interrupt_of_run_on_a_terminal_leaves_that_as_it_was() {
     case(|lab| with_run_on_terminal(lab, FIXED, |work| send(lab, "run -t", SIGINT, work)));
 }
@@ -312,23 +317,43 @@ fn an_interrupt_of_run_by_itself_leaves_a_whole_container_or_nothing() {
     case(|lab| by_itself(lab, SIGINT));
 }
 
+/// A command beside another: it ends, and the container goes on.
+#[test]
+fn a_signal_to_exec_leaves_nothing() {
+    case(|lab| {
+        let web = lab.start_idle(&["--name", "web", "--network", "none"]);
+        let before = Snapshot::take();
+        let work = Work {
+            command: &|| lab.command(&["exec", "web", "true"]),
+            undo: &|_| {},
+            is_over: &|_| false,
+            input: None,
+        };
+        for signal in [SIGINT, SIGHUP, SIGTERM] {
+            let sweep = Sweep {
+                keeper: Some(0),
+                signal,
+                stride: 2,
+                ..Sweep::new(lab, &work)
+            };
+            sweep.run(&format!("exec, {signal}"), &[It, All], &before);
+        }
+        drop(web);
+    });
+}
+
 /// What waits begins again after a stop that is over, or is told EINTR: it is none the worse for it.
 fn stop_often(lab: &Lab, title: &str, at_word: Option<&(dyn Fn(Pid) + Sync)>, work: &Work) {
-    (work.undo)(
-        &Sweep {
-            at_word,
-            ..Sweep::new(lab, work)
-        }
-        .trace(None, &|| ())
-        .outcome
-        .exits(0),
-    );
+    let sweep = Sweep {
+        at_word,
+        ..Sweep::new(lab, work)
+    };
+    (work.undo)(&sweep.trace(None, &|| ()).outcome.exits(0));
     lab.settle();
     let before = Snapshot::take();
     let sweep = Sweep {
-        at_word,
         interrupts: true,
-        ..Sweep::new(lab, work)
+        ..sweep
     };
     let traced = sweep.trace(None, &|| ());
     assert!(traced.interrupted > 0, "{title}: nothing was interrupted");
