@@ -1,6 +1,7 @@
 //! What a veth says of its owner, and what the host knows of the container behind it.
 
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 
 use hawser::netlink::{Writer, ifinfomsg, ndmsg};
 use nix::errno::Errno;
@@ -8,10 +9,11 @@ use nix::errno::Errno;
 use crate::attach::Attachment;
 use crate::bridge::Network;
 use crate::error::{Doing, Refusal, Result, twice};
-use crate::link::{Mac, family, octets};
+use crate::link::{Mac, Neighbour, family, octets};
 use crate::netlink::{ACK, CREATE, Netlink};
 use crate::owner::Mark;
 use crate::reclaim::reclaim;
+use crate::sys;
 use crate::veth::Veth;
 
 /// Says on the link whose it is, makes it answer to the container's name, and tells the host's link `device`,
@@ -57,7 +59,9 @@ fn write_marks(
     let mut sequence = first;
     if let Some(device) = device {
         for place in veth.places(network) {
-            write_neighbour(batch, sequence, place.address, veth.mac, device);
+            // One that was left over may be of another hardware address.
+            let how = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
+            write_neighbour(batch, sequence, place.address, veth.mac, device, how);
             sequence += 1;
         }
     }
@@ -83,12 +87,17 @@ pub fn write_altname(batch: &mut Writer, sequence: u32, veth: &Veth, name: &str)
 }
 
 /// Permanent neighbours are not counted: of others the kernel keeps 1,024 for all namespaces together (gc_thresh3),
-/// and a host that starts hundreds of containers a second would soon reach none of them. Replaced, since one that was
-/// left over may be of another hardware address.
-fn write_neighbour(batch: &mut Writer, sequence: u32, address: IpAddr, mac: Mac, device: u32) {
-    let replace = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
+/// and a host that starts hundreds of containers a second would soon reach none of them. `how`: flags of the request.
+fn write_neighbour(
+    batch: &mut Writer,
+    sequence: u32,
+    address: IpAddr,
+    mac: Mac,
+    device: u32,
+    how: i32,
+) {
     let header = ndmsg(family(address), device, libc::NUD_PERMANENT);
-    batch.begin(libc::RTM_NEWNEIGH, replace, sequence, &header);
+    batch.begin(libc::RTM_NEWNEIGH, how as u16, sequence, &header);
     batch.attribute(libc::NDA_DST, &octets(address));
     batch.attribute(libc::NDA_LLADDR, &mac);
     batch.end();
@@ -116,29 +125,58 @@ pub fn forget_neighbours_of(attachment: &Attachment) {
     let _: std::result::Result<(), Refusal> = twice(forget);
 }
 
-/// Takes the neighbours with these addresses back that killed supervisors have left on bridges of ours.
+/// Takes the neighbours back that killed supervisors have left on bridges of ours, by the names of their containers' links, and their
+/// addresses. Where another link than number `own` has the name they are the next one's, also when that comes at this moment.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn sweep_neighbours(route: &mut Netlink, addresses: &[IpAddr]) -> Result<()> {
+pub fn sweep_neighbours(
+    route: &mut Netlink,
+    containers: &[(String, Vec<IpAddr>)],
+    own: u32,
+) -> Result<()> {
     let doing = || "sweep neighbours that dead containers have left".to_string();
     for neighbour in route.permanent_neighbours().doing(doing)? {
-        if !addresses.contains(&neighbour.address) {
+        let has_it = |(_, all): &&(String, Vec<IpAddr>)| all.contains(&neighbour.address);
+        let Some((name, _)) = containers.iter().find(has_it) else {
+            continue;
+        };
+        let is_anothers =
+            |route: &Netlink| sys::link_index(route.as_fd(), name).is_ok_and(|index| index != own);
+        let link = route.link(neighbour.link).doing(doing)?;
+        let is_on_ours = link.is_some_and(|link| matches!(link.mark, Some(Mark::Network(_))));
+        if !is_on_ours || is_anothers(route) {
             continue;
         }
-        let link = route.link(neighbour.link).doing(doing)?;
-        if link.is_some_and(|link| matches!(link.mark, Some(Mark::Network(_)))) {
-            let removed = route.request(|batch, sequence| {
-                write_removal(batch, sequence, neighbour.address, neighbour.link);
-            });
-            match removed {
-                // Gone already, it or the bridge, is success.
-                Err(refusal) if matches!(refusal.errno, Errno::ENOENT | Errno::ENODEV) => {}
-                removed => removed.doing(doing)?,
-            }
+        let removed = route.request(|batch, sequence| {
+            write_removal(batch, sequence, neighbour.address, neighbour.link);
+        });
+        match removed {
+            // Gone already, it or the bridge, is success.
+            Err(refusal) if matches!(refusal.errno, Errno::ENOENT | Errno::ENODEV) => {}
+            removed => removed.doing(doing)?,
+        }
+        if is_anothers(route) {
+            put_back(route, &neighbour).doing(doing)?;
         }
     }
     Ok(())
+}
+
+/// Whoever has come since may have had it. What is there was written after it was removed, and what is written yet replaces it.
+fn put_back(route: &mut Netlink, neighbour: &Neighbour) -> std::result::Result<(), Refusal> {
+    let Some(mac) = neighbour.mac else {
+        return Ok(());
+    };
+    let (address, device) = (neighbour.address, neighbour.link);
+    let how = libc::NLM_F_CREATE | libc::NLM_F_EXCL | i32::from(ACK);
+    let put = route.request(|batch, sequence| {
+        write_neighbour(batch, sequence, address, mac, device, how);
+    });
+    match put {
+        Err(refusal) if matches!(refusal.errno, Errno::EEXIST | Errno::ENODEV) => Ok(()),
+        put => put,
+    }
 }
 
 fn write_removal(batch: &mut Writer, sequence: u32, address: IpAddr, device: u32) {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::process::Command;
 use std::time::UNIX_EPOCH;
 
+use lab::strace::Stopped;
 use lab::{
     DEADLINE, Lab, Netns, Running, Snapshot, Watch, Whose, case, children, collect, packets,
     parent, sh, sys,
@@ -204,6 +205,35 @@ fn who_takes_away_what_others_have_left_keeps_nothing_of_that() {
         assert_eq!(children(stays.pid()), Vec::<i32>::new());
         stays.signal(libc::SIGTERM);
         stays.end().exits(0);
+    });
+}
+
+/// While somebody takes away what a killed run has left, another takes its address: what that one has stays, also its neighbours.
+#[test]
+fn who_takes_the_address_of_a_killed_one_while_another_sweeps_loses_nothing() {
+    case(|lab| {
+        let options = ["--name", "web", "--ip", "172.19.0.9", "-p", "8080:80"];
+        let shown = || sh("ip neigh show nud permanent; nft list ruleset | tr , '\\n' | wc -l");
+        let first = lab.start_idle(&options);
+        let whole = shown();
+        first.end().exits(0);
+        let trace = lab.dir.join("trace");
+        for nth in 1.. {
+            let killed = lab.start_idle(&options);
+            killed.signal(libc::SIGKILL);
+            drop(killed.end());
+            lab.settle();
+            let sweep = Stopped::at_message(nth, &lab.command(&["ls"]), &trace);
+            let is_stopped = sweep.is_stopped;
+            let next = lab.start_idle(&options);
+            sweep.go_on().end().ok();
+            assert_eq!(shown(), whole, "message {nth}");
+            next.end().exits(0);
+            if !is_stopped {
+                assert!(nth > 20, "it sends more than {nth} messages");
+                break;
+            }
+        }
     });
 }
 

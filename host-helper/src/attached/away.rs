@@ -321,11 +321,7 @@ fn tidy(route: &mut Netlink, link: &str, kept: Option<Kept>, known: Vec<IpAddr>)
         uncover(kept);
     }
     hosts::sweep_links(&BTreeSet::from([link]))?;
-    let doing = || format!("look for link {link}");
-    // Else they are the next one's.
-    if route.find_link(link).doing(doing)?.is_none() {
-        mark::sweep_neighbours(route, &addresses)?;
-    }
+    mark::sweep_neighbours(route, &[(link.to_string(), addresses)], 0)?;
     forget(link, kept.as_ref());
     Ok(())
 }

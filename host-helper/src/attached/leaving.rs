@@ -47,7 +47,8 @@ impl<'a> Leaving<'a> {
         if is_anothers(route, end) {
             return None;
         }
-        errors.extend(mark::sweep_neighbours(route, &addresses).err());
+        let its = [(end.name.clone(), addresses.clone())];
+        errors.extend(mark::sweep_neighbours(route, &its, end.index).err());
         Some(Leaving {
             end,
             kept,

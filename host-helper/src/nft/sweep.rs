@@ -205,12 +205,11 @@ fn find_dead(
 /// The rest of those that are in the tables no more.
 fn forget_dead(nft: &mut Netlink, route: &mut Netlink, mut dead: Vec<Dead>) -> Result<()> {
     hosts::sweep_links(&dead.iter().map(|(name, _)| name.as_str()).collect())?;
-    let all: Vec<IpAddr> = dead.iter().flat_map(|(_, all)| all).copied().collect();
-    forget_connections(nft, &all);
-    // Else they are the next one's.
+    // Else what follows is the next one's.
     dead.retain(|(name, _)| is_gone(route, name));
-    let left: Vec<IpAddr> = dead.into_iter().flat_map(|(_, all)| all).collect();
-    mark::sweep_neighbours(route, &left)
+    let addresses: Vec<IpAddr> = dead.iter().flat_map(|(_, all)| all).copied().collect();
+    forget_connections(nft, &addresses);
+    mark::sweep_neighbours(route, &dead, 0)
 }
 
 /// Takes the ports back of containers that have ended with their supervisors, whose networks others live on in: nobody holds them. Where
