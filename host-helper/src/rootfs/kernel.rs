@@ -12,6 +12,7 @@ use super::{NODEV, NOEXEC, NOSUID, RDONLY, Rootfs, mount_new};
 use crate::error::{Doing, Refusal, Result};
 use crate::inside::{Permission, open_in_root};
 use crate::sys::{again, attach_tree, attach_tree_at, clone_tree, set_mount_attributes};
+use crate::users::UserMap;
 
 /// Tells about the host or changes it: hidden. (What Docker and runc hide too.)
 const MASKED_PROC: [&CStr; 9] = [
@@ -31,6 +32,9 @@ const MASKED_SYS: [&CStr; 2] = [c"firmware", c"devices/virtual/powercap"];
 /// Changes the host: readable only.
 const READ_ONLY_PROC: [&CStr; 5] = [c"bus", c"fs", c"irq", c"sys", c"sysrq-trigger"];
 
+/// The one switch of a network whose value names groups.
+const PING_GROUPS: &str = "net/ipv4/ping_group_range";
+
 /// The switches of its own network, where it has one.
 pub(super) fn set_switches(proc: &OwnedFd, rootfs: &Rootfs, permission: &Permission) -> Result<()> {
     if rootfs.is_new_network {
@@ -40,8 +44,10 @@ pub(super) fn set_switches(proc: &OwnedFd, rootfs: &Rootfs, permission: &Permiss
         // Those of eth0 are there when it is.
         permission.wait().doing(|| "wait for the network".into())?;
     }
+    let map = rootfs.users.as_ref().map(|users| users.map);
     for (path, value) in &rootfs.sysctls {
-        write_at(proc, &format!("sys/{path}"), value)
+        let outside = map.and_then(|map| groups_outside(path, value, map));
+        write_at(proc, &format!("sys/{path}"), outside.as_ref().unwrap_or(value))
             .doing(|| format!("write {value} to /proc/sys/{path}"))
             .map_err(|error| {
                 error
@@ -52,9 +58,25 @@ pub(super) fn set_switches(proc: &OwnedFd, rootfs: &Rootfs, permission: &Permiss
     Ok(())
 }
 
-/// `ping` for every user, without a capability (icmp(7)): a new network namespace allows it to no group.
+/// A range of groups, as the host numbers them: who writes it is not inside yet. `None`: it is no such range, or no group of the
+/// container's is the first. More than all are all: so Docker's usual `0 2147483647` is.
+fn groups_outside(path: &str, value: &str, map: UserMap) -> Option<String> {
+    let numbers: Vec<u32> = value
+        .split_whitespace()
+        .map(|word| word.parse().ok())
+        .collect::<Option<_>>()?;
+    let [low, high] = numbers[..] else {
+        return None;
+    };
+    let is_range = path == PING_GROUPS && low <= high && low < map.count;
+    let outside = |group: u32| map.gid.saturating_add(group.min(map.count - 1));
+    is_range.then(|| format!("{} {}", outside(low), outside(high)))
+}
+
+/// `ping` for every user, without a capability (icmp(7)): a new network namespace allows it to no group. Those of the host
+/// too, whoever is inside: a container of other users may join.
 fn allow_ping(proc: &OwnedFd) -> Result<()> {
-    let path = "sys/net/ipv4/ping_group_range";
+    let path = &format!("sys/{PING_GROUPS}");
     let written = match write_at(proc, path, "0 2147483647") {
         // In a user namespace only its own groups can be named.
         Err(refusal) if refusal.errno == Errno::EINVAL => write_at(proc, path, "0 0"),
