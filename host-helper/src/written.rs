@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
+use nix::fcntl::{FallocateFlags, fallocate};
+
 /// A file of the container's that we have written.
 pub struct Written {
     file: File,
@@ -26,7 +28,8 @@ impl Written {
     /// Replaces it in place, unless the container has changed it.
     ///
     /// In one write, which a shorter text fills with empty lines: whoever reads meanwhile finds no old line's end in
-    /// it, and never an empty file, as a truncation before would leave.
+    /// it, and never an empty file, as a truncation before would leave. Room for a longer text is made before, or none of it is
+    /// written: a full file system would take its beginning.
     ///
     /// # Errors
     /// What the file system refuses.
@@ -35,6 +38,11 @@ impl Written {
             return Ok(());
         }
         let old = self.text.len();
+        if old < text.len() {
+            let (kept, length) = (FallocateFlags::FALLOC_FL_KEEP_SIZE, text.len());
+            let length = libc::off_t::try_from(length).unwrap_or(libc::off_t::MAX);
+            fallocate(&self.file, kept, 0, length)?;
+        }
         let mut bytes = text.clone().into_bytes();
         bytes.resize(old.max(text.len()), b'\n');
         self.file.write_all_at(&bytes, 0)?;

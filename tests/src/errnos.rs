@@ -76,6 +76,7 @@ const ROWS: &[Row] = &[
     (libc::SYS_mkdirat, "mkdirat", MAKE),
     (libc::SYS_mknodat, "mknodat", &[ENOSPC, EPERM, EACCES, ENOMEM, EDQUOT]),
     (libc::SYS_symlinkat, "symlinkat", MAKE),
+    (libc::SYS_fallocate, "fallocate", &[ENOSPC, ENOMEM, EINTR, EIO]),
     (libc::SYS_ftruncate, "ftruncate", &[EINTR, EIO, EPERM]),
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_rmdir, "rmdir", REMOVE),

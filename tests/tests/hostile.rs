@@ -16,7 +16,8 @@ use nix::unistd::Pid;
 
 use lab::strace::traced;
 use lab::{
-    DEADLINE, Lab, Outcome, Running, Snapshot, case, child, collect, packets, sh, sys, wait_for_end,
+    DEADLINE, Lab, Outcome, Running, Seen, Snapshot, case, child, collect, packets, sh, sys,
+    wait_for_end,
 };
 
 /// Some seconds more than a grace of one second, on a busy machine.
@@ -158,6 +159,100 @@ fn fills_its_file_systems() {
             assert!(tty.code == 0 || place == "/dev", "{tty}");
             lab.set_resolv_conf("nameserver 198.51.100.53\n");
             stops(lab, running, &before);
+        }
+    });
+}
+
+/// Its resolv.conf is the old one or the new one, whole: a text that has no room is not begun.
+#[test]
+fn has_no_room_for_a_longer_resolv_conf() {
+    case(|lab| {
+        let before = before(lab);
+        for users in [&[][..], &["--userns"]] {
+            if !users.is_empty() && !lab.real_root {
+                return lab::skip("a range of users needs real root");
+            }
+            let running = start(lab, users, &["fills", "/dev"]);
+            let inside = Seen::inside(lab.pid_of("mallory"), "/etc/resolv.conf");
+            let first = inside.text();
+            let has_heard = |server: &str| {
+                let said = lab.hawser(&["inspect", "mallory"]).ok();
+                let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+                said["resolvers"] == serde_json::json!([server])
+            };
+            let long = format!("search {}\n", "a-long-domain.test ".repeat(300).trim_end());
+            lab.set_resolv_conf(&format!("nameserver 192.0.2.7\n{long}"));
+            lab::wait_untold("it hears of the change", || has_heard("192.0.2.7"));
+            assert_eq!(inside.text(), first);
+            // One that needs no more room than it has is written, and any when there is room again.
+            let begun = Instant::now();
+            lab.set_resolv_conf("nameserver 192.0.2.8\n");
+            inside.becomes(begun, |text| text == "nameserver 192.0.2.8\n");
+            exec(lab, &["sh", "-c", ">/dev/filling"]).ok();
+            let begun = Instant::now();
+            lab.set_resolv_conf(&format!("nameserver 192.0.2.9\n{long}"));
+            inside.becomes(begun, |text| text.ends_with(&long));
+            lab.set_resolv_conf("nameserver 198.51.100.53\n");
+            stops(lab, running, &before);
+        }
+    });
+}
+
+/// Its root, a `--tmpfs`, or both.
+#[test]
+fn fills_its_root_and_what_is_mounted_there() {
+    case(|lab| {
+        let root = lab.dir.join("small");
+        let path = root.to_string_lossy();
+        sh(&format!(
+            "mkdir {path} && mount -t tmpfs -o size=8m small {path} && cp -a {}/. {path}",
+            lab.rootfs.display()
+        ));
+        let run = |options: &[&str], script: &str| {
+            let words = [
+                &["run", "--rootfs", &path],
+                options,
+                &["--", "sh", "-c", script],
+            ];
+            let mut command = lab.command(&words.concat());
+            command.stdin(Stdio::piped());
+            Running::spawn(command)
+        };
+        run(&["--tmpfs", "/srv"], "true").end().exits(0);
+        let before = lab.with_network();
+        for place in ["/", "/srv"] {
+            let script = format!(
+                "echo up; read go; cat /dev/zero >{place}/filling 2>/dev/null; echo full; trap '' TERM; read x"
+            );
+            let mut running = run(&["--name", "mallory", "--tmpfs", "/srv"], &script);
+            running.until("up");
+            let pid = lab.pid_of("mallory");
+            // Half of the machine's memory is more than a test may fill.
+            sh(&format!(
+                "nsenter -t {pid} -m mount -t tmpfs -o remount,size=1m none /srv"
+            ));
+            running.say("\n");
+            running.until("full");
+            let inside = Seen::inside(pid, "/etc/resolv.conf");
+            let begun = Instant::now();
+            lab.set_resolv_conf("nameserver 198.51.100.53\noptions ndots:2\n");
+            inside.becomes(begun, |text| text.ends_with("ndots:2\n"));
+            assert_ne!(
+                exec(lab, &["sh", "-c", &format!("echo x >{place}/more")]).code,
+                0
+            );
+            let tty = lab.hawser(&["exec", "-t", "mallory", "tty"]).exits(0);
+            assert!(tty.out().starts_with("/dev/pts/"), "{tty}");
+            // One more in the same root.
+            let second = run(&["--tmpfs", "/srv"], "hostname && touch /srv/x").end();
+            assert_eq!(second.exits(0).err(), "");
+            others_work(lab);
+            lab.set_resolv_conf("nameserver 198.51.100.53\n");
+            lab.hawser(&["stop", "--grace", "1", "mallory"]).exits(0);
+            let outcome = running.end();
+            assert!(outcome.elapsed < SOON, "{outcome}");
+            sh(&format!("rm -f {path}/filling {path}/more"));
+            before.assert_back();
         }
     });
 }
