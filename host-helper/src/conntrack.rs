@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use crate::error::Refusal;
 use crate::netlink::{ACK, DUMP, Netlink};
 use crate::publish::{Port, Protocol};
+use crate::sysctl;
 
 const GET: u16 = (libc::NFNL_SUBSYS_CTNETLINK << 8 | 1) as u16; // IPCTNL_MSG_CT_GET
 const DELETE: u16 = (libc::NFNL_SUBSYS_CTNETLINK << 8 | 2) as u16; // IPCTNL_MSG_CT_DELETE
@@ -125,6 +126,15 @@ pub fn forget_container(conntrack: &mut Netlink, addresses: &[IpAddr]) -> Result
 /// As [`forget`].
 pub fn forget_opened_by(conntrack: &mut Netlink, addresses: &[IpAddr]) -> Result<(), Refusal> {
     forget_of(conntrack, addresses, CTA_TUPLE_ORIG)
+}
+
+/// Whether the host tracks many connections: one that has ended may have filled the table with those that it had opened, which the
+/// kernel would keep for up to five days. Where they are few they end by themselves: so a peer that has not read yet what
+/// it was sent hears of no reset. Asked without a socket, whose end may take long.
+pub fn are_many() -> bool {
+    let count = sysctl::value("netfilter/nf_conntrack_count");
+    let count = count.ok().flatten().and_then(|count| count.parse().ok());
+    count.is_some_and(|count: u32| count > FEW)
 }
 
 /// `side`: whose source the addresses are, of the first packet's or of the answer's.

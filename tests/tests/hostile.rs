@@ -512,29 +512,87 @@ fn exec_again(lab: &Lab) {
     assert_eq!(exec(lab, &["echo", "well"]).ok(), "well");
 }
 
+/// How many connections the host tracks, and how many it does at most.
+fn tracked(what: &str) -> u32 {
+    let path = format!("/proc/sys/net/netfilter/nf_conntrack_{what}");
+    let count = fs::read_to_string(path).expect("a count");
+    count.trim().parse().expect("a number")
+}
+
+/// So few are left to end by themselves.
+const FEW: u32 = 4096;
+
 #[test]
 fn exhausts_ports_and_connections() {
-    packets(|lab| {
-        lab.serve();
-        let before = before(lab);
-        let running = start(lab, &[], &["floods"]);
-        let count =
-            fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").expect("a count");
-        let count: u32 = count.trim().parse().expect("a number");
-        assert!(count > 30_000, "the host follows {count} connections");
-        others_work(lab);
-        // To the same server, with names, and with ports of the host's.
-        let fetched = lab.run(&[], &["wget", "-q", "-O", "-", "http://web.example.test/"]);
-        assert_eq!(fetched.ok(), "hello from the internet");
-        lab.hawser(&["port", "add", "mallory", "8080:80"]).exits(0);
-        assert_eq!(
-            lab.hawser(&["port", "rm", "mallory", "8080:80"])
-                .exits(0)
-                .err(),
-            ""
-        );
-        lab.hawser(&["restore"]).exits(0);
-        stops(lab, running, &before);
+    packets(|lab| opens(lab, u32::from(u16::MAX)));
+}
+
+/// As many as there can be, where that is no work of minutes: the limit is the machine's.
+#[test]
+fn exhausts_the_table_of_connections() {
+    case(|lab| {
+        let most = tracked("max").min(400_000);
+        opens(lab, most + most / 8);
+    });
+}
+
+/// A container opens so many, and the helper does what it does otherwise.
+fn opens(lab: &Lab, wanted: u32) {
+    lab.serve();
+    // They do not end by themselves: so it is with those by TCP that are never closed.
+    sh("echo 3600 >/proc/sys/net/netfilter/nf_conntrack_udp_timeout");
+    let before = before(lab);
+    let neighbour = lab.start_idle(&["--name", "neighbour", "-p", "8081:81"]);
+    let running = start(lab, &[], &["floods", &wanted.to_string()]);
+    let count = tracked("count");
+    assert!(
+        count > wanted / 2,
+        "the host follows {count} connections of {wanted}"
+    );
+    others_work(lab);
+    // To the same server, with names, and with ports of the host's.
+    let fetched = lab.run(&[], &["wget", "-q", "-O", "-", "http://web.example.test/"]);
+    assert_eq!(fetched.ok(), "hello from the internet");
+    lab.run(&["-p", "8082:82"], &["true"]).ok();
+    lab.hawser(&["port", "add", "mallory", "8080:80"]).exits(0);
+    assert_eq!(
+        lab.hawser(&["port", "rm", "mallory", "8080:80"])
+            .exits(0)
+            .err(),
+        ""
+    );
+    lab.hawser(&["restore"]).exits(0);
+    let guest = Running::unshared(&["-n"], "exec cat");
+    let pid = guest.pid().to_string();
+    lab.hawser(&["attach", &pid]).exits(0);
+    lab.hawser(&["detach", &pid]).exits(0);
+    guest.end().exits(0);
+    neighbour.end().exits(0);
+    stops(lab, running, &before);
+    // The next one does not find them.
+    lab::wait_untold("its connections go", || tracked("count") <= FEW);
+}
+
+/// What it has opened goes with its link, too.
+#[test]
+fn exhausts_connections_from_where_it_is_attached() {
+    case(|lab| {
+        let before = lab.with_network();
+        let guest = Running::unshared(&["-n"], "exec cat");
+        let pid = guest.pid().to_string();
+        lab.hawser(&["attach", "--resolv=off", &pid]).exits(0);
+        let inside = lab::Netns::of(guest.pid());
+        let mut flood = inside.command(env!("CARGO_BIN_EXE_hostile"));
+        flood.args(["floods", "50000"]).stdout(Stdio::piped());
+        let mut flood = Running::spawn(flood);
+        flood.until("up");
+        assert!(tracked("count") > 30_000, "{}", tracked("count"));
+        lab.hawser(&["detach", &pid]).exits(0);
+        assert!(tracked("count") <= FEW, "{}", tracked("count"));
+        flood.signal(libc::SIGKILL);
+        flood.end();
+        guest.end().exits(0);
+        before.assert_back();
     });
 }
 

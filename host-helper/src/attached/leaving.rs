@@ -159,14 +159,22 @@ pub(super) fn uncover(kept: &Kept) {
     }
 }
 
-/// Connections by its ports that are left would be led to whoever has the address next.
+/// Connections by its ports that are left would be led to whoever has the address next; those that it has opened may fill
+/// the kernel's table.
 pub(super) fn forget_connections(kept: &Kept, addresses: &[IpAddr]) {
-    if kept.container.ports.is_empty() {
+    let (has_ports, are_many) = (!kept.container.ports.is_empty(), conntrack::are_many());
+    if !has_ports && !are_many {
         return;
     }
     let once = || {
         let mut netfilter = Netlink::netfilter()?;
-        let forgotten = conntrack::forget_container(&mut netfilter, addresses);
+        let mut forgotten = Ok(());
+        if has_ports {
+            forgotten = conntrack::forget_container(&mut netfilter, addresses);
+        }
+        if are_many {
+            forgotten = forgotten.and(conntrack::forget_opened_by(&mut netfilter, addresses));
+        }
         nft::close_later(&netfilter);
         forgotten
     };

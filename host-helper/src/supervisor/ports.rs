@@ -129,12 +129,17 @@ impl Supervisor {
     /// The container has ended: so have its connections. Who goes on with one hears at once that it is over, and not
     /// whoever gets the address next.
     pub(super) fn forget_container(&mut self) {
-        if !self.had_ports || self.is_address_anothers() {
+        if self.is_address_anothers() {
             return;
         }
         let addresses = self.addresses();
         if let Some(entry) = &mut self.container.entry {
-            let _ = twice(|| conntrack::forget_container(entry.socket(), &addresses));
+            if self.had_ports {
+                let _ = twice(|| conntrack::forget_container(entry.socket(), &addresses));
+            }
+            if conntrack::are_many() {
+                let _ = twice(|| conntrack::forget_opened_by(entry.socket(), &addresses));
+            }
         }
     }
 

@@ -149,7 +149,7 @@ fn fills(directory: &str) -> ! {
 }
 
 /// Sends a datagram from every port, all to one place, so that the host has to find each a port of its own.
-fn floods() -> ! {
+fn floods(count: u32) -> ! {
     let sender = socket(
         AddressFamily::Inet,
         SockType::Raw,
@@ -158,10 +158,12 @@ fn floods() -> ! {
     )
     .expect("a raw socket");
     let to = SockaddrIn::new(198, 51, 100, 10, 0);
-    for port in 1..=u16::MAX {
+    for number in 0..count {
+        let bytes = number.to_be_bytes();
+        let (port, other) = ([bytes[2] | 1, bytes[3]], [bytes[1], bytes[2] & 1]);
         let mut datagram = [0; 12];
-        datagram[..2].copy_from_slice(&port.to_be_bytes());
-        datagram[2..4].copy_from_slice(&9_u16.to_be_bytes());
+        datagram[..2].copy_from_slice(&port);
+        datagram[2..4].copy_from_slice(&(9 + u16::from_be_bytes(other)).to_be_bytes());
         datagram[4..6].copy_from_slice(&12_u16.to_be_bytes());
         // A full queue loses some.
         let _ = sendto(
@@ -186,7 +188,7 @@ fn main() {
         ["grabs"] => grabs(),
         ["closes"] => closes(),
         ["fills", directory] => fills(directory),
-        ["floods"] => floods(),
-        _ => panic!("usage: hostile forks|stops|grabs|closes|fills DIRECTORY|floods"),
+        ["floods", count] => floods(count.parse().expect("a number")),
+        _ => panic!("usage: hostile forks|stops|grabs|closes|fills DIRECTORY|floods COUNT"),
     }
 }
