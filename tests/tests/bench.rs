@@ -1,6 +1,6 @@
 //! `make bench` works: each of its parts, with as few measurements as can be. No time is looked at here.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -47,6 +47,54 @@ fn each_part_measures_something() {
     assert!(out.contains("hawser run "), "{outcome}");
     assert!(all["machine"]["kernel"].is_string(), "{text}");
     assert!(!outcome.err().contains("left out: hawser"), "{outcome}");
+}
+
+/// What `make bench` unpacks is not there.
+#[test]
+fn who_is_left_out_is_at_the_end_of_the_tables() {
+    if !is_root() {
+        skip("bench wants root");
+        return;
+    }
+    let _alone = alone();
+    let place = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let (file, empty) = (place.join("left-out.json"), place.join("no-peers"));
+    let name = file.to_string_lossy();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
+    command
+        .args(["--quick", "--only", "start", "--json", &name])
+        .env("DEBIAN_ROOT", &empty)
+        .stdin(Stdio::null());
+    let outcome = collect(command, DEADLINE).exits(0);
+    let text = std::fs::read_to_string(&file).expect("read what it has written");
+    let all: Value = serde_json::from_str(&text).expect("JSON");
+    let out = outcome.out();
+    let (_, end) = out.rsplit_once("\nmissing:").expect("the end");
+    let (missing, failed) = end.split_once("\nfailed:").expect("the end");
+    for (list, lines) in [("missing", missing), ("failed", failed)] {
+        let list = all[list].as_array().expect("a list");
+        assert_eq!(list.len(), lines.matches("\n- ").count(), "{outcome}");
+        for one in list {
+            let [name, reason] = ["name", "reason"].map(|key| one[key].as_str().expect("a word"));
+            let is_told = |line: &str| line.contains(name) && line.ends_with(reason);
+            assert!(lines.lines().any(is_told), "{one}: {outcome}");
+        }
+    }
+    if ["/usr/bin/podman", "/bin/podman"]
+        .map(Path::new)
+        .iter()
+        .any(|path| path.exists())
+    {
+        return;
+    }
+    assert!(
+        missing.contains("- podman: not installed or unpacked (Debian's podman)"),
+        "{outcome}"
+    );
+    assert!(
+        failed.contains("- podman (start): there is none"),
+        "{outcome}"
+    );
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::oci::{Plugins, Sandbox};
 use crate::table::{Cell, Table};
 use crate::times::Times;
 use crate::world::Measured;
-use crate::{Bench, complain};
+use crate::{Bench, complain, left};
 
 /// What ours is called among contenders.
 pub const OURS: &str = "hawser";
@@ -132,7 +132,7 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
     let ours = &network.plugins;
     let reference = [false, true].map(|chained| Plugins::reference(lab, "bench", chained));
     let [bridge, portmap] = reference.map(|made| {
-        made.map_err(|complaint| complain(&format!("left out: {complaint}")))
+        made.map_err(|complaint| left::out("bridge of CNI", &complaint))
             .ok()
     });
     let player = |name, plugins, port, host, each| Player {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use lab::Watch;
 
-use crate::complain;
+use crate::left;
 use crate::times::Times;
 use crate::world::Measured;
 
@@ -72,7 +72,7 @@ pub fn run(contenders: &mut Vec<Contender>, rounds: usize) {
                 Ok(time) if round > 0 => one.times.push(time),
                 Ok(_) => {}
                 Err(failure) => {
-                    complain(&format!("left out: {}: {failure}", one.name));
+                    left::out(&one.name, &failure);
                     one.failure = Some(failure);
                 }
             }

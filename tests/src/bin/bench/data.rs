@@ -10,11 +10,12 @@ use lab::{DEADLINE, Lab, Netns, Running, bare, collect, sh};
 
 use crate::data_table::{Kind, tables};
 use crate::oci::{Plugins, Sandbox};
+use crate::peers::NO_GROUP;
 use crate::peers::find;
 use crate::servers::OUTSIDE;
 use crate::table::Table;
 use crate::world::World;
-use crate::{Bench, complain};
+use crate::{Bench, left};
 
 /// Places of others.
 const DOCKER: &str = "docker";
@@ -176,7 +177,7 @@ fn rounds(lab: &Lab, places: &[Place], time: &str, times: usize) -> Vec<Rates> {
                     let netns = (way.from)(place, lab);
                     match probe(&netns, kind.word(), &(way.to)(place), time) {
                         Ok(line) => rates.measured[at][which].push(kind.parse(&line, time)),
-                        Err(error) => complain(&format!("{}, {}: {error}", place.name, way.title)),
+                        Err(error) => left::out(&format!("{}, {}", place.name, way.title), &error),
                     }
                 }
             }
@@ -276,14 +277,14 @@ fn others<'scope, 'env: 'scope>(
     let mut all = vec![];
     match plugins(lab) {
         Ok(place) => all.push(place),
-        Err(complaint) => complain(&format!("left out: CNI: {complaint}")),
+        Err(complaint) => left::out(PLUGINS, &complaint),
     }
     let (tell, told) = channel();
     let world = World::new(scope, "docker", move || {
         find("docker").ok_or("there is none")?;
         let lab = lab.beside("docker-data");
         add_uplink(4);
-        let mut docker = lab.docker_with_network().ok_or("it cannot run here")?;
+        let mut docker = lab.docker_with_network().ok_or(NO_GROUP)?;
         docker.options = vec![];
         let archive = lab.archive("box", &[]).to_string_lossy().into_owned();
         docker.call(&["import", &archive, "box"]).exits(0);
@@ -328,7 +329,7 @@ fn others<'scope, 'env: 'scope>(
             (Some(world), all)
         }
         Err(complaint) => {
-            complain(&format!("left out: docker: {complaint}"));
+            left::out(DOCKER, &complaint);
             (None, all)
         }
     }

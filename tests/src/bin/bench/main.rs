@@ -9,6 +9,7 @@ mod cni;
 mod contest;
 mod data;
 mod data_table;
+mod left;
 mod oci;
 mod options;
 mod peers;
@@ -96,8 +97,9 @@ fn run(lab: &Lab, options: &Options) -> u8 {
     let bench = Bench { lab, options };
     let machine = peers::machine();
     let (found, missing) = peers::versions();
-    say(&peers::text(&machine, &found, &missing));
-    let (mut tables, mut failed) = (vec![], vec![]);
+    say(&peers::text(&machine, &found));
+    left::hear_of_panics();
+    let (mut tables, mut failed, mut is_complete) = (vec![], vec![], true);
     for (name, title, measure) in PARTS {
         if !options.wants(name) {
             continue;
@@ -114,12 +116,16 @@ fn run(lab: &Lab, options: &Options) -> u8 {
             Err(_) => {
                 // What it has left must not be in the way of the next one.
                 lab.hawser(&["down", "--force"]);
-                failed.push(*name);
+                left::out("the whole part", &left::last_panic());
+                is_complete = false;
             }
         }
+        failed.extend(left::take(name));
     }
+    say(&format!("\n{}", left::text("missing", &missing)));
+    say(&left::text("failed", &failed));
     if let Some(file) = &options.json {
-        let json = peers::json(&machine, &found, &missing, &tables);
+        let json = peers::json(&machine, &found, [&missing, &failed], &tables);
         let written = if file == "-" {
             say(&json);
             Ok(())
@@ -128,13 +134,10 @@ fn run(lab: &Lab, options: &Options) -> u8 {
         };
         if let Err(error) = written {
             complain(&format!("write {file}: {error}"));
-            failed.push("json");
+            is_complete = false;
         }
     }
-    if !failed.is_empty() {
-        complain(&format!("failed: {}", failed.join(", ")));
-    }
-    u8::from(!failed.is_empty())
+    u8::from(!is_complete)
 }
 
 fn usage() -> ExitCode {

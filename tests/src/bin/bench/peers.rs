@@ -8,6 +8,7 @@ use std::process::Command;
 use lab::{bare, binary, init_binary};
 use serde_json::{Value, json};
 
+use crate::left::{self, Left};
 use crate::table::Table;
 
 /// A peer: its program, Debian's package, the words that make it tell its version.
@@ -72,8 +73,11 @@ pub fn machine() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Peers with their versions, and the packages of those that are missing.
-pub fn versions() -> (Vec<(String, String)>, Vec<String>) {
+/// Why dockerd cannot be started.
+pub const NO_GROUP: &str = "this machine gives its daemon no control group";
+
+/// Peers with their versions, and those that are missing.
+pub fn versions() -> (Vec<(String, String)>, Vec<Left>) {
     let size = |path: PathBuf| {
         let length = fs::metadata(&path).map_or(0, |file| file.len());
         format!("{length} bytes")
@@ -87,7 +91,11 @@ pub fn versions() -> (Vec<(String, String)>, Vec<String>) {
     for (program, package, words) in PEERS {
         match find(program) {
             Some(path) => found.push(((*package).into(), version(&path, package, words))),
-            None => missing.push(format!("{program} (Debian's {package})")),
+            None => missing.push(Left {
+                part: None,
+                name: (*program).into(),
+                reason: format!("not installed or unpacked (Debian's {package})"),
+            }),
         }
     }
     (found, missing)
@@ -128,7 +136,7 @@ fn version(path: &Path, package: &str, words: &[&str]) -> String {
 }
 
 /// For the head of the tables.
-pub fn text(machine: &[(&str, String)], found: &[(String, String)], missing: &[String]) -> String {
+pub fn text(machine: &[(&str, String)], found: &[(String, String)]) -> String {
     let pairs = |all: &mut dyn Iterator<Item = (String, String)>| {
         let all: Vec<String> = all.map(|(name, value)| format!("{name} {value}")).collect();
         all.join(", ")
@@ -139,19 +147,14 @@ pub fn text(machine: &[(&str, String)], found: &[(String, String)], missing: &[S
             .map(|(name, value)| ((*name).into(), value.clone())),
     );
     let found = pairs(&mut found.iter().cloned());
-    let missing = if missing.is_empty() {
-        "none".into()
-    } else {
-        missing.join(", ")
-    };
-    format!("machine: {machine}\nmeasured: {found}\nmissing: {missing}")
+    format!("machine: {machine}\nmeasured: {found}")
 }
 
 /// Everything for programs.
 pub fn json(
     machine: &[(&str, String)],
     found: &[(String, String)],
-    missing: &[String],
+    [missing, failed]: [&[Left]; 2],
     tables: &[(&str, Table)],
 ) -> String {
     let object = |all: &mut dyn Iterator<Item = (String, String)>| -> Value {
@@ -167,6 +170,12 @@ pub fn json(
         .iter()
         .map(|(part, table)| table.json(part))
         .collect();
-    let all = json!({"machine": machine, "measured": found, "missing": missing, "tables": tables});
+    let all = json!({
+        "machine": machine,
+        "measured": found,
+        "missing": left::json(missing),
+        "failed": left::json(failed),
+        "tables": tables,
+    });
     serde_json::to_string_pretty(&all).unwrap_or_default()
 }

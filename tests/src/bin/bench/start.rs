@@ -7,10 +7,11 @@ use lab::{Lab, bare};
 
 use crate::contest::{self, Contender};
 use crate::oci;
+use crate::peers::NO_GROUP;
 use crate::peers::find;
 use crate::table::{Cell, Table};
 use crate::world::{Measure, World};
-use crate::{Bench, complain};
+use crate::{Bench, left};
 
 /// Rounds; what takes a tenth of a second has a turn in every tenth of them.
 const ROUNDS: usize = 200;
@@ -101,7 +102,7 @@ fn others<'scope, 'env: 'scope>(
     let mut all = vec![];
     let mut add = |name: &str, made: Made<'scope>| match made {
         Ok(made) => all.push(made),
-        Err(complaint) => complain(&format!("left out: {name}: {complaint}")),
+        Err(complaint) => left::out(name, &complaint),
     };
     let recipe = World::new(scope, "recipe", || Ok(recipe(lab)));
     add(
@@ -170,7 +171,7 @@ fn podman(lab: &Lab) -> Result<Measure<'_>, String> {
     find("podman").ok_or("there is none")?;
     find("/usr/lib/podman/netavark").ok_or("there is no netavark")?;
     let lab = lab.beside("podman");
-    let podman = lab.podman().ok_or("it cannot run here")?;
+    let podman = lab.podman().ok_or("it wants the real root")?;
     Ok(Box::new(move |way, _| {
         let ports: &[&str] = [&[][..], &["-p", "8080:80"]][way];
         let rootfs = lab.rootfs.to_string_lossy();
@@ -184,7 +185,7 @@ fn podman(lab: &Lab) -> Result<Measure<'_>, String> {
 fn docker(lab: &Lab) -> Result<Measure<'_>, String> {
     find("docker").ok_or("there is none")?;
     let lab = lab.beside("docker");
-    let mut docker = lab.docker_with_network().ok_or("it cannot run here")?;
+    let mut docker = lab.docker_with_network().ok_or(NO_GROUP)?;
     docker.options = vec![];
     let archive = lab.archive("box", &[]).to_string_lossy().into_owned();
     docker.call(&["import", &archive, "box"]).exits(0);

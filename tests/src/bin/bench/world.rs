@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use lab::sys;
 
+use crate::left;
 use crate::oci::Sandbox;
 
 /// How long something took, or why it failed.
@@ -59,13 +60,13 @@ impl World {
 
     /// One measurement.
     pub fn measure(&self, way: usize, round: usize) -> Measured {
-        // A thread that is gone has said why.
+        // A thread that is gone has said why, in a panic.
         let _ = self.ask.send((way, round));
         self.hear()
     }
 
     fn hear(&self) -> Measured {
-        let gone = |_| Err("its thread is gone; see above".into());
+        let gone = |_| Err(left::last_panic());
         self.answer.recv().unwrap_or_else(gone)
     }
 }
