@@ -1,6 +1,7 @@
 //! Where a peer works that needs more than a process: a thread in network and mount namespaces of its own, which measures
 //! when it is asked to. So no peer's rules, links and daemons are in the way of another one's packets, or of ours.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Scope;
 use std::time::Duration;
@@ -24,7 +25,7 @@ pub struct World {
 }
 
 impl World {
-    /// `set_up` runs there. Its complaint is why the peer is left out.
+    /// `set_up` runs there. Its complaint, or what it panics with, is why the peer is left out.
     pub fn new<'scope, 'env: 'scope>(
         scope: &'scope Scope<'scope, 'env>,
         name: &str,
@@ -37,7 +38,8 @@ impl World {
         scope.spawn(move || {
             sys::move_apart(netns.descriptor()).expect("enter new namespaces");
             lab::sh("ip link set lo up");
-            let mut measure = match set_up() {
+            let made = catch_unwind(AssertUnwindSafe(set_up));
+            let mut measure = match made.unwrap_or_else(|_| Err(left::last_panic())) {
                 Ok(measure) => measure,
                 Err(complaint) => {
                     let _ = answers.send(Err(complaint));
@@ -46,7 +48,8 @@ impl World {
             };
             let _ = answers.send(Ok(Duration::ZERO));
             while let Ok((way, round)) = asked.recv() {
-                let _ = answers.send(measure(way, round));
+                let measured = catch_unwind(AssertUnwindSafe(|| measure(way, round)));
+                let _ = answers.send(measured.unwrap_or_else(|_| Err(left::last_panic())));
             }
         });
         let world = Self {
@@ -60,7 +63,7 @@ impl World {
 
     /// One measurement.
     pub fn measure(&self, way: usize, round: usize) -> Measured {
-        // A thread that is gone has said why, in a panic.
+        // A thread that is gone has said why.
         let _ = self.ask.send((way, round));
         self.hear()
     }
