@@ -40,6 +40,54 @@ fn a_container_with_a_network() {
     });
 }
 
+/// Such a namespace has limits of its own for the namespaces in it, which are the kernel's exact count of them.
+#[test]
+fn the_last_namespace_of_a_container_goes() {
+    case(|lab| {
+        let script = r#"
+            # The least limit of a kind with which one more can be made.
+            least() { for limit in $(seq 0 40); do
+                echo $limit >/proc/sys/user/max_$1_namespaces; unshare $2 true 2>/dev/null && break; done; echo $limit; }
+            kinds='net:-n mnt:-m pid:-pf ipc:-i uts:-u cgroup:-C'
+            run() { "$HAWSER" run --rootfs "$ROOTFS" "$@" || exit; }
+            for kind in $kinds; do
+                name=${kind%:*}; eval first_$name=$(least $name ${kind#*:})
+                echo 1000 >/proc/sys/user/max_${name}_namespaces
+            done
+            for round in $(seq 10); do
+                run -- true; run -p 8080:80 --init -- true; run --network ptp -- true; run --network none -- true
+                "$HAWSER" run --rootfs "$ROOTFS" -- no-such-command 2>/dev/null && exit 1
+                run -d --name web -- sleep 1000 >/dev/null
+                "$HAWSER" exec web true && "$HAWSER" port add web 8081:80 >/dev/null && "$HAWSER" stop web && "$HAWSER" rm web || exit
+                mkfifo /run/hawser-guest; unshare -n sh -c 'echo >/run/hawser-guest; exec sleep 1000' & guest=$!
+                read -r ready </run/hawser-guest; rm /run/hawser-guest
+                "$HAWSER" attach $guest >/dev/null && "$HAWSER" detach $guest || exit
+                { kill $guest; wait $guest; } 2>/dev/null
+            done
+            # They go when whoever outlives the containers has gone, and the kernel has the time.
+            for kind in $kinds; do
+                name=${kind%:*}; eval first=\$first_$name
+                echo $first >/proc/sys/user/max_${name}_namespaces
+                tries=0
+                until unshare ${kind#*:} true 2>/dev/null; do
+                    tries=$((tries + 1)); [ $tries -lt 5000 ] || { echo "$name: more than $first"; exit 1; }
+                done
+                echo $name $first
+            done"#;
+        let script = format!(
+            "mkdir -p /run/hawser && mount -t tmpfs -o mode=0700 run /run/hawser\n{script}"
+        );
+        let mut command = Command::new("unshare");
+        command
+            .args(["-rnm", "sh", "-c", &script])
+            .env("HAWSER", binary())
+            .env("ROOTFS", &lab.rootfs)
+            .stdin(Stdio::null());
+        let said = collect(command, DEADLINE).ok();
+        assert_eq!(said.lines().count(), 6, "{said}");
+    });
+}
+
 #[test]
 fn it_is_no_more_than_its_user() {
     case(|lab| {
