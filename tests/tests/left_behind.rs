@@ -136,6 +136,7 @@ fn kill_and_run(lab: &Lab, network: &str) {
     assert!(Watch::new().until(|| count() == links));
     let next = [&network[..], &["--name", "next"]].concat();
     lab.run(&next, &["true"]).ok();
+    assert!(Watch::new().until(|| count() == links));
     before.assert_back();
 }
 
