@@ -152,10 +152,8 @@ pub fn request(
         steps.say(&format!(
             "resolv.conf and hosts stay as they are: the container has those of its attachment {holder}"
         ));
-    } else if request.writes_resolv && request.resolvers.servers.is_empty() {
-        warn(
-            "no resolver for the container: the host has none but on loopback addresses; name one with --dns",
-        );
+    } else if let Some(lack) = request.lacks_resolvers() {
+        warn(&lack);
     }
     Ok(request)
 }

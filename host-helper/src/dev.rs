@@ -42,10 +42,11 @@ pub fn mount_dev(
         ("/proc/self/fd/2", "stderr"),
         ("pts/ptmx", "ptmx"),
     ] {
-        symlinkat(target, &dev, name).doing(doing)?;
+        symlinkat(target, &dev, name).doing(|| format!("make /dev/{name}"))?;
     }
     for name in ["pts", "shm"] {
-        mkdirat(&dev, name, Mode::from_bits_truncate(0o755)).doing(doing)?;
+        mkdirat(&dev, name, Mode::from_bits_truncate(0o755))
+            .doing(|| format!("make /dev/{name}"))?;
     }
     // Group 5 is tty, as everywhere; a user namespace may have none.
     let group = CString::new((5 + users.map_or(0, |map| map.gid)).to_string()).unwrap_or_default();

@@ -138,32 +138,34 @@ impl Netlink {
     /// Before: this socket has sent nothing that is not answered.
     ///
     /// # Errors
-    /// The number of the first request that was refused, and why; number 0: of none.
+    /// The number of the first request that was refused or could not be sent, and why; number 0: the answers could not be read.
     pub fn submit(
         &mut self,
         requests: &[u8],
         is_refusal: impl Fn(i32) -> bool,
     ) -> Result<(), (u32, Refusal)> {
-        let none = |refusal: Refusal| (0, refusal);
-        let last = Messages::new(requests).last();
-        let Some(last) = last.map(|request| request.sequence) else {
-            return Ok(());
-        };
+        let mut last = 0;
         // One by one: whoever waits for a grace period of the kernel's, as the container's first process does meanwhile, waits until this
         // processor has come out of a system call.
         let mut rest = requests;
         while let Some(length) = rest.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes)) {
             let length = (length as usize).max(HEADER).min(rest.len());
             let (request, others) = rest.split_at(length);
+            let sequence = Messages::new(request).next().map(|one| one.sequence);
+            last = sequence.unwrap_or(last);
             match self.socket.send(request, 0).map_err(Refusal::from) {
                 Err(refusal) if refusal.errno == Errno::EINTR => {}
-                Err(refusal) => return Err(none(refusal)),
+                Err(refusal) => return Err((last, refusal)),
                 Ok(_) => rest = others,
             }
         }
+        if requests.is_empty() {
+            return Ok(());
+        }
         loop {
             // Worked off when send(2) has returned: nothing is waited for.
-            let len = self.receive(libc::MSG_DONTWAIT).map_err(none)?;
+            let len = self.receive(libc::MSG_DONTWAIT);
+            let len = len.map_err(|refusal| (0, refusal))?;
             for answer in Messages::new(&self.buffer[..len]) {
                 let Some(outcome) = answer.outcome() else {
                     continue;

@@ -93,6 +93,8 @@ pub struct Request {
     pub mtu: Option<u32>,
     /// What goes into resolv.conf: what was asked for, and else the host's.
     pub resolvers: Resolvers,
+    /// Why the host's are not among them: its file could not be read.
+    pub unread_resolvers: Option<String>,
     /// resolv.conf and hosts are written.
     pub writes_resolv: bool,
     /// What was asked for of resolv.conf, when the rest is the host's and is kept at what the host says.
@@ -184,6 +186,21 @@ impl Default for Details {
 }
 
 impl Request {
+    /// What to warn of: its resolv.conf is to name resolvers, and names none. `None`: nothing.
+    pub fn lacks_resolvers(&self) -> Option<String> {
+        let lacks = self.writes_resolv && self.resolvers.servers.is_empty();
+        let why = || match &self.unread_resolvers {
+            Some(error) => error.as_str(),
+            None => "the host has none but on loopback addresses",
+        };
+        lacks.then(|| {
+            format!(
+                "no resolver for the container: {}; name one with --dns",
+                why()
+            )
+        })
+    }
+
     /// How the container comes by the names of its network; `None`: it has no neighbours.
     pub fn view_of_hosts(&self) -> Option<View> {
         let has_neighbours = self.network.has_link() && !self.reach.isolated;

@@ -136,7 +136,7 @@ pub fn enter(
     }
     fchdir(&root).doing(|| "enter the root".into())?;
     pivot_root(".", ".")
-        .doing(|| "pivot_root".into())
+        .doing(|| "pivot to the container's root".into())
         .map_err(|error| error.cure(Errno::EINVAL, ON_INITRAMFS))?;
     if let Some(place) = place_of_hosts {
         // Now, because it comes late: the network is there by then.

@@ -81,10 +81,8 @@ fn start(
     signals: &Signals,
     steps: &mut Steps,
 ) -> Result<Container> {
-    if request.writes_resolv && request.resolvers.servers.is_empty() && has_way_out(request) {
-        warn(
-            "no resolver for the container: the host has none but on loopback addresses; name one with --dns",
-        );
+    if let Some(lack) = request.lacks_resolvers().filter(|_| has_way_out(request)) {
+        warn(&lack);
     }
     let start = || attach::run(request, command, early, signals, steps);
     detach::or_take_back(request, start)

@@ -48,7 +48,7 @@ impl Signals {
     /// No descriptors left.
     pub fn block() -> Result<Signals> {
         let set = Signals::mask()?;
-        let fd = sys::signal_descriptor(set).doing(|| "block signals".into())?;
+        let fd = sys::signal_descriptor(set).doing(|| "open a descriptor for signals".into())?;
         Ok(Signals(fd))
     }
 

@@ -60,7 +60,7 @@ pub fn set_up_by(inside: &mut Netlink, request: &Request, attachment: &Attachmen
 fn explain(message: &Message, line: usize, interface: &str, refusal: Refusal) -> Error {
     let step = || {
         if line == 0 {
-            return "set up the container's network".to_string();
+            return format!("set up link {interface} in the container");
         }
         let lines = message.facts().take_while(|entry| entry.line <= line);
         let Some(entry) = lines.last() else {

@@ -4,13 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use clap::{Args, ValueEnum};
 use ipnet::Ipv6Net;
+use nix::errno::Errno;
 
 use super::values::{parse_connect, parse_host, parse_interface, parse_network, parse_word};
 use super::{PORT, usage};
 use crate::address::{Subnet, parse_address, parse_address6, parse_mac, parse_subnet6};
 use crate::bridge::DEFAULT_BRIDGE;
-use crate::dns::Resolvers;
-use crate::error::Result;
+use crate::dns::{self, Resolvers};
+use crate::error::{Doing, Result};
 use crate::link::Mac;
 use crate::publish;
 use crate::reach::{Egress, Reach};
@@ -214,6 +215,7 @@ impl Network {
             search: self.dns_search.clone(),
             options: self.dns_option.clone(),
         };
+        let (resolvers, unread_resolvers) = self.resolvers(&asked);
         Request {
             name,
             network: self.network.clone(),
@@ -235,18 +237,28 @@ impl Network {
             reach: self.reach(),
             mac: self.mac,
             mtu: self.mtu,
-            resolvers: match self.resolv {
-                // A host without the file has no resolvers.
-                Resolv::Required => Resolvers::choose(&asked, self.network.loopback())
-                    .unwrap_or_else(|_| asked.clone()),
-                Resolv::Off => asked.clone(),
-            },
+            resolvers,
+            unread_resolvers,
             writes_resolv: self.resolv == Resolv::Required,
             follows: (self.dns_follow == Answer::Yes && asked.needs_host()).then_some(asked),
             is_name_made_up,
             hosts: self.add_host.clone(),
             hostname,
             details: Details::default(),
+        }
+    }
+
+    /// What resolv.conf is to say, and why not what the host's does.
+    fn resolvers(&self, asked: &Resolvers) -> (Resolvers, Option<String>) {
+        if self.resolv == Resolv::Off {
+            return (asked.clone(), None);
+        }
+        let found = Resolvers::choose(asked, self.network.loopback());
+        match found.doing(|| format!("read {}", dns::HOST)) {
+            Ok(found) => (found, None),
+            // A host without the file has no resolvers.
+            Err(error) if error.errno == Some(Errno::ENOENT) => (asked.clone(), None),
+            Err(error) => (asked.clone(), Some(error.to_string())),
         }
     }
 

@@ -243,6 +243,7 @@ fn request(
         mac: configuration.mac,
         mtu: configuration.mtu,
         resolvers: Resolvers::default(),
+        unread_resolvers: None,
         writes_resolv: false,
         follows: None,
         is_name_made_up: false,

@@ -109,14 +109,14 @@ pub(super) fn mask_proc(
     let own = rootfs.is_new_network.then(keep).transpose();
     let own = own.doing(|| "keep /proc/sys/net".into())?;
     for path in READ_ONLY_PROC {
-        remount(proc, path, RDONLY | NOSUID | NODEV | NOEXEC)?;
+        remount_proc(proc, path, RDONLY | NOSUID | NODEV | NOEXEC)?;
     }
     // The switches of its own network are the container's (the kernel shows those of the host read-only).
     if let Some(own) = own {
         attach_tree_at(own, proc, c"sys/net").doing(|| "keep /proc/sys/net".into())?;
     }
     for path in MASKED_PROC {
-        mask(proc, path, dev, scratch)?;
+        mask((proc, "/proc"), path, dev, scratch)?;
     }
     Ok(())
 }
@@ -136,15 +136,20 @@ pub(super) fn mount_sys(root: &OwnedFd, scratch: &OwnedFd) -> Result<OwnedFd> {
         mounted => mounted?,
     };
     for path in MASKED_SYS {
-        mask(&sys, path, scratch, scratch)?;
+        mask((&sys, "/sys"), path, scratch, scratch)?;
     }
     Ok(sys)
 }
 
 /// Hides a path: a file behind the null device, a directory behind an empty one. Looked for first: a cover that is not used would take
 /// the kernel a grace period to take apart.
-fn mask(under: &OwnedFd, path: &CStr, dev: &OwnedFd, scratch: &OwnedFd) -> Result<()> {
-    let doing = || format!("mask {}", path.to_string_lossy());
+fn mask(
+    (under, place): (&OwnedFd, &str),
+    path: &CStr,
+    dev: &OwnedFd,
+    scratch: &OwnedFd,
+) -> Result<()> {
+    let doing = || format!("mask {place}/{}", path.to_string_lossy());
     let mode = match fstatat(under, path, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Err(Errno::ENOENT) => return Ok(()),
         found => found.doing(doing)?.st_mode,
@@ -159,13 +164,13 @@ fn mask(under: &OwnedFd, path: &CStr, dev: &OwnedFd, scratch: &OwnedFd) -> Resul
     attach_tree_at(&cover, under, path).doing(doing)
 }
 
-/// Mounts a path over itself with other attributes; what is not there needs none.
-fn remount(under: &OwnedFd, path: &CStr, attributes: u64) -> Result<()> {
-    let doing = || format!("remount {}", path.to_string_lossy());
-    let tree = match clone_tree(under, path, false) {
+/// Mounts a path of `/proc` over itself with other attributes; what is not there needs none.
+fn remount_proc(proc: &OwnedFd, path: &CStr, attributes: u64) -> Result<()> {
+    let doing = || format!("remount /proc/{}", path.to_string_lossy());
+    let tree = match clone_tree(proc, path, false) {
         Err(Errno::ENOENT) => return Ok(()),
         tree => tree.doing(doing)?,
     };
     set_mount_attributes(&tree, attributes, false).doing(doing)?;
-    attach_tree_at(&tree, under, path).doing(doing)
+    attach_tree_at(&tree, proc, path).doing(doing)
 }
