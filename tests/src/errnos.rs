@@ -22,6 +22,10 @@ const WRITE: &[Errno] = &[ENOSPC, EINTR, EIO];
 const SEND: &[Errno] = &[ENOBUFS, EINTR, ENOMEM];
 const PROCESS: &[Errno] = &[EAGAIN, ENOMEM, EPERM, ENOSPC];
 
+/// What the kernel refuses a netlink request for, whatever it asks: there is no memory, or a security module, or something that is
+/// about to go, is in the way.
+pub const REFUSALS: &[Errno] = &[ENOMEM, EPERM, EBUSY, ENOBUFS];
+
 /// All that the programs were seen to make, and that can fail.
 #[rustfmt::skip]
 const ROWS: &[Row] = &[

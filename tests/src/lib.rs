@@ -18,6 +18,7 @@ mod oci;
 mod plugin;
 mod process;
 mod pty;
+pub mod requests;
 mod rootfs;
 mod scene;
 mod snapshot;

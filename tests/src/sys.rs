@@ -344,14 +344,58 @@ fn mount(source: &CStr, target: &CStr, kind: Option<&CStr>, flags: u64) -> io::R
     .map(drop)
 }
 
-/// The number of the system call that a tracee is stopped before, and its second argument.
-pub fn call(pid: Pid) -> nix::Result<(i64, u64)> {
+/// The number of the system call that a tracee is stopped before, and its first three arguments.
+pub fn call(pid: Pid) -> nix::Result<(i64, [u64; 3])> {
     let registers = ptrace::getregs(pid)?;
     #[cfg(target_arch = "x86_64")]
-    let (number, second) = (registers.orig_rax, registers.rsi);
+    let (number, arguments) = (
+        registers.orig_rax,
+        [registers.rdi, registers.rsi, registers.rdx],
+    );
     #[cfg(target_arch = "aarch64")]
-    let (number, second) = (registers.regs[8], registers.regs[1]);
-    Ok((number as i64, second))
+    let (number, arguments) = (
+        registers.regs[8],
+        [registers.regs[0], registers.regs[1], registers.regs[2]],
+    );
+    Ok((number as i64, arguments))
+}
+
+/// What a system call that a tracee is stopped after has given; minus an errno.
+pub fn result(pid: Pid) -> nix::Result<i64> {
+    let registers = ptrace::getregs(pid)?;
+    #[cfg(target_arch = "x86_64")]
+    let result = registers.rax;
+    #[cfg(target_arch = "aarch64")]
+    let result = registers.regs[0];
+    Ok(result as i64)
+}
+
+/// The netlink family (`libc::NETLINK_*`) of a process's descriptor; `None` when it is something else.
+pub fn netlink_family(pid: Pid, fd: u64) -> Option<i32> {
+    let process = pidfd(pid.as_raw()).ok()?;
+    // SAFETY: pidfd_getfd takes integers and gives a new descriptor.
+    let copy = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) };
+    let copy = RawFd::try_from(copy).ok().filter(|copy| *copy >= 0)?;
+    // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
+    let copy = unsafe { OwnedFd::from_raw_fd(copy) };
+    let is_netlink = socket_option(&copy, libc::SO_DOMAIN)? == libc::AF_NETLINK;
+    is_netlink.then(|| socket_option(&copy, libc::SO_PROTOCOL))?
+}
+
+fn socket_option(socket: &OwnedFd, option: i32) -> Option<i32> {
+    let mut value: i32 = 0;
+    let mut length = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: getsockopt writes at most `length` bytes into the integer; both live until the call returns.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw mut value).cast(),
+            &raw mut length,
+        )
+    };
+    (done == 0).then_some(value)
 }
 
 /// Lets a tracee that is stopped before a system call not make it.

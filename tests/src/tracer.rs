@@ -1,5 +1,5 @@
 //! A tracer (ptrace(2)) that counts the system calls of a program and of all the processes that it makes, and lets one of
-//! them fail. Unlike strace's `inject` it can tell those processes apart, and sees where the program under test ends: what a
+//! them fail, or one of the netlink requests that they send. Unlike strace's `inject` it can tell those processes apart, and sees where the program under test ends: what a
 //! container runs is no longer traced.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +19,7 @@ use nix::unistd::Pid;
 
 use crate::errnos;
 use crate::process::{DEADLINE, Outcome};
+use crate::requests::{Place, Refused, Request, may_send, requests};
 use crate::sys;
 
 /// One system call of a run, told in a way that means the same in the next run.
@@ -41,6 +42,17 @@ pub enum Fault {
     Instead(Errno),
     /// It takes place, and is said to have failed.
     After(Errno),
+    /// It takes place, but the kernel refuses this one of the requests that it sends, and says that this is why.
+    Refused(Request, Errno),
+}
+
+impl Fault {
+    /// What is said to be the cause.
+    pub fn errno(self) -> Errno {
+        match self {
+            Self::Instead(errno) | Self::After(errno) | Self::Refused(_, errno) => errno,
+        }
+    }
 }
 
 /// What was seen.
@@ -49,6 +61,8 @@ pub struct Trace {
     pub outcome: Outcome,
     /// All of its calls, in the order in which they began. After a fault there are no more of them.
     pub calls: Vec<Call>,
+    /// The netlink requests among them.
+    pub requests: Vec<(Call, Request)>,
     /// Whether the call was made that was to fail.
     pub is_hit: bool,
     /// Whether it took so long that it was killed.
@@ -83,6 +97,7 @@ fn trace_here(mut command: Command, fault: Option<(&Call, Fault)>) -> Trace {
         processes: BTreeMap::from([(first, Process::new("1".into(), false))]),
         early: BTreeMap::new(),
         calls: vec![],
+        requests: vec![],
         state: State::Counting,
     };
     let (done, is_done) = channel::<()>();
@@ -107,7 +122,9 @@ fn trace_here(mut command: Command, fault: Option<(&Call, Fault)>) -> Trace {
     Trace {
         outcome,
         calls: tracer.calls,
-        is_hit: matches!(tracer.state, State::Over),
+        requests: tracer.requests,
+        // A refusal that nobody reads is one, too.
+        is_hit: matches!(tracer.state, State::Over | State::Refused(_)),
         is_stuck,
     }
 }
@@ -132,6 +149,8 @@ enum State {
     Counting,
     /// This process is inside of it.
     Inside(Pid),
+    /// A request of it is refused, and that is still to be read.
+    Refused(Refused),
     /// It is over: from now on nobody is stopped.
     Over,
 }
@@ -169,6 +188,7 @@ struct Tracer<'a> {
     /// Stopped, by what, before their parents' stop told of them.
     early: BTreeMap<Pid, Signal>,
     calls: Vec<Call>,
+    requests: Vec<(Call, Request)>,
     state: State,
 }
 
@@ -279,41 +299,81 @@ impl Tracer<'_> {
                     self.fail(pid);
                 }
             }
-            State::Counting if process.is_inside => {
-                let Ok((number, second)) = sys::call(pid) else {
-                    // Killed meanwhile.
-                    return self.go_on(pid, None);
-                };
-                let count = process.counts.entry(number).or_default();
-                *count += 1;
-                let call = Call {
-                    process: process.name.clone(),
-                    number,
-                    command: if errnos::has_commands(number) {
-                        // An int; musl's ioctl(2) extends its sign.
-                        second & u64::from(u32::MAX)
-                    } else {
-                        0
-                    },
-                    nth: *count,
-                };
-                if let Some((_, fault)) = self.fault.filter(|(wanted, _)| **wanted == call) {
-                    self.state = State::Inside(pid);
-                    if let Fault::Instead(_) = fault {
-                        let _ = sys::skip_call(pid);
+            State::Refused(mut refused) => {
+                let is_read = if process.is_inside {
+                    if let Ok((number, arguments)) = sys::call(pid) {
+                        refused.begins(pid, number, arguments);
                     }
-                }
-                self.calls.push(call);
+                    false
+                } else {
+                    sys::result(pid).is_ok_and(|result| refused.ends(pid, result))
+                };
+                self.state = if is_read {
+                    State::Over
+                } else {
+                    State::Refused(refused)
+                };
             }
+            State::Counting if process.is_inside => self.count(pid),
             State::Counting => {}
         }
         self.go_on(pid, None);
     }
 
+    /// A call begins, before the one that is to fail is over.
+    fn count(&mut self, pid: Pid) {
+        let Ok((number, arguments)) = sys::call(pid) else {
+            // Killed meanwhile.
+            return;
+        };
+        let process = self.processes.get_mut(&pid).expect("a known process");
+        let count = process.counts.entry(number).or_default();
+        *count += 1;
+        let [fd, second, third] = arguments;
+        let call = Call {
+            process: process.name.clone(),
+            number,
+            command: if errnos::has_commands(number) {
+                // An int; musl's ioctl(2) extends its sign.
+                second & u64::from(u32::MAX)
+            } else {
+                0
+            },
+            nth: *count,
+        };
+        let place = Place {
+            address: second,
+            length: usize::try_from(third).unwrap_or_default(),
+        };
+        let fault = self.fault.filter(|(wanted, _)| **wanted == call);
+        match fault.map(|(_, fault)| fault) {
+            Some(Fault::Refused(request, errno)) => {
+                // What it sends now may be something else.
+                if requests(pid, fd, place).contains(&request) {
+                    let refused = Refused::new(pid, fd, place, request, errno);
+                    self.state = State::Refused(refused);
+                }
+            }
+            Some(fault) => {
+                self.state = State::Inside(pid);
+                if let Fault::Instead(_) = fault {
+                    let _ = sys::skip_call(pid);
+                }
+            }
+            None if self.fault.is_none() && may_send(number) => {
+                let found = requests(pid, fd, place);
+                let found = found.into_iter().map(|request| (call.clone(), request));
+                self.requests.extend(found);
+            }
+            None => {}
+        }
+        self.calls.push(call);
+    }
+
     /// The call that was to fail is over.
     fn fail(&mut self, pid: Pid) {
-        if let Some((_, Fault::Instead(errno) | Fault::After(errno))) = self.fault {
-            let _ = sys::set_result(pid, -i64::from(errno as i32));
+        if let Some((_, fault)) = self.fault {
+            let _ = sys::set_result(pid, -i64::from(fault.errno() as i32));
         }
         self.state = State::Over;
     }
@@ -334,6 +394,7 @@ impl fmt::Display for Fault {
         match self {
             Self::Instead(errno) => write!(f, "{errno:?}"),
             Self::After(errno) => write!(f, "{errno:?} after it took place"),
+            Self::Refused(request, errno) => write!(f, "{request} refused: {errno:?}"),
         }
     }
 }

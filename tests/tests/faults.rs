@@ -1,11 +1,12 @@
-//! Every system call fails once, in each way that its manual page names as likely: either the command succeeds all the same, or
-//! it says in one line what it was doing, and why that failed, and nothing is left.
+//! Every system call fails once, in each way that its manual page names as likely, and the kernel refuses every netlink request
+//! once: either the command succeeds all the same, or it says in one line what it was doing (verb and object), and why that
+//! failed, and nothing is left.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::errno::Errno;
 
-use lab::tracer::{Call, Fault, trace};
+use lab::tracer::{Call, Fault, Trace, trace};
 use lab::{
     DEADLINE, Lab, Outcome, Snapshot, Work, calls, case, collect, errnos, skip, with_attach,
     with_detach, with_first_run, with_hook, with_plugin, with_poststop, with_run,
@@ -19,15 +20,7 @@ fn describe(call: &Call, fault: Fault) -> String {
 }
 
 fn errno(fault: Fault) -> String {
-    match fault {
-        Fault::Instead(errno) | Fault::After(errno) => format!("{errno:?}"),
-    }
-}
-
-fn number(fault: Fault) -> i32 {
-    match fault {
-        Fault::Instead(errno) | Fault::After(errno) => errno as i32,
-    }
+    format!("{:?}", fault.errno())
 }
 
 /// Whether the cause is in a sentence: by its name, or in other words.
@@ -36,8 +29,39 @@ fn names_cause(sentence: &str, fault: Fault) -> bool {
     // It takes a free port or name for taken.
     let is_taken = fault == Fault::Instead(Errno::EADDRINUSE) && sentence.contains("is in use");
     // What init has no word for it tells as a number.
-    let is_number = sentence.contains(&format!("errno {}", number(fault)));
+    let is_number = sentence.contains(&format!("errno {}", fault.errno() as i32));
     is_named || is_taken || is_number
+}
+
+/// What our steps begin with.
+#[rustfmt::skip]
+const VERBS: &[&str] = &[
+    "add", "ask", "attach", "become", "bind", "block", "bring", "clone", "close", "copy", "create", "delete", "drop",
+    "enter", "execute", "filter", "find", "follow", "forward", "give", "hand", "hide", "install", "join", "keep",
+    "let", "list", "listen", "lock", "look", "make", "map", "mask", "mount", "name", "open", "pass", "pivot",
+    "preserve", "publish", "put", "read", "redirect", "release", "remount", "remove", "send", "set", "show", "start",
+    "sweep", "take", "tell", "uncover", "unmount", "use", "wait", "watch", "write",
+];
+
+/// Whether these words are a step: a verb, and what it is done to.
+fn is_step(words: &str) -> bool {
+    let mut words = words.split(' ');
+    let has_verb = words.next().is_some_and(|verb| VERBS.contains(&verb));
+    has_verb && words.any(|word| !["to", "at", "for", "up", "of", "on", "the"].contains(&word))
+}
+
+/// Whether a sentence is a step (`release container web: look for link 7`: one and its part), then why that has failed, and nothing
+/// else but what the kernel says of it, and its cure.
+fn names_step_and_cause(sentence: &str, fault: Fault) -> bool {
+    let mut parts = sentence.split(": ");
+    let mut is_step_before = false;
+    loop {
+        match parts.next() {
+            Some(part) if is_step(part) => is_step_before = true,
+            Some(part) => return is_step_before && names_cause(part, fault),
+            None => return false,
+        }
+    }
 }
 
 /// No memory for what Rust's library cannot go on without: it says so, and aborts; what is left is as after a kill. Of a
@@ -56,10 +80,14 @@ fn is_told(outcome: &Outcome, call: &Call, fault: Fault) -> bool {
     let is_ours = text.starts_with("host-helper: ") || text.starts_with("init: ");
     match outcome.code {
         // A warning, at most; and an interruption is none.
-        0 => text.is_empty() || is_line && is_ours && errno(fault) != "EINTR",
+        0 if text.is_empty() => true,
+        0 => is_line && is_ours && names_cause(&text, fault) && errno(fault) != "EINTR",
         // init has no status pipe to say it on, and its standard error is not ours.
         125 if name == "fcntl(F_DUPFD)" => is_line && text.contains("init"),
-        125 if is_line => is_ours && names_cause(&text, fault) && errno(fault) != "EINTR",
+        125 if is_line && is_ours => {
+            let sentence = text.split_once(": ").map_or("", |(_, sentence)| sentence);
+            names_step_and_cause(sentence, fault) && errno(fault) != "EINTR"
+        }
         126 | 127 => is_line && ["execve", "faccessat"].contains(&name.as_str()),
         _ => is_out_of_memory(outcome, fault),
     }
@@ -87,7 +115,7 @@ fn is_told_in_json(outcome: &Outcome, _: &Call, fault: Fault) -> bool {
             let has_code = answer
                 .as_ref()
                 .is_some_and(|answer| answer["code"].is_u64());
-            let is_told = sentence.is_some_and(|sentence| names_cause(sentence, fault));
+            let is_told = sentence.is_some_and(|sentence| names_step_and_cause(sentence, fault));
             has_code && is_told && outcome.stderr.is_empty() && errno(fault) != "EINTR"
         }
         _ => is_out_of_memory(outcome, fault),
@@ -105,7 +133,48 @@ fn left(before: &Snapshot) -> Vec<String> {
     changes
 }
 
-/// Lets each call of `work` fail, in those of its ways that are wanted.
+/// What was tried, and what came of it.
+#[derive(Default)]
+struct Tally {
+    /// Faults that took place; of them those of requests.
+    tried: usize,
+    refused: usize,
+    /// Faults whose call another run did not make.
+    missed: usize,
+    /// Faults that were an error; of requests, those that were none.
+    told: usize,
+    survived: Vec<String>,
+    complaints: Vec<String>,
+}
+
+/// The faults of the calls and of the requests of `work`.
+fn faults_of(work: &Work, is_wanted: Wanted) -> (usize, Vec<(Call, Fault)>) {
+    (work.undo)(&collect((work.command)(), DEADLINE).exits(0));
+    // The one with the fewest calls: as long as another has the lock of all links, a write to a switch is made again and again.
+    let seen = (0..3).map(|_| {
+        let seen = trace((work.command)(), None);
+        assert_eq!(seen.outcome.code, 0, "{}", seen.outcome);
+        (work.undo)(&seen.outcome);
+        seen
+    });
+    let seen = seen.min_by_key(|seen| seen.calls.len()).expect("three");
+    let failing = seen.calls.iter().map(|call| (call, errnos::faults(call)));
+    let failing = failing.filter(|(_, ways)| !ways.is_empty()).enumerate();
+    let calls = failing.flat_map(|(nth, (call, ways))| {
+        let ways = ways.into_iter().enumerate();
+        let wanted = ways.filter(move |(way, _)| is_wanted(nth, *way));
+        wanted.map(move |(_, fault)| (call.clone(), fault))
+    });
+    // There are so few requests that all of them are tried.
+    let requests = seen.requests.iter().flat_map(|(call, request)| {
+        let ways = errnos::REFUSALS.iter().enumerate();
+        let wanted = ways.filter(|(way, _)| is_wanted(0, *way));
+        wanted.map(|(_, errno)| (call.clone(), Fault::Refused(*request, *errno)))
+    });
+    (seen.calls.len(), calls.chain(requests).collect())
+}
+
+/// Lets each call of `work` fail, and each of its requests be refused, in those of its ways that are wanted.
 fn sweep(
     lab: &Lab,
     what: &str,
@@ -113,41 +182,22 @@ fn sweep(
     is_wanted: Wanted,
     judge: impl Fn(&Outcome, &Call, Fault) -> bool,
 ) {
-    (work.undo)(&collect((work.command)(), DEADLINE).exits(0));
-    // The one with the fewest calls: as long as another has the lock of all links, a write to a switch is made again and again.
-    let seen = (0..3).map(|_| {
-        let seen = trace((work.command)(), None);
-        (work.undo)(&seen.outcome.exits(0));
-        seen.calls
-    });
-    let calls = seen.min_by_key(Vec::len).expect("three");
+    let (calls, faults) = faults_of(work, is_wanted);
     lab.settle();
     let mut before = Snapshot::take();
-    let (mut tried, mut missed, mut told, mut complaints) = (0, 0, 0, vec![]);
+    let mut tally = Tally::default();
     let only = std::env::var("ONLY").ok();
-    let failing = calls.iter().map(|call| (call, errnos::faults(call)));
-    let failing: Vec<_> = failing.filter(|(_, ways)| !ways.is_empty()).collect();
-    let faults = failing
-        .into_iter()
-        .enumerate()
-        .flat_map(|(nth, (call, ways))| {
-            let ways = ways.into_iter().enumerate();
-            let wanted = ways.filter(move |(way, _)| is_wanted(nth, *way));
-            wanted.map(move |(_, fault)| (call, fault))
-        });
-    for (call, fault) in faults {
-        let described = describe(call, fault);
+    for (call, fault) in &faults {
+        let (fault, described) = (*fault, describe(call, *fault));
         if only.as_ref().is_some_and(|only| !described.contains(only)) {
             continue;
         }
         let seen = trace((work.command)(), Some((call, fault)));
         let outcome = &seen.outcome;
-        tried += usize::from(seen.is_hit);
-        missed += usize::from(!seen.is_hit);
-        told += usize::from(outcome.code != 0);
+        tally.count(&seen, fault, &described);
         let mut complain = |why: &str| {
             let complaint = format!("## {what} {described}: {why}: {outcome}").replace('\n', "; ");
-            complaints.push(complaint);
+            tally.complaints.push(complaint);
         };
         if seen.is_stuck {
             complain("it does not end");
@@ -177,18 +227,41 @@ fn sweep(
             before = Snapshot::take();
         }
     }
-    show(&format!(
-        "| {what} | {} calls | {tried} faults | {missed} calls that another run did not make | {told} errors |",
-        calls.len()
-    ));
-    // Those are where processes wait for each other; what is left out is said above.
-    assert!(missed * 5 < tried, "{missed} of the calls were not made");
-    assert!(
-        complaints.is_empty(),
-        "{} complaints of {tried} faults:\n{}",
-        complaints.len(),
-        complaints.join("\n")
-    );
+    tally.show(what, calls);
+}
+
+impl Tally {
+    fn count(&mut self, seen: &Trace, fault: Fault, described: &str) {
+        let is_told = seen.outcome.code != 0;
+        self.missed += usize::from(!seen.is_hit);
+        self.tried += usize::from(seen.is_hit);
+        self.told += usize::from(is_told);
+        if seen.is_hit && matches!(fault, Fault::Refused(..)) {
+            self.refused += 1;
+            if !is_told {
+                self.survived.push(described.to_owned());
+            }
+        }
+    }
+
+    fn show(&self, what: &str, calls: usize) {
+        show(&format!(
+            "| {what} | {calls} calls | {} faults | {} of them refused requests | {} calls that another run did not make | {} errors |",
+            self.tried, self.refused, self.missed, self.told,
+        ));
+        for survived in &self.survived {
+            show(&format!("| {what} | {survived} | succeeds all the same |"));
+        }
+        // Those are where processes wait for each other; what is left out is said above.
+        let Tally { tried, missed, .. } = self;
+        assert!(missed * 5 < *tried, "{missed} of the calls were not made");
+        assert!(
+            self.complaints.is_empty(),
+            "{} complaints of {tried} faults:\n{}",
+            self.complaints.len(),
+            self.complaints.join("\n")
+        );
+    }
 }
 
 #[expect(
