@@ -199,6 +199,16 @@ pub fn has_commands(number: i64) -> bool {
     COMMANDS.iter().any(|(found, ..)| *found == number)
 }
 
+/// Which argument of those that open something is its path.
+pub fn path_argument(number: i64) -> Option<usize> {
+    match number {
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_open => Some(0),
+        libc::SYS_openat | libc::SYS_openat2 | libc::SYS_open_tree => Some(1),
+        _ => None,
+    }
+}
+
 /// All others that they were seen to make, and why they are let alone.
 #[rustfmt::skip]
 const LEFT_OUT: &[(c_long, &str)] = &[

@@ -13,6 +13,7 @@ mod debian;
 pub mod errnos;
 mod firewalls;
 mod machine;
+mod memory;
 mod net;
 mod oci;
 mod plugin;

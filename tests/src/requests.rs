@@ -2,12 +2,11 @@
 //! answers with told as another one. So the kernel really has not done it, for a reason that a machine gives.
 
 use std::fmt;
-use std::fs::OpenOptions;
-use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
+use crate::memory::{Place, read, write};
 use crate::sys;
 
 /// One that a system call sends.
@@ -27,15 +26,6 @@ const KIND: usize = 4;
 const SEQUENCE: usize = 8;
 /// linux/netfilter/nfnetlink.h, `NFNL_MSG_BATCH_BEGIN`.
 const BATCH: u16 = 0x10;
-
-/// Part of what a tracee sends, or has received.
-#[derive(Debug, Clone, Copy)]
-pub struct Place {
-    /// Where it is in the tracee's memory.
-    pub address: u64,
-    /// How many bytes.
-    pub length: usize,
-}
 
 /// Whether this system call may send some: three arguments say of what, what, and how much.
 pub fn may_send(number: i64) -> bool {
@@ -145,25 +135,6 @@ fn half(bytes: &[u8], at: usize) -> u16 {
 
 fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
-}
-
-/// Nothing of one that was killed meanwhile.
-fn read(pid: Pid, place: Place) -> Vec<u8> {
-    let mut bytes = vec![0; place.length];
-    let memory = OpenOptions::new().read(true).open(memory_of(pid));
-    let read = memory.and_then(|memory| memory.read_exact_at(&mut bytes, place.address));
-    read.map(|()| bytes).unwrap_or_default()
-}
-
-fn write(pid: Pid, address: u64, bytes: &[u8]) {
-    let memory = OpenOptions::new().write(true).open(memory_of(pid));
-    let memory = memory.expect("open the memory of a tracee");
-    let written = memory.write_all_at(bytes, address);
-    written.expect("write the memory of a tracee");
-}
-
-fn memory_of(pid: Pid) -> String {
-    format!("/proc/{pid}/mem")
 }
 
 impl fmt::Display for Request {

@@ -18,8 +18,9 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::errnos;
+use crate::memory::{Place, read_path};
 use crate::process::{DEADLINE, Outcome};
-use crate::requests::{Place, Refused, Request, may_send, requests};
+use crate::requests::{Refused, Request, may_send, requests};
 use crate::sys;
 
 /// One system call of a run, told in a way that means the same in the next run.
@@ -63,8 +64,12 @@ pub struct Trace {
     pub calls: Vec<Call>,
     /// The netlink requests among them.
     pub requests: Vec<(Call, Request)>,
+    /// The path that the call which was to fail has got; empty: none.
+    pub path: String,
     /// Whether the call was made that was to fail.
     pub is_hit: bool,
+    /// Whether somebody has read that its request was refused.
+    pub is_read: bool,
     /// Whether it took so long that it was killed.
     pub is_stuck: bool,
 }
@@ -98,6 +103,7 @@ fn trace_here(mut command: Command, fault: Option<(&Call, Fault)>) -> Trace {
         early: BTreeMap::new(),
         calls: vec![],
         requests: vec![],
+        path: String::new(),
         state: State::Counting,
     };
     let (done, is_done) = channel::<()>();
@@ -123,8 +129,10 @@ fn trace_here(mut command: Command, fault: Option<(&Call, Fault)>) -> Trace {
         outcome,
         calls: tracer.calls,
         requests: tracer.requests,
+        path: tracer.path,
         // A refusal that nobody reads is one, too.
         is_hit: matches!(tracer.state, State::Over | State::Refused(_)),
+        is_read: matches!(tracer.state, State::Over),
         is_stuck,
     }
 }
@@ -189,6 +197,7 @@ struct Tracer<'a> {
     early: BTreeMap<Pid, Signal>,
     calls: Vec<Call>,
     requests: Vec<(Call, Request)>,
+    path: String,
     state: State,
 }
 
@@ -349,13 +358,14 @@ impl Tracer<'_> {
         match fault.map(|(_, fault)| fault) {
             Some(Fault::Refused(request, errno)) => {
                 // What it sends now may be something else.
-                if requests(pid, fd, place).contains(&request) {
-                    let refused = Refused::new(pid, fd, place, request, errno);
-                    self.state = State::Refused(refused);
-                }
+                let is_sent = requests(pid, fd, place).contains(&request);
+                let refused = is_sent.then(|| Refused::new(pid, fd, place, request, errno));
+                self.state = refused.map_or(self.state, State::Refused);
             }
             Some(fault) => {
                 self.state = State::Inside(pid);
+                let path = errnos::path_argument(number).map(|nth| arguments[nth]);
+                self.path = path.map(|at| read_path(pid, at)).unwrap_or_default();
                 if let Fault::Instead(_) = fault {
                     let _ = sys::skip_call(pid);
                 }

@@ -46,8 +46,12 @@ const VERBS: &[&str] = &[
 /// Whether these words are a step: a verb, and what it is done to.
 fn is_step(words: &str) -> bool {
     let mut words = words.split(' ');
-    let has_verb = words.next().is_some_and(|verb| VERBS.contains(&verb));
-    has_verb && words.any(|word| !["to", "at", "for", "up", "of", "on", "the"].contains(&word))
+    let verb = words.next().unwrap_or_default();
+    if ["mask", "remount"].contains(&verb) {
+        return words.next().is_some_and(|path| path.starts_with('/'));
+    }
+    VERBS.contains(&verb)
+        && words.any(|word| !["to", "at", "for", "up", "of", "on", "the"].contains(&word))
 }
 
 /// Whether a sentence is a step (`release container web: look for link 7`: one and its part), then why that has failed, and nothing
@@ -136,9 +140,10 @@ fn left(before: &Snapshot) -> Vec<String> {
 /// What was tried, and what came of it.
 #[derive(Default)]
 struct Tally {
-    /// Faults that took place; of them those of requests.
+    /// Faults that took place; of them those of requests, and those of requests whose answer nobody has read.
     tried: usize,
     refused: usize,
+    unread: usize,
     /// Faults whose call another run did not make.
     missed: usize,
     /// Faults that were an error; of requests, those that were none.
@@ -174,6 +179,9 @@ fn faults_of(work: &Work, is_wanted: Wanted) -> (usize, Vec<(Call, Fault)>) {
     (seen.calls.len(), calls.chain(requests).collect())
 }
 
+/// The namespace that `attach` and the plugin are told.
+const NETNS: &str = "/run/netns/a";
+
 /// Lets each call of `work` fail, and each of its requests be refused, in those of its ways that are wanted.
 fn sweep(
     lab: &Lab,
@@ -203,6 +211,12 @@ fn sweep(
             complain("it does not end");
         } else if seen.is_hit && !judge(outcome, call, fault) {
             complain("not told");
+        }
+        // What the caller has named is the object.
+        let said = outcome.out() + &outcome.err();
+        let is_named = |path: &str| seen.path != path || said.contains(path);
+        if outcome.code != 0 && !(is_named(NETNS) && is_named(&lab.rootfs.to_string_lossy())) {
+            complain(&format!("{} is not named", seen.path));
         }
         let is_over = !seen.is_stuck && (work.is_over)(outcome);
         if is_over {
@@ -238,6 +252,7 @@ impl Tally {
         self.told += usize::from(is_told);
         if seen.is_hit && matches!(fault, Fault::Refused(..)) {
             self.refused += 1;
+            self.unread += usize::from(!seen.is_read);
             if !is_told {
                 self.survived.push(described.to_owned());
             }
@@ -246,8 +261,8 @@ impl Tally {
 
     fn show(&self, what: &str, calls: usize) {
         show(&format!(
-            "| {what} | {calls} calls | {} faults | {} of them refused requests | {} calls that another run did not make | {} errors |",
-            self.tried, self.refused, self.missed, self.told,
+            "| {what} | {calls} calls | {} faults | {} of them refused requests ({} unread) | {} calls that another run did not make | {} errors |",
+            self.tried, self.refused, self.unread, self.missed, self.told,
         ));
         for survived in &self.survived {
             show(&format!("| {what} | {survived} | succeeds all the same |"));
