@@ -9,15 +9,22 @@ use nix::unistd::Pid;
 use crate::memory::{Place, read, write};
 use crate::sys;
 
-/// One that a system call sends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Request {
+/// What one is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Kind {
     /// Its family (`libc::NETLINK_*`).
     pub family: i32,
     /// What it asks for (`nlmsg_type`); of a transaction of nf_tables, its first message.
-    pub kind: u16,
-    /// Where in what is sent it begins, in bytes.
-    at: usize,
+    pub number: u16,
+}
+
+/// One, told in a way that means the same in the next run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// What it is.
+    pub kind: Kind,
+    /// The how manieth of that kind it is in its process, from 1 on.
+    pub nth: usize,
 }
 
 /// `struct nlmsghdr`: length, type, flags, sequence and port; `struct nlmsgerr` behind it begins with minus the errno.
@@ -32,21 +39,21 @@ pub fn may_send(number: i64) -> bool {
     [libc::SYS_sendto, libc::SYS_write].contains(&number)
 }
 
-/// The requests in what a tracee is about to send by descriptor `fd`; none, if that is no netlink socket.
-pub fn requests(pid: Pid, fd: u64, place: Place) -> Vec<Request> {
+/// The requests in what a tracee is about to send by descriptor `fd`, and where in it each begins, in bytes; none, if that is no
+/// netlink socket.
+pub fn requests(pid: Pid, fd: u64, place: Place) -> Vec<(Kind, usize)> {
     let Some(family) = sys::netlink_family(pid, fd) else {
         return vec![];
     };
     let bytes = read(pid, place);
-    let all = messages(&bytes).map(|at| Request {
+    let kind = |at| Kind {
         family,
-        kind: half(&bytes, at + KIND),
-        at,
-    });
-    let all: Vec<Request> = all.collect();
+        number: half(&bytes, at + KIND),
+    };
+    let all: Vec<_> = messages(&bytes).map(|at| (kind(at), at)).collect();
     match all.first() {
         // Together or not at all.
-        Some(first) if first.kind == BATCH => all.get(1).copied().into_iter().collect(),
+        Some((first, _)) if first.number == BATCH => all.get(1).copied().into_iter().collect(),
         _ => all,
     }
 }
@@ -66,18 +73,20 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// Writes a kind that the kernel does not know into a request that is about to be sent.
-    pub fn new(pid: Pid, fd: u64, place: Place, request: Request, errno: Errno) -> Self {
+    /// Writes a kind that the kernel does not know into the request that begins `at` these bytes behind `place`, which is about to
+    /// be sent.
+    pub fn new(pid: Pid, fd: u64, place: Place, at: usize, errno: Errno) -> Self {
         let bytes = read(pid, place);
-        let address = place.address + (request.at + KIND) as u64;
+        let address = place.address + (at + KIND) as u64;
+        let kind = half(&bytes, at + KIND);
         // The subsystem of netfilter stays.
-        write(pid, address, &(request.kind | 0xff).to_ne_bytes());
+        write(pid, address, &(kind | 0xff).to_ne_bytes());
         Self {
             pid,
             fd,
-            sequence: word(&bytes, request.at + SEQUENCE),
+            sequence: word(&bytes, at + SEQUENCE),
             errno,
-            kind: Some((address, request.kind)),
+            kind: Some((address, kind)),
             answer: None,
         }
     }
@@ -139,12 +148,13 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let family = match self.family {
+        let Kind { family, number } = self.kind;
+        let family = match family {
             libc::NETLINK_ROUTE => "rtnetlink",
             libc::NETLINK_NETFILTER => "netfilter",
             libc::NETLINK_SOCK_DIAG => "sock_diag",
             _ => "netlink",
         };
-        write!(f, "{family} request {:#x} at {}", self.kind, self.at)
+        write!(f, "{family} request {number:#x} {}", self.nth)
     }
 }

@@ -20,7 +20,7 @@ use nix::unistd::Pid;
 use crate::errnos;
 use crate::memory::{Place, read_path};
 use crate::process::{DEADLINE, Outcome};
-use crate::requests::{Refused, Request, may_send, requests};
+use crate::requests::{Kind, Refused, Request, may_send, requests};
 use crate::sys;
 
 /// One system call of a run, told in a way that means the same in the next run.
@@ -43,7 +43,7 @@ pub enum Fault {
     Instead(Errno),
     /// It takes place, and is said to have failed.
     After(Errno),
-    /// It takes place, but the kernel refuses this one of the requests that it sends, and says that this is why.
+    /// Nothing of it: the kernel refuses this request of its process, and says that this is why.
     Refused(Request, Errno),
 }
 
@@ -62,7 +62,7 @@ pub struct Trace {
     pub outcome: Outcome,
     /// All of its calls, in the order in which they began. After a fault there are no more of them.
     pub calls: Vec<Call>,
-    /// The netlink requests among them.
+    /// The netlink requests among them, each by the call that sent it.
     pub requests: Vec<(Call, Request)>,
     /// The path that the call which was to fail has got; empty: none.
     pub path: String,
@@ -167,6 +167,8 @@ struct Process {
     name: String,
     /// How many it has made of each.
     counts: BTreeMap<i64, usize>,
+    /// The same of netlink requests.
+    requests: BTreeMap<Kind, usize>,
     children: usize,
     is_inside: bool,
     /// It has just been made: the stop that the tracer asks for is still to come.
@@ -180,6 +182,7 @@ impl Process {
         Self {
             name,
             counts: BTreeMap::new(),
+            requests: BTreeMap::new(),
             children: 0,
             is_inside: false,
             is_new,
@@ -354,14 +357,11 @@ impl Tracer<'_> {
             address: second,
             length: usize::try_from(third).unwrap_or_default(),
         };
-        let fault = self.fault.filter(|(wanted, _)| **wanted == call);
+        let is_this = |(wanted, fault): &(&Call, Fault)| {
+            **wanted == call && !matches!(fault, Fault::Refused(..))
+        };
+        let fault = self.fault.filter(is_this);
         match fault.map(|(_, fault)| fault) {
-            Some(Fault::Refused(request, errno)) => {
-                // What it sends now may be something else.
-                let is_sent = requests(pid, fd, place).contains(&request);
-                let refused = is_sent.then(|| Refused::new(pid, fd, place, request, errno));
-                self.state = refused.map_or(self.state, State::Refused);
-            }
             Some(fault) => {
                 self.state = State::Inside(pid);
                 let path = errnos::path_argument(number).map(|nth| arguments[nth]);
@@ -370,14 +370,32 @@ impl Tracer<'_> {
                     let _ = sys::skip_call(pid);
                 }
             }
-            None if self.fault.is_none() && may_send(number) => {
-                let found = requests(pid, fd, place);
-                let found = found.into_iter().map(|request| (call.clone(), request));
-                self.requests.extend(found);
-            }
+            None if may_send(number) => self.count_requests(pid, fd, place, &call),
             None => {}
         }
         self.calls.push(call);
+    }
+
+    /// It sends something by this call: perhaps the request that is to be refused.
+    fn count_requests(&mut self, pid: Pid, fd: u64, place: Place, call: &Call) {
+        if let Some((_, Fault::Instead(_) | Fault::After(_))) = self.fault {
+            return;
+        }
+        for (kind, at) in requests(pid, fd, place) {
+            let process = self.processes.get_mut(&pid).expect("a known process");
+            let nth = process.requests.entry(kind).or_default();
+            *nth += 1;
+            let request = Request { kind, nth: *nth };
+            match self.fault {
+                Some((by, Fault::Refused(wanted, errno)))
+                    if by.process == call.process && wanted == request =>
+                {
+                    self.state = State::Refused(Refused::new(pid, fd, place, at, errno));
+                    return;
+                }
+                _ => self.requests.push((call.clone(), request)),
+            }
+        }
     }
 
     /// The call that was to fail is over.

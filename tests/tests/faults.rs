@@ -15,8 +15,13 @@ use lab::{
 
 /// What a call and its fault are called in a complaint.
 fn describe(call: &Call, fault: Fault) -> String {
-    let name = errnos::name(call);
-    format!("process {} {name} {}: {fault}", call.process, call.nth)
+    match fault {
+        Fault::Refused(..) => format!("process {}: {fault}", call.process),
+        _ => {
+            let name = errnos::name(call);
+            format!("process {} {name} {}: {fault}", call.process, call.nth)
+        }
+    }
 }
 
 fn errno(fault: Fault) -> String {
