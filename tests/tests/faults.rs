@@ -50,6 +50,10 @@ const VERBS: &[&str] = &[
 
 /// Whether these words are a step: a verb, and what it is done to.
 fn is_step(words: &str) -> bool {
+    // All that is done at once is no object.
+    if words == "set up the container's network" {
+        return false;
+    }
     let mut words = words.split(' ');
     let verb = words.next().unwrap_or_default();
     if ["mask", "remount"].contains(&verb) {
