@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
+use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 /// A file of the container's that we have written.
@@ -41,7 +42,11 @@ impl Written {
         if old < text.len() {
             let (kept, length) = (FallocateFlags::FALLOC_FL_KEEP_SIZE, text.len());
             let length = libc::off_t::try_from(length).unwrap_or(libc::off_t::MAX);
-            fallocate(&self.file, kept, 0, length)?;
+            match fallocate(&self.file, kept, 0, length) {
+                // Not every file system makes room ahead.
+                Err(Errno::EOPNOTSUPP) => {}
+                made => made?,
+            }
         }
         let mut bytes = text.clone().into_bytes();
         bytes.resize(old.max(text.len()), b'\n');
