@@ -240,14 +240,16 @@ pub fn is_default(destination: IpNet) -> bool {
 }
 
 /// The route of the host that shares addresses with `subnet`, unless it is a default route, or one to the subnet's own
-/// address alone: no container gets that, and flannel gives it to its device.
+/// address alone: no container gets that, and flannel gives it to its device. A wider one that leads nowhere is there to be told what does.
 pub fn colliding_route(routes: &[Route], subnet: impl Into<IpNet>) -> Option<&Route> {
     let subnet = subnet.into();
     let own = IpNet::from(subnet.network());
     routes.iter().find(|route| {
         let other = route.destination;
+        let is_wider = other.prefix_len() < subnet.prefix_len() && other.contains(&subnet);
         !is_default(other)
             && other != own
+            && !(is_wider && route.leads_nowhere)
             && (other.contains(&subnet.network()) || subnet.contains(&other.network()))
     })
 }
@@ -283,6 +285,7 @@ mod tests {
                 other_links: Vec::new(),
                 gateway: None,
                 is_local: false,
+                leads_nowhere: false,
                 is_advertised: false,
                 mtu: None,
                 table: 254,
@@ -354,6 +357,19 @@ mod tests {
                 colliding_route(&routes(list), subnet).is_some(),
                 collides,
                 "{list:?}"
+            );
+        }
+        for (nowhere, collides) in [
+            ("172.16.0.0/12", false),
+            ("172.19.0.0/16", true),
+            ("172.19.4.0/24", true),
+        ] {
+            let mut routes = routes(&[nowhere]);
+            routes[0].leads_nowhere = true;
+            assert_eq!(
+                colliding_route(&routes, subnet).is_some(),
+                collides,
+                "{nowhere}"
             );
         }
         assert_eq!(

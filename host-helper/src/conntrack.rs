@@ -132,9 +132,14 @@ pub fn forget_opened_by(conntrack: &mut Netlink, addresses: &[IpAddr]) -> Result
 /// kernel would keep for up to five days. Where they are few they end by themselves: so a peer that has not read yet what
 /// it was sent hears of no reset. Asked without a socket, whose end may take long.
 pub fn are_many() -> bool {
-    let count = sysctl::value("netfilter/nf_conntrack_count");
-    let count = count.ok().flatten().and_then(|count| count.parse().ok());
-    count.is_some_and(|count: u32| count > FEW)
+    // To find them takes the kernel a walk through all.
+    const SHARE: u32 = 16;
+    let number = |name: &str| -> Option<u32> {
+        let value = sysctl::value(&format!("netfilter/nf_conntrack_{name}"));
+        value.ok().flatten()?.parse().ok()
+    };
+    let most = number("max").unwrap_or(0);
+    number("count").is_some_and(|count| count > FEW.max(most / SHARE))
 }
 
 /// `side`: whose source the addresses are, of the first packet's or of the answer's.

@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use crate::link::is_link_local;
+
 /// The host's own file, and the one that systemd-resolved keeps behind its stub (resolved.conf(5)).
 pub const HOST: &str = "/etc/resolv.conf";
 /// Looked at only where the other names none that a container can reach.
@@ -38,9 +40,10 @@ pub struct Resolvers {
 
 impl Resolvers {
     /// What a resolv.conf says, without comments, without resolvers on a loopback address (nothing listens there
-    /// inside), without repetitions, and without the search domain `.` (musl gives up on it).
+    /// inside), or on a link of the host's, without repetitions, and without the search domain `.` (musl gives up on it).
     fn parse(text: &str, loopback: Loopback) -> Resolvers {
         let mut found = Resolvers::default();
+        let mut has_left_one = false;
         for line in text.lines() {
             // init takes no others, and one such word is no reason for no network: a name is ASCII (RFC 1035, RFC 5891).
             let is_plain = |word: &&str| word.bytes().all(|byte| byte.is_ascii_graphic());
@@ -48,10 +51,12 @@ impl Resolvers {
             match words.next() {
                 Some("nameserver") => {
                     let server = words.next().and_then(|word| word.parse::<IpAddr>().ok());
-                    let server = server.filter(|server| {
-                        loopback == Loopback::Ours
-                            || !server.is_loopback() && !server.is_unspecified()
-                    });
+                    let is_within_reach = |server: &IpAddr| {
+                        let is_here = server.is_loopback() || server.is_unspecified();
+                        loopback == Loopback::Ours || !(is_here || is_link_local(*server))
+                    };
+                    has_left_one |= server.is_some_and(|server| !is_within_reach(&server));
+                    let server = server.filter(is_within_reach);
                     if let Some(server) = server.filter(|server| !found.servers.contains(server)) {
                         found.servers.push(server);
                     }
@@ -67,6 +72,10 @@ impl Resolvers {
             }
         }
         found.servers.truncate(SERVERS);
+        if has_left_one {
+            // It was said of that one, and what is on the way to it: that its word on signatures may be believed (resolv.conf(5)).
+            found.options.retain(|option| option != "trust-ad");
+        }
         found
     }
 

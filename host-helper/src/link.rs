@@ -100,6 +100,8 @@ pub struct Route {
     pub gateway: Option<IpAddr>,
     /// Leads to an address of this host itself.
     pub is_local: bool,
+    /// Packets by it are dropped, or refused.
+    pub leads_nowhere: bool,
     /// A router has advertised it.
     pub is_advertised: bool,
     /// The MTU that it has by itself, in bytes.

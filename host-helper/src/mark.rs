@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use hawser::netlink::{Writer, ifinfomsg, ndmsg};
 use nix::errno::Errno;
 
+use crate::address::mac_of;
 use crate::attach::Attachment;
 use crate::bridge::Network;
 use crate::error::{Doing, Refusal, Result, twice};
@@ -165,7 +166,12 @@ pub fn sweep_neighbours(
 
 /// Whoever has come since may have had it. What is there was written after it was removed, and what is written yet replaces it.
 fn put_back(route: &mut Netlink, neighbour: &Neighbour) -> std::result::Result<(), Refusal> {
-    let Some(mac) = neighbour.mac else {
+    // One that was chosen (`--mac`) may be the dead one's alone.
+    let usual = match neighbour.address {
+        IpAddr::V4(address) => Some(mac_of(address)),
+        IpAddr::V6(_) => neighbour.mac,
+    };
+    let Some(mac) = neighbour.mac.filter(|mac| Some(*mac) == usual) else {
         return Ok(());
     };
     let (address, device) = (neighbour.address, neighbour.link);

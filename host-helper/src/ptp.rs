@@ -88,7 +88,10 @@ fn choose_v6(route: &mut Netlink, wanted: &Wanted, v4: Ipv4Net) -> Result<Option
                 refuse_taken(route, wanted, &routes, subnet.into())?;
                 subnet
             }
-            None => wanted.free_subnet6(&routes, &name)?,
+            None => match wanted.free_subnet6(&routes, &name)? {
+                Some(subnet) => subnet,
+                None => return Ok(None),
+            },
         }
     };
     Ok(Some(Ipv6Net::new_assert(
@@ -131,10 +134,17 @@ fn is_free(
     if is_asked_for && !lives && !wanted.is_cut_out {
         return Ok(false);
     }
+    let is_ours = lives
+        && matches!(first.and_then(|found| found.link).map(|index| route.link(index)), Some(Ok(Some(link))) if owner::leased_address(&link.name).is_some());
     for (to, found) in addresses.into_iter().zip(found) {
         let Some(found) = found else {
             continue;
         };
+        // It has come since: the containers' own are narrower.
+        let is_wider = found.destination != subnet && found.destination.contains(&subnet);
+        if is_ours && is_wider {
+            continue;
+        }
         if !is_default(found.destination)
             && !is_gateways(&found, to)
             && !leads_to_ours(route, &found)?

@@ -191,7 +191,7 @@ impl Request {
         let lacks = self.writes_resolv && self.resolvers.servers.is_empty();
         let why = || match &self.unread_resolvers {
             Some(error) => error.as_str(),
-            None => "the host has none but on loopback addresses",
+            None => "the host has none that it could reach",
         };
         lacks.then(|| {
             format!(

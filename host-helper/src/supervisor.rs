@@ -467,7 +467,7 @@ impl Supervisor {
             let _ = client.write_all(format!("exit {code}\n").as_bytes());
         }
         self.container.names.sweep();
-        self.forget_container();
+        self.forget_container(lives_on);
         let entry = self.container.entry.as_mut().filter(|_| !lives_on);
         if let Some(entry) = entry.filter(|_| is_tenant_left) {
             entry.withdraw_tenant();

@@ -243,7 +243,10 @@ impl Wanted {
                 Some(taken) => return Err(self.collision(route, subnet.into(), taken)),
                 None => subnet,
             },
-            None => self.free_subnet6(routes, name)?,
+            None => match self.free_subnet6(routes, name)? {
+                Some(subnet) => subnet,
+                None => return Ok(Gateway6::Undecided),
+            },
         };
         let gateway = same_host(v4.addr(), v4, subnet).unwrap_or(subnet.addr());
         Ok(Gateway6::At(Ipv6Net::new_assert(
@@ -252,19 +255,22 @@ impl Wanted {
         )))
     }
 
-    /// The IPv6 subnet that goes with this machine and this name, or the next one that no route has.
+    /// The IPv6 subnet that goes with this machine and this name, or the next one that no route has. `None`: there is none, and nobody has asked
+    /// for IPv6.
     ///
     /// # Errors
-    /// When there is none.
-    pub fn free_subnet6(&self, routes: &[Route], name: &str) -> Result<Ipv6Net> {
+    /// There is none.
+    pub fn free_subnet6(&self, routes: &[Route], name: &str) -> Result<Option<Ipv6Net>> {
         let id = state::machine_id()?;
-        free_subnet6(routes, &id, name).ok_or_else(|| {
+        let found = free_subnet6(routes, &id, name);
+        if found.is_none() && self.address6.is_some() {
             let site = Ipv6Net::new_assert(unique_local(&id, name, 0).addr(), 48).trunc();
-            Error::new(format!(
+            return Err(Error::new(format!(
                 "choose an IPv6 subnet: none of {site} is free of the host's routes; give {}",
                 self.words.subnet6
-            ))
-        })
+            )));
+        }
+        Ok(found)
     }
 
     /// The first IPv4 subnet of `length` that no route has.

@@ -53,9 +53,11 @@ pub fn drop_privileges(message: &Message<'_>, space: &mut [u8], text: &mut [u8])
         sys::set_groups(groups).or_fail(SET_GROUPS, wanted.groups);
     }
     if let Some((uid, gid)) = wanted.user {
-        // Some may be wanted; which, is said below. Without it there are none to make ambient.
-        let _ = sys::control(libc::PR_SET_KEEPCAPS, 1, 0);
-        sets |= uid != 0;
+        if uid != 0 && (wanted.ambient != 0 || machine::is_one()) {
+            // Which, is said below. Without it there are none to make ambient.
+            let _ = sys::control(libc::PR_SET_KEEPCAPS, 1, 0);
+            sets = true;
+        }
         sys::set_group(gid).or_fail(SET_USER, b"");
         sys::set_user(uid).or_fail(SET_USER, b"");
     }

@@ -344,7 +344,30 @@ fn check_compares() {
         plugin.call("CHECK", one, &check).fault(101, &["not there"]);
         plugin
             .call("CHECK", whose("c1", "/run/netns/none"), &check)
-            .fault(3, &["/run/netns/none"]);
+            .fault(101, &["c1", "namespace is gone", "DEL"]);
+    });
+}
+
+/// Nobody has deleted the first; by its port of one address of the host's nobody is led to nowhere.
+#[test]
+fn a_port_of_all_addresses_is_not_taken_by_what_a_dead_one_had_of_one() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let one = json!({ "hostPort": 8080, "containerPort": 80, "hostIP": "192.0.2.2" });
+        let all = json!({ "hostPort": 8080, "containerPort": 80 });
+        let first = Netns::new("a");
+        let _second = Netns::new("b");
+        plugin
+            .call("ADD", whose("c1", A), &with(blue(), ports(one)))
+            .ok();
+        drop(first);
+        sh("umount /run/netns/a; rm /run/netns/a");
+        lab.settle();
+        let leads = || sh("nft list map inet hawser address_ports4").contains("8080");
+        assert!(leads());
+        let second = whose("c2", "/run/netns/b");
+        plugin.call("ADD", second, &with(blue(), ports(all))).ok();
+        assert!(!leads());
     });
 }
 

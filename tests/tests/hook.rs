@@ -325,6 +325,15 @@ fn annotations_that_are_none_are_refused() {
             lab.hook(&["--egress", "none"], &state).refused(words);
             guest.end().exits(0);
         }
+        // A limit of the arguments means the resolvers of the arguments.
+        let bundle = lab.bundle("web", "").annotated("hawser.dns", "192.0.2.66");
+        let guest = bundle.created();
+        let state = bundle.state("web", "creating", guest.pid());
+        for limit in ["dns", "192.0.2.0/24,dns"] {
+            let words = ["hawser.dns", "--egress dns", "--dns"];
+            lab.hook(&["--egress", limit], &state).refused(&words);
+        }
+        guest.end().exits(0);
         let mut bundle = lab.bundle("web", "");
         bundle.config["annotations"] = json!({"hawser.mtu": 1400});
         let guest = bundle.created();

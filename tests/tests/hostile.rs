@@ -520,7 +520,9 @@ fn tracked(what: &str) -> u32 {
 }
 
 /// So few are left to end by themselves.
-const FEW: u32 = 4096;
+fn few() -> u32 {
+    (tracked("max") / 16).max(4096)
+}
 
 #[test]
 fn exhausts_ports_and_connections() {
@@ -570,7 +572,7 @@ fn opens(lab: &Lab, wanted: u32) {
     neighbour.end().exits(0);
     stops(lab, running, &before);
     // The next one does not find them.
-    lab::wait_untold("its connections go", || tracked("count") <= FEW);
+    lab::wait_untold("its connections go", || tracked("count") <= few());
 }
 
 /// What it has opened goes with its link, too.
@@ -588,11 +590,30 @@ fn exhausts_connections_from_where_it_is_attached() {
         flood.until("up");
         assert!(tracked("count") > 30_000, "{}", tracked("count"));
         lab.hawser(&["detach", &pid]).exits(0);
-        assert!(tracked("count") <= FEW, "{}", tracked("count"));
+        assert!(tracked("count") <= few(), "{}", tracked("count"));
         flood.signal(libc::SIGKILL);
         flood.end();
         guest.end().exits(0);
         before.assert_back();
+    });
+}
+
+/// Those of who lives on in its network stay, and those of who was killed go with the next sweep.
+#[test]
+fn connections_of_who_lives_on_stay_and_of_who_was_killed_go() {
+    packets(|lab| {
+        lab.serve();
+        drop(before(lab));
+        lab.run(&["-d", "--name", "own"], &["sleep", "1000"]).ok();
+        let side = start(lab, &["--network", "container:own"], &["floods", "50000"]);
+        let supervisor = lab::parent(lab.pid_of("own"));
+        lab.hawser(&["stop", "own"]).ok();
+        lab::wait_for_end(supervisor);
+        assert!(tracked("count") > 30_000, "{}", tracked("count"));
+        drop(side);
+        lab.settle();
+        lab.hawser(&["ls"]).ok();
+        assert!(tracked("count") <= few(), "{}", tracked("count"));
     });
 }
 

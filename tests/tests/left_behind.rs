@@ -150,6 +150,27 @@ fn what_a_killed_run_without_a_bridge_has_left_the_next_takes_away() {
     case(|lab| kill_and_run(lab, "ptp"));
 }
 
+/// Nobody has looked yet on a network that has just been made.
+#[test]
+fn what_a_killed_run_has_left_the_first_on_another_network_takes_away() {
+    case(|lab| {
+        lab.run(&[], &["true"]).ok();
+        lab.settle();
+        let shown = || sh("ls /run/hawser | grep web; nft list map inet hawser ports4");
+        let before = shown();
+        lab.run(
+            &["-d", "--name", "web", "-p", "8080:80"],
+            &["sleep", "1000"],
+        )
+        .ok();
+        kill_supervisor(lab, "web");
+        lab.settle();
+        let other = ["--bridge", "other", "--subnet", "192.168.77.0/24"];
+        lab.run(&other, &["true"]).ok();
+        assert_eq!(shown(), before);
+    });
+}
+
 /// It has no neighbours, and so no line in a file of names that would tell of its end: the next one looks once a second.
 #[test]
 fn what_a_killed_isolated_run_has_left_the_next_takes_away() {

@@ -190,7 +190,7 @@ fn sysctls_are_read_only_but_for_its_own_network() {
 #[test]
 fn dangerous_paths_are_masked() {
     case(|lab| {
-        let masked = "kcore keys timer_list sched_debug latency_stats timer_stats";
+        let masked = "interrupts kcore keys timer_list sched_debug latency_stats timer_stats";
         for path in masked.split_whitespace() {
             let bytes = lab
                 .run_sh(

@@ -136,6 +136,14 @@ fn resolveds_stub_is_followed_to_its_uplink_file() {
             "{lines:?}"
         );
         assert!(!lines.iter().any(|line| line.contains("127.")), "{lines:?}");
+        // What is behind the stub was not said to be trusted.
+        assert!(lines.contains(&"options edns0".to_owned()), "{lines:?}");
+        // Nor is another beside one that was; and who is on a link of the host's is within nobody's reach.
+        lab.set_resolv_conf("nameserver 127.0.0.1\nnameserver fe80::1\nnameserver 198.51.100.53\noptions trust-ad\n");
+        assert_eq!(resolv_conf(lab, &[]), ["nameserver 198.51.100.53"]);
+        lab.set_resolv_conf("nameserver 198.51.100.53\noptions trust-ad\n");
+        let both = ["nameserver 198.51.100.53", "options trust-ad"];
+        assert_eq!(resolv_conf(lab, &[]), both);
     });
 }
 

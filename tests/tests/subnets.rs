@@ -140,6 +140,79 @@ fn routes_to_the_halves_of_all_addresses_are_a_default_route() {
     });
 }
 
+/// Who has no other use for private addresses says so to the kernel.
+#[test]
+fn wide_routes_that_lead_nowhere_are_in_nobodys_way() {
+    case(|lab| {
+        for (kind, private) in [
+            ("blackhole", "10.0.0.0/8"),
+            ("unreachable", "172.16.0.0/12"),
+            ("prohibit", "192.168.0.0/16"),
+            ("unreachable", "fd00::/8"),
+        ] {
+            sh(&format!("ip route add {kind} {private}"));
+        }
+        let networks: [&[&str]; 4] = [
+            &[],
+            &["--bridge", "b1", "--subnet", "192.168.77.0/24"],
+            &["--network", "ptp"],
+            &["--network", "ptp", "--subnet", "10.98.0.0/24"],
+        ];
+        for network in networks {
+            let seen = lab.run_sh(
+                network,
+                "ip -o addr show dev eth0; ping -c 1 -W 2 192.0.2.2",
+            );
+            assert!(seen.exits(0).out().contains("inet6 fd"));
+        }
+        lab.serve();
+        assert_eq!(lab.hawser(&["doctor"]).ok(), "");
+        lab.run(&["--bridge", "b2", "--subnet", "172.16.0.0/12"], &["true"])
+            .refused(&["172.16.0.0/12"]);
+    });
+}
+
+/// Nobody has asked for IPv6.
+#[test]
+fn where_no_ipv6_subnet_is_free_there_is_ipv4_alone() {
+    case(|lab| {
+        sh("ip -6 route add fd00::/8 dev uplink");
+        for network in ["bridge", "ptp"] {
+            let network = ["--network", network];
+            let seen = lab
+                .run_sh(&network, "ip -o addr show dev eth0")
+                .exits(0)
+                .out();
+            assert!(
+                seen.contains("inet ") && !seen.contains("inet6 fd"),
+                "{seen}"
+            );
+            let wanted = [&network[..], &["--ip6", "fd00:5::9"]].concat();
+            lab.run(&wanted, &["true"]).refused(&["fd"]);
+        }
+    });
+}
+
+/// The containers' own routes are narrower.
+#[test]
+fn a_ptp_network_that_lives_stays_where_a_wider_route_has_come() {
+    case(|lab| {
+        let ptp = ["--network", "ptp"];
+        let _first = lab.start_idle(&[&ptp[..], &["--name", "db"]].concat());
+        sh("ip route add 10.0.0.0/8 via 192.0.2.1");
+        let seen = lab
+            .run_sh(&ptp, "ip -o addr show dev eth0; ping -c 1 -W 2 db")
+            .exits(0)
+            .out();
+        assert!(seen.contains("inet 10.0.0."), "{seen}");
+        lab.run(
+            &[&ptp[..], &["--subnet", "10.0.0.0/24"]].concat(),
+            &["true"],
+        )
+        .ok();
+    });
+}
+
 /// Whoever gets an address of such a part would get the packets of another: of the router of the host's LAN, say.
 #[test]
 fn ptp_does_not_take_a_range_that_a_part_of_is_somebody_elses() {

@@ -250,7 +250,6 @@ fn enter_names(
     let hosts = Hosts::open(&attachment.network)?;
     let is_shared = view == View::Shared && request.writes_resolv && how.to.is_none();
     let mount = is_shared.then(|| hosts.mount()).transpose()?;
-    names.swept = Some(hosts.clone());
     names.hosts = Some(hosts);
     if how.to.is_none() {
         names.look_up(request, Some(attachment));

@@ -23,6 +23,7 @@ use crate::nft;
 use crate::owner::{Mark, leased_address, namespace};
 use crate::publish::{Port, Range};
 use crate::reach::{Egress, Reach};
+use crate::reclaim;
 use crate::state;
 use crate::veth::Veth;
 
@@ -300,6 +301,10 @@ pub fn check_ports(ports: &[Port]) -> Result<()> {
             if let Some(link) = nft::tenant_at(&mut nft, address).doing(doing)? {
                 if let Some(kept) = unheld(&mut route, &link)? {
                     return Err(in_use(port, &kept));
+                }
+                // A port of one address of the host's goes before that of all: what a dead one has left would have it.
+                if route.find_link(&link).doing(doing)?.is_none() {
+                    reclaim::sweep_apart();
                 }
             }
         }

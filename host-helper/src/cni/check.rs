@@ -34,7 +34,14 @@ pub fn check(call: &Call) -> Result<(), Fault> {
             "prevResult is missing: CHECK compares with it",
         ));
     };
-    let target = add::target(call)?;
+    // An answer of "unknown container" would say that there is nothing to clean up.
+    let target = add::target(call).map_err(|fault| match fault.code {
+        code::CONTAINER => differs(
+            call,
+            "its network namespace is gone; DEL gives back what is left of it",
+        ),
+        _ => fault,
+    })?;
     let mut route = Netlink::route()
         .doing(|| "open a netlink socket".into())
         .judge()?;

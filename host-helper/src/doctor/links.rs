@@ -103,7 +103,7 @@ fn examine_routes(host: &Host, network: &Network, report: &mut Report) {
         for route in &host.routes {
             let to = route.destination;
             let takes = subnet.contains(&to) && to != of_the_subnet_itself;
-            let is_wider = !is_default(to) && to.contains(&subnet);
+            let is_wider = !is_default(to) && !route.leads_nowhere && to.contains(&subnet);
             let overlaps = takes || is_wider && !is_cut_out;
             let Some(link) = route.link.filter(|_| overlaps && route.link != own) else {
                 continue;

@@ -9,8 +9,10 @@ use super::bundle::Bundle;
 use super::told::Told;
 use crate::cli::{self, Action, Asked};
 use crate::error::{Error, Result};
+use crate::reach::{Allowed, Egress};
 
 const PREFIX: &str = "hawser.";
+const DNS: &str = "hawser.dns";
 /// How errors about options begin.
 const COMMAND_LINE: &str = "read the command line: ";
 /// May be given several times: an annotation separates them by commas or blanks.
@@ -66,6 +68,17 @@ pub fn add(options: cli::Hook, told: &Told, bundle: &Bundle) -> Result<cli::Hook
     let ours: Vec<(String, Vec<String>)> = ours.collect::<Result<_>>()?;
     if ours.is_empty() {
         return Ok(options);
+    }
+    let is_limited =
+        matches!(&options.net.egress, Egress::Only(list) if list.contains(&Allowed::Resolvers));
+    if let Some((key, _)) = ours
+        .iter()
+        .find(|(key, words)| is_limited && key == DNS && !words.is_empty())
+    {
+        return Err(refused(
+            key,
+            "which resolvers --egress dns of the hook's arguments means is theirs to say; give --dns there",
+        ));
     }
     let more = ours.iter().flat_map(|(_, words)| words).map(OsString::from);
     read(std::env::args_os().chain(more)).map_err(|why| {

@@ -233,6 +233,10 @@ pub(super) fn route(message: RouteNetlinkMessage) -> Option<Route> {
         other_links: Vec::new(),
         gateway: None,
         is_local: header.kind == RouteType::Local,
+        leads_nowhere: matches!(
+            header.kind,
+            RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit | RouteType::Throw
+        ),
         is_advertised: header.protocol == RouteProtocol::Ra,
         mtu: None,
         table: u32::from(header.table),

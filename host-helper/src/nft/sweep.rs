@@ -13,7 +13,7 @@ use super::{TABLE, elements, generation, open, tables};
 use crate::attach::Attachment;
 use crate::conntrack;
 use crate::control;
-use crate::error::{Doing, Refusal, Result, twice};
+use crate::error::{Doing, Refusal, Result, all_of, twice};
 use crate::hosts;
 use crate::mark;
 use crate::netlink::Netlink;
@@ -102,10 +102,14 @@ fn sweep(
     Ok(())
 }
 
-/// What was led to containers is led there no more: connections that are left would reach whoever gets an address next.
+/// What was led to containers that are gone is led there no more: connections that are left would reach whoever gets an address next. And those
+/// that they have opened may fill the kernel's table.
 fn forget_connections(nft: &mut Netlink, addresses: &[IpAddr]) {
     // Where nothing is tracked nothing is left.
     let _ = twice(|| conntrack::forget_container(nft, addresses));
+    if conntrack::are_many() {
+        let _ = twice(|| conntrack::forget_opened_by(nft, addresses));
+    }
 }
 
 /// The link that a container had, and its addresses.
@@ -151,11 +155,14 @@ pub fn sweep_dead_by(nft: &mut Netlink, route: &mut Netlink) -> Result<bool> {
         if !are_dead || is_missing(nft, &replaceable).doing(doing)? {
             continue;
         }
+        // Tenants go last: by them whoever sweeps finds what is left, should we be killed.
+        let (tenants, rest): (Vec<_>, Vec<_>) =
+            (found.into_iter()).partition(|element| elements::known(element).is_some());
         let done = nft.exchange(
             |writer, sequence| {
                 let mut batch = Batch::new(writer, sequence, TABLE);
                 batch.begin_at(generation);
-                batch.elements(libc::NFT_MSG_DELSETELEM, 0, &found);
+                batch.elements(libc::NFT_MSG_DELSETELEM, 0, &rest);
                 batch.commit()
             },
             |_| {},
@@ -165,7 +172,15 @@ pub fn sweep_dead_by(nft: &mut Netlink, route: &mut Netlink) -> Result<bool> {
             Err(refusal) if matches!(refusal.errno, Errno::ERESTART | Errno::ENOENT) => {}
             done => {
                 done.doing(doing)?;
-                return forget_dead(nft, route, dead).map(|()| true);
+                let forgotten = forget_dead(nft, route, dead);
+                for tenant in &tenants {
+                    match take(nft, Some(tenant), std::slice::from_ref(tenant)) {
+                        // Another has its place by now.
+                        Err(refusal) if refusal.errno == Errno::EEXIST => {}
+                        taken => taken.doing(doing)?,
+                    }
+                }
+                return forgotten.map(|()| true);
             }
         }
     }
@@ -204,12 +219,18 @@ fn find_dead(
 
 /// The rest of those that are in the tables no more.
 fn forget_dead(nft: &mut Netlink, route: &mut Netlink, mut dead: Vec<Dead>) -> Result<()> {
-    hosts::sweep_links(&dead.iter().map(|(name, _)| name.as_str()).collect())?;
+    let swept = hosts::sweep_links(&dead.iter().map(|(name, _)| name.as_str()).collect());
     // Else what follows is the next one's.
     dead.retain(|(name, _)| is_gone(route, name));
     let addresses: Vec<IpAddr> = dead.iter().flat_map(|(_, all)| all).copied().collect();
     forget_connections(nft, &addresses);
-    mark::sweep_neighbours(route, &dead, 0)
+    let neighbours = mark::sweep_neighbours(route, &dead, 0);
+    all_of(
+        &[swept, neighbours]
+            .into_iter()
+            .filter_map(Result::err)
+            .collect::<Vec<_>>(),
+    )
 }
 
 /// Takes the ports back of containers that have ended with their supervisors, whose networks others live on in: nobody holds them. Where
@@ -246,7 +267,8 @@ fn close_ports(
             Err(refusal) if refusal.errno == Errno::EEXIST => {}
             done => done?,
         }
-        forget_connections(nft, &addresses);
+        // Others live on there, and what they have opened.
+        let _ = twice(|| conntrack::forget_container(nft, &addresses));
         has_closed = true;
     }
     Ok(has_closed)

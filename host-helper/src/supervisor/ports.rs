@@ -128,7 +128,9 @@ impl Supervisor {
 
     /// The container has ended: so have its connections. Who goes on with one hears at once that it is over, and not
     /// whoever gets the address next.
-    pub(super) fn forget_container(&mut self) {
+    ///
+    /// `lives_on`: others are in its network still, whose own go on.
+    pub(super) fn forget_container(&mut self, lives_on: bool) {
         if self.is_address_anothers() {
             return;
         }
@@ -137,7 +139,7 @@ impl Supervisor {
             if self.had_ports {
                 let _ = twice(|| conntrack::forget_container(entry.socket(), &addresses));
             }
-            if conntrack::are_many() {
+            if !lives_on && conntrack::are_many() {
                 let _ = twice(|| conntrack::forget_opened_by(entry.socket(), &addresses));
             }
         }
