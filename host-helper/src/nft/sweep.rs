@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 
+use hawser::netlink::Writer;
 use nix::errno::Errno;
 
 use super::message::Batch;
@@ -158,15 +159,17 @@ pub fn sweep_dead_by(nft: &mut Netlink, route: &mut Netlink) -> Result<bool> {
         // Tenants go last: by them whoever sweeps finds what is left, should we be killed.
         let (tenants, rest): (Vec<_>, Vec<_>) =
             (found.into_iter()).partition(|element| elements::known(element).is_some());
-        let done = nft.exchange(
-            |writer, sequence| {
+        let delete = |nft: &mut Netlink| {
+            let write = |writer: &mut Writer, sequence| {
                 let mut batch = Batch::new(writer, sequence, TABLE);
                 batch.begin_at(generation);
                 batch.elements(libc::NFT_MSG_DELSETELEM, 0, &rest);
                 batch.commit()
-            },
-            |_| {},
-        );
+            };
+            nft.exchange(write, |_| {})
+        };
+        // An empty transaction is answered by no kernel before 6.10.
+        let done = if rest.is_empty() { Ok(()) } else { delete(nft) };
         match done {
             // Somebody else has changed the ruleset; an address may have been taken anew.
             Err(refusal) if matches!(refusal.errno, Errno::ERESTART | Errno::ENOENT) => {}
