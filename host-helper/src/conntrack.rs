@@ -138,8 +138,8 @@ pub fn are_many() -> bool {
         let value = sysctl::value(&format!("netfilter/nf_conntrack_{name}"));
         value.ok().flatten()?.parse().ok()
     };
-    let most = number("max").unwrap_or(0);
-    number("count").is_some_and(|count| count > FEW.max(most / SHARE))
+    let is_of_many = |count: u32| number("max").is_some_and(|most| count > most / SHARE);
+    number("count").is_some_and(|count| count > FEW && is_of_many(count))
 }
 
 /// `side`: whose source the addresses are, of the first packet's or of the answer's.
