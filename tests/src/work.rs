@@ -136,6 +136,20 @@ pub fn with_run_of(lab: &Lab, options: &[&str], command: &[&str], body: impl FnO
     });
 }
 
+/// `exec` in a container that lives, and what there is without it.
+pub fn with_exec(lab: &Lab, body: impl FnOnce(&Work, &Snapshot)) {
+    let web = lab.start_idle(&["--name", "web", "--network", "none"]);
+    let before = Snapshot::take();
+    let work = Work {
+        command: &|| lab.command(&["exec", "web", "true"]),
+        undo: &|_| {},
+        is_over: &|_| false,
+        input: None,
+    };
+    body(&work, &before);
+    drop(web);
+}
+
 /// `run -d` of container web, and the `stop` that ends it; after a `stop` that has failed another, which says nothing.
 pub fn with_run_and_stop(lab: &Lab, options: &[&str], body: impl FnOnce(&Work)) {
     let options = [&["-d", "--name", "web"], options].concat();

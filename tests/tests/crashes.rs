@@ -10,8 +10,8 @@ use std::time::UNIX_EPOCH;
 
 use lab::crash::{Sweep, Victims};
 use lab::{
-    Lab, Snapshot, Work, case, wait_for_end, with_attach, with_hook, with_plugin, with_poststop,
-    with_run, with_stay, with_stay_to_the_end,
+    Lab, Snapshot, Work, case, wait_for_end, with_attach, with_exec, with_hook, with_plugin,
+    with_poststop, with_run, with_stay, with_stay_to_the_end,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -317,16 +317,9 @@ fn an_attachment_that_stays_until_its_container_ends() {
 #[test]
 fn a_command_beside_another() {
     case(|lab| {
-        let web = lab.start_idle(&["--name", "web", "--network", "none"]);
-        let before = Snapshot::take();
-        let work = Work {
-            command: &|| lab.command(&["exec", "web", "true"]),
-            undo: &|_| {},
-            is_over: &|_| false,
-            input: None,
-        };
-        Sweep::new(lab, &work).run("exec", &[It, Others, All], &before);
-        drop(web);
+        with_exec(lab, |work, before| {
+            Sweep::new(lab, work).run("exec", &[It, Others, All], before);
+        });
     });
 }
 

@@ -3,9 +3,9 @@
 
 use lab::crash::{Sweep, Victims};
 use lab::{
-    Lab, Outcome, Snapshot, Work, case, inject_into, with_attach, with_detach, with_hook,
-    with_plugin, with_poststop, with_run, with_run_and_stop, with_run_on_terminal, with_stay,
-    with_up_and_down,
+    Lab, Outcome, Snapshot, Work, case, inject_into, with_attach, with_detach, with_exec,
+    with_hook, with_plugin, with_poststop, with_run, with_run_and_stop, with_run_on_terminal,
+    with_stay, with_up_and_down,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -321,24 +321,17 @@ fn an_interrupt_of_run_by_itself_leaves_a_whole_container_or_nothing() {
 #[test]
 fn a_signal_to_exec_leaves_nothing() {
     case(|lab| {
-        let web = lab.start_idle(&["--name", "web", "--network", "none"]);
-        let before = Snapshot::take();
-        let work = Work {
-            command: &|| lab.command(&["exec", "web", "true"]),
-            undo: &|_| {},
-            is_over: &|_| false,
-            input: None,
-        };
-        for signal in [SIGINT, SIGHUP, SIGTERM] {
-            let sweep = Sweep {
-                keeper: Some(0),
-                signal,
-                stride: 2,
-                ..Sweep::new(lab, &work)
-            };
-            sweep.run(&format!("exec, {signal}"), &[It, All], &before);
-        }
-        drop(web);
+        with_exec(lab, |work, before| {
+            for signal in [SIGINT, SIGHUP, SIGTERM] {
+                let sweep = Sweep {
+                    keeper: Some(0),
+                    signal,
+                    stride: 2,
+                    ..Sweep::new(lab, work)
+                };
+                sweep.run(&format!("exec, {signal}"), &[It, All], before);
+            }
+        });
     });
 }
 
