@@ -224,7 +224,9 @@ fn who_takes_away_what_others_have_left_keeps_nothing_of_that() {
             &guest.pid().to_string(),
         ]));
         stays.until("blue");
-        assert_eq!(children(stays.pid()), Vec::<i32>::new());
+        // Its own, which is to outlive it, at most.
+        let others = children(stays.pid());
+        assert!(others.len() <= 1, "{others:?}");
         stays.signal(libc::SIGTERM);
         stays.end().exits(0);
     });
