@@ -18,13 +18,15 @@ const LONGEST: u64 = 64 * 1024;
 /// resolv.conf(5): resolvers look at the first three (`MAXNS`) only.
 const SERVERS: usize = 3;
 
-/// Whose the loopback addresses of the host are.
+/// From where resolvers are to be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Loopback {
-    /// The container has others: nothing listens there.
-    NotOurs,
-    /// The container's too: it is in the host's network.
-    Ours,
+pub enum Within {
+    /// The host's own network: all of the host's are.
+    Host,
+    /// Another.
+    Network,
+    /// Another with IPv4 alone.
+    Network4,
 }
 
 /// What goes into resolv.conf.
@@ -41,7 +43,7 @@ pub struct Resolvers {
 impl Resolvers {
     /// What a resolv.conf says, without comments, without resolvers on a loopback address (nothing listens there
     /// inside), or on a link of the host's, without repetitions, and without the search domain `.` (musl gives up on it).
-    fn parse(text: &str, loopback: Loopback) -> Resolvers {
+    fn parse(text: &str, within: Within) -> Resolvers {
         let mut found = Resolvers::default();
         let mut has_left_one = false;
         for line in text.lines() {
@@ -53,7 +55,8 @@ impl Resolvers {
                     let server = words.next().and_then(|word| word.parse::<IpAddr>().ok());
                     let is_within_reach = |server: &IpAddr| {
                         let is_here = server.is_loopback() || server.is_unspecified();
-                        loopback == Loopback::Ours || !(is_here || is_link_local(*server))
+                        let is_too_new = within == Within::Network4 && server.is_ipv6();
+                        within == Within::Host || !(is_here || is_link_local(*server) || is_too_new)
                     };
                     has_left_one |= server.is_some_and(|server| !is_within_reach(&server));
                     let server = server.filter(is_within_reach);
@@ -81,16 +84,16 @@ impl Resolvers {
 
     /// All that a resolv.conf says.
     pub fn parse_all(text: &str) -> Resolvers {
-        Resolvers::parse(text, Loopback::Ours)
+        Resolvers::parse(text, Within::Host)
     }
 
     /// Those of the host; where all of them are loopback ones, those that systemd-resolved itself asks.
-    fn of_host(loopback: Loopback) -> io::Result<Resolvers> {
-        let found = Resolvers::parse(&read(HOST)?, loopback);
+    fn of_host(within: Within) -> io::Result<Resolvers> {
+        let found = Resolvers::parse(&read(HOST)?, within);
         if !found.servers.is_empty() {
             return Ok(found);
         }
-        let behind = Resolvers::parse(&read(UPLINK).unwrap_or_default(), loopback);
+        let behind = Resolvers::parse(&read(UPLINK).unwrap_or_default(), within);
         Ok(Resolvers {
             servers: behind.servers,
             ..found
@@ -98,8 +101,8 @@ impl Resolvers {
     }
 
     /// Whether what systemd-resolved keeps behind its stub counts.
-    pub fn looks_behind(loopback: Loopback) -> bool {
-        let found = Resolvers::parse(&read(HOST).unwrap_or_default(), loopback);
+    pub fn looks_behind(within: Within) -> bool {
+        let found = Resolvers::parse(&read(HOST).unwrap_or_default(), within);
         // Where there is no systemd, to wait for its directory would be to watch all of /run.
         found.servers.is_empty() && Path::new("/run/systemd").exists()
     }
@@ -113,11 +116,11 @@ impl Resolvers {
     ///
     /// # Errors
     /// The host's file cannot be read.
-    pub fn choose(asked: &Resolvers, loopback: Loopback) -> io::Result<Resolvers> {
+    pub fn choose(asked: &Resolvers, within: Within) -> io::Result<Resolvers> {
         if !asked.needs_host() {
             return Ok(asked.clone());
         }
-        let host = Resolvers::of_host(loopback)?;
+        let host = Resolvers::of_host(within)?;
         let or = |asked: &Vec<String>, host| {
             if asked.is_empty() {
                 host
@@ -202,17 +205,14 @@ mod tests {
         let text = "# a comment\nnameserver 127.0.0.53\nnameserver 192.0.2.1\nnameserver 192.0.2.1\nnameserver ::1\n\
                     nameserver 2001:db8::1 # six\nnameserver x\nsearch a.example . b.example\noptions ndots:1 edns0\n\
                     nameserver 192.0.2.2\nnameserver 192.0.2.3\n";
-        let found = Resolvers::parse(text, Loopback::NotOurs);
+        let found = Resolvers::parse(text, Within::Network);
         let servers: Vec<IpAddr> = ["192.0.2.1", "2001:db8::1", "192.0.2.2"]
             .map(|a| a.parse().unwrap())
             .into();
         assert_eq!(found.servers, servers);
         assert_eq!(found.search, ["a.example", "b.example"]);
         assert_eq!(found.options, ["ndots:1", "edns0"]);
-        assert_eq!(
-            Resolvers::parse("", Loopback::NotOurs),
-            Resolvers::default()
-        );
+        assert_eq!(Resolvers::parse("", Within::Network), Resolvers::default());
     }
 
     #[test]
@@ -221,6 +221,6 @@ mod tests {
             servers: vec!["192.0.2.9".parse().unwrap()],
             ..Resolvers::default()
         };
-        assert_eq!(Resolvers::choose(&asked, Loopback::NotOurs).unwrap(), asked);
+        assert_eq!(Resolvers::choose(&asked, Within::Network).unwrap(), asked);
     }
 }

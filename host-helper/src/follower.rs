@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::dns::{HOST, Loopback, Resolvers, UPLINK};
+use crate::dns::{HOST, Resolvers, UPLINK, Within};
 use crate::hosts::Private;
 use crate::watch::{Of, Watch};
 use crate::written::Written;
@@ -32,8 +32,8 @@ pub struct Follower {
 pub struct Following {
     /// What was asked for: the rest is the host's.
     pub asked: Resolvers,
-    /// Whose the loopback addresses are.
-    pub loopback: Loopback,
+    /// From where they are to be reached.
+    pub within: Within,
     /// What the container was told last.
     pub known: Resolvers,
     /// Its resolv.conf.
@@ -86,7 +86,7 @@ impl Follower {
         }
         let resolvers = self.resolvers.as_ref()?;
         // A file that is not there says nothing, and neither does one that init would refuse.
-        let found = Resolvers::choose(&resolvers.asked, resolvers.loopback).ok()?;
+        let found = Resolvers::choose(&resolvers.asked, resolvers.within).ok()?;
         (found != resolvers.known && found.to_file().is_some()).then_some(found)
     }
 
@@ -113,7 +113,7 @@ impl Follower {
         if let Some(resolvers) = &self.resolvers {
             paths.push((Path::new(HOST), Of::Content));
             watch.follow(&paths);
-            if Resolvers::looks_behind(resolvers.loopback) {
+            if Resolvers::looks_behind(resolvers.within) {
                 paths.push((Path::new(UPLINK), Of::Content));
             }
         }

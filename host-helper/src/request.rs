@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv6Net};
 
 use crate::address::Subnet;
 use crate::config::Privileges;
-use crate::dns::{Loopback, Resolvers};
+use crate::dns::{Resolvers, Within};
 use crate::hosts::View;
 use crate::link::Mac;
 use crate::nft::Policy;
@@ -47,12 +47,12 @@ impl NetworkChoice {
         *self == NetworkChoice::Bridge
     }
 
-    /// Whether resolvers of the host on loopback addresses are within reach.
-    pub fn loopback(&self) -> Loopback {
-        if *self == NetworkChoice::Host {
-            Loopback::Ours
-        } else {
-            Loopback::NotOurs
+    /// From where resolvers are to be reached, also with IPv4 alone.
+    pub fn within(&self, no_ipv6: bool) -> Within {
+        match self {
+            NetworkChoice::Host => Within::Host,
+            _ if no_ipv6 => Within::Network4,
+            _ => Within::Network,
         }
     }
 

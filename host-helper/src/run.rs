@@ -236,7 +236,7 @@ pub fn follower(request: &Request, container: &Container, files: Vec<OwnedFd>) -
         let text = request.resolvers.to_file().unwrap_or_default();
         Following {
             asked,
-            loopback: request.network.loopback(),
+            within: request.network.within(request.no_ipv6),
             known: request.resolvers.clone(),
             file: Written::new(file, text),
         }

@@ -144,6 +144,14 @@ fn resolveds_stub_is_followed_to_its_uplink_file() {
         lab.set_resolv_conf("nameserver 198.51.100.53\noptions trust-ad\n");
         let both = ["nameserver 198.51.100.53", "options trust-ad"];
         assert_eq!(resolv_conf(lab, &[]), both);
+        // Who has IPv4 alone has no use for others, which would take all places.
+        let six: String = (1..4)
+            .map(|n| format!("nameserver 2001:db8::{n}\n"))
+            .collect();
+        lab.set_resolv_conf(&format!("{six}nameserver 198.51.100.53\n"));
+        let alone = resolv_conf(lab, &["--no-ipv6"]);
+        assert_eq!(alone, ["nameserver 198.51.100.53"]);
+        assert_eq!(resolv_conf(lab, &[]).len(), 3);
     });
 }
 

@@ -253,7 +253,7 @@ impl Network {
         if self.resolv == Resolv::Off {
             return (asked.clone(), None);
         }
-        let found = Resolvers::choose(asked, self.network.loopback());
+        let found = Resolvers::choose(asked, self.network.within(self.no_ipv6));
         match found.doing(|| format!("read {}", dns::HOST)) {
             Ok(found) => (found, None),
             // A host without the file has no resolvers.

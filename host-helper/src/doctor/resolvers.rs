@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Fault, Report};
-use crate::dns::{self, Loopback, Resolvers};
+use crate::dns::{self, Resolvers, Within};
 use crate::error::{Doing, Refusal};
 use crate::sys;
 
@@ -35,7 +35,7 @@ enum Answer {
 }
 
 pub fn examine(report: &mut Report) {
-    let found = Resolvers::choose(&Resolvers::default(), Loopback::NotOurs);
+    let found = Resolvers::choose(&Resolvers::default(), Within::Network);
     let servers = match found.doing(|| format!("read {}", dns::HOST)) {
         Ok(found) => found.servers,
         Err(error) if error.errno == Some(Errno::ENOENT) => Vec::new(),
@@ -90,7 +90,7 @@ enum Others {
 
 fn tell(server: IpAddr, why: &str, others: Others, report: &mut Report) {
     // Where those behind systemd-resolved's stub count; it writes their file anew.
-    let is_behind = Resolvers::looks_behind(Loopback::NotOurs);
+    let is_behind = Resolvers::looks_behind(Within::Network);
     let cure = match others {
         _ if is_behind => "resolvectl dns LINK ADDRESS".to_string(),
         Others::Some => without(server),
