@@ -294,7 +294,12 @@ fn the_attached_are_in_tables_that_others_have_made_again() {
             .ok();
         let inside = Netns::of(guest.pid());
         let of_bridge = || sh("nft list table bridge hawser 2>&1 || :");
-        let before = of_bridge();
+        let tenants = || {
+            let listed = sh("nft list map inet hawser tenants 2>&1 || :");
+            listed.matches(" : ").count()
+        };
+        let (before, all) = (of_bridge(), tenants());
+        let are_back = || of_bridge() == before && tenants() == all;
         let internet = "http://198.51.100.10/";
         for how in [
             "nft delete table bridge hawser",
@@ -309,14 +314,14 @@ fn the_attached_are_in_tables_that_others_have_made_again() {
             }
             assert_eq!(ask(&inside, internet), "hello from the internet", "{how}");
             let monitor = Watch::ruleset();
-            assert!(monitor.until(|| of_bridge() == before), "{how}");
+            assert!(monitor.until(are_back), "{how}");
             // The same by a supervisor.
             others.flush(how);
             let monitor = Watch::ruleset();
             for one in &others.running {
                 one.signal(libc::SIGCONT);
             }
-            assert!(monitor.until(|| of_bridge() == before), "{how}");
+            assert!(monitor.until(are_back), "{how}");
             assert_eq!(ask(&inside, internet), "hello from the internet", "{how}");
         }
         lab.hawser(&["detach", "web"]).ok();
