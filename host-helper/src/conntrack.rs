@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use hawser::netlink::{Attributes, Message, Writer, read_u32};
 use nix::errno::Errno;
 
-use crate::error::Refusal;
+use crate::error::{Refusal, twice};
 use crate::netlink::{ACK, DUMP, Netlink};
 use crate::publish::{Port, Protocol};
 use crate::sysctl;
@@ -126,6 +126,22 @@ pub fn forget_container(conntrack: &mut Netlink, addresses: &[IpAddr]) -> Result
 /// As [`forget`].
 pub fn forget_opened_by(conntrack: &mut Netlink, addresses: &[IpAddr]) -> Result<(), Refusal> {
     forget_of(conntrack, addresses, CTA_TUPLE_ORIG)
+}
+
+/// Forgets the connections of containers that have ended, with these addresses: those that were led there (`had_ports`), and those that they
+/// have opened (`are_many`, see [`are_many`]). Where nothing is tracked nothing is left, and there is nobody to tell.
+pub fn forget_ended(
+    conntrack: &mut Netlink,
+    addresses: &[IpAddr],
+    had_ports: bool,
+    are_many: bool,
+) {
+    if had_ports {
+        let _ = twice(|| forget_container(conntrack, addresses));
+    }
+    if are_many {
+        let _ = twice(|| forget_opened_by(conntrack, addresses));
+    }
 }
 
 /// Whether the host tracks many connections: one that has ended may have filled the table with those that it had opened, which the

@@ -134,21 +134,21 @@ fn is_free(
     if is_asked_for && !lives && !wanted.is_cut_out {
         return Ok(false);
     }
-    let is_ours = lives
-        && matches!(first.and_then(|found| found.link).map(|index| route.link(index)), Some(Ok(Some(link))) if owner::leased_address(&link.name).is_some());
-    for (to, found) in addresses.into_iter().zip(found) {
+    for (to, found) in addresses.into_iter().zip(&found) {
         let Some(found) = found else {
             continue;
         };
-        // It has come since: the containers' own are narrower.
-        let is_wider = found.destination != subnet && found.destination.contains(&subnet);
-        if is_ours && is_wider {
+        let destination = found.destination;
+        if is_default(destination) || is_gateways(found, to) || leads_to_ours(route, found)? {
             continue;
         }
-        if !is_default(found.destination)
-            && !is_gateways(&found, to)
-            && !leads_to_ours(route, &found)?
-        {
+        // A wider one has come since, where the gateway's address leads to a container of ours: their own are narrower.
+        let is_wider = destination != subnet && destination.contains(&subnet);
+        let is_ours = match first.filter(|_| is_wider && lives) {
+            Some(gateways) => leads_to_ours(route, gateways)?,
+            None => false,
+        };
+        if !is_ours {
             return Ok(false);
         }
     }

@@ -166,20 +166,11 @@ pub(super) fn forget_connections(kept: &Kept, addresses: &[IpAddr]) {
     if !has_ports && !are_many {
         return;
     }
-    let once = || {
-        let mut netfilter = Netlink::netfilter()?;
-        let mut forgotten = Ok(());
-        if has_ports {
-            forgotten = conntrack::forget_container(&mut netfilter, addresses);
-        }
-        if are_many {
-            forgotten = forgotten.and(conntrack::forget_opened_by(&mut netfilter, addresses));
-        }
+    // Without a socket there is nobody to tell either.
+    if let Ok(mut netfilter) = twice(Netlink::netfilter) {
+        conntrack::forget_ended(&mut netfilter, addresses, has_ports, are_many);
         nft::close_later(&netfilter);
-        forgotten
-    };
-    // Where nothing is tracked nothing is left.
-    let _ = twice(once);
+    }
 }
 
 /// Forgets what is kept of a link, and takes back what others read of it. What another keeps under its name by now is not ours.

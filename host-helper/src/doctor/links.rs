@@ -147,8 +147,8 @@ impl Network {
         };
         let mut routes = host.routes.clone();
         routes.retain(|route| route.link != Some(bridge.index));
-        let machine = state::machine_id().unwrap_or_default();
-        let usual6 = free_subnet6(&routes, &machine, &self.name);
+        // Where it has IPv6 the machine's number is there: nothing is written.
+        let usual6 = || free_subnet6(&routes, &state::machine_id().ok()?, &self.name);
         let four = match taken {
             IpNet::V4(_) if free_subnet(&routes, DEFAULT_SUBNET.prefix_len()).is_some() => {
                 "auto".to_string()
@@ -158,10 +158,12 @@ impl Network {
         };
         let six = match (v6, taken) {
             (Gateway6::Never, _) => " --no-ipv6".to_string(),
-            (Gateway6::At(net), IpNet::V4(_)) if Some(net.trunc()) != usual6 => {
+            (Gateway6::At(net), IpNet::V4(_)) if Some(net.trunc()) != usual6() => {
                 format!(" --subnet6 {}", net.trunc())
             }
-            (Gateway6::At(_), IpNet::V6(_)) if usual6.is_none() => " --subnet6 SUBNET6".to_string(),
+            (Gateway6::At(_), IpNet::V6(_)) if usual6().is_none() => {
+                " --subnet6 SUBNET6".to_string()
+            }
             _ => String::new(),
         };
         format!("--subnet {four}{six}")

@@ -21,6 +21,9 @@ const PORT: u16 = 53;
 const TRIES: u32 = 2;
 const PATIENCE: Duration = Duration::from_millis(1500);
 
+/// What names a resolver for good where systemd-resolved writes the files.
+const OF_RESOLVED: &str = "resolvectl dns LINK ADDRESS";
+
 /// A resolver that has not answered yet.
 struct Asked {
     server: IpAddr,
@@ -51,7 +54,7 @@ pub fn examine(report: &mut Report) {
             ),
             // It would write over what is added to its file.
             if Path::new(dns::UPLINK).exists() {
-                "resolvectl dns LINK ADDRESS".to_string()
+                OF_RESOLVED.to_string()
             } else {
                 format!("echo nameserver ADDRESS >>{}", dns::HOST)
             },
@@ -92,7 +95,7 @@ fn tell(server: IpAddr, why: &str, others: Others, report: &mut Report) {
     // Where those behind systemd-resolved's stub count; it writes their file anew.
     let is_behind = Resolvers::looks_behind(Within::Network);
     let cure = match others {
-        _ if is_behind => "resolvectl dns LINK ADDRESS".to_string(),
+        _ if is_behind => OF_RESOLVED.to_string(),
         Others::Some => without(server),
         Others::None => format!("echo nameserver ADDRESS >{}", dns::HOST),
     };

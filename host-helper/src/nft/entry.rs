@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::errno::Errno;
 
 use super::object::Element;
-use super::sets::{add, ask, is_missing, known, take};
+use super::sets::{add, ask, is_missing, known, take, take_if_its};
 use super::sweep::{sweep_tenant, warn_of_rest};
 use super::{TABLE, add_again, elements, ensure, is_whole};
 use crate::attach::Attachment;
@@ -302,11 +302,7 @@ impl Entry {
 
     fn take_back(&mut self, elements: &[Element]) -> bool {
         let tenant = self.tenant();
-        let once = || match take(&mut self.nft, Some(&tenant), elements) {
-            // Another has its place.
-            Err(refusal) if refusal.errno == Errno::EEXIST => Ok(()),
-            done => done,
-        };
+        let once = || take_if_its(&mut self.nft, Some(&tenant), elements);
         let done = twice(once);
         let name = &self.attachment.veth.name;
         let done = done.doing(|| format!("take {name} out of nft table {TABLE}"));

@@ -68,6 +68,18 @@ pub fn add(
     }
 }
 
+/// As [`take`], unless another is the tenant by now: then nothing is deleted, and that is no error. True: it was not.
+pub fn take_if_its(
+    nft: &mut Netlink,
+    tenant: Option<&Element>,
+    elements: &[Element],
+) -> std::result::Result<bool, Refusal> {
+    match take(nft, tenant, elements) {
+        Err(refusal) if refusal.errno == Errno::EEXIST => Ok(false),
+        taken => taken.map(|()| true),
+    }
+}
+
 /// Deletes elements in one transaction. Those that are gone already are no error, nor those that lead to another by now. None is deleted
 /// when `tenant` is another.
 pub fn take(

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use super::message::Batch;
 use super::object::{Element, Family};
-use super::sets::{all_elements, elements_of, is_missing, known, take};
+use super::sets::{all_elements, elements_of, is_missing, known, take_if_its};
 use super::{TABLE, elements, generation, open, tables};
 use crate::attach::Attachment;
 use crate::conntrack;
@@ -92,12 +92,8 @@ fn sweep(
     let doing = || format!("sweep what is left over of {link}");
     let mut found = all_elements(nft).doing(doing)?;
     found.retain(|element| elements::is_of(element, addresses, link));
-    match take(nft, tenant, &found) {
-        // Another has its place by now.
-        Err(refusal) if refusal.errno == Errno::EEXIST => return Ok(()),
-        done => done.doing(doing)?,
-    }
-    if !found.is_empty() {
+    let is_taken = take_if_its(nft, tenant, &found).doing(doing)?;
+    if is_taken && !found.is_empty() {
         forget_connections(nft, addresses);
     }
     Ok(())
@@ -106,11 +102,7 @@ fn sweep(
 /// What was led to containers that are gone is led there no more: connections that are left would reach whoever gets an address next. And those
 /// that they have opened may fill the kernel's table.
 fn forget_connections(nft: &mut Netlink, addresses: &[IpAddr]) {
-    // Where nothing is tracked nothing is left.
-    let _ = twice(|| conntrack::forget_container(nft, addresses));
-    if conntrack::are_many() {
-        let _ = twice(|| conntrack::forget_opened_by(nft, addresses));
-    }
+    conntrack::forget_ended(nft, addresses, true, conntrack::are_many());
 }
 
 /// The link that a container had, and its addresses.
@@ -177,11 +169,7 @@ pub fn sweep_dead_by(nft: &mut Netlink, route: &mut Netlink) -> Result<bool> {
                 done.doing(doing)?;
                 let forgotten = forget_dead(nft, route, dead);
                 for tenant in &tenants {
-                    match take(nft, Some(tenant), std::slice::from_ref(tenant)) {
-                        // Another has its place by now.
-                        Err(refusal) if refusal.errno == Errno::EEXIST => {}
-                        taken => taken.doing(doing)?,
-                    }
+                    take_if_its(nft, Some(tenant), std::slice::from_ref(tenant)).doing(doing)?;
                 }
                 return forgotten.map(|()| true);
             }
@@ -265,13 +253,9 @@ fn close_ports(
         }
         let mut gone = all_elements(nft)?;
         gone.retain(|element| elements::is_of_ports_of(element, &addresses, &name));
-        match take(nft, Some(tenant), &gone) {
-            // Another has its place by now.
-            Err(refusal) if refusal.errno == Errno::EEXIST => {}
-            done => done?,
-        }
+        take_if_its(nft, Some(tenant), &gone)?;
         // Others live on there, and what they have opened.
-        let _ = twice(|| conntrack::forget_container(nft, &addresses));
+        conntrack::forget_ended(nft, &addresses, true, false);
         has_closed = true;
     }
     Ok(has_closed)

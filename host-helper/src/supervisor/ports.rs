@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Container, Supervisor};
 use crate::attach;
 use crate::conntrack;
-use crate::error::{Doing, Error, Result, twice};
+use crate::error::{Doing, Error, Result};
 use crate::netlink::Netlink;
 use crate::port::not_published;
 use crate::publish::{self, Port, Protocol, Range};
@@ -136,12 +136,8 @@ impl Supervisor {
         }
         let addresses = self.addresses();
         if let Some(entry) = &mut self.container.entry {
-            if self.had_ports {
-                let _ = twice(|| conntrack::forget_container(entry.socket(), &addresses));
-            }
-            if !lives_on && conntrack::are_many() {
-                let _ = twice(|| conntrack::forget_opened_by(entry.socket(), &addresses));
-            }
+            let are_many = !lives_on && conntrack::are_many();
+            conntrack::forget_ended(entry.socket(), &addresses, self.had_ports, are_many);
         }
     }
 
