@@ -9,6 +9,8 @@ use crate::error::{self, OrFail, Step};
 use crate::sys::{self, Arguments, Fd};
 use crate::{machine, peers};
 
+pub const TERM: u8 = libc::SIGTERM as u8;
+
 /// What the options say.
 #[derive(Default)]
 pub struct Options {
@@ -316,6 +318,14 @@ impl Rules {
             None | Some(0) => signal,
             Some(&DROP) => 0,
             Some(&other) => other,
+        }
+    }
+
+    /// What asks for an end that nobody has asked us for. It cannot be dropped: who is left would sit the grace out.
+    pub fn ending(&self) -> u8 {
+        match self.passed_on(TERM) {
+            0 => TERM,
+            other => other,
         }
     }
 

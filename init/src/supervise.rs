@@ -8,7 +8,7 @@ use hawser::address::{decimal, parse_number};
 use hawser::signal;
 
 use crate::error::{self, OrFail, Step};
-use crate::options::{Peer, Rules, Target};
+use crate::options::{Peer, Rules, TERM, Target};
 use crate::sys::{self, Arguments, Arrival, Buffers, FOREVER, Fd, Pid};
 use crate::{exec, machine};
 
@@ -23,7 +23,6 @@ const CONTINUED: u8 = 0xff;
 const HUP: u8 = libc::SIGHUP as u8;
 const INT: u8 = libc::SIGINT as u8;
 const KILL: u8 = libc::SIGKILL as u8;
-const TERM: u8 = libc::SIGTERM as u8;
 const CHLD: u8 = libc::SIGCHLD as u8;
 const CONT: u8 = libc::SIGCONT as u8;
 const STOP: u8 = libc::SIGSTOP as u8;
@@ -306,7 +305,7 @@ impl Supervisor<'_> {
         }
         if had_command && self.code.is_some() && !self.is_over {
             if self.deadline == FOREVER || self.rules.target == Target::Child {
-                self.ask_all_to_end(TERM);
+                self.ask_all_to_end(self.rules.ending());
             } else {
                 self.ask_newcomers();
             }

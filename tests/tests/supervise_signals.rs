@@ -134,6 +134,24 @@ fn a_dropped_term_begins_no_end() {
 }
 
 #[test]
+fn what_the_command_leaves_behind_is_asked_by_what_term_was_rewritten_to() {
+    case(|_| {
+        for (rewritten, asked) in [("TERM:USR1", 10), ("TERM:0", 15)] {
+            let arguments = [
+                "-c", "-r", rewritten, "-r", "ALRM:TERM", "--", LISTENER, "cmd=7", "<!inner",
+            ];
+            let mut init = Supervised::start(Supervised::command(&arguments), 2);
+            // The command alone, which ends by itself as far as init knows.
+            init.send(libc::SIGALRM);
+            let asked = format!("inner {asked}");
+            assert_eq!(init.lines(3), ["cmd 15", &asked, "inner 18"], "{rewritten}");
+            drop(init.stdin.take());
+            init.end().exits(7);
+        }
+    });
+}
+
+#[test]
 fn the_parents_death_comes_as_a_signal() {
     case(|_| {
         let mut parent = Command::new("/bin/busybox");

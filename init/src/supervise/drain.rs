@@ -1,6 +1,6 @@
 //! Whom a signal goes to, and the end: who is left is asked, waited for and killed.
 
-use super::{CONT, Place, Supervisor, TERM};
+use super::{CONT, Place, Supervisor};
 use crate::descendants::{Queue, find_descendants, name_of};
 use crate::error;
 use crate::options::Target;
@@ -86,7 +86,7 @@ impl Supervisor<'_> {
         while let Some(pid) = below.take() {
             let asked = message.get_mut(..self.asked).unwrap_or(&mut []);
             if !Queue::of(asked).has(pid) {
-                let _ = sys::send(pid, TERM);
+                let _ = sys::send(pid, self.rules.ending());
             }
         }
     }
