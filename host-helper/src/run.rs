@@ -3,12 +3,14 @@
 mod plan;
 
 use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::absolute;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 
 use crate::attach::{self, Container};
@@ -103,18 +105,23 @@ fn run_detached(
     steps: Steps,
 ) -> Result<u8> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC).doing(|| "make a pipe".into())?;
+    let read = File::from(read);
     // For both: each hears of its own.
     let signals = Signals::block()?;
     match sys::clone_process(0).doing(|| "start a supervisor".into())? {
         Clone::Parent(_, pidfd) => {
             drop(write);
-            let is_begun = tell_of_start(read.into(), &signals).inspect_err(|_| {
+            let mut said = String::new();
+            tell_of_start(&read, &signals, &mut said).inspect_err(|_| {
                 // It takes back what it has made, or ends the container that nobody would know of.
                 let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGTERM);
                 let _ = sys::wait_for_end(&pidfd);
-                let _ = forget(&request.name);
+                // Before the name comes, what is there is the last one's of that name.
+                if !said.is_empty() || has_word(&read) {
+                    let _ = forget(&request.name);
+                }
             })?;
-            if is_begun {
+            if !said.is_empty() {
                 return Ok(0);
             }
             match sys::wait_for_end(&pidfd) {
@@ -128,19 +135,30 @@ fn run_detached(
         }
         Clone::Child => {
             drop(read);
+            let signals = signals.with_term()?;
             supervise_detached(options, request, command, steps, signals, write.into())
         }
     }
 }
 
-/// Waits for the name that the supervisor tells once the command runs, and prints it. False: it has ended without one.
-fn tell_of_start(read: File, signals: &Signals) -> Result<bool> {
-    signals.interrupt_unless_readable(&read)?;
-    let said = std::io::read_to_string(read).doing(|| "wait for the supervisor".into())?;
-    if !said.is_empty() {
-        crate::show(&said)?;
+/// Waits for the name that the supervisor tells once the command runs, and prints it. None: it has ended without one.
+fn tell_of_start(mut read: &File, signals: &Signals, said: &mut String) -> Result<()> {
+    signals.interrupt_unless_readable(read)?;
+    read.read_to_string(said)
+        .doing(|| "wait for the supervisor".into())?;
+    match said.is_empty() {
+        true => Ok(()),
+        false => crate::show(said).map(drop),
     }
-    Ok(!said.is_empty())
+}
+
+/// Whether something waits to be read, and not an end alone.
+fn has_word(read: &File) -> bool {
+    let mut fds = [PollFd::new(read.as_fd(), PollFlags::POLLIN)];
+    let _ = sys::again(|| poll(&mut fds, PollTimeout::ZERO));
+    fds[0]
+        .revents()
+        .is_some_and(|all| all.contains(PollFlags::POLLIN))
 }
 
 fn supervise_detached(

@@ -52,6 +52,18 @@ impl Signals {
         Ok(Signals(fd))
     }
 
+    /// With SIGTERM, where our caller ignores it: for a process that its parent ends by that.
+    ///
+    /// # Errors
+    /// No descriptors left.
+    pub fn with_term(self) -> Result<Signals> {
+        if !sys::is_ignored(libc::SIGTERM) {
+            return Ok(self);
+        }
+        sys::heed(libc::SIGTERM);
+        Signals::block()
+    }
+
     /// Blocks them, and nobody hears of them: for a child, which a [`Signals::block`] before its clone would have done it for.
     /// Gives them, one bit each.
     ///

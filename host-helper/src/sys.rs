@@ -32,7 +32,7 @@ pub use processes::{
     keep_capabilities, pidfd_getfd, pidfd_open, pidfd_send_signal, set_not_dumpable, wait_for_end,
 };
 pub use quiet::wait_until_quiet;
-pub use signals::{block_signals, is_ignored, signal_descriptor, swap_blocked_signals};
+pub use signals::{block_signals, heed, is_ignored, signal_descriptor, swap_blocked_signals};
 pub use sockets::{
     OUR_PORTS, kind_of_namespace, link_index, listen, netlink_socket, network_of, only_deletions,
     only_end_of_link, socket_option,

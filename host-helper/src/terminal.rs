@@ -45,8 +45,8 @@ pub fn take(dev: &OwnedFd, user: u32, to_host: &UnixStream) -> Result<u32> {
     let host_side = openat(dev, "pts/ptmx", flags, Mode::empty()).doing(doing)?;
     let (number, terminal) = sys::open_terminal_peer(host_side.as_fd()).doing(doing)?;
     fchown(&terminal, Some(Uid::from_raw(user)), None::<Gid>).doing(doing)?;
-    // The size first: a program may ask at once. Without a terminal on our side there is none to take over.
-    let _ = sys::copy_window_size(user_side(), host_side.as_fd());
+    // First: a program may ask at once.
+    take_size_over(host_side.as_fd());
     sys::set_controlling_terminal(terminal.as_fd()).doing(doing)?;
     become_standard(&terminal, &terminal).doing(doing)?;
     send_descriptors(to_host, &[host_side.as_raw_fd(), terminal.as_raw_fd()]).doing(doing)?;
@@ -208,8 +208,7 @@ impl Terminal {
 
     /// The container's terminal gets the size of the user's.
     pub fn resize(&self) {
-        // Without a terminal on our side there is no size to take over.
-        let _ = sys::copy_window_size(user_side(), self.host_side.as_fd());
+        take_size_over(self.host_side.as_fd());
     }
 
     /// Whether another job has the user's terminal, and when to [`Terminal::look_again`].
@@ -402,6 +401,12 @@ impl Drop for Terminal {
             let _ = sys::again(|| tcsetattr(user_side(), SetArg::TCSADRAIN, saved));
         }
     }
+}
+
+/// The size is that of what the user types at, or where that is none (a pipe), looks at; of neither there is none.
+fn take_size_over(to: BorrowedFd) {
+    let _ = sys::copy_window_size(user_side(), to)
+        .or_else(|_| sys::copy_window_size(sys::inherited(1), to));
 }
 
 fn user_side() -> BorrowedFd<'static> {

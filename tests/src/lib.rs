@@ -61,6 +61,14 @@ pub fn sh(command: &str) -> String {
     outcome.out()
 }
 
+/// A command as a shell runs it, or another program that takes one as its last arguments.
+pub fn within(outer: &[&str], command: &std::process::Command) -> std::process::Command {
+    let mut all = std::process::Command::new(outer[0]);
+    all.args(&outer[1..]);
+    all.arg(command.get_program()).args(command.get_args());
+    all
+}
+
 /// Runs a command as a user would, who has host-helper in the PATH: as an error names it.
 #[track_caller]
 pub fn paste(command: &str) {

@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
+use std::process::Stdio;
 use std::time::Instant;
 
 use lab::{
     DEADLINE, Lab, Running, Watch, binary, case, children, collect, packets, parent, sh, sys,
-    wait_for_end, wait_untold,
+    wait_for_end, wait_untold, within,
 };
 
 fn detach(lab: &Lab, options: &[&str], script: &str) -> String {
@@ -71,9 +72,18 @@ fn a_start_whose_command_is_slow_to_execute_can_be_interrupted() {
         std::fs::copy(lab.rootfs.join("bin/busybox"), &slow).expect("copy a program");
         let file = File::open(&slow).expect("open it");
         sys::lease(&file, libc::F_WRLCK).expect("take a lease");
+        detach(lab, &["--name", "web"], "echo result; exit 3");
+        lab.hawser(&["wait", "web"]).ok();
         let before = lab.with_network();
-        for (signal, code) in [(libc::SIGINT, 130), (libc::SIGTERM, 143)] {
-            let command = lab.run_command(&["-d", "--name", "web"], &["slow", "true"]);
+        let deaf = ["sh", "-c", "trap '' TERM; exec \"$@\"", "sh"];
+        for (shell, signal, code) in [
+            (&["env"][..], libc::SIGINT, 130),
+            (&["env"], libc::SIGTERM, 143),
+            (&deaf, libc::SIGHUP, 129),
+        ] {
+            let run = lab.run_command(&["-d", "--name", "web"], &["slow", "true"]);
+            let mut command = within(shell, &run);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
             let caller = Running::spawn(command);
             let executes = format!("{} ", libc::SYS_execve);
             wait_untold("init executes it", || {
@@ -88,6 +98,8 @@ fn a_start_whose_command_is_slow_to_execute_can_be_interrupted() {
             assert!(begin.elapsed().as_secs() < 20, "{outcome}");
             assert_eq!(outcome.err().lines().count(), 1, "{outcome}");
             before.assert_back();
+            let left = lab.hawser(&["logs", "web"]).ok();
+            assert_eq!(left, "result", "of the one before");
         }
     });
 }

@@ -138,7 +138,15 @@ fn what_the_command_leaves_behind_is_asked_by_what_term_was_rewritten_to() {
     case(|_| {
         for (rewritten, asked) in [("TERM:USR1", 10), ("TERM:0", 15)] {
             let arguments = [
-                "-c", "-r", rewritten, "-r", "ALRM:TERM", "--", LISTENER, "cmd=7", "<!inner",
+                "-c",
+                "-r",
+                rewritten,
+                "-r",
+                "ALRM:TERM",
+                "--",
+                LISTENER,
+                "cmd=7",
+                "<!inner",
             ];
             let mut init = Supervised::start(Supervised::command(&arguments), 2);
             // The command alone, which ends by itself as far as init knows.

@@ -4,25 +4,18 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use lab::strace::traced;
 use lab::{
     DEADLINE, Lab, Running, Terminal, case, child, children, collect, wait_for_end, wait_untold,
+    within,
 };
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// An interactive shell that reads no files.
 const BASH: [&str; 5] = ["/bin/bash", "--norc", "--noprofile", "--noediting", "-is"];
-
-/// A shell to which a command is "$@".
-fn within(shell: &[&str], command: &Command) -> Command {
-    let mut outer = Command::new(shell[0]);
-    outer.args(&shell[1..]);
-    outer.arg(command.get_program()).args(command.get_args());
-    outer
-}
 
 #[test]
 fn a_shell_at_a_prompt() {
@@ -229,12 +222,16 @@ fn settings(terminal: &mut Terminal) -> String {
 fn the_window_has_the_terminals_size_and_follows_it() {
     case(|lab| {
         let script = "stty size; trap 'stty size; exit 6' WINCH; sleep 1000 & echo up; while :; do wait; done";
-        let mut terminal = Terminal::spawn(lab.run_command(&[], &["sh", "-c", script]));
-        let shown = terminal.until("up\r\n");
-        assert!(shown.contains("24 80"), "{shown}");
-        terminal.resize(40, 100);
-        terminal.until("40 100");
-        terminal.end().exits(6);
+        let run = lab.run_command(&["-t"], &["sh", "-c", script]);
+        let elsewhere = ["sh", "-c", "exec \"$@\" </dev/null", "sh"];
+        for command in [within(&["env"], &run), within(&elsewhere, &run)] {
+            let mut terminal = Terminal::spawn(command);
+            let shown = terminal.until("up\r");
+            assert!(shown.contains("24 80"), "{shown}");
+            terminal.resize(40, 100);
+            terminal.until("40 100");
+            terminal.end().exits(6);
+        }
     });
 }
 

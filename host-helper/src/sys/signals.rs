@@ -37,6 +37,12 @@ pub fn is_ignored(number: i32) -> bool {
     asked == 0 && now[0] == libc::SIG_IGN
 }
 
+/// What our caller ignores does what it does by default again (`signal(2)`).
+pub fn heed(number: i32) {
+    // SAFETY: no handler is set.
+    unsafe { libc::signal(number, libc::SIG_DFL) };
+}
+
 fn change_mask(how: libc::c_int, set: u64) -> Result<u64> {
     let mut before = 0_u64;
     // SAFETY: both sets have the bytes that are said, and outlive the call.
