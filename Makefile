@@ -70,7 +70,7 @@ run: build $(ROOTFS)
 
 # What the network of $(1) is made of.
 define need-lab
-	@.ci/need /bin/busybox busybox-static "the root filesystem and the servers of $(1)"
+	@.ci/busybox "the root filesystem and the servers of $(1)"
 	@.ci/need dnsmasq dnsmasq-base "the DNS server of $(1)"
 	@.ci/need ip iproute2 "links, addresses and routes around $(1)"
 endef
