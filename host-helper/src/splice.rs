@@ -11,6 +11,7 @@ mod udp;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
@@ -25,6 +26,8 @@ pub const DESCRIPTORS: usize = 2 * tcp::MOST + udp::MOST + 256;
 
 /// What is looked at in one turn.
 const EVENTS: usize = 64;
+/// How long what has come is passed on when the container has ended: as much as the sockets hold takes a tenth of that.
+const LAST: Duration = Duration::from_millis(50);
 /// What is read at a time: no datagram is longer. On the stack, whose memory a supervisor at rest gives back.
 const BUFFER: usize = 64 * 1024;
 
@@ -164,8 +167,16 @@ impl Splice {
         }
     }
 
+    /// Passes on what has come, as far as somebody takes it, and cuts all connections off.
+    pub fn finish(&mut self) {
+        let end = Instant::now() + LAST;
+        while self.turn() && Instant::now() < end {}
+        self.connections.cut();
+    }
+
     /// Lets go of everything.
     pub fn let_go(&mut self) {
+        self.connections.cut();
         *self = Splice::new(std::mem::take(&mut self.target));
     }
 
@@ -185,10 +196,12 @@ impl Splice {
         self.epoll.as_ref().map(|epoll| epoll.0.as_fd())
     }
 
-    /// Does what can be done now, a part of it at a time. Never part of its caller, whose stack it would be.
+    /// Does what can be done now, a part of it at a time; false: there was nothing. Never part of its caller, whose stack it would be.
     #[inline(never)]
-    pub fn turn(&mut self) {
-        let Some(epoll) = &self.epoll else { return };
+    pub fn turn(&mut self) -> bool {
+        let Some(epoll) = &self.epoll else {
+            return false;
+        };
         let target = &self.target;
         let mut events = [EpollEvent::empty(); EVENTS];
         let mut buffer = [0; BUFFER];
@@ -206,7 +219,8 @@ impl Splice {
                     };
                     if done.is_err() {
                         // Nobody is to come by them any more.
-                        return self.let_go();
+                        self.let_go();
+                        return true;
                     }
                 }
                 Token::Client(at) | Token::Container(at) => {
@@ -218,5 +232,6 @@ impl Splice {
                 }
             }
         }
+        ready > 0
     }
 }

@@ -274,7 +274,7 @@ impl Supervisor {
             }
             self.look_at_host(is(FOLLOWER));
             if is(PORTS) {
-                self.container.splice.turn();
+                let _ = self.container.splice.turn();
             }
             // Whatever else there is to do: an answer may tell that it is done.
             let has_copied = self.copy_to_log(is(TERMINAL));
@@ -427,6 +427,7 @@ impl Supervisor {
     }
 
     fn end(mut self, code: u8) -> u8 {
+        self.container.splice.finish();
         if self.description.is_detached {
             // Whoever hears of the end finds all of it in the log.
             self.drain();

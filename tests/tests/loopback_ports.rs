@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
-use lab::{DEADLINE, Lab, Netns, case, sh, sys, turns, wait_untold};
+use lab::{DEADLINE, Lab, Netns, case, sh, sys, turns, wait_for_end, wait_untold};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// A container of `run -d` with these published ports, and its network namespace.
@@ -50,11 +50,10 @@ fn supervisor(lab: &Lab) -> i32 {
     i32::try_from(found["supervisor"].as_i64().expect("a pid")).expect("a pid")
 }
 
+/// Not the program's own pages, which count as dirty until they are written to the disk.
 fn private_kb(pid: i32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("read smaps_rollup");
-    let lines = text
-        .lines()
-        .filter(|line| line.starts_with("Private_Dirty"));
+    let lines = text.lines().filter(|line| line.starts_with("Anonymous:"));
     lines
         .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
         .sum()
@@ -215,6 +214,59 @@ fn nobody_listens_and_somebody_hangs_up() {
 }
 
 /// Sends, and gives what comes back within a moment that is long enough for whatever works.
+#[test]
+fn what_is_cut_off_is_no_end() {
+    case(|lab| {
+        let inside = container(lab, &["-p", "8080:80"]);
+        let listener = listen(&inside, "0.0.0.0:80");
+        let client = connect("127.0.0.1:8080");
+        let server = accept(&listener);
+        server.set_nonblocking(true).expect("do not wait");
+        let part = pattern(1 << 16);
+        // More than the sockets on the way hold, so that somebody has some of it still.
+        let mut sent = 0;
+        while let Ok(length) = (&server).write(&part) {
+            sent += length;
+        }
+        server.set_nonblocking(false).expect("wait");
+        (&client).write_all(b"a part of a request").expect("write");
+        lab.hawser(&["stop", "web"]).exits(0);
+        for (name, mut side) in [("client", &client), ("server", &server)] {
+            let mut got = Vec::new();
+            let end = side.read_to_end(&mut got);
+            let error = end.expect_err(&format!("the {name} was told of an end"));
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{name}");
+            assert!(got.len() <= sent, "{name}");
+        }
+    });
+}
+
+#[test]
+fn who_was_answered_right_before_the_end_has_the_answer() {
+    case(|lab| {
+        // More than are looked at in one turn.
+        const COUNT: usize = 200;
+        let inside = container(lab, &["-p", "8080:80"]);
+        let listener = listen(&inside, "0.0.0.0:80");
+        let (clients, servers): (Vec<_>, Vec<_>) = (0..COUNT)
+            .map(|_| (connect("127.0.0.1:8080"), accept(&listener)))
+            .unzip();
+        let pid = lab.pid_of("web");
+        let [supervisor, command] =
+            [supervisor(lab), pid].map(|pid| sys::pidfd(pid).expect("a process of ours"));
+        sys::pidfd_signal(&supervisor, libc::SIGSTOP).expect("hold it up");
+        for mut server in servers {
+            server.write_all(b"answer").expect("write");
+        }
+        sys::pidfd_signal(&command, libc::SIGKILL).expect("end the container");
+        wait_for_end(pid);
+        sys::pidfd_signal(&supervisor, libc::SIGCONT).expect("let it go on");
+        for client in clients {
+            assert_eq!(read_all(&client), b"answer");
+        }
+    });
+}
+
 fn exchange(client: &UdpSocket, server: &UdpSocket, text: &str) -> SocketAddr {
     client.send(text.as_bytes()).expect("send");
     let mut buffer = [0; 65536];

@@ -122,6 +122,18 @@ impl Connections {
         self.all[at as usize] = Some(connection);
     }
 
+    /// Closes all. Who has not heard of an end of the other side's hears that there was none.
+    pub fn cut(&mut self) {
+        for connection in std::mem::take(self).all.iter().flatten() {
+            if !connection.down.is_over {
+                reset(&connection.client.socket);
+            }
+            if !connection.up.is_over {
+                reset(&connection.container.socket);
+            }
+        }
+    }
+
     /// Passes on what can be passed on.
     pub fn go_on(&mut self, epoll: &Epoll, at: u32, target: &Target, buffer: &mut [u8]) {
         let Some(Some(connection)) = self.all.get_mut(at as usize) else {
