@@ -129,17 +129,12 @@ pub fn forget_opened_by(conntrack: &mut Netlink, addresses: &[IpAddr]) -> Result
 }
 
 /// Forgets the connections of containers that have ended, with these addresses: those that were led there (`had_ports`), and those that they
-/// have opened (`are_many`, see [`are_many`]). Where nothing is tracked nothing is left, and there is nobody to tell.
-pub fn forget_ended(
-    conntrack: &mut Netlink,
-    addresses: &[IpAddr],
-    had_ports: bool,
-    are_many: bool,
-) {
+/// have opened (`opened`: where there [`are_many`], as a rule). Where nothing is tracked nothing is left, and there is nobody to tell.
+pub fn forget_ended(conntrack: &mut Netlink, addresses: &[IpAddr], had_ports: bool, opened: bool) {
     if had_ports {
         let _ = twice(|| forget_container(conntrack, addresses));
     }
-    if are_many {
+    if opened {
         let _ = twice(|| forget_opened_by(conntrack, addresses));
     }
 }

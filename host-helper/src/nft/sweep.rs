@@ -99,10 +99,10 @@ fn sweep(
     Ok(())
 }
 
-/// What was led to containers that are gone is led there no more: connections that are left would reach whoever gets an address next. And those
-/// that they have opened may fill the kernel's table.
+/// Connections that are left would reach whoever gets an address next: those that were led to containers that are gone, and those that these
+/// have opened, by whose answers anybody may speak to them. A container may live on, without the link that it has deleted.
 fn forget_connections(nft: &mut Netlink, addresses: &[IpAddr]) {
-    conntrack::forget_ended(nft, addresses, true, conntrack::are_many());
+    conntrack::forget_ended(nft, addresses, true, true);
 }
 
 /// The link that a container had, and its addresses.
