@@ -184,7 +184,7 @@ impl Room<'_> {
         sys::keep_capabilities(self.capabilities).doing(|| "give capabilities up".into())?;
         let doing = || "clone into the container".to_string();
         let (handed_over, first) = pipe2(OFlag::O_CLOEXEC).doing(doing)?;
-        match sys::clone_sibling().doing(doing)? {
+        match sys::clone_process(libc::CLONE_PARENT).doing(doing)? {
             Clone::Child => {
                 set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
                 // Who waits for us would take the terminal that we hand over for us. The end of the first closes this.

@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::{Mode, mkdirat, stat};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
-use nix::unistd::{fchdir, pivot_root};
+use nix::unistd::{chroot, fchdir, pivot_root};
 use serde::{Deserialize, Serialize};
 
 use crate::dev::mount_dev;
@@ -44,9 +44,12 @@ pub const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
 /// As `mount_setattr(2)` has it.
 pub const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 
-/// The kernel's first root is never replaced: "EINVAL: the current root is on the rootfs" (pivot_root(2)).
-const ON_INITRAMFS: &str =
-    "the root of this machine is an initramfs: switch_root to another file system first";
+/// The kernel's first root is never replaced ("EINVAL: the current root is on the rootfs"), nor one on a mount that others see, as above a
+/// chroot (pivot_root(2)).
+const ON_INITRAMFS: &str = "the root of this machine is an initramfs (switch_root to another file system first), or host-helper was started in a chroot (start it outside)";
+/// mount(2): only what is mounted can be made private.
+const IN_CHROOT: &str =
+    "host-helper was started in a chroot; start it outside, or mount something on its root";
 
 /// What the container is to see. Paths were checked when this was made.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -109,7 +112,7 @@ pub fn enter(
     join_network: impl FnOnce() -> Result<()>,
     receive_hosts: impl FnOnce() -> Result<OwnedFd>,
 ) -> Result<View> {
-    make_private().doing(|| "make mounts private".into())?;
+    make_private()?;
     // Copied before anything is mounted: a source may be above the root.
     let volumes = copy_volumes(rootfs)?;
     let (root, scratch) = mount_root(rootfs)?;
@@ -151,18 +154,37 @@ pub fn enter(
 /// the kernel once, and `host-helper` is in there for long while it makes the network.
 ///
 /// # Errors
-/// What umount2(2) says.
+/// What umount2(2) says; there is a way up from the container's root.
 pub fn leave_host() -> Result<()> {
-    umount2(".", MntFlags::MNT_DETACH).doing(|| "unmount the host's root".into())
+    umount2(".", MntFlags::MNT_DETACH).doing(|| "unmount the host's root".into())?;
+    check_top()
+}
+
+/// Where we were started in a chroot, its root alone is replaced and unmounted: what is above that stays, and whoever may chroot(2) climbs
+/// out to it. So do we, to see: from a working directory outside of our root, `..` leads on.
+fn check_top() -> Result<()> {
+    let doing = || "look above the container's root".to_string();
+    let look = |path| stat(path).map(|found| (found.st_dev, found.st_ino));
+    chroot("proc").doing(doing)?;
+    let (here, above) = (look("."), look(".."));
+    chroot(".").doing(doing)?;
+    if here.doing(doing)? == above.doing(doing)? {
+        return Ok(());
+    }
+    Err(Error::new(
+        "unmount the host's root: host-helper was started in a chroot, and the container could climb out of that; start it outside",
+    ))
 }
 
 /// What is mounted in this mount namespace, which is new, appears in no other.
 ///
 /// # Errors
 /// What mount(2) says.
-pub fn make_private() -> nix::Result<()> {
+pub fn make_private() -> Result<()> {
     let (nothing, flags) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
     mount(nothing, "/", nothing, flags, nothing)
+        .doing(|| "make mounts private".into())
+        .map_err(|error| error.cure(Errno::EINVAL, IN_CHROOT))
 }
 
 /// The root, and under it a tmpfs of our own: `/dev` and what is bound into the container come from there, and it goes

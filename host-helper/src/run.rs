@@ -26,7 +26,7 @@ use crate::ls::Description;
 use crate::request::{Command, NetworkChoice, Request, StdioChoice};
 use crate::rootfs;
 use crate::signals::Signals;
-use crate::spawn::Early;
+use crate::spawn::{Early, explain_namespace};
 use crate::state;
 use crate::steps::{Steps, warn};
 use crate::supervisor::{self, Supervisor};
@@ -108,7 +108,8 @@ fn run_detached(
     let read = File::from(read);
     // For both: each hears of its own.
     let signals = Signals::block()?;
-    match sys::clone_process(0).doing(|| "start a supervisor".into())? {
+    let cloned = sys::clone_process(0).doing(|| "start a supervisor".into());
+    match cloned.map_err(explain_namespace)? {
         Clone::Parent(_, pidfd) => {
             drop(write);
             let mut said = String::new();

@@ -252,7 +252,7 @@ impl Elsewhere {
     /// # Errors
     /// What sched_setaffinity(2) says; a child that has ended is no error here.
     pub fn end(self, child: Pid) -> Result<()> {
-        match sched_setaffinity(child, &self.0) {
+        match let_everywhere(child, &self.0) {
             Err(Errno::ESRCH) => Ok(()),
             set => set.doing(|| "let the container run on all processors".into()),
         }
@@ -261,8 +261,20 @@ impl Elsewhere {
 
 impl Drop for Elsewhere {
     fn drop(&mut self) {
-        let _ = sched_setaffinity(Pid::from_raw(0), &self.0);
+        let _ = let_everywhere(Pid::from_raw(0), &self.0);
     }
+}
+
+/// Lets a process run on `before` again, and on what comes later: the kernel keeps what it is asked for, as a limit, when processors are
+/// added or the process's group gets others. So it is asked for all that may ever be, unless our caller had a limit of its own.
+fn let_everywhere(process: Pid, before: &CpuSet) -> nix::Result<()> {
+    let mut all = CpuSet::new();
+    (0..CpuSet::count()).try_for_each(|number| all.set(number))?;
+    sched_setaffinity(process, &all)?;
+    if sched_getaffinity(process)? != *before {
+        sched_setaffinity(process, before)?;
+    }
+    Ok(())
 }
 
 impl Child {
@@ -342,7 +354,7 @@ pub fn explain_namespace(error: Error) -> Error {
         .cure(Errno::EPERM, "run as root (sudo), or inside `unshare -rnm`")
         .cure(Errno::EINVAL, "the kernel lacks a namespace: enable CONFIG_NET_NS, PID_NS, IPC_NS, UTS_NS and CGROUPS (and USER_NS for --userns)")
         .cure(Errno::ENOSPC, "the limits in /proc/sys/user/max_*_namespaces are reached; raise them")
-        .cure(Errno::EAGAIN, "no more processes are allowed; raise RLIMIT_NPROC or kernel.pid_max")
+        .cure(Errno::EAGAIN, "no more processes are allowed; raise pids.max of the cgroup (TasksMax= of a systemd unit), kernel.pid_max or ulimit -u")
 }
 
 /// Words as execve(2) wants them.

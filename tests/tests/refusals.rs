@@ -1,8 +1,11 @@
 //! What bad input gets: one line, exit 125, nothing created. (Addresses, names, files and resolv.conf: see those files.)
 
 use std::fs;
+use std::process::{Command, Stdio};
 
-use lab::{DEADLINE, Lab, Outcome, Running, Snapshot, case, collect, fill, sh, strace, sys};
+use lab::{
+    DEADLINE, Lab, Outcome, Running, Snapshot, case, collect, fill, sh, strace, sys, within,
+};
 
 /// Runs it in a state that must not change.
 #[track_caller]
@@ -358,6 +361,80 @@ fn a_kernel_without_nf_tables() {
         );
         collect(command, DEADLINE).refused(&["CONFIG_NF_TABLES"]);
         before.assert_back();
+    });
+}
+
+/// Its root is replaced, and not what is above it: whoever may chroot(2) inside would climb out.
+#[test]
+fn who_starts_it_in_a_chroot() {
+    case(|lab| {
+        let jail = lab.dir.join("jail");
+        fs::create_dir(&jail).expect("a directory");
+        let jail = jail.to_str().expect("a path");
+        let run = lab.run_command(&["--network", "none"], &["true"]);
+        let start = || {
+            let mut command = within(&["chroot", jail], &run);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            collect(command, DEADLINE)
+        };
+        sh(&format!(
+            "mount --rbind / {jail} && mount --make-rprivate /"
+        ));
+        start().refused(&["chroot", "outside"]);
+        sh("mount --make-rshared /");
+        start().refused(&["chroot", "outside"]);
+        // Of a directory that is no mount.
+        sh(&format!(
+            "mount --make-rprivate / && umount -l {jail} && mkdir {jail}/proc && mount --rbind /proc {jail}/proc
+            mkdir {jail}/run && cp {} {jail}/host-helper && cp -a {} {jail}/rootfs",
+            lab::binary().display(),
+            lab.rootfs.display(),
+        ));
+        let words = [
+            "run",
+            "--network",
+            "none",
+            "--rootfs",
+            "/rootfs",
+            "--",
+            "true",
+        ];
+        let mut command = Command::new("chroot");
+        command.arg(jail).arg("/host-helper").args(words);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        collect(command, DEADLINE).refused(&["chroot", "outside"]);
+    });
+}
+
+#[test]
+fn a_capability_that_it_has_not_got() {
+    case(|lab| {
+        let start = |options: &[&str]| {
+            let run = lab.run_command(options, &["true"]);
+            let mut command = within(&["setpriv", "--bounding-set", "-sys_time"], &run);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            collect(command, DEADLINE)
+        };
+        start(&["--cap-add", "sys_time"]).refused(&["sys_time", "--cap-add"]);
+        start(&["--cap-add", "net_admin"]).exits(0);
+        start(&["--cap-add", "all"]).exits(0);
+    });
+}
+
+/// A filter that allows some namespaces (a systemd unit's RestrictNamespaces=) says that there is no clone3(2).
+#[test]
+fn nothing_takes_a_call_that_filters_cannot_look_into() {
+    case(|lab| {
+        let trace = lab.dir.join("trace");
+        let path = trace.to_string_lossy();
+        let inject = ["-f", "--trace=clone3", "--inject=clone3:error=ENOSYS"];
+        let start = |options: &[&str]| {
+            let run = lab.run_command(options, &["true"]);
+            collect(strace::traced(&run, &inject, &path), DEADLINE)
+        };
+        start(&[]).exits(0);
+        start(&["-d", "--name", "web"]).exits(0);
+        assert_eq!(lab.hawser(&["wait", "web"]).ok(), "0");
     });
 }
 

@@ -218,7 +218,7 @@ fn move_apart() -> OurResult<()> {
     let apart = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
     unshare(apart).doing(|| "make a network namespace".into())?;
     let nothing = None::<&str>;
-    make_private().doing(|| "make mounts private".into())?;
+    make_private()?;
     mount(nothing, "/run", Some("tmpfs"), MsFlags::empty(), nothing)
         .doing(|| "mount a /run to try in".into())
 }

@@ -2,12 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use hawser::capability::Capability;
+
 use crate::cli::{self, Resolv, Switch};
 use crate::config::Privileges;
-use crate::error::Result;
+use crate::error::{Doing, Error, Result};
 use crate::hosts::View;
 use crate::request::{Command, Request, StdioChoice};
 use crate::rootfs::{self, Rootfs};
+use crate::sys;
 use crate::user::{self, User};
 use crate::users::UserMap;
 
@@ -92,6 +95,9 @@ fn check_together(options: &cli::Run) -> Result<()> {
             "--cap-add and --cap-drop both name {both}; leave it out of one of them"
         )));
     }
+    if !options.userns {
+        check_capabilities(&options.cap_add)?;
+    }
     let volumes = options.volume.iter().map(|volume| &volume.destination);
     let places: Vec<_> = volumes.chain(&options.tmpfs).collect();
     let is_named_before = |(at, place): &(usize, &&PathBuf)| places[..*at].contains(place);
@@ -107,6 +113,22 @@ fn check_together(options: &cli::Run) -> Result<()> {
             place.display()
         ))),
         _ => Ok(()),
+    }
+}
+
+/// What is asked for by name is there to be kept. (In a user namespace of its own the container has them all.)
+fn check_capabilities(asked: &[String]) -> Result<()> {
+    let mut asked = asked.iter().filter_map(|name| Capability::from_name(name));
+    let Some(first) = asked.next() else {
+        return Ok(());
+    };
+    let own = sys::effective_capabilities().doing(|| "look at our capabilities".into())?;
+    let lacks = |one: &Capability| own & one.bit() == 0;
+    match [first].into_iter().chain(asked).find(lacks) {
+        Some(one) => Err(Error::new(format!(
+            "keep capability {one}: host-helper has not got it itself; start it where it has (another unit, container or user), or leave --cap-add {one} out"
+        ))),
+        None => Ok(()),
     }
 }
 

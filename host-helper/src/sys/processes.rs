@@ -19,39 +19,15 @@ pub enum Clone {
     Parent(Pid, OwnedFd),
 }
 
-/// `clone3(2)` without shared memory: a fork into the namespaces `flags` (`CLONE_NEW*`).
+/// `clone(2)` without shared memory: a fork, into the namespaces of `flags` (`CLONE_NEW*`), or whose parent is ours (`CLONE_PARENT`; the
+/// number is as our own namespace counts then).
+///
+/// Not clone3(2), which a filter of system calls cannot look into: under one that allows some namespaces it is not there at all.
 pub fn clone_process(flags: libc::c_int) -> Result<Clone> {
     let mut pidfd: RawFd = -1;
-    // SAFETY: clone_args is plain integers; all zeroes is its documented "nothing asked for".
-    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = (flags | libc::CLONE_PIDFD) as u64;
-    args.pidfd = &raw mut pidfd as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
-    // SAFETY: without CLONE_VM the child has a copy of everything; this program has one thread, so that no lock
-    // of another thread can be held in the copy. args and pidfd outlive the call.
-    let pid = unsafe {
-        libc::syscall(
-            libc::SYS_clone3,
-            &raw const args,
-            size_of::<libc::clone_args>(),
-        )
-    };
-    match Errno::result(pid)? {
-        0 => Ok(Clone::Child),
-        pid => {
-            // SAFETY: the kernel has stored a new descriptor there, and nobody else owns it.
-            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-            Ok(Clone::Parent(Pid::from_raw(pid as i32), pidfd))
-        }
-    }
-}
-
-/// `clone(2)` with `CLONE_PARENT`: a fork whose parent is ours. Its number is as our own namespace counts.
-pub fn clone_sibling() -> Result<Clone> {
-    let mut pidfd: RawFd = -1;
-    let flags = libc::CLONE_PARENT | libc::CLONE_PIDFD | libc::SIGCHLD;
-    // SAFETY: as in `clone_process`; without a stack of its own it goes on where we are, on its copy. Of the other pointers all
-    // but the one for the descriptor are null. (Not clone3(2), which a filter of system calls cannot look into.)
+    let flags = flags | libc::CLONE_PIDFD | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM the child has a copy of everything, and without a stack of its own it goes on where we are; this program has
+    // one thread, so that no lock of another thread can be held in the copy. Of the pointers all but the one for the descriptor are null.
     let pid = unsafe {
         libc::syscall(
             libc::SYS_clone,
