@@ -42,7 +42,7 @@ pub use namespace::namespace;
 pub use ports::hold_free;
 pub use said::{expect, judge, receive_made};
 
-use ensure::{choose_mtu, ensure_network, find_ways_out};
+use ensure::{choose_mtu, ensure_network, find_ways_out, know_network};
 use names::open_names;
 use namespace::make_users;
 use ports::{hold, publish, splice_to};
@@ -99,7 +99,7 @@ pub struct Attachment {
 /// # Errors
 /// The first step that failed; a signal meanwhile is one.
 pub fn run(
-    request: &Request,
+    request: &mut Request,
     command: Command,
     early: Option<Early>,
     signals: &Signals,
@@ -130,6 +130,7 @@ pub fn run(
     let ways = find_ways_out(&mut route, request)?;
     let (network, nft) = ensure_network(&mut route, request, &ways, &mut undo, steps)?.unzip();
     let (mtu, network) = choose_mtu(&mut route, request, network, &ways, steps)?;
+    know_network(request, network.as_ref());
     names = open_names(request, network.as_ref(), &talk.child)?;
     let (start, owner) = look_early(request, network.as_ref(), &talk.child)?;
     steps.done("ensure");

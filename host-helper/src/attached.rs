@@ -69,7 +69,8 @@ pub fn attach(options: &cli::Attach, mut steps: Steps) -> Result<u8> {
         // They are also what --egress dns means.
         refuse_lines(net, why, net.egress == Egress::All, "leave it out")?;
     }
-    let request = request(&options.net, options.name.as_deref(), &target, to, &steps)?;
+    let name = options.name.as_deref();
+    let mut request = request(&options.net, name, &target, to, &steps)?;
     let how = How {
         stays: options.stay,
         to,
@@ -78,8 +79,8 @@ pub fn attach(options: &cli::Attach, mut steps: Steps) -> Result<u8> {
     };
     // Before there is anything to take back.
     let watch = options.stay.then(|| Watch::begin(&target)).transpose()?;
-    let attach = || guest::attach(&request, &target, &how, &signals, &mut steps);
-    let guest = detach::or_take_back(&request, attach)?;
+    let attach = |request: &mut _| guest::attach(request, &target, &how, &signals, &mut steps);
+    let guest = detach::or_take_back(&mut request, attach)?;
     drop(alone);
     if let Err(error) = crate::show(&format!("{}\n", request.name)) {
         // Its name may be made up: nobody would know of it.
@@ -136,6 +137,7 @@ pub fn request(
         steps.say("IPv4 alone: IPv6 is off in the container's network");
         request.no_ipv6 = true;
     }
+    request.choose_resolvers();
     if target.files().is_none() && to.is_none() {
         // The files that its processes see are the host's.
         request.writes_resolv = false;

@@ -93,9 +93,12 @@ fn remove_rest_if_last(lock: &Lock) -> Result<()> {
 ///
 /// # Errors
 /// Those of the start.
-pub fn or_take_back<T>(request: &Request, start: impl FnOnce() -> Result<T>) -> Result<T> {
+pub fn or_take_back<T>(
+    request: &mut Request,
+    start: impl FnOnce(&mut Request) -> Result<T>,
+) -> Result<T> {
     let is_first = !state::is_there();
-    start().inspect_err(|_| take_rest_back(request, is_first))
+    start(request).inspect_err(|_| take_rest_back(request, is_first))
 }
 
 fn take_rest_back(request: &Request, is_first: bool) {

@@ -117,15 +117,15 @@ fn attach(told: &Told, options: cli::Hook, begin: Instant, mut steps: Steps) -> 
     if options.net.resolv == cli::Resolv::Required {
         target.take_root(&bundle.root()?)?;
     }
-    let request = attached::request(&options.net, Some(&name), &target, None, &steps)?;
+    let mut request = attached::request(&options.net, Some(&name), &target, None, &steps)?;
     steps.done("plan");
     let how = How {
         hook: Some(&told.id),
         ip_file: options.ip_file.as_deref(),
         ..How::default()
     };
-    let attach = || guest::attach(&request, &target, &how, &signals, &mut steps);
-    detach::or_take_back(&request, attach).map(drop)
+    let attach = |request: &mut _| guest::attach(request, &target, &how, &signals, &mut steps);
+    detach::or_take_back(&mut request, attach).map(drop)
 }
 
 fn set_deadline(id: &str, timeout: Option<Duration>, stage: Stage, begin: Instant) {

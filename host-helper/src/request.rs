@@ -6,10 +6,12 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv6Net};
+use nix::errno::Errno;
 
 use crate::address::Subnet;
 use crate::config::Privileges;
-use crate::dns::{Resolvers, Within};
+use crate::dns::{self, Resolvers, Within};
+use crate::error::Doing;
 use crate::hosts::View;
 use crate::link::Mac;
 use crate::nft::Policy;
@@ -97,8 +99,10 @@ pub struct Request {
     pub unread_resolvers: Option<String>,
     /// resolv.conf and hosts are written.
     pub writes_resolv: bool,
-    /// What was asked for of resolv.conf, when the rest is the host's and is kept at what the host says.
-    pub follows: Option<Resolvers>,
+    /// What was asked for of resolv.conf, when the rest is the host's.
+    pub asked: Option<Resolvers>,
+    /// The rest is kept at what the host says.
+    pub follows: bool,
     /// Nobody has asked for its name.
     pub is_name_made_up: bool,
     /// Further lines of hosts.
@@ -186,6 +190,23 @@ impl Default for Details {
 }
 
 impl Request {
+    /// What resolv.conf is to say, and why not what the host's does.
+    ///
+    /// Before: it is known whether the container gets IPv6, or is again.
+    pub fn choose_resolvers(&mut self) {
+        let Some(asked) = &self.asked else {
+            return;
+        };
+        let found = Resolvers::choose(asked, self.network.within(self.no_ipv6));
+        let found = found.doing(|| format!("read {}", dns::HOST));
+        (self.resolvers, self.unread_resolvers) = match found {
+            Ok(found) => (found, None),
+            // A host without the file has no resolvers.
+            Err(error) if error.errno == Some(Errno::ENOENT) => (asked.clone(), None),
+            Err(error) => (asked.clone(), Some(error.to_string())),
+        };
+    }
+
     /// What to warn of: its resolv.conf is to name resolvers, and names none. `None`: nothing.
     pub fn lacks_resolvers(&self) -> Option<String> {
         let lacks = self.writes_resolv && self.resolvers.servers.is_empty();

@@ -48,13 +48,13 @@ pub fn run(options: cli::Run, early: Option<Early>, mut steps: Steps) -> Result<
     if early.is_none() {
         close_others(options.preserve_fds)?;
     }
-    let (request, command) = plan(&options)?;
+    let (mut request, command) = plan(&options)?;
     if options.detach {
         drop(early);
-        return run_detached(&options, &request, command, steps);
+        return run_detached(&options, &mut request, command, steps);
     }
     let signals = Signals::block()?;
-    let container = start(&request, command, early, &signals, &mut steps)?;
+    let container = start(&mut request, command, early, &signals, &mut steps)?;
     let mut supervisor = supervise(&options, &request, container, signals);
     let begun = take_terminal(&options, &mut supervisor);
     if let Err(error) = begun.and_then(|()| supervisor.begin_output()) {
@@ -77,7 +77,7 @@ pub fn close_others(preserved: u32) -> Result<()> {
 }
 
 fn start(
-    request: &Request,
+    request: &mut Request,
     command: Command,
     early: Option<Early>,
     signals: &Signals,
@@ -86,7 +86,7 @@ fn start(
     if let Some(lack) = request.lacks_resolvers().filter(|_| has_way_out(request)) {
         warn(&lack);
     }
-    let start = || attach::run(request, command, early, signals, steps);
+    let start = |request: &mut _| attach::run(request, command, early, signals, steps);
     detach::or_take_back(request, start)
 }
 
@@ -100,7 +100,7 @@ const ENDED: u8 = 128 + libc::SIGTERM as u8;
 /// The supervisor is a process of its own; the caller hears from it once the command runs.
 fn run_detached(
     options: &cli::Run,
-    request: &Request,
+    request: &mut Request,
     command: Command,
     steps: Steps,
 ) -> Result<u8> {
@@ -164,7 +164,7 @@ fn has_word(read: &File) -> bool {
 
 fn supervise_detached(
     options: &cli::Run,
-    request: &Request,
+    request: &mut Request,
     command: Command,
     mut steps: Steps,
     signals: Signals,
@@ -251,7 +251,8 @@ fn supervise(
 pub fn follower(request: &Request, container: &Container, files: Vec<OwnedFd>) -> Option<Follower> {
     let mut files = files.into_iter().map(File::from);
     let (resolv, hosts) = (files.next(), files.next());
-    let resolvers = request.follows.clone().zip(resolv).map(|(asked, file)| {
+    let asked = request.asked.clone().filter(|_| request.follows);
+    let resolvers = asked.zip(resolv).map(|(asked, file)| {
         let text = request.resolvers.to_file().unwrap_or_default();
         Following {
             asked,

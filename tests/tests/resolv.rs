@@ -3,8 +3,9 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::Instant;
 
-use lab::{Lab, Outcome, Snapshot, case, packets, sh};
+use lab::{Lab, Netns, Outcome, Running, Seen, Snapshot, case, packets, sh};
 
 const SHOW: &[&str] = &["cat", "/etc/resolv.conf"];
 
@@ -152,6 +153,81 @@ fn resolveds_stub_is_followed_to_its_uplink_file() {
         let alone = resolv_conf(lab, &["--no-ipv6"]);
         assert_eq!(alone, ["nameserver 198.51.100.53"]);
         assert_eq!(resolv_conf(lab, &[]).len(), 3);
+    });
+}
+
+/// Resolvers of IPv6 that would take all places, and others.
+fn behind_three_of_ipv6(rest: &str) -> String {
+    let six = (1..4).map(|n| format!("nameserver 2001:db8::{n}\n"));
+    six.collect::<String>() + rest
+}
+
+#[test]
+fn ipv4_alone_gets_resolvers_of_ipv4_whoever_turned_ipv6_off() {
+    const SERVER: &str = "nameserver 198.51.100.53";
+    case(|lab| {
+        lab.set_resolv_conf(&behind_three_of_ipv6(SERVER));
+        let four = ["--bridge", "b4"];
+        let up = ["up", "--subnet", "172.30.0.0/24", "--no-ipv6"];
+        lab.hawser(&[&up[..], &four].concat()).ok();
+        let switch = ["--sysctl", "net.ipv6.conf.all.disable_ipv6=1"];
+        for options in [&switch[..], &four, &["--mtu", "1200"]] {
+            assert_eq!(resolv_conf(lab, options), [SERVER], "{options:?}");
+            // They are also whom these rules let it reach.
+            let options = [options, &["--egress", "dns", "--name", "web", "-d"]].concat();
+            lab.run(&options, &["sleep", "1000"]).ok();
+            let rules = sh("nft list table inet hawser");
+            assert!(rules.contains("198.51.100.53"), "{options:?}: {rules}");
+            lab.hawser(&["stop", "web"]).ok();
+            lab.hawser(&["rm", "web"]).ok();
+        }
+        // Who has none left is told so, once.
+        lab.set_resolv_conf(&behind_three_of_ipv6(""));
+        let outcome = lab.run(&four, &["true"]).exits(0);
+        assert_eq!(outcome.err().matches("--dns").count(), 1, "{outcome}");
+        // Also by what the host says later.
+        let alone = [&four[..], &["--name", "web", "-d"]].concat();
+        lab.run(&alone, &["sleep", "1000"]).exits(0);
+        let inside = Seen::inside(lab.pid_of("web"), "/etc/resolv.conf");
+        let start = Instant::now();
+        lab.set_resolv_conf(&behind_three_of_ipv6("nameserver 198.51.100.54\n"));
+        inside.becomes(start, |text| text == "nameserver 198.51.100.54\n");
+        lab.hawser(&["stop", "web"]).ok();
+    });
+}
+
+#[test]
+fn an_attached_container_whose_ipv6_is_off_gets_resolvers_of_ipv4() {
+    case(|lab| {
+        lab.set_resolv_conf(&behind_three_of_ipv6("nameserver 198.51.100.53\n"));
+        let guest = Running::unshared(&["-n", "-m"], "exec cat");
+        Netns::of(guest.pid()).sh("echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6");
+        lab.hawser(&["attach", &guest.pid().to_string(), "--name", "web"])
+            .ok();
+        let path = format!("/proc/{}/root/etc/resolv.conf", guest.pid());
+        let seen = fs::read_to_string(path).expect("a file of the container");
+        assert_eq!(words(&seen), [["nameserver", "198.51.100.53"]]);
+        lab.hawser(&["detach", "web"]).ok();
+        guest.end().exits(0);
+    });
+}
+
+#[test]
+fn a_port_of_ipv6_needs_a_container_that_has_it() {
+    case(|lab| {
+        let before = Snapshot::take();
+        let port = ["-p", "[2001:db8:1::2]:8080:80"];
+        for off in [
+            &["--no-ipv6"][..],
+            &["--sysctl", "net.ipv6.conf.all.disable_ipv6=1"],
+        ] {
+            lab.run(&[off, &port].concat(), &["true"]).refused(&[
+                "read the command line",
+                port[1],
+                off[0],
+            ]);
+            before.assert_back();
+        }
     });
 }
 

@@ -354,3 +354,20 @@ pub(super) fn choose_mtu(
     steps.say(&format!("IPv4 alone: {why}"));
     Ok((mtu, network.map(Network::without_ipv6)))
 }
+
+/// What the network has not, its container has not either: of a network of ours without IPv6 it gets no resolvers of IPv6.
+///
+/// Before: nobody has read the request's resolvers.
+pub(super) fn know_network(request: &mut Request, network: Option<&Network>) {
+    let is_alone = network.is_some_and(|network| network.is_ours && !network.has_ipv6());
+    if request.no_ipv6 || !is_alone {
+        return;
+    }
+    request.no_ipv6 = true;
+    let lacked = request.lacks_resolvers();
+    request.choose_resolvers();
+    // Else it has been said.
+    if let Some(lack) = request.lacks_resolvers().filter(|_| lacked.is_none()) {
+        warn(&lack);
+    }
+}

@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use super::{
-    Attachment, Names, Start, choose_mtu, ensure_network, find_ways_out, hold, lease_name, mark_as,
-    publish, splice_to,
+    Attachment, Names, Start, choose_mtu, ensure_network, find_ways_out, hold, know_network,
+    lease_name, mark_as, publish, splice_to,
 };
 use crate::attached::join::{self, Bound};
 use crate::attached::kept::{self, Cni, Kept};
@@ -81,7 +81,7 @@ pub struct Guest {
 /// # Errors
 /// The first step that failed; a signal meanwhile is one.
 pub fn attach(
-    request: &Request,
+    request: &mut Request,
     target: &Target,
     how: &How,
     signals: &Signals,
@@ -99,6 +99,7 @@ pub fn attach(
     let mut undo = Undo::default();
     let (network, nft) = ensure_network(&mut route, request, &ways, &mut undo, steps)?.unzip();
     let (mtu, network) = choose_mtu(&mut route, request, network, &ways, steps)?;
+    know_network(request, network.as_ref());
     steps.done("ensure");
     let start = network
         .as_ref()
@@ -153,9 +154,7 @@ pub fn attach(
         kept::write(&name, &kept)?;
     }
     undo.commit();
-    if let Some(lease) = &mut lease {
-        lease.begin_output();
-    }
+    lease.iter_mut().for_each(Lease::begin_output);
     if !how.stays {
         tell(&attachment, &mut entry, &splice, &names);
     }

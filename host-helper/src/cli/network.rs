@@ -4,14 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use clap::{Args, ValueEnum};
 use ipnet::Ipv6Net;
-use nix::errno::Errno;
 
 use super::values::{parse_connect, parse_host, parse_interface, parse_network, parse_word};
 use super::{PORT, usage};
 use crate::address::{Subnet, parse_address, parse_address6, parse_mac, parse_subnet6};
 use crate::bridge::DEFAULT_BRIDGE;
-use crate::dns::{self, Resolvers};
-use crate::error::{Doing, Result};
+use crate::dns::Resolvers;
+use crate::error::Result;
 use crate::link::Mac;
 use crate::publish;
 use crate::reach::{Egress, Reach};
@@ -114,6 +113,13 @@ impl Network {
         ports.find(publish::Port::is_loopback)
     }
 
+    /// A port that only a container with IPv6 can have.
+    pub fn port_of_ipv6(&self) -> Option<publish::Port> {
+        let mut ports = self.publish.iter().flat_map(|range| range.ports());
+        // What comes by loopback is connected anew.
+        ports.find(|port| !port.has_ipv4() && !port.is_loopback())
+    }
+
     /// Whether an option needs a network of the container's own.
     fn option_of_a_network(&self) -> Option<&'static str> {
         [
@@ -158,8 +164,7 @@ impl Network {
                 "--publish {port} takes a port of the host that another --publish takes"
             )));
         }
-        let only_ipv6 = ports.iter().find(|port| !port.has_ipv4());
-        if let Some(port) = only_ipv6.filter(|_| self.no_ipv6) {
+        if let Some(port) = self.port_of_ipv6().filter(|_| self.no_ipv6) {
             return Err(usage(&format!(
                 "--publish {port} leads to nothing: with --no-ipv6 the container has no IPv6 address"
             )));
@@ -204,7 +209,7 @@ impl Network {
         options.next().map(|(option, _)| option)
     }
 
-    /// The request for a container of this name, or of one that is made up.
+    /// The request for a container of this name, or of one that is made up; without the host's resolvers: see [`Request::choose_resolvers`].
     pub fn request(&self, name: Option<&str>, hostname: Option<&str>) -> Request {
         let is_name_made_up = name.is_none();
         let name = name.map_or_else(|| format!("box-{:08x}", sys::random_u32()), str::to_string);
@@ -215,7 +220,7 @@ impl Network {
             search: self.dns_search.clone(),
             options: self.dns_option.clone(),
         };
-        let (resolvers, unread_resolvers) = self.resolvers(&asked);
+        let needs_files = self.resolv == Resolv::Required;
         Request {
             name,
             network: self.network.clone(),
@@ -237,28 +242,15 @@ impl Network {
             reach: self.reach(),
             mac: self.mac,
             mtu: self.mtu,
-            resolvers,
-            unread_resolvers,
-            writes_resolv: self.resolv == Resolv::Required,
-            follows: (self.dns_follow == Answer::Yes && asked.needs_host()).then_some(asked),
+            resolvers: asked.clone(),
+            unread_resolvers: None,
+            writes_resolv: needs_files,
+            asked: (needs_files && asked.needs_host()).then_some(asked),
+            follows: self.dns_follow == Answer::Yes,
             is_name_made_up,
             hosts: self.add_host.clone(),
             hostname,
             details: Details::default(),
-        }
-    }
-
-    /// What resolv.conf is to say, and why not what the host's does.
-    fn resolvers(&self, asked: &Resolvers) -> (Resolvers, Option<String>) {
-        if self.resolv == Resolv::Off {
-            return (asked.clone(), None);
-        }
-        let found = Resolvers::choose(asked, self.network.within(self.no_ipv6));
-        match found.doing(|| format!("read {}", dns::HOST)) {
-            Ok(found) => (found, None),
-            // A host without the file has no resolvers.
-            Err(error) if error.errno == Some(Errno::ENOENT) => (asked.clone(), None),
-            Err(error) => (asked.clone(), Some(error.to_string())),
         }
     }
 

@@ -147,7 +147,7 @@ fn attach(
     let mut inside = target.check_empty(&request.interface).judge()?;
     request.details.taken = target.destinations(&mut inside).judge()?;
     drop(inside);
-    let guest = guest::attach(&request, target, &how, &signals, &mut steps);
+    let guest = guest::attach(&mut request, target, &how, &signals, &mut steps);
     if guest.is_err() && request.network == NetworkChoice::PointToPoint {
         // Made for it; it stays if others live by it. The first error is the one that matters.
         let _ = detach::remove_rest_of_none();
@@ -245,7 +245,8 @@ fn request(
         resolvers: Resolvers::default(),
         unread_resolvers: None,
         writes_resolv: false,
-        follows: None,
+        asked: None,
+        follows: false,
         is_name_made_up: false,
         hosts: Vec::new(),
         hostname: String::new(),

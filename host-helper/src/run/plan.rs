@@ -33,6 +33,7 @@ pub(super) fn plan(options: &cli::Run) -> Result<(Request, Command)> {
         .net
         .request(options.name.as_deref(), options.hostname.as_deref());
     request.no_ipv6 |= turns_ipv6_off(options);
+    request.choose_resolvers();
     let rootfs = Rootfs {
         directory,
         is_read_only: options.read_only,
@@ -88,6 +89,15 @@ fn check_together(options: &cli::Run) -> Result<()> {
         return Err(cli::usage(
             "--sysctl turns the IPv6 off that --ip6 and --subnet6 ask for; leave one of them out",
         ));
+    }
+    if let Some(port) = options
+        .net
+        .port_of_ipv6()
+        .filter(|_| turns_ipv6_off(options))
+    {
+        return Err(cli::usage(&format!(
+            "--publish {port} leads to nothing: --sysctl turns the container's IPv6 off"
+        )));
     }
     let is_dropped = |name: &&String| options.cap_drop.contains(name);
     if let Some(both) = options.cap_add.iter().find(is_dropped) {
