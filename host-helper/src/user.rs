@@ -1,16 +1,16 @@
 //! Who the command runs as: `-u UID|NAME[:GID|GROUP]`, by the container's own passwd and group.
 
 use std::io::Read;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use nix::fcntl::{AT_FDCWD, OFlag, openat};
-use nix::sys::stat::Mode;
-
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, Error, Result};
-use crate::inside::open_file_in_root;
+use crate::inside::{open_file_in_root, open_path};
+
+/// Bytes of a list of users or groups: a million lines, and room for them in memory.
+const LONGEST: u64 = 64 << 20;
 
 /// A user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,30 +47,32 @@ pub fn may_set_groups() -> bool {
 /// Finds the user in the root file system (`None`: the host's).
 ///
 /// # Errors
-/// A name that its passwd does not have; numbers that are none.
+/// A name that its passwd does not have; numbers that are none; a file that cannot be read.
 pub fn find(asked: &str, root: Option<&Path>) -> Result<User> {
-    let doing = || format!("look for user {asked}");
-    let directory = openat(
-        AT_FDCWD,
-        root.unwrap_or(Path::new("/")),
-        OFlag::O_PATH | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    );
-    let directory = directory.doing(doing)?;
-    parse(
-        asked,
-        &read(&directory, "etc/passwd"),
-        &read(&directory, "etc/group"),
-    )
+    let root = root.unwrap_or(Path::new("/"));
+    let [passwd, group] = ["etc/passwd", "etc/group"].map(|path| read(root, path));
+    parse(asked, &passwd?, &group?)
 }
 
-fn read(root: &OwnedFd, path: &str) -> String {
+/// All of a file in a root file system; nothing where there is none. Half of it would make somebody else of a user.
+fn read(root: &Path, path: &str) -> Result<String> {
+    let doing = || format!("read {}", root.join(path).display());
+    let directory = open_path(root).doing(doing)?;
+    let file = match open_file_in_root(&directory, Path::new(path)) {
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EINVAL) => return Ok(String::new()),
+        opened => opened.doing(doing)?,
+    };
     let mut text = Vec::new();
-    if let Ok(file) = open_file_in_root(root, Path::new(path)) {
-        // What is no text has no user that we could name.
-        let _ = file.take(1 << 20).read_to_end(&mut text);
+    file.take(LONGEST + 1).read_to_end(&mut text).doing(doing)?;
+    if text.len() as u64 > LONGEST {
+        return Err(Error::new(format!(
+            "{}: it is longer than {} MiB, and no list of users or groups; put a shorter one there",
+            doing(),
+            LONGEST >> 20
+        )));
     }
-    String::from_utf8_lossy(&text).into_owned()
+    // What is no text has no user that we could name.
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 fn parse(asked: &str, passwd: &str, group: &str) -> Result<User> {

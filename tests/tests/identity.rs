@@ -228,6 +228,39 @@ fn bad_names_are_refused() {
     });
 }
 
+/// Half a list would make somebody else of a user.
+#[test]
+fn lists_of_users_are_read_whole_or_refused() {
+    case(|lab| {
+        let [passwd, group] = ["passwd", "group"].map(|name| lab.rootfs.join("etc").join(name));
+        let long = "# a comment, as long as a line of a list may be\n".repeat(40_000);
+        let last = "late:x:0:0::/late:\nfar:x:70000:70001::/far:\n";
+        std::fs::write(&passwd, format!("{long}{last}")).expect("write passwd");
+        std::fs::write(&group, format!("{long}wheel:x:27:far\n")).expect("write group");
+        assert_eq!(environment(lab, &["-u", "late"])["HOME"], "/late");
+        if lab.real_root {
+            for user in ["far", "70000"] {
+                let seen = lab.run(&["-u", user], &["id"]).ok();
+                let wanted = ["uid=70000", "gid=70001", "27(wheel)"];
+                let is_whole = wanted.iter().all(|word| seen.contains(word));
+                assert!(is_whole, "-u {user}: {seen}");
+            }
+        }
+        // What cannot be read is no file without the name.
+        let path = passwd.display().to_string();
+        let command = lab.run_command(&["--network", "none", "-u", "late"], &["true"]);
+        let options = ["-f", "-P", &path, "-e", "inject=read:error=EIO"];
+        let trace = lab.dir.join("trace").display().to_string();
+        let outcome = collect(lab::strace::traced(&command, &options, &trace), DEADLINE);
+        outcome.refused(&["read", "etc/passwd", "EIO"]);
+        let file = std::fs::File::options().write(true).open(&group);
+        let grown = file.and_then(|file| file.set_len((64 << 20) + 1));
+        grown.expect("a longer group");
+        lab.run(&["-u", "late"], &["true"])
+            .refused(&["read", "etc/group", "64 MiB"]);
+    });
+}
+
 /// What stands in the place of a file may be a device of the host's, and its driver would hear of an open.
 #[test]
 fn only_a_file_is_opened_for_names() {
