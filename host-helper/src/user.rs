@@ -1,13 +1,14 @@
 //! Who the command runs as: `-u UID|NAME[:GID|GROUP]`, by the container's own passwd and group.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, Error, Result};
 use crate::inside::{open_file_in_root, open_path};
+use crate::rootfs::Volume;
 
 /// Bytes of a list of users or groups: a million lines, and room for them in memory.
 const LONGEST: u64 = 64 << 20;
@@ -44,21 +45,54 @@ pub fn may_set_groups() -> bool {
         || std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "allow")
 }
 
-/// Finds the user in the root file system (`None`: the host's).
-///
-/// # Errors
-/// A name that its passwd does not have; numbers that are none; a file that cannot be read.
-pub fn find(asked: &str, root: Option<&Path>) -> Result<User> {
-    let root = root.unwrap_or(Path::new("/"));
-    let [passwd, group] = ["etc/passwd", "etc/group"].map(|path| read(root, path));
-    parse(asked, &passwd?, &group?)
+/// Where the lists are: what the container will see there.
+pub struct Lists<'a> {
+    /// The root file system; `None`: the host's.
+    pub root: Option<&'a Path>,
+    /// Bind mounts: those on `/etc` and on the lists themselves count.
+    pub volumes: &'a [Volume],
+    /// Empty file systems.
+    pub tmpfs: &'a [PathBuf],
 }
 
-/// All of a file in a root file system; nothing where there is none. Half of it would make somebody else of a user.
-fn read(root: &Path, path: &str) -> Result<String> {
+impl Lists<'_> {
+    /// Finds a user.
+    ///
+    /// # Errors
+    /// A name that passwd does not have; numbers that are none; a file that cannot be read.
+    pub fn find(&self, asked: &str) -> Result<User> {
+        parse(asked, &self.read("passwd")?, &self.read("group")?)
+    }
+
+    fn read(&self, name: &str) -> Result<String> {
+        let directory = Path::new("/etc");
+        let list = directory.join(name);
+        // The inner one covers the outer one.
+        if let Some(source) = self.source_on(&list) {
+            let above = source.parent().unwrap_or(source);
+            return read(above, Path::new(source.file_name().unwrap_or_default()));
+        }
+        if let Some(source) = self.source_on(directory) {
+            return read(source, Path::new(name));
+        }
+        if self.tmpfs.iter().any(|place| place == directory) {
+            return Ok(String::new());
+        }
+        let root = self.root.unwrap_or(Path::new("/"));
+        read(root, &Path::new("etc").join(name))
+    }
+
+    fn source_on(&self, place: &Path) -> Option<&Path> {
+        let volume = self.volumes.iter().find(|one| one.destination == place);
+        volume.map(|volume| volume.source.as_path())
+    }
+}
+
+/// All of a file below a directory; nothing where there is none. Half of it would make somebody else of a user.
+fn read(root: &Path, path: &Path) -> Result<String> {
     let doing = || format!("read {}", root.join(path).display());
     let directory = open_path(root).doing(doing)?;
-    let file = match open_file_in_root(&directory, Path::new(path)) {
+    let file = match open_file_in_root(&directory, path) {
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EINVAL) => return Ok(String::new()),
         opened => opened.doing(doing)?,
     };

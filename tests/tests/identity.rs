@@ -261,6 +261,31 @@ fn lists_of_users_are_read_whole_or_refused() {
     });
 }
 
+/// What the container sees is what counts, and not what is under it.
+#[test]
+fn users_are_those_of_a_volume_over_their_list() {
+    case(|lab| {
+        let etc = lab.dir.join("other");
+        std::fs::create_dir(&etc).expect("make a directory");
+        std::fs::write(etc.join("passwd"), "app:x:0:0::/app:\n").expect("write passwd");
+        let list = format!("{}/passwd:/etc/passwd", etc.display());
+        let all = format!("{}:/etc/", etc.display());
+        let off = "--resolv=off";
+        for volume in [
+            &["-v", &list][..],
+            &["-v", &all, off],
+            &["-v", &list, "--tmpfs", "/etc", off],
+        ] {
+            let home = &environment(lab, &[volume, &["-u", "app"]].concat())["HOME"];
+            assert_eq!(home, "/app", "{volume:?}");
+            lab.run(&[volume, &["-u", "worker"]].concat(), &["true"])
+                .refused(&["worker", "/etc/passwd"]);
+        }
+        lab.run(&["--tmpfs", "/etc", off, "-u", "worker"], &["true"])
+            .refused(&["worker", "/etc/passwd"]);
+    });
+}
+
 /// What stands in the place of a file may be a device of the host's, and its driver would hear of an open.
 #[test]
 fn only_a_file_is_opened_for_names() {

@@ -11,7 +11,7 @@ use crate::hosts::View;
 use crate::request::{Command, Request, StdioChoice};
 use crate::rootfs::{self, Rootfs};
 use crate::sys;
-use crate::user::{self, User};
+use crate::user::Lists;
 use crate::users::UserMap;
 
 /// Where programs are, inside.
@@ -25,10 +25,13 @@ pub(super) fn plan(options: &cli::Run) -> Result<(Request, Command)> {
         .as_deref()
         .map(|path| rootfs::check(path, needs_etc))
         .transpose()?;
-    let user = match &options.user {
-        Some(asked) => user::find(asked, directory.as_deref())?,
-        None => User::default(),
+    let lists = Lists {
+        root: directory.as_deref(),
+        volumes: &options.volume,
+        tmpfs: &options.tmpfs,
     };
+    let user = options.user.as_ref().map(|asked| lists.find(asked));
+    let user = user.transpose()?.unwrap_or_default();
     let mut request = options
         .net
         .request(options.name.as_deref(), options.hostname.as_deref());
