@@ -87,13 +87,20 @@ impl Resolvers {
         Resolvers::parse(text, Within::Host)
     }
 
-    /// Those of the host; where all of them are loopback ones, those that systemd-resolved itself asks.
+    /// Those of the host; where all of them are loopback ones, or its file is missing, those that systemd-resolved itself asks.
     fn of_host(within: Within) -> io::Result<Resolvers> {
-        let found = Resolvers::parse(&read(HOST)?, within);
+        let (text, missing) = match read(HOST) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (String::new(), Some(error)),
+            text => (text?, None),
+        };
+        let found = Resolvers::parse(&text, within);
         if !found.servers.is_empty() {
             return Ok(found);
         }
-        let behind = Resolvers::parse(&read(UPLINK).unwrap_or_default(), within);
+        let behind = match (read(UPLINK), missing) {
+            (Err(_), Some(error)) => return Err(error),
+            (text, _) => Resolvers::parse(&text.unwrap_or_default(), within),
+        };
         Ok(Resolvers {
             servers: behind.servers,
             ..found

@@ -759,9 +759,26 @@ fn a_resolver_that_does_not_answer() {
         std::fs::write(behind, "").expect("write resolv.conf");
         let cures = finds(lab, &[("resolver-dead", "host")]);
         assert_eq!(cures, ["resolvectl dns LINK ADDRESS"]);
-        std::fs::remove_dir_all("/run/systemd").expect("remove a directory");
+        // As well where the stub is gone.
         std::fs::remove_file(&resolv_conf).expect("remove resolv.conf");
-        finds(lab, &[("resolver-dead", "host")]);
+        let cures = finds(lab, &[("resolver-dead", "host")]);
+        assert_eq!(cures, ["resolvectl dns LINK ADDRESS"]);
+        std::fs::write(behind, "nameserver 198.51.100.53\n").expect("write resolv.conf");
+        healthy(lab);
+        std::fs::remove_dir_all("/run/systemd").expect("remove a directory");
+        // Nobody names one.
+        for place in [
+            "true",
+            "ln -s ../run/gone/resolv.conf /etc/resolv.conf",
+            "ln -s gone /etc/resolv.conf",
+            "printf 'nameserver 127.0.0.1' >/etc/resolv.conf",
+        ] {
+            sh(&format!("rm -f /etc/resolv.conf; {place}"));
+            for cure in finds(lab, &[("resolver-dead", "host")]) {
+                paste(&cure.replace("ADDRESS", "198.51.100.53"));
+            }
+            healthy(lab);
+        }
     });
 }
 

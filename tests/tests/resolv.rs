@@ -231,6 +231,39 @@ fn a_port_of_ipv6_needs_a_container_that_has_it() {
     });
 }
 
+/// Who removes systemd-resolved's stub leaves a host whose own programs ask it all the same (nss-resolve(8)).
+#[test]
+fn without_a_file_of_the_host_those_behind_the_stub_count() {
+    case(|lab| {
+        let link = lab.own_etc().join("resolv.conf");
+        let behind = Path::new("/run/systemd/resolve/resolv.conf");
+        let _ = fs::remove_file(&link);
+        for target in [None, Some("../run/gone/resolv.conf"), Some("/etc/gone")] {
+            if let Some(target) = target {
+                symlink(target, &link).expect("a link");
+            }
+            let nobody = lab.run(&[], &["true"]).exits(0);
+            assert!(nobody.err().contains("no resolver"), "{target:?}: {nobody}");
+            fs::create_dir_all("/run/systemd/resolve").expect("a directory");
+            fs::write(behind, "nameserver 198.51.100.53\n").expect("a file");
+            assert_eq!(
+                resolv_conf(lab, &[]),
+                ["nameserver 198.51.100.53"],
+                "{target:?}"
+            );
+            lab.run(&["--name", "web", "-d"], &["sleep", "1000"]).ok();
+            let inside = Seen::inside(lab.pid_of("web"), "/etc/resolv.conf");
+            let start = Instant::now();
+            fs::write(behind, "nameserver 198.51.100.54\n").expect("a file");
+            inside.becomes(start, |text| text == "nameserver 198.51.100.54\n");
+            lab.hawser(&["stop", "web"]).ok();
+            lab.hawser(&["rm", "web"]).ok();
+            fs::remove_dir_all("/run/systemd").expect("remove");
+            let _ = fs::remove_file(&link);
+        }
+    });
+}
+
 #[test]
 fn none_left_is_a_warning_and_nothing_public_is_put_in() {
     case(|lab| {

@@ -56,7 +56,7 @@ pub fn examine(report: &mut Report) {
             if Path::new(dns::UPLINK).exists() {
                 OF_RESOLVED.to_string()
             } else {
-                format!("echo nameserver ADDRESS >>{}", dns::HOST)
+                one_more()
             },
         );
     }
@@ -107,6 +107,17 @@ fn tell(server: IpAddr, why: &str, others: Others, report: &mut Report) {
         cause,
         cure,
     );
+}
+
+/// The command that names the host's first one.
+fn one_more() -> String {
+    let file = Path::new(dns::HOST);
+    if file.is_symlink() && !file.exists() {
+        // The directory that it leads to may be gone with whoever made it.
+        return format!("rm {0} && echo nameserver ADDRESS >{0}", dns::HOST);
+    }
+    // Its last line may have no end.
+    format!(r"printf '\nnameserver ADDRESS\n' >>{}", dns::HOST)
 }
 
 /// The command that takes a resolver out of the host's file. That may be a link to another one, or have been mounted: it is written, not
