@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::{Mode, SFlag, mkdirat};
+use nix::sys::stat::{Mode, SFlag, mkdirat, mknodat};
 
 use crate::users::make_in;
 
@@ -185,15 +185,17 @@ impl Maker<'_> {
                 }
             }
             Kind::File => {
-                let flags = OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
                 let mode = Mode::from_bits_truncate(0o644);
-                make_in(&directory, || {
-                    openat(&directory, name.as_c_str(), flags, mode)
-                })?;
+                // Not opened: another container may have put a FIFO there meanwhile.
+                let make = || mknodat(&directory, name.as_c_str(), SFlag::S_IFREG, mode, 0);
+                match make_in(&directory, make) {
+                    Err(Errno::EEXIST) => {}
+                    made => made?,
+                }
             }
         }
-        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        openat(&directory, name.as_c_str(), flags, Mode::empty())
+        // Whoever was faster may have made something else.
+        self.make(path, kind, parents, depth + 1)
     }
 }
 

@@ -78,6 +78,11 @@ impl Stopped {
         }
     }
 
+    /// Its process.
+    pub fn pid(&self) -> i32 {
+        self.running.pid()
+    }
+
     /// It goes on.
     pub fn go_on(self) -> Running {
         self.running.signal(libc::SIGCONT);

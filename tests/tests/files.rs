@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 
-use lab::{DEADLINE, case, collect, sh};
+use lab::strace::Stopped;
+use lab::{DEADLINE, case, children, collect, sh, wait_untold};
 
 #[test]
 fn a_bind_is_seen_and_written_through() {
@@ -91,6 +92,42 @@ fn a_mount_point_that_cannot_be_made_is_said_to_be_missing() {
         lab.run(&["--resolv=off", "-v", "/run/lab:/nowhere"], &["true"])
             .refused(&["/run/lab on /nowhere", "EROFS", "in the root file system"]);
         sh("umount /run/lab/rootfs");
+    });
+}
+
+/// A container has the directory in which the place for another one's volume is to be made.
+#[test]
+fn a_fifo_in_the_place_of_a_file_that_is_about_to_be_made() {
+    case(|lab| {
+        let shared = lab.dir.join("shared");
+        fs::create_dir(&shared).expect("make a directory");
+        let fifo = shared.join("new");
+        let volume = format!("{}:/srv", shared.display());
+        let options = ["-v", &volume, "-v", "/bin/busybox:/srv/new"];
+        for make in ["mkfifo", "mkdir"] {
+            let command = lab.run_command(&options, &["test", "-f", "/srv/new"]);
+            let start = Stopped::at_message(1, &command, &lab.dir.join("trace"));
+            assert!(start.is_stopped, "it sends something");
+            // The child has found nothing there, and waits for leave to make it.
+            wait_untold("the child waits", || {
+                children(start.pid()).into_iter().any(|pid| {
+                    let read = |name| fs::read_to_string(format!("/proc/{pid}/{name}"));
+                    let [mounts, call] = ["mountinfo", "syscall"]
+                        .map(read)
+                        .map(Result::unwrap_or_default);
+                    let waits = [libc::SYS_poll, libc::SYS_ppoll].map(|call| format!("{call} "));
+                    mounts.contains("/srv ") && waits.iter().any(|wait| call.starts_with(wait))
+                })
+            });
+            sh(&format!("{make} {}", fifo.display()));
+            let outcome = start.go_on().end();
+            if make == "mkfifo" {
+                outcome.exits(0);
+            } else {
+                outcome.refused(&["/srv/new", "EISDIR"]);
+            }
+            sh(&format!("rm -r {}", fifo.display()));
+        }
     });
 }
 
