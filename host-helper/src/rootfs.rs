@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dev::mount_dev;
 use crate::error::{Doing, Error, Result};
+use crate::foreign::quote;
 use crate::inside::{Permission, open_directory, open_if_there, open_in_root, open_path};
 use crate::state;
 use crate::sys::{
@@ -305,34 +306,63 @@ pub fn check(directory: &Path, needs_etc: bool) -> Result<PathBuf> {
         Mode::empty(),
     )
     .doing(|| format!("open root file system {shown}"))?;
-    let has =
-        |name: &str| match open_in_root(&root, Path::new(name), OFlag::O_PATH | OFlag::O_DIRECTORY)
-        {
-            Ok(_) => Ok(true),
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(false),
-            Err(errno) => Err(errno).doing(|| format!("open {shown}/{name}")),
-        };
     let mut missing = Vec::new();
     for name in ["proc", "sys", "dev"] {
-        if !has(name)? {
-            missing.push(format!("/{name}"));
-        }
+        missing.extend(Missing::look(&root, &whole, name)?);
     }
     if !missing.is_empty() {
-        let list = missing.join(", ");
+        let list: Vec<_> = missing.iter().map(|it| format!("/{}", it.name)).collect();
         return Err(Error::new(format!(
-            "use root file system {shown}: it has no directory {list} to mount on; make it: mkdir {}",
-            missing
-                .iter()
-                .map(|name| format!("{shown}{name}"))
-                .collect::<Vec<_>>()
-                .join(" ")
+            "use root file system {shown}: it has no directory {} to mount on; {}",
+            list.join(", "),
+            Missing::cure(&missing, directory)
         )));
     }
-    if needs_etc && !has("etc")? {
+    let etc = needs_etc.then(|| Missing::look(&root, &whole, "etc"));
+    if let Some(missing) = etc.transpose()?.flatten() {
         return Err(Error::new(format!(
-            "use root file system {shown}: it has no directory /etc for resolv.conf; make it (mkdir {shown}/etc), or use --resolv=off"
+            "use root file system {shown}: it has no directory /etc for resolv.conf; {}, or use --resolv=off",
+            Missing::cure(&[missing], directory)
         )));
     }
     Ok(whole)
+}
+
+/// A directory that a root file system lacks.
+struct Missing {
+    name: &'static str,
+    /// Something else has its name.
+    is_covered: bool,
+}
+
+impl Missing {
+    fn look(root: &OwnedFd, path: &Path, name: &'static str) -> Result<Option<Missing>> {
+        let doing = || format!("open {}", path.join(name).display());
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        match open_in_root(root, Path::new(name), flags) {
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {}
+            opened => return opened.map(|_| None).doing(doing),
+        }
+        let is_covered = path.join(name).symlink_metadata().is_ok();
+        Ok(Some(Missing { name, is_covered }))
+    }
+
+    /// What to do about them: commands where one will do.
+    fn cure(all: &[Missing], root: &Path) -> String {
+        let paths = |is_covered| {
+            let these = all.iter().filter(|it| it.is_covered == is_covered);
+            let paths = these.map(|it| quote(&root.join(it.name).to_string_lossy()));
+            paths.collect::<Vec<_>>().join(" ")
+        };
+        let (absent, covered) = (paths(false), paths(true));
+        let make = format!("make it (mkdir {absent})");
+        let replace = format!(
+            "replace {covered}, which is a file, or a link that leads to no directory inside"
+        );
+        match (absent.is_empty(), covered.is_empty()) {
+            (_, true) => make,
+            (true, _) => replace,
+            _ => format!("{make}, and {replace}"),
+        }
+    }
 }

@@ -126,8 +126,29 @@ fn a_root_filesystem_without_the_mount_points() {
         fs::remove_dir(lab.rootfs.join("sys")).expect("remove");
         std::os::unix::fs::symlink("/run/netns", lab.rootfs.join("sys"))
             .expect("a link to somewhere on the host");
-        let before = Snapshot::take();
-        refused_with(lab.run(&[], &["true"]), &["/sys"], &before);
+        // What is there is not made: mkdir would say so.
+        refused(lab, &[], &["/sys", "replace", "rootfs/sys"]);
+        fs::remove_file(lab.rootfs.join("sys")).expect("unlink");
+        fs::write(lab.rootfs.join("sys"), "").expect("a file");
+        fs::remove_dir(lab.rootfs.join("proc")).expect("remove");
+        let both = ["mkdir", "rootfs/proc)", "replace", "rootfs/sys,"];
+        refused(lab, &[], &both);
+        fs::remove_file(lab.rootfs.join("sys")).expect("unlink");
+        // A command that can be run as it is, whatever the path.
+        let root = lab.dir.join("a root's");
+        fs::rename(&lab.rootfs, &root).expect("rename");
+        let outcome = || {
+            let path = root.to_string_lossy();
+            lab.hawser(&["run", "--rootfs", &path, "--", "true"])
+        };
+        for end in [")", "), or use --resolv=off"] {
+            let said = outcome().err();
+            let command = said.trim_end().rsplit_once("make it (").expect("a cure").1;
+            sh(command.strip_suffix(end).expect("a command"));
+            fs::remove_dir_all(root.join("etc")).ok();
+        }
+        std::os::unix::fs::symlink("etc", root.join("etc")).expect("a loop");
+        outcome().refused(&["/etc", "replace", "--resolv=off"]);
     });
 }
 
