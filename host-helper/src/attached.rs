@@ -119,6 +119,8 @@ pub fn request(
 ) -> Result<Request> {
     let mut inside = target.check_empty(&net.iface)?;
     let mut request = net.request(name, None);
+    // The kernel's is the container's own, and may be shorter; in its files it has the name that its neighbours know.
+    request.hostname.clone_from(&request.name);
     request.details.taken = target.destinations(&mut inside)?;
     if !request.ports.is_empty() && !request.details.leads_everywhere(true) {
         warn(&format!(

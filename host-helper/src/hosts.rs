@@ -21,7 +21,7 @@ use std::time::UNIX_EPOCH;
 use crate::bridge::Network;
 use crate::deadline::{self, Locked};
 use crate::error::{Doing, Result, twice};
-use crate::request::Request;
+use crate::request::{Request, host_name_of};
 use crate::state;
 use crate::sys::{clone_tree, seclude};
 use crate::veth::Veth;
@@ -55,7 +55,8 @@ pub enum View {
 impl View {
     /// What a container of a network gets.
     pub fn of(request: &Request) -> View {
-        let has_own = !request.hosts.is_empty() || request.hostname != request.name;
+        let its = [&*request.name, host_name_of(&request.name)];
+        let has_own = !request.hosts.is_empty() || !its.contains(&&*request.hostname);
         if has_own || is_taken(&request.name) {
             View::Private
         } else {

@@ -260,6 +260,13 @@ pub enum StdioChoice {
     Log,
 }
 
+/// The host name of a container of this name, where nobody asks for another.
+pub fn host_name_of(name: &str) -> &str {
+    // A host name holds 64 bytes (sethostname(2)), a container's name 127.
+    const LONGEST: usize = 64;
+    name.get(..LONGEST).unwrap_or(name)
+}
+
 /// Refuses a name that a container cannot have.
 ///
 /// # Errors

@@ -52,6 +52,40 @@ fn supervisor(lab: &Lab, name: &str) -> i32 {
 
 const PING: [&str; 5] = ["ping", "-c", "1", "-W", "2"];
 
+/// As those that runtimes give (64 digits), and longer ones than a host name may be.
+#[test]
+fn long_names_are_in_the_file_of_the_network() {
+    case(|lab| {
+        for (number, length) in [(2, 63), (3, 64), (4, 65), (5, 127)] {
+            let name = "n".repeat(length);
+            let address = format!("172.19.0.{number}");
+            let options = ["--name", &name, "--ip", &address];
+            let script = "cat /etc/hosts; mount | grep -c '/etc/hosts .*[(,]ro'; hostname";
+            let seen = lab.run_sh(&options, script).ok();
+            assert!(has(&seen, &format!("{address} {name}")), "{length}: {seen}");
+            let cut: String = name.chars().take(64).collect();
+            assert!(seen.ends_with(&format!("\n1\n{cut}")), "{length}: {seen}");
+            // One that was asked for is another name of its own.
+            let own = [&options[..], &["--hostname", "box"]].concat();
+            let seen = lab.run(&own, &["cat", "/etc/hosts"]).ok();
+            assert!(has(&seen, &format!("{address} box")), "{length}: {seen}");
+            // Nobody stays to write anew what an attached one has.
+            let guest = Running::unshared(&["-n", "-m"], "exec cat");
+            let pid = guest.pid().to_string();
+            for further in [&[][..], &["--add-host", "db:192.0.2.77"]] {
+                let attach = [&["attach", &pid][..], &options, further].concat();
+                lab.hawser(&attach).ok();
+                let seen = Seen::inside(guest.pid(), "/etc/hosts").text();
+                assert!(has(&seen, &format!("{address} {name}")), "{length}: {seen}");
+                let whole = fs::read_to_string(FILE).expect("the network's file");
+                assert_eq!(seen == whole, further.is_empty(), "{length}: {seen}");
+                lab.hawser(&["detach", &name]).ok();
+            }
+            guest.end().exits(0);
+        }
+    });
+}
+
 #[test]
 fn who_was_there_before_and_who_comes_later() {
     packets(|lab| {

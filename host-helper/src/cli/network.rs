@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::link::Mac;
 use crate::publish;
 use crate::reach::{Egress, Reach};
-use crate::request::{Details, NetworkChoice, Request};
+use crate::request::{Details, NetworkChoice, Request, host_name_of};
 use crate::sys;
 use crate::veth::INSIDE;
 
@@ -213,8 +213,7 @@ impl Network {
     pub fn request(&self, name: Option<&str>, hostname: Option<&str>) -> Request {
         let is_name_made_up = name.is_none();
         let name = name.map_or_else(|| format!("box-{:08x}", sys::random_u32()), str::to_string);
-        // A host name holds 64 bytes (sethostname(2)), a container's name 127.
-        let hostname = hostname.map_or_else(|| name.chars().take(63).collect(), str::to_string);
+        let hostname = hostname.unwrap_or(host_name_of(&name)).to_string();
         let asked = Resolvers {
             servers: self.dns.clone(),
             search: self.dns_search.clone(),
