@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -52,13 +52,15 @@ impl Resolvers {
             let mut words = words_of(line).filter(is_plain);
             match words.next() {
                 Some("nameserver") => {
-                    let server = words.next().and_then(|word| word.parse::<IpAddr>().ok());
+                    let word = words.next();
+                    let server = word.and_then(|word| word.parse::<IpAddr>().ok());
                     let is_within_reach = |server: &IpAddr| {
                         let is_here = server.is_loopback() || server.is_unspecified();
                         let is_too_new = within == Within::Network4 && server.is_ipv6();
                         within == Within::Host || !(is_here || is_link_local(*server) || is_too_new)
                     };
-                    has_left_one |= server.is_some_and(|server| !is_within_reach(&server));
+                    has_left_one |= server.is_some_and(|server| !is_within_reach(&server))
+                        || word.is_some_and(has_zone);
                     let server = server.filter(is_within_reach);
                     if let Some(server) = server.filter(|server| !found.servers.contains(server)) {
                         found.servers.push(server);
@@ -177,6 +179,19 @@ pub fn spellings(server: IpAddr) -> BTreeSet<String> {
     let words = text.lines().filter_map(named);
     let same = words.filter(|word| word.parse() == Ok(server));
     same.map(String::from).collect()
+}
+
+/// The first word by which the host's own file names a resolver on one of its links: it is left out, since init's message has no zones.
+pub fn with_zone() -> Option<String> {
+    let text = read(HOST).unwrap_or_default();
+    let word = text.lines().filter_map(named).find(|word| has_zone(word));
+    word.map(String::from)
+}
+
+/// Whether a word is an address with a zone, `fe80::1%eth0` (RFC 4007, section 11).
+fn has_zone(word: &str) -> bool {
+    let parts = word.split_once('%');
+    parts.is_some_and(|(address, _)| address.parse::<Ipv6Addr>().is_ok())
 }
 
 /// Those of a line, without its comment.

@@ -209,17 +209,24 @@ impl Request {
 
     /// What to warn of: its resolv.conf is to name resolvers, and names none. `None`: nothing.
     pub fn lacks_resolvers(&self) -> Option<String> {
-        let lacks = self.writes_resolv && self.resolvers.servers.is_empty();
-        let why = || match &self.unread_resolvers {
-            Some(error) => error.as_str(),
-            None => "the host has none that it could reach",
+        if !self.writes_resolv || !self.resolvers.servers.is_empty() {
+            return None;
+        }
+        let is_hosts = self.network == NetworkChoice::Host && self.asked.is_some();
+        let with_zone = is_hosts.then(dns::with_zone).flatten();
+        let why = match (&self.unread_resolvers, with_zone) {
+            (Some(error), _) => error.clone(),
+            (None, Some(word)) => {
+                return Some(format!(
+                    "no resolver for the container: {word} cannot be written with its link; give it the host's own file: --resolv=off -v {0}:{0}",
+                    dns::HOST
+                ));
+            }
+            (None, None) => "the host has none that it could reach".to_string(),
         };
-        lacks.then(|| {
-            format!(
-                "no resolver for the container: {}; name one with --dns",
-                why()
-            )
-        })
+        Some(format!(
+            "no resolver for the container: {why}; name one with --dns"
+        ))
     }
 
     /// How the container comes by the names of its network; `None`: it has no neighbours.

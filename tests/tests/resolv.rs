@@ -264,6 +264,31 @@ fn without_a_file_of_the_host_those_behind_the_stub_count() {
     });
 }
 
+/// NetworkManager and rdnssd write what a router has advertised so.
+#[test]
+fn a_resolver_on_a_link_of_the_hosts_is_left_out_and_said_to_be() {
+    const ON_LINK: &str = "nameserver fe80::1%uplink";
+    case(|lab| {
+        let both = format!("{ON_LINK}\nnameserver 198.51.100.53\noptions trust-ad\n");
+        lab.set_resolv_conf(&both);
+        for network in ["bridge", "host"] {
+            let lines = resolv_conf(lab, &["--network", network]);
+            assert_eq!(lines, ["nameserver 198.51.100.53"], "{network}");
+        }
+        lab.set_resolv_conf(&format!("{ON_LINK}\n"));
+        let outcome = lab.run(&[], &["true"]).exits(0);
+        assert!(outcome.err().contains("name one with --dns"), "{outcome}");
+        // Where it could be reached, there is a way.
+        let outcome = lab.run(&["--network", "host"], &["true"]).exits(0);
+        let said = outcome.err();
+        assert!(said.contains("fe80::1%uplink"), "{outcome}");
+        let cure = said.trim_end().rsplit_once("own file: ").expect("a cure").1;
+        let cure: Vec<&str> = cure.split(' ').collect();
+        let options = [&["--network", "host"][..], &cure].concat();
+        assert_eq!(resolv_conf(lab, &options), [ON_LINK]);
+    });
+}
+
 #[test]
 fn none_left_is_a_warning_and_nothing_public_is_put_in() {
     case(|lab| {
