@@ -1,6 +1,8 @@
 //! resolv.conf and hosts: whose resolvers, and where the files go.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Instant;
@@ -215,7 +217,7 @@ fn an_attached_container_whose_ipv6_is_off_gets_resolvers_of_ipv4() {
 #[test]
 fn a_port_of_ipv6_needs_a_container_that_has_it() {
     case(|lab| {
-        let before = Snapshot::take();
+        let before = lab.with_network();
         let port = ["-p", "[2001:db8:1::2]:8080:80"];
         for off in [
             &["--no-ipv6"][..],
@@ -227,6 +229,20 @@ fn a_port_of_ipv6_needs_a_container_that_has_it() {
                 off[0],
             ]);
             before.assert_back();
+            // What comes by loopback is connected anew, in the container's own family.
+            let options = [off, &["-p", "[::1]:8080:80", "--resolv=off"]].concat();
+            let script = "httpd -p 80 -h /etc; echo up; read x; exit 0";
+            let mut web = lab.start(&options, &["sh", "-c", script]);
+            web.until("up");
+            let mut stream = TcpStream::connect("[::1]:8080").expect("connect");
+            let request = b"GET /passwd HTTP/1.0\r\n\r\n";
+            stream.write_all(request).expect("ask");
+            let mut page = String::new();
+            stream.read_to_string(&mut page).expect("read a page");
+            assert!(page.contains("worker"), "{off:?}: {page}");
+            drop(stream);
+            web.end().exits(0);
+            lab.settle();
         }
     });
 }
