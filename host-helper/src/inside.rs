@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::{Mode, SFlag, mkdirat, mknodat};
+use nix::sys::stat::{Mode, SFlag, mkdirat};
 
 use crate::users::make_in;
 
@@ -186,11 +186,12 @@ impl Maker<'_> {
             }
             Kind::File => {
                 let mode = Mode::from_bits_truncate(0o644);
-                // Not opened: another container may have put a FIFO there meanwhile.
-                let make = || mknodat(&directory, name.as_c_str(), SFlag::S_IFREG, mode, 0);
+                // What another container has put there meanwhile is not opened: of a FIFO that would wait.
+                let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+                let make = || openat(&directory, name.as_c_str(), flags, mode);
                 match make_in(&directory, make) {
                     Err(Errno::EEXIST) => {}
-                    made => made?,
+                    made => drop(made?),
                 }
             }
         }
