@@ -179,6 +179,45 @@ fn point_to_point_as_well() {
     });
 }
 
+/// Its neighbours and a container itself come back by the bridge: what is needed for that is all its containers'.
+#[test]
+fn on_a_bridge_of_others_a_port_outlives_those_of_other_containers() {
+    packets(|lab| {
+        sh(
+            "ip link add br9 type bridge; ip addr add 172.29.0.1/24 dev br9; ip link set br9 up
+            sysctl -q -w net.ipv4.ip_forward=1",
+        );
+        let on = |name: &str, ports: &[&str]| {
+            container(lab, name, &[&["--bridge", "br9"], ports].concat())
+        };
+        let web = on("web", &BOTH);
+        let server = Server::new(&web, "0.0.0.0:80");
+        let neighbour = on("neighbour", &["-p", "8081:80"]);
+        let check = |when: &str| {
+            for (from, who) in [(&web, "itself"), (&neighbour, "a neighbour")] {
+                let reached = from.enter(|| connect("172.29.0.1:8080".parse().expect("address")));
+                reached.unwrap_or_else(|error| panic!("{who}, {when}: {error}"));
+                drop(server.tcp.accept().expect("its connection"));
+                let seen = server.sees(from, "172.29.0.1:8080");
+                assert_eq!(seen, ip("172.29.0.1"), "{who}, {when}");
+            }
+        };
+        check("two publish ports");
+        lab.hawser(&["port", "rm", "neighbour", "8081:80"]).ok();
+        check("the other has taken its last port back");
+        on("another", &["-p", "8082:80"]);
+        lab.hawser(&["stop", "another"]).ok();
+        check("another has ended");
+        drop((server, web, neighbour));
+        for name in ["web", "neighbour"] {
+            lab.hawser(&["stop", name]).ok();
+        }
+        lab.settle();
+        lab.hawser(&["down"]).ok();
+        assert_eq!(sh("nft list ruleset"), "");
+    });
+}
+
 #[test]
 fn in_the_foreground_too_and_only_as_long_as_it_lives() {
     packets(|lab| {

@@ -51,6 +51,12 @@ pub fn of_bridge(name: &str, policy: Policy) -> Vec<Element> {
     vec![passes_within(group(name, policy)), hairpin(name)]
 }
 
+/// Whether an element is there for a network, or for the ports of all who are on its bridge: it is not taken back with one container.
+pub fn is_shared(element: &Element, network: &Network) -> bool {
+    let is_hairpin = || network.bridge.is_some() && *element == hairpin(&network.name);
+    of_network(network).contains(element) || is_hairpin()
+}
+
 fn passes_within(group: u32) -> Element {
     let group = group.to_ne_bytes();
     set(Family::Inet, NETWORKS, [group, group].concat())
@@ -226,7 +232,8 @@ pub fn of_ports(attachment: &Attachment, ports: &[Port]) -> Vec<Element> {
             }
         }
     }
-    // A bridge of ours has this already; a link of one container, or somebody else's bridge, needs it for its ports.
+    // A bridge of ours has this already; a link of one container, or somebody else's bridge, needs it for its ports. There it stays (see
+    // [`is_shared`]): no element says whether another container needs it.
     if !elements.is_empty() {
         let network = &attachment.network;
         match network.bridge {

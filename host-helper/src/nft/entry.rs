@@ -224,7 +224,8 @@ impl Entry {
         let needed: BTreeSet<Element> =
             BTreeSet::from_iter(elements::of_ports(&self.attachment, &sharing));
         let mut gone = elements::of_ports(&self.attachment, ports);
-        gone.retain(|element| !needed.contains(element));
+        let network = &self.attachment.network;
+        gone.retain(|it| !needed.contains(it) && !elements::is_shared(it, network));
         let tenant = self.tenant();
         take(&mut self.nft, Some(&tenant), &gone).doing(|| "take a port back from nft".into())?;
         self.ports = left;
@@ -309,11 +310,10 @@ impl Entry {
         done.inspect_err(warn_of_rest).is_ok()
     }
 
-    /// Without the network's own, which stay until `down`.
+    /// Without those of all who are on its network, which stay until `down`.
     fn of_container(&self) -> Vec<Element> {
-        let network = elements::of_network(&self.attachment.network);
         let mut elements = self.elements();
-        elements.retain(|element| !network.contains(element));
+        elements.retain(|element| !elements::is_shared(element, &self.attachment.network));
         elements
     }
 }
