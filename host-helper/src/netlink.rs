@@ -110,7 +110,8 @@ impl Netlink {
     /// whose answer ends the exchange) and hands every answer to `each`. The first refusal is the result.
     ///
     /// # Errors
-    /// The errno of the first message that the kernel refused, with its sentence.
+    /// The errno of the first message that the kernel refused, with its sentence. EINTR: the answers are those of a dump that the kernel
+    /// calls inconsistent; [`Netlink::dump`] asks again.
     pub fn exchange(
         &mut self,
         write: impl Fn(&mut Writer, u32) -> u32,
@@ -118,7 +119,10 @@ impl Netlink {
     ) -> Result<(), Refusal> {
         let first = self.sequence + 1;
         let last = self.send(&write)?;
-        self.collect(first..=last, &mut each).map(drop)
+        match self.collect(first..=last, &mut each)? {
+            true => Ok(()),
+            false => Err(Errno::EINTR.into()),
+        }
     }
 
     /// One message that wants an acknowledgement and nothing else.
@@ -187,15 +191,33 @@ impl Netlink {
         &mut self,
         write: impl Fn(&mut Writer, u32),
     ) -> Result<Vec<RouteNetlinkMessage>, Refusal> {
+        self.dump(write, parse)
+    }
+
+    /// What `read` makes of the answers to one question for all objects that fit. It is asked again where they have changed before all were
+    /// told: what the kernel goes on with may not be where it was.
+    ///
+    /// # Errors
+    /// As [`Netlink::exchange`]; EINTR: they go on changing.
+    pub fn dump<T, I: IntoIterator<Item = T>>(
+        &mut self,
+        write: impl Fn(&mut Writer, u32),
+        read: impl Fn(&Message) -> I,
+    ) -> Result<Vec<T>, Refusal> {
         for _ in 0..DUMP_TRIES {
             let mut found = Vec::new();
+            let (mut ruleset, mut is_one) = (None, true);
             let first = self.sequence + 1;
             let last = self.send(&|batch: &mut Writer, sequence| {
                 write(batch, sequence);
                 sequence
             })?;
-            let each = &mut |message: &Message| found.extend(parse(message));
-            if self.collect(first..=last, each)? {
+            let each = &mut |message: &Message| {
+                let number = ruleset_of(message);
+                is_one &= *ruleset.get_or_insert(number) == number;
+                found.extend(read(message));
+            };
+            if self.collect(first..=last, each)? && is_one {
                 return Ok(found);
             }
         }
@@ -311,6 +333,14 @@ impl std::os::fd::AsFd for Netlink {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// The last bits of the number of the ruleset that an answer of nf_tables was read from (`res_id` of struct nfgenmsg, in
+/// linux/netfilter/nfnetlink.h). Of elements of sets, nothing else tells that a dump was interrupted.
+fn ruleset_of(message: &Message) -> Option<[u8; 2]> {
+    let is_nftables = i32::from(message.kind >> 8) == libc::NFNL_SUBSYS_NFTABLES;
+    let number = message.payload.get(2..4).filter(|_| is_nftables)?;
+    number.try_into().ok()
 }
 
 /// One message of rtnetlink, if its kind is known.

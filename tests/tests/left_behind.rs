@@ -1,6 +1,7 @@
 //! After a run: no veth, no mount, no file, no process. Bridge and tables stay: they are the network.
 
 use std::fs::File;
+use std::ops::Range;
 use std::process::Command;
 use std::time::UNIX_EPOCH;
 
@@ -425,5 +426,45 @@ fn a_command_ignores_no_signal() {
             lab.hawser(&[&["exec", "web"], &look[..]].concat()).ok(),
             none
         );
+    });
+}
+
+/// What the kernel goes on with in a set, behind what it has told, is where it was by number: who deletes elements there moves the rest up.
+#[test]
+fn a_sweep_beside_the_end_of_others_leaves_nothing() {
+    const DEAD: Range<u16> = 20000..21000;
+    const ENDING: Range<u16> = 30000..30500;
+    const LIVING: Range<u16> = 31000..31500;
+    case(|lab| {
+        lab.hawser(&["up"]).ok();
+        let file = lab.dir.join("elements.nft");
+        let nft = |verb: &str, host: u8, ports: Range<u16>, tenants: &str| {
+            let ports: Vec<String> = ports
+                .map(|port| format!("tcp . {port} : 172.19.0.{host} . 80"))
+                .collect();
+            let ports = ports.join(", ");
+            let text = format!("{verb} element inet hawser ports4 {{ {ports} }}\n{tenants}");
+            std::fs::write(&file, text).expect("write a file");
+            sh(&format!("nft -f {}", file.display()));
+        };
+        let left = || sh("nft list map inet hawser ports4; nft list map inet hawser tenants");
+        nft("add", 202, LIVING, "");
+        let lines = left().lines().count();
+        let trace = lab.dir.join("trace");
+        // Behind that come 16 elements a message.
+        for nth in 1..50 {
+            // One that was killed, and another that ends while that is swept. Not so many that the kernel makes its table smaller then: what it
+            // would tell twice is refused when it is deleted.
+            let tenant = "add element inet hawser tenants { \"hwac1300c8\" : :: . 0x7 }";
+            nft("add", 200, DEAD, tenant);
+            nft("add", 201, ENDING, "");
+            let sweep = Stopped::at_message(nth, &lab.command(&["ls"]), &trace);
+            assert!(sweep.is_stopped, "it sends more than {nth} messages");
+            nft("delete", 201, ENDING, "");
+            sweep.go_on().end().exits(0);
+            // What changed in the midst of it is left to the next.
+            lab.hawser(&["ls"]).exits(0);
+            assert_eq!(left().lines().count(), lines, "behind message {nth}");
+        }
     });
 }

@@ -120,11 +120,10 @@ fn tables(route: &mut Netlink) -> BTreeSet<u32> {
         libc::RT_TABLE_LOCAL,
     ];
     let mut tables = BTreeSet::from(own.map(u32::from));
-    let _ = route.exchange(
+    let named = route.dump(
         |writer, sequence| {
             writer.begin(libc::RTM_GETRULE, DUMP, sequence, &[0; FIB_RULE_HDR]);
             writer.end();
-            sequence
         },
         |message| {
             let attributes = message.payload.get(FIB_RULE_HDR..).unwrap_or(&[]);
@@ -132,10 +131,10 @@ fn tables(route: &mut Netlink) -> BTreeSet<u32> {
             // Numbers that the header has no room for.
             let named = attributes.find(|(kind, _)| *kind == FRA_TABLE);
             let named = named.and_then(|(_, value)| read_u32(value, 0));
-            let table = named.or(message.payload.get(TABLE).map(|table| u32::from(*table)));
-            tables.extend(table);
+            named.or(message.payload.get(TABLE).map(|table| u32::from(*table)))
         },
     );
+    tables.extend(named.unwrap_or_default());
     tables
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hawser::netlink::{Attributes, Message, Writer, read_u32};
+use hawser::netlink::{Attributes, Message, read_u32};
 
 use super::TABLE;
 use super::barriers::{Chains, End, Packets, Rule, Walk};
@@ -51,25 +51,23 @@ type Name = (&'static str, String);
 /// # Errors
 /// What the kernel refused.
 pub fn tables(nft: &mut Netlink, links: &Links, way: Way) -> Result<Vec<Table>, Refusal> {
-    let mut chains = Vec::new();
-    dump(nft, libc::NFT_MSG_GETCHAIN, |message| {
-        chains.extend(read_chain(message));
-    })?;
+    let chains = dump(nft, libc::NFT_MSG_GETCHAIN, read_chain)?;
     let hooked: Vec<&Chain> = chains.iter().filter(|chain| chain.is_hooked).collect();
     if hooked.is_empty() {
         return Ok(Vec::new());
     }
-    let mut rules: BTreeMap<Name, Chains> = BTreeMap::new();
-    dump(nft, libc::NFT_MSG_GETRULE, |message| {
-        let Some((table, chain, rule)) = read_rule(message) else {
-            return;
+    let read = dump(nft, libc::NFT_MSG_GETRULE, |message| {
+        let is_of = |table: &Name| {
+            let is_its = |chain: &&Chain| (chain.family, &chain.table) == (table.0, &table.1);
+            hooked.iter().any(is_its)
         };
-        let is_of = |chain: &&&Chain| (chain.family, &chain.table) == (table.0, &table.1);
-        if hooked.iter().any(|chain| is_of(&chain)) {
-            let chains = rules.entry(table).or_default();
-            chains.entry(chain).or_default().push(rule);
-        }
+        read_rule(message).filter(|(table, ..)| is_of(table))
     })?;
+    let mut rules: BTreeMap<Name, Chains> = BTreeMap::new();
+    for (table, chain, rule) in read {
+        let chains = rules.entry(table).or_default();
+        chains.entry(chain).or_default().push(rule);
+    }
     let mut found = Vec::new();
     for barrier in hooked {
         let rules = rules.entry((barrier.family, barrier.table.clone()));
@@ -139,20 +137,19 @@ fn ends(rules: &Chains, chain: &Chain, links: &Links, way: Way) -> Vec<End> {
     ends
 }
 
-/// All objects of every family and table.
-pub(super) fn dump(
+/// All objects of every family and table, as far as they can be read.
+pub(super) fn dump<T>(
     nft: &mut Netlink,
     what: i32,
-    each: impl FnMut(&Message),
-) -> Result<(), Refusal> {
-    nft.exchange(
-        |writer: &mut Writer, sequence| {
+    read: impl Fn(&Message) -> Option<T>,
+) -> Result<Vec<T>, Refusal> {
+    nft.dump(
+        |writer, sequence| {
             // struct nfgenmsg: any family (linux/netfilter/nfnetlink.h).
             writer.begin(kind(what), DUMP, sequence, &[0; 4]);
             writer.end();
-            sequence
         },
-        each,
+        read,
     )
 }
 

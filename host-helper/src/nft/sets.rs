@@ -231,30 +231,31 @@ pub fn all_elements(nft: &mut Netlink) -> std::result::Result<Vec<Element>, Refu
 }
 
 /// The elements of one set; none when it is not there.
+///
+/// Others may delete some meanwhile, and whoever sweeps must not miss one: see [`Netlink::dump`].
 pub fn elements_of(
     nft: &mut Netlink,
     family: Family,
     set: &'static str,
 ) -> std::result::Result<Vec<Element>, Refusal> {
-    let mut found = Vec::new();
-    let done = nft.exchange(
-        |writer, sequence| {
-            let mut batch = Batch::new(writer, sequence, TABLE);
-            batch.ask_elements(family, set);
-            batch.last()
-        },
+    let dumped = nft.dump(
+        |writer, sequence| Batch::new(writer, sequence, TABLE).ask_elements(family, set),
         |message| {
+            let mut found = Vec::new();
             read_elements(message, &mut |element, _| {
                 found.push(Element {
                     family,
                     set,
                     ..element
                 })
-            })
+            });
+            found
         },
     );
-    ignore_missing(done)?;
-    Ok(found)
+    match dumped {
+        Err(refusal) if refusal.errno == Errno::ENOENT => Ok(Vec::new()),
+        dumped => dumped,
+    }
 }
 
 fn read_elements(message: &Message, each: &mut impl FnMut(Element, u64)) {

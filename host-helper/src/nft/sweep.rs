@@ -126,6 +126,14 @@ pub fn sweep_dead(route: &mut Netlink) -> Result<()> {
 /// # Errors
 /// What the kernel refused.
 pub fn sweep_dead_by(nft: &mut Netlink, route: &mut Netlink) -> Result<bool> {
+    match try_to_sweep_dead(nft, route) {
+        // A dump that others went on to interrupt: that, too, is left to the next call.
+        Err(error) if error.errno == Some(Errno::EINTR) => Ok(true),
+        done => done,
+    }
+}
+
+fn try_to_sweep_dead(nft: &mut Netlink, route: &mut Netlink) -> Result<bool> {
     const TRIES: u32 = 3;
     let doing = || "sweep what dead containers have left".to_string();
     let mut has_closed = false;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use hawser::netlink::{Attributes, Message, Writer};
+use hawser::netlink::{Attributes, Message};
 
 use super::TABLE;
 use super::conditions::{Conditions, Is, Reader, address, port, value};
@@ -48,26 +48,27 @@ pub struct MapElement {
 pub fn all(nft: &mut Netlink) -> Result<Vec<Translation>, Refusal> {
     let mut found = Vec::new();
     let mut chains = Chains::default();
-    dump(nft, libc::NFT_MSG_GETRULE, |message| {
-        let Some(rule) = read_rule(message) else {
-            return;
-        };
-        *chains.rules.entry(rule.chain.clone()).or_default() += 1;
+    let rules = dump(nft, libc::NFT_MSG_GETRULE, |message| {
+        let rule = read_rule(message)?;
         let said = Said::of(&rule);
-        if let Some(to) = said.leads_to.filter(|_| is_for_the_host(&said.conditions)) {
-            let (family, table, _) = &rule.chain;
-            chains.reached.insert((family, table.clone(), to));
-        }
-        if said.translates && rule.chain.1 != TABLE {
-            found.push(rule);
-        }
+        let leads_to = said.leads_to.filter(|_| is_for_the_host(&said.conditions));
+        let is_wanted = said.translates && rule.chain.1 != TABLE;
+        Some((rule.chain.clone(), leads_to, is_wanted.then_some(rule)))
     })?;
+    for (chain, leads_to, rule) in rules {
+        let (family, table, _) = chain.clone();
+        chains
+            .reached
+            .extend(leads_to.map(|to| (family, table, to)));
+        *chains.rules.entry(chain).or_default() += 1;
+        found.extend(rule);
+    }
     if found.is_empty() {
         return Ok(Vec::new());
     }
-    dump(nft, libc::NFT_MSG_GETCHAIN, |message| {
-        chains.read(message);
-    })?;
+    for chain in dump(nft, libc::NFT_MSG_GETCHAIN, ChainRead::of)? {
+        chains.add(chain);
+    }
     found.retain(|rule| !chains.idle.contains(&rule.chain));
     let sets = sets(nft, &found)?;
     let mut all = Vec::new();
@@ -98,27 +99,42 @@ struct Chains {
     idle: BTreeSet<Name>,
 }
 
-impl Chains {
-    fn read(&mut self, message: &Message) -> Option<()> {
+/// What the kernel says of a chain.
+struct ChainRead {
+    name: Name,
+    is_hooked: bool,
+    /// Its own rules, and those that lead to it.
+    uses: u32,
+}
+
+impl ChainRead {
+    fn of(message: &Message) -> Option<ChainRead> {
         // linux/netfilter/nf_tables.h
         const NFTA_CHAIN_TABLE: u16 = 1;
         const NFTA_CHAIN_NAME: u16 = 3;
         const NFTA_CHAIN_HOOK: u16 = 4;
         const NFTA_CHAIN_USE: u16 = 6;
         let attributes = message.payload.get(4..)?;
-        let name = (
-            family(message)?,
-            text(find(attributes, NFTA_CHAIN_TABLE)?),
-            text(find(attributes, NFTA_CHAIN_NAME)?),
-        );
-        let uses = number(find(attributes, NFTA_CHAIN_USE)?)?;
-        let own = self.rules.get(&name).copied().unwrap_or_default();
-        if find(attributes, NFTA_CHAIN_HOOK).is_some() {
-            self.reached.insert(name);
-        } else if uses <= own {
-            self.idle.insert(name);
+        Some(ChainRead {
+            name: (
+                family(message)?,
+                text(find(attributes, NFTA_CHAIN_TABLE)?),
+                text(find(attributes, NFTA_CHAIN_NAME)?),
+            ),
+            is_hooked: find(attributes, NFTA_CHAIN_HOOK).is_some(),
+            uses: number(find(attributes, NFTA_CHAIN_USE)?)?,
+        })
+    }
+}
+
+impl Chains {
+    fn add(&mut self, chain: ChainRead) {
+        let own = self.rules.get(&chain.name).copied().unwrap_or_default();
+        if chain.is_hooked {
+            self.reached.insert(chain.name);
+        } else if chain.uses <= own {
+            self.idle.insert(chain.name);
         }
-        Some(())
     }
 }
 
@@ -281,17 +297,15 @@ fn elements(nft: &mut Netlink, name: &Name) -> Result<Ranges, Refusal> {
         "ip6" => libc::NFPROTO_IPV6,
         _ => libc::NFPROTO_INET,
     };
-    let mut found = Vec::new();
-    nft.exchange(
-        |writer: &mut Writer, sequence| {
+    let found = nft.dump(
+        |writer, sequence| {
             let header = [family as u8, 0, 0, 0];
             writer.begin(kind(libc::NFT_MSG_GETSETELEM), DUMP, sequence, &header);
             writer.string(NFTA_SET_ELEM_LIST_TABLE, table);
             writer.string(NFTA_SET_ELEM_LIST_SET, set);
             writer.end();
-            sequence
         },
-        |message| found.extend(read_elements(message)),
+        read_elements,
     )?;
     Ok(ranges(found))
 }
