@@ -202,6 +202,35 @@ fn the_admins_chain_is_evaluated_first_and_never_changed() {
     });
 }
 
+/// Nothing of ours jumps to it yet, or does so any more.
+#[test]
+fn one_rule_of_the_admin_is_kept_by_a_down_without_a_network() {
+    case(|lab| {
+        const CHAIN: &str = "table inet hawser { chain user { ip daddr 198.51.100.10 drop; }; }";
+        sh(&format!("nft '{CHAIN}'"));
+        let ruleset = sh("nft list ruleset");
+        lab.hawser(&["down"]).ok();
+        assert_eq!(sh("nft list ruleset"), ruleset, "before the first start");
+        let chain = sh("nft list chain inet hawser user");
+        lab.run(&[], &["true"]).ok();
+        for which in ["the first", "the second", "the third"] {
+            lab.hawser(&["down"]).exits(0);
+            assert_eq!(sh("nft list chain inet hawser user"), chain, "{which}");
+        }
+        sh(&format!(
+            "nft delete table inet hawser; nft -f - <<'E'\n{}\nE",
+            CHAIN.replacen('{', "{ comment \"hawser 99\";", 1)
+        ));
+        let ruleset = sh("nft list ruleset");
+        lab.run(&[], &["true"])
+            .refused(&["hawser 99", "chain user has rules"]);
+        assert_eq!(sh("nft list ruleset"), ruleset);
+        sh("nft flush chain inet hawser user");
+        lab.hawser(&["down"]).ok();
+        assert_eq!(sh("nft list ruleset"), "");
+    });
+}
+
 #[test]
 fn tables_of_another_version_are_replaced_or_refused_by_name() {
     case(|lab| {

@@ -1,6 +1,7 @@
 //! The tables in the kernel: whether they are there and whole, and how they are made, replaced and removed.
 
 use hawser::netlink::{Attributes, read_u32};
+use nix::errno::Errno;
 
 use super::message::{Batch, kind};
 use super::object::Family;
@@ -48,6 +49,8 @@ const EXPECTED_OBJECTS: [(Family, u32); 2] = [(Family::Inet, 36), (Family::Bridg
 const NEW_TABLE: u16 = kind(libc::NFT_MSG_NEWTABLE);
 
 const NEW_CHAIN: u16 = kind(libc::NFT_MSG_NEWCHAIN);
+
+const NEW_RULE: u16 = kind(libc::NFT_MSG_NEWRULE);
 
 /// The tables are there, and whole. True: they were not, until now.
 ///
@@ -271,26 +274,18 @@ pub fn remove(nft: &mut Netlink) -> Result<()> {
     Ok(())
 }
 
-/// Beyond the one rule that jumps there.
+/// Asked for, not counted: how often a chain is used says nothing of its rules where something jumps there, or nothing does any more.
 fn has_rules_of_the_admin(nft: &mut Netlink) -> std::result::Result<bool, Refusal> {
-    const NFTA_CHAIN_USE: u16 = 6;
-    let mut uses = 0;
-    let done = nft.exchange(
+    let dumped = nft.dump(
         |writer, sequence| {
-            let mut batch = Batch::new(writer, sequence, TABLE);
-            batch.ask_chain(Family::Inet, tables::USER);
-            batch.last()
+            Batch::new(writer, sequence, TABLE).ask_rules(Family::Inet, tables::USER)
         },
-        |message| {
-            for (kind, value) in Attributes::new(message.payload.get(4..).unwrap_or(&[])) {
-                if kind == NFTA_CHAIN_USE {
-                    uses = read_u32(value, 0).map_or(0, u32::from_be);
-                }
-            }
-        },
+        |message| (message.kind == NEW_RULE).then_some(()),
     );
-    ignore_missing(done)?;
-    Ok(uses > 1)
+    match dumped {
+        Err(refusal) if refusal.errno == Errno::ENOENT => Ok(false),
+        dumped => dumped.map(|rules| !rules.is_empty()),
+    }
 }
 
 #[cfg(test)]

@@ -171,6 +171,14 @@ impl<'w, 'b> Batch<'w, 'b> {
         );
     }
 
+    /// Asks for all rules of a chain.
+    pub fn ask_rules(&mut self, family: Family, chain: &str) {
+        const NFTA_RULE_CHAIN: u16 = 2;
+        self.message(family, libc::NFT_MSG_GETRULE, libc::NLM_F_DUMP, |w| {
+            w.string(NFTA_RULE_CHAIN, chain)
+        });
+    }
+
     /// Deletes all rules of a chain.
     pub fn delete_rules(&mut self, family: Family, chain: &str) {
         const NFTA_RULE_CHAIN: u16 = 2;
