@@ -453,6 +453,128 @@ fn rules_that_drop_what_is_forwarded() {
     });
 }
 
+/// A table with a chain for what is forwarded, whose policy drops, and with this beside it.
+fn forwarding_chain(rules: &str, beside: &str) -> String {
+    format!(
+        "nft 'table inet f {{ {beside} chain c {{ type filter hook forward priority 0; policy drop; {rules} }}; }}'"
+    )
+}
+
+/// No packets of the network pass each of these, and doctor says so; or they do, and it finds nothing.
+#[track_caller]
+fn passes_and_finds(lab: &Lab, place: &str, passes: bool, seeds: &[&str]) {
+    for seed in seeds {
+        sh(seed);
+        let reaches = || {
+            let ping = "ping -c 1 -W 1 198.51.100.10 >/dev/null && echo yes || echo no";
+            lab.hawser(&["exec", "web", "sh", "-c", ping]).ok() == "yes"
+        };
+        assert_eq!(reaches(), passes, "{seed}");
+        let found = findings(lab);
+        assert_eq!(found.is_empty(), passes, "{seed}: {found:#?}");
+        if !passes {
+            finds_and_cures(lab, "forward-dropped", place);
+            assert!(reaches(), "{seed}");
+        }
+        sh("for filter in iptables-nft ip6tables-nft; do $filter -P FORWARD ACCEPT; $filter -F; $filter -X; done
+            nft delete table inet f 2>/dev/null || true");
+    }
+}
+
+/// What the network may send to the host itself, or in a chain that nothing leads to, is not what is forwarded.
+#[test]
+fn rules_that_forwarded_packets_do_not_come_by() {
+    packets(|lab| {
+        lab.serve();
+        if sh("cat /proc/sys/net/bridge/bridge-nf-call-iptables") == "1\n" {
+            sysctl("net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0");
+        }
+        let _web = idle(lab, "web", &[]);
+        let hop = "chain hop { iifname hawser0 accept; oifname hawser0 accept; };";
+        let input = "chain input { type filter hook input priority 0; iifname \"hawser0\" accept; };";
+        passes_and_finds(
+            lab,
+            "network hawser0",
+            false,
+            &[
+                &forwarding_chain("", input),
+                &forwarding_chain("", hop),
+                "iptables-nft -P FORWARD DROP; iptables-nft -A INPUT -i hawser0 -j ACCEPT",
+            ],
+        );
+        passes_and_finds(
+            lab,
+            "network hawser0",
+            true,
+            &[
+                &forwarding_chain("jump hop;", hop),
+                &forwarding_chain(
+                    "ct state vmap { invalid : drop, new : jump hop, established : goto hop };",
+                    hop,
+                ),
+            ],
+        );
+    });
+}
+
+#[test]
+fn sets_and_maps_that_let_the_network_through() {
+    packets(|lab| {
+        lab.serve();
+        if sh("cat /proc/sys/net/bridge/bridge-nf-call-iptables") == "1\n" {
+            sysctl("net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0");
+        }
+        let _web = idle(lab, "web", &[]);
+        let both = |rule: &str| format!("iifname {rule}; oifname {rule};");
+        let answers = "ct state established,related accept;";
+        let lans = "set lans { type ipv4_addr; flags interval; elements = { 10.9.0.0/16, 172.16.0.0-172.31.255.255 }; };
+            set lans6 { type ipv6_addr; flags interval; elements = { fc00::/7, 2001:db8:9::/48 }; };
+            set links { type ifname; elements = { \"hawser0\", \"wg0\" }; };
+            chain hop { counter accept; };";
+        let chain = |rules: &str| forwarding_chain(rules, lans);
+        passes_and_finds(
+            lab,
+            "network hawser0",
+            true,
+            &[
+                &chain(&both("{ \"hawser0\", \"wg0\" } accept")),
+                &chain(&both("{ \"haws*\", \"wg0\" } accept")),
+                &chain(&both("@links accept")),
+                &chain(&both("vmap { \"hawser0\" : accept, \"wg0\" : drop }")),
+                &chain(&both("vmap { \"hawser0\" : jump hop, \"wg0\" : drop }")),
+                &chain("iif { hawser0, lo } accept; oif { hawser0, lo } accept;"),
+                &chain(&format!(
+                    "{answers} ip saddr @lans accept; ip6 saddr @lans6 accept;"
+                )),
+                &chain(&format!(
+                    "{answers} ip saddr {{ 172.19.0.0/16, 10.9.0.0/16 }} accept; ip6 saddr {{ fd00::/8, 2001:db8:9::/48 }} accept;"
+                )),
+                &chain(&format!(
+                    "{answers} ip saddr vmap {{ 172.19.0.0/16 : accept, 10.9.0.0/16 : drop }}; ip6 saddr vmap {{ fc00::/7 : goto hop }};"
+                )),
+                &chain(
+                    "ct state vmap { established : accept, related : accept }; iifname . oifname { \"hawser0\" . \"uplink\", \"wg0\" . \"uplink\" } accept;",
+                ),
+            ],
+        );
+        passes_and_finds(
+            lab,
+            "network hawser0",
+            false,
+            &[
+                &chain(&both("{ \"docker0\", \"wg0\" } accept")),
+                &chain(&both("!= { \"hawser0\", \"uplink\" } accept")),
+                &chain(&both("{ \"hawser0*\", \"wg*\" } tcp dport 22 counter")),
+                &chain(&both("vmap { \"hawser0\" : drop, \"wg0\" : accept }")),
+                &chain(&format!(
+                    "{answers} ip saddr {{ 172.20.0.0/16, 10.9.0.0/16 }} accept;"
+                )),
+                &chain("ct state vmap { established : accept, related : accept, invalid : drop };"),
+            ],
+        );
+    });
+}
+
 #[test]
 fn ufw_drops_what_is_forwarded() {
     case(|lab| {

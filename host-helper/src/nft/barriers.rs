@@ -1,12 +1,15 @@
 //! What becomes of packets of a network of ours in the chains of others: which rule, or policy, is the first that ends their way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use hawser::netlink::Attributes;
 use ipnet::IpNet;
 
 use super::conditions::{Conditions, Is, Links as What, Reader};
 use super::foreign::{find, number, text};
+use super::lookups::{Lookup, Range};
+use super::members::Members;
 use crate::foreign::{Dropping, Links};
 
 /// A chain's rules, by its name.
@@ -15,10 +18,16 @@ pub type Chains = BTreeMap<String, Vec<Rule>>;
 /// The kernel's own limit, `NFT_JUMP_STACK_SIZE`.
 const DEPTH: u32 = 16;
 
+/// The sets and maps of a table, by their names.
+pub type Sets = BTreeMap<String, Vec<Range>>;
+
 /// A rule of theirs.
+#[derive(Clone)]
 pub struct Rule {
     handle: u64,
     conditions: Conditions,
+    /// What is in the sets that it asks.
+    members: Vec<Is<Members>>,
     verdict: Verdict,
 }
 
@@ -49,7 +58,7 @@ pub enum End {
 
 /// Whether a rule is about packets of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum About {
+pub(super) enum About {
     None,
     Some,
     All,
@@ -85,22 +94,83 @@ impl Rule {
         Rule {
             handle,
             conditions: reader.conditions,
+            members: Vec::new(),
             verdict,
         }
     }
+
+    /// The sets and maps that must be looked at.
+    pub fn asks(&self) -> impl Iterator<Item = &str> {
+        let lookups = self.conditions.lookups.iter();
+        let asked = lookups.filter(|lookup| self.is_read(lookup));
+        asked.map(|lookup| lookup.set.as_str())
+    }
+
+    /// Maps of verdicts; and sets of links or addresses, where it lets those through that are in them. Who drops by a set is not told of: the
+    /// cure would be to delete it for all others, too.
+    fn is_read(&self, lookup: &Lookup) -> bool {
+        let lets_through = match self.verdict {
+            Verdict::Accept | Verdict::Return | Verdict::Jump(_) | Verdict::Goto(_) => true,
+            Verdict::None => self.conditions.lookups.iter().any(is_map_of_verdicts),
+            Verdict::Drop | Verdict::Other => false,
+        };
+        let is_set = lookup.to.is_none() && Members::can_be(lookup.key);
+        is_map_of_verdicts(lookup) || is_set && lets_through
+    }
+
+    /// The same with what is in these; of one that asks a map of verdicts, one for each element.
+    pub fn with(mut self, sets: &Sets) -> Vec<Rule> {
+        let lookups = self.conditions.lookups.clone();
+        let (read, rest): (Vec<_>, Vec<_>) =
+            lookups.into_iter().partition(|lookup| self.is_read(lookup));
+        self.conditions.lookups = rest;
+        let held = |lookup: &Lookup| sets.get(&lookup.set).map_or(&[][..], Vec::as_slice);
+        let mut map = None;
+        for lookup in &read {
+            if is_map_of_verdicts(lookup) {
+                map = Some(lookup);
+            } else {
+                self.ask(lookup, held(lookup));
+            }
+        }
+        let Some(map) = map else {
+            return vec![self];
+        };
+        let one = |element: &Range| {
+            let mut one = self.clone();
+            one.ask(map, std::slice::from_ref(element));
+            one.verdict = find(&element.data, NFTA_DATA_VERDICT)
+                .and_then(verdict)
+                .unwrap_or(Verdict::None);
+            // As of a set.
+            one.conditions.has_more |= one.verdict == Verdict::Drop;
+            one
+        };
+        held(map).iter().map(one).collect()
+    }
+
+    fn ask(&mut self, lookup: &Lookup, held: &[Range]) {
+        let members = Members::of(lookup.key, held);
+        let is_all = members.as_ref().is_some_and(|members| members.is_all);
+        self.conditions.has_more |= !is_all;
+        self.members.extend(members.map(|what| Is {
+            what,
+            is_not: lookup.is_not,
+        }));
+    }
 }
 
+fn is_map_of_verdicts(lookup: &Lookup) -> bool {
+    const NFT_REG_VERDICT: u32 = 0;
+    lookup.to == Some(NFT_REG_VERDICT)
+}
+
+// linux/netfilter/nf_tables.h
+const NFTA_DATA_VERDICT: u16 = 2;
+
 fn read_verdict(name: &str, data: &[u8]) -> Option<Verdict> {
-    // linux/netfilter/nf_tables.h
     const NFTA_IMMEDIATE_DATA: u16 = 2;
-    const NFTA_DATA_VERDICT: u16 = 2;
-    const NFTA_VERDICT_CODE: u16 = 1;
-    const NFTA_VERDICT_CHAIN: u16 = 2;
     const NFTA_TARGET_NAME: u16 = 1;
-    const NFT_CONTINUE: i32 = -1;
-    const NFT_JUMP: i32 = -3;
-    const NFT_GOTO: i32 = -4;
-    const NFT_RETURN: i32 = -5;
     match name {
         "reject" => Some(Verdict::Drop),
         "queue" => Some(Verdict::Other),
@@ -110,22 +180,30 @@ fn read_verdict(name: &str, data: &[u8]) -> Option<Verdict> {
             "NFQUEUE" => Some(Verdict::Other),
             _ => None,
         },
-        "immediate" => {
-            let verdict = find(find(data, NFTA_IMMEDIATE_DATA)?, NFTA_DATA_VERDICT)?;
-            let code = number(find(verdict, NFTA_VERDICT_CODE)?)?;
-            let chain = || find(verdict, NFTA_VERDICT_CHAIN).map(text);
-            Some(match i32::from_ne_bytes(code.to_ne_bytes()) {
-                libc::NF_DROP => Verdict::Drop,
-                libc::NF_ACCEPT => Verdict::Accept,
-                NFT_CONTINUE => Verdict::None,
-                NFT_JUMP => Verdict::Jump(chain()?),
-                NFT_GOTO => Verdict::Goto(chain()?),
-                NFT_RETURN => Verdict::Return,
-                _ => Verdict::Other,
-            })
-        }
+        "immediate" => verdict(find(find(data, NFTA_IMMEDIATE_DATA)?, NFTA_DATA_VERDICT)?),
         _ => None,
     }
+}
+
+fn verdict(data: &[u8]) -> Option<Verdict> {
+    // linux/netfilter/nf_tables.h
+    const NFTA_VERDICT_CODE: u16 = 1;
+    const NFTA_VERDICT_CHAIN: u16 = 2;
+    const NFT_CONTINUE: i32 = -1;
+    const NFT_JUMP: i32 = -3;
+    const NFT_GOTO: i32 = -4;
+    const NFT_RETURN: i32 = -5;
+    let code = number(find(data, NFTA_VERDICT_CODE)?)?;
+    let chain = || find(data, NFTA_VERDICT_CHAIN).map(text);
+    Some(match i32::from_ne_bytes(code.to_ne_bytes()) {
+        libc::NF_DROP => Verdict::Drop,
+        libc::NF_ACCEPT => Verdict::Accept,
+        NFT_CONTINUE => Verdict::None,
+        NFT_JUMP => Verdict::Jump(chain()?),
+        NFT_GOTO => Verdict::Goto(chain()?),
+        NFT_RETURN => Verdict::Return,
+        _ => Verdict::Other,
+    })
 }
 
 /// A walk of packets through the chains of one table.
@@ -148,7 +226,7 @@ impl<'a> Walk<'a> {
     /// What becomes of them in the chain that they come by first, whose policy this is.
     pub fn end(mut self, chain: &str, policy: End) -> End {
         match self.chain(chain, 0).unwrap_or(policy) {
-            End::Dropped if self.is_decided() => End::Accepted,
+            End::Dropped if self.is_decided(chain) => End::Accepted,
             // Whoever lets answers alone in wants just that.
             End::DroppedBy(_) if !self.packets.comes_in && self.may_pass => End::Accepted,
             end => end,
@@ -165,9 +243,9 @@ impl<'a> Walk<'a> {
             return Some(End::Accepted);
         }
         for rule in self.rules(name) {
-            let about = self.packets.about(&rule.conditions);
-            let names_it = self.packets.are_named(&rule.conditions);
-            let decides = self.packets.are_meant(&rule.conditions);
+            let about = self.packets.about(rule);
+            let names_it = self.packets.are_named(rule);
+            let decides = self.packets.are_meant(rule);
             match (&rule.verdict, about) {
                 (_, About::None) | (Verdict::None, _) => {}
                 (Verdict::Drop, About::All) if names_it => {
@@ -213,8 +291,9 @@ impl<'a> Walk<'a> {
             })
     }
 
-    /// Somebody has a rule that lets something of the network through, to it or from it: the rest is as they want it.
-    fn is_decided(&self) -> bool {
+    /// Somebody has a rule that lets something of the network through, to it or from it, in this chain or one that it leads to: the rest is as
+    /// they want it. Who lets it reach the host itself, say, has said nothing of what is forwarded.
+    fn is_decided(&self, chain: &str) -> bool {
         let there = &self.packets;
         let back = Packets {
             comes_in: there.goes_out,
@@ -222,9 +301,11 @@ impl<'a> Walk<'a> {
             ..there.clone()
         };
         let is_about = |packets: &Packets, rule: &Rule| {
-            packets.about(&rule.conditions) != About::None && packets.are_meant(&rule.conditions)
+            packets.about(rule) != About::None && packets.are_meant(rule)
         };
-        self.chains.values().flatten().any(|rule| {
+        let reached = self.reached(chain);
+        let mut rules = reached.into_iter().flat_map(|chain| self.rules(chain));
+        rules.any(|rule| {
             let lets_through = match &rule.verdict {
                 Verdict::Accept => true,
                 Verdict::Jump(to) | Verdict::Goto(to) => self.accepts(to, 0),
@@ -233,30 +314,50 @@ impl<'a> Walk<'a> {
             lets_through && (is_about(there, rule) || is_about(&back, rule))
         })
     }
+
+    /// The chains that this one leads to, whichever packets, and it.
+    fn reached<'b>(&self, chain: &'b str) -> BTreeSet<&'b str>
+    where
+        'a: 'b,
+    {
+        let mut reached = BTreeSet::from([chain]);
+        let mut left = vec![chain];
+        while let Some(chain) = left.pop() {
+            for rule in self.rules(chain) {
+                if let Verdict::Jump(to) | Verdict::Goto(to) = &rule.verdict {
+                    if reached.insert(to) {
+                        left.push(to);
+                    }
+                }
+            }
+        }
+        reached
+    }
 }
 
 impl Packets<'_> {
     /// What a rule says of where they come from, and of where they go: whether that is ours, whether the rule is about all else, and
     /// how far it is about us.
-    fn sides(&self, conditions: &Conditions) -> [Vec<(bool, bool, About)>; 2] {
-        let side = |is_ours, links: &[Is<What>], nets: &[Is<IpNet>]| {
+    fn sides(&self, rule: &Rule) -> [Vec<(bool, bool, About)>; 2] {
+        let side = |is_source, is_ours, links: &[Is<What>], nets: &[Is<IpNet>]| {
             let links = links
                 .iter()
                 .map(|Is { what, is_not }| (self.link(what), *is_not));
             // Anybody is nobody's name.
             let nets = nets.iter().filter(|is| is.what.prefix_len() > 0);
             let nets = nets.map(|Is { what, is_not }| (self.net(what), *is_not));
-            let all = links.chain(nets);
+            let members = rule.members.iter();
+            let members =
+                members.filter(|is| is.what.is_source == is_source && !is.what.are_anybody());
+            let members = members.map(|Is { what, is_not }| (what.about(self.links), *is_not));
+            let all = links.chain(nets).chain(members);
             all.map(|(about, is_not)| (is_ours, is_not, about))
                 .collect()
         };
+        let said = &rule.conditions;
         [
-            side(self.comes_in, &conditions.links_in, &conditions.sources),
-            side(
-                self.goes_out,
-                &conditions.links_out,
-                &conditions.destinations,
-            ),
+            side(true, self.comes_in, &said.links_in, &said.sources),
+            side(false, self.goes_out, &said.links_out, &said.destinations),
         ]
     }
 
@@ -282,15 +383,10 @@ impl Packets<'_> {
     }
 
     fn net(&self, net: &IpNet) -> About {
-        let mut own = self.links.subnets.iter();
-        let own = own.find(|own| own.addr().is_ipv4() == net.addr().is_ipv4());
-        match own {
-            Some(own) => how_many(net.contains(own), own.contains(net)),
-            None => how_many(net.prefix_len() == 0, true),
-        }
+        of_addresses(self.links, net.network(), net.broadcast())
     }
 
-    fn about(&self, conditions: &Conditions) -> About {
+    fn about(&self, rule: &Rule) -> About {
         let Conditions {
             version,
             protocol,
@@ -299,12 +395,12 @@ impl Packets<'_> {
             lookups,
             has_more,
             ..
-        } = conditions;
+        } = &rule.conditions;
         let is_it = |wanted: Option<u8>, is: u8| wanted.is_none_or(|wanted| wanted == is);
         if !is_it(*version, self.version) || !is_it(*protocol, self.protocol) {
             return About::None;
         }
-        let sides = self.sides(conditions);
+        let sides = self.sides(rule);
         let of_sides = sides.into_iter().flatten().map(|side| match side {
             (true, false, about) => about,
             (true, true, About::All) | (false, false, About::All) => About::None,
@@ -317,19 +413,33 @@ impl Packets<'_> {
     }
 
     /// Whether a rule says which network it is about, and that it is this.
-    fn are_named(&self, conditions: &Conditions) -> bool {
-        self.sides(conditions).iter().flatten().any(names_it)
+    fn are_named(&self, rule: &Rule) -> bool {
+        self.sides(rule).iter().flatten().any(names_it)
     }
 
     /// Whether a rule that lets some of them through shows that somebody has decided about all. What stays on a bridge is seldom thought of
     /// by who lets its containers out, and answers in.
-    fn are_meant(&self, conditions: &Conditions) -> bool {
+    fn are_meant(&self, rule: &Rule) -> bool {
         if self.is_bridged {
-            let mut sides = self.sides(conditions).into_iter();
-            conditions.is_bridged || sides.all(|side| side.iter().any(names_it))
+            let mut sides = self.sides(rule).into_iter();
+            rule.conditions.is_bridged || sides.all(|side| side.iter().any(names_it))
         } else {
-            self.are_named(conditions)
+            self.are_named(rule)
         }
+    }
+}
+
+/// How far what is said of these addresses is about a network: of what is not known of it, about some.
+pub(super) fn of_addresses(links: &Links, first: IpAddr, last: IpAddr) -> About {
+    let own = links.subnets.iter();
+    let own: Vec<&IpNet> = own
+        .filter(|own| own.addr().is_ipv4() == first.is_ipv4())
+        .collect();
+    let is_in = |own: &&IpNet| first <= own.network() && own.broadcast() <= last;
+    let has_some = |own: &&IpNet| first <= own.broadcast() && own.network() <= last;
+    match own.is_empty() {
+        true => About::Some,
+        false => how_many(own.iter().all(is_in), own.iter().any(has_some)),
     }
 }
 
@@ -337,7 +447,7 @@ fn names_it(side: &(bool, bool, About)) -> bool {
     *side == (true, false, About::All)
 }
 
-fn how_many(all: bool, some: bool) -> About {
+pub(super) fn how_many(all: bool, some: bool) -> About {
     match (all, some) {
         (true, _) => About::All,
         (false, true) => About::Some,

@@ -8,6 +8,7 @@ use hawser::netlink::read_u32;
 use ipnet::IpNet;
 
 use super::foreign::{find, number, text};
+use super::lookups::{Key, Lookup};
 use super::words::{
     LOCAL, NETWORK, NFT_FIB_RESULT_ADDRTYPE, NFT_META_IIF, NFT_META_IIFNAME, NFT_META_L4PROTO,
     NFT_META_NFPROTO, NFT_META_OIFNAME, NFTA_FIB_F_DADDR, TRANSPORT,
@@ -31,17 +32,6 @@ pub struct Is<T> {
     pub what: T,
     /// The rule is about all others.
     pub is_not: bool,
-}
-
-/// A lookup in a set or map.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lookup {
-    /// Its name.
-    pub set: String,
-    /// The key is the receiver's port; else its address.
-    pub is_port: bool,
-    /// Where what the map has for it goes.
-    pub to: Option<u32>,
 }
 
 /// What a rule asks, all of it at once.
@@ -353,26 +343,26 @@ impl Reader {
         const NFTA_LOOKUP_SREG: u16 = 2;
         const NFTA_LOOKUP_DREG: u16 = 3;
         const NFTA_LOOKUP_FLAGS: u16 = 5;
-        let register = number(find(data, NFTA_LOOKUP_SREG)?)?;
-        let is_port = match self.registers.get(&register)? {
-            Loaded::Port => true,
-            Loaded::Address {
-                is_source: false,
+        let key = match self.registers.get(&number(find(data, NFTA_LOOKUP_SREG)?)?) {
+            Some(Loaded::Port) => Key::Port,
+            Some(&Loaded::Link { comes_in }) => Key::Link { comes_in },
+            Some(&Loaded::Index { comes_in }) => Key::Index { comes_in },
+            Some(&Loaded::Address {
+                is_source,
+                is_v6,
                 mask: None,
-                ..
-            } => false,
-            _ => return None,
+            }) => Key::Address { is_source, is_v6 },
+            _ => Key::Other,
         };
-        let flags = find(data, NFTA_LOOKUP_FLAGS)
-            .and_then(number)
-            .unwrap_or_default();
+        let flags = find(data, NFTA_LOOKUP_FLAGS).and_then(number);
+        let is_not = flags.unwrap_or_default() != 0;
         self.conditions.lookups.push(Lookup {
             set: text(find(data, NFTA_LOOKUP_SET)?),
-            is_port,
+            key,
+            is_not,
             to: find(data, NFTA_LOOKUP_DREG).and_then(number),
         });
-        // Those that are not in it.
-        (flags == 0).then_some(())
+        (!is_not && key != Key::Other).then_some(())
     }
 }
 

@@ -1,11 +1,12 @@
 //! Tables of others: which of their chains drop what is forwarded. They are only looked at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hawser::netlink::{Attributes, Message, read_u32};
 
 use super::TABLE;
-use super::barriers::{Chains, End, Packets, Rule, Walk};
+use super::barriers::{Chains, End, Packets, Rule, Sets, Walk};
+use super::lookups;
 use super::message::kind;
 use crate::error::Refusal;
 use crate::foreign::{Engine, Links, Table};
@@ -63,10 +64,12 @@ pub fn tables(nft: &mut Netlink, links: &Links, way: Way) -> Result<Vec<Table>, 
         };
         read_rule(message).filter(|(table, ..)| is_of(table))
     })?;
-    let mut rules: BTreeMap<Name, Chains> = BTreeMap::new();
+    let sets = sets(nft, &read)?;
+    let (mut rules, none) = (BTreeMap::<Name, Chains>::new(), Sets::new());
     for (table, chain, rule) in read {
+        let of_rule = rule.with(sets.get(&table).unwrap_or(&none));
         let chains = rules.entry(table).or_default();
-        chains.entry(chain).or_default().push(rule);
+        chains.entry(chain).or_default().extend(of_rule);
     }
     let mut found = Vec::new();
     for barrier in hooked {
@@ -96,6 +99,24 @@ pub fn tables(nft: &mut Netlink, links: &Links, way: Way) -> Result<Vec<Table>, 
         }
     }
     Ok(found)
+}
+
+/// What is in the sets and maps that these rules ask.
+fn sets(
+    nft: &mut Netlink,
+    rules: &[(Name, String, Rule)],
+) -> Result<BTreeMap<Name, Sets>, Refusal> {
+    let asked: BTreeSet<(&Name, &str)> = rules
+        .iter()
+        .flat_map(|(table, _, rule)| rule.asks().map(move |set| (table, set)))
+        .collect();
+    let mut sets: BTreeMap<Name, Sets> = BTreeMap::new();
+    for (table, set) in asked {
+        let held = lookups::elements(nft, table.0, &table.1, set)?;
+        let of_table = sets.entry(table.clone()).or_default();
+        of_table.insert(set.to_string(), held);
+    }
+    Ok(sets)
 }
 
 /// What becomes of packets of each kind in a chain.

@@ -9,9 +9,9 @@ use hawser::netlink::{Attributes, Message};
 use super::TABLE;
 use super::conditions::{Conditions, Is, Reader, address, port, value};
 use super::foreign::{dump, family, find, number, text};
-use super::message::kind;
+use super::lookups::{self, Key, Lookup, Range};
 use crate::error::Refusal;
-use crate::netlink::{DUMP, Netlink};
+use crate::netlink::Netlink;
 
 /// A rule of somebody else's that translates destinations; of one that asks a map, an element of that.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -267,112 +267,43 @@ fn target(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// What a set or map holds: the first and the last key of a range, and what that leads to.
-type Ranges = Vec<(Vec<u8>, Vec<u8>, Vec<u8>)>;
-
 /// Those that these rules ask.
-fn sets(nft: &mut Netlink, rules: &[Rule]) -> Result<BTreeMap<Name, Ranges>, Refusal> {
+fn sets(nft: &mut Netlink, rules: &[Rule]) -> Result<BTreeMap<Name, Vec<Range>>, Refusal> {
+    let is_read = |lookup: &Lookup| is_port(lookup) || is_destination(lookup);
     let names: BTreeSet<Name> = rules
         .iter()
         .flat_map(|rule| {
             let (family, table, _) = &rule.chain;
             let lookups = Said::of(rule).conditions.lookups.into_iter();
-            lookups.map(|lookup| (*family, table.clone(), lookup.set))
+            let read = lookups.filter(is_read);
+            read.map(|lookup| (*family, table.clone(), lookup.set))
         })
         .collect();
     let mut sets = BTreeMap::new();
     for name in names {
-        let ranges = elements(nft, &name)?;
+        let (family, table, set) = &name;
+        let ranges = lookups::elements(nft, family, table, set)?;
         sets.insert(name, ranges);
     }
     Ok(sets)
 }
 
-fn elements(nft: &mut Netlink, name: &Name) -> Result<Ranges, Refusal> {
-    const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
-    const NFTA_SET_ELEM_LIST_SET: u16 = 2;
-    let (family, table, set) = name;
-    let family = match *family {
-        "ip" => libc::NFPROTO_IPV4,
-        "ip6" => libc::NFPROTO_IPV6,
-        _ => libc::NFPROTO_INET,
-    };
-    let found = nft.dump(
-        |writer, sequence| {
-            let header = [family as u8, 0, 0, 0];
-            writer.begin(kind(libc::NFT_MSG_GETSETELEM), DUMP, sequence, &header);
-            writer.string(NFTA_SET_ELEM_LIST_TABLE, table);
-            writer.string(NFTA_SET_ELEM_LIST_SET, set);
-            writer.end();
-        },
-        read_elements,
-    )?;
-    Ok(ranges(found))
+fn is_port(lookup: &Lookup) -> bool {
+    lookup.key == Key::Port
 }
 
-/// Key, whether it is the first one behind a range, and what it leads to.
-type Element = (Vec<u8>, bool, Vec<u8>);
-
-fn read_elements(message: &Message) -> Vec<Element> {
-    const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
-    const NFTA_SET_ELEM_KEY: u16 = 1;
-    const NFTA_SET_ELEM_DATA: u16 = 2;
-    const NFTA_SET_ELEM_FLAGS: u16 = 3;
-    const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
-    let list = find(
-        message.payload.get(4..).unwrap_or(&[]),
-        NFTA_SET_ELEM_LIST_ELEMENTS,
-    );
-    let read = |element: &[u8]| {
-        let flags = find(element, NFTA_SET_ELEM_FLAGS)
-            .and_then(number)
-            .unwrap_or_default();
-        let data = find(element, NFTA_SET_ELEM_DATA).and_then(value);
-        Some((
-            value(find(element, NFTA_SET_ELEM_KEY)?)?.to_vec(),
-            flags & NFT_SET_ELEM_INTERVAL_END != 0,
-            data.unwrap_or(&[]).to_vec(),
-        ))
-    };
-    Attributes::new(list.unwrap_or(&[]))
-        .filter_map(|(_, element)| read(element))
-        .collect()
-}
-
-fn ranges(mut elements: Vec<Element>) -> Ranges {
-    elements.sort();
-    let has_ranges = elements.iter().any(|(_, is_end, _)| *is_end);
-    let last = |key: &Vec<u8>| -> Vec<u8> {
-        if !has_ranges {
-            return key.clone();
+fn is_destination(lookup: &Lookup) -> bool {
+    matches!(
+        lookup.key,
+        Key::Address {
+            is_source: false,
+            ..
         }
-        let end = elements
-            .iter()
-            .find(|(end, is_end, _)| *is_end && end > key);
-        end.map_or(vec![u8::MAX; key.len()], |(end, _, _)| one_less(end))
-    };
-    elements
-        .iter()
-        .filter(|(_, is_end, _)| !is_end)
-        .map(|(key, _, data)| (key.clone(), last(key), data.clone()))
-        .collect()
-}
-
-/// Of a number that is not zero.
-fn one_less(number: &[u8]) -> Vec<u8> {
-    let mut less = number.to_vec();
-    for byte in less.iter_mut().rev() {
-        let (one_less, borrows) = byte.overflowing_sub(1);
-        *byte = one_less;
-        if !borrows {
-            break;
-        }
-    }
-    less
+    )
 }
 
 /// What a rule does; one for each element of the map that it asks.
-fn translations(rule: &Rule, sets: &BTreeMap<Name, Ranges>) -> Vec<Translation> {
+fn translations(rule: &Rule, sets: &BTreeMap<Name, Vec<Range>>) -> Vec<Translation> {
     let said = Said::of(rule);
     let (family, table, chain) = &rule.chain;
     let mut of_rule = Translation {
@@ -384,22 +315,22 @@ fn translations(rule: &Rule, sets: &BTreeMap<Name, Ranges>) -> Vec<Translation> 
         to: said.to,
         element: None,
     };
-    let mut of_map: Option<(String, &Ranges)> = None;
+    let mut of_map: Option<(String, &Vec<Range>)> = None;
     for lookup in std::mem::take(&mut of_rule.conditions.lookups) {
         let set = sets.get(&(*family, table.clone(), lookup.set.clone()));
         let conditions = &mut of_rule.conditions;
-        let is_understood = match (set, lookup.is_port, lookup.to) {
-            (Some(set), true, None) => {
+        let is_understood = match (set, lookup.to) {
+            (Some(set), None) if is_port(&lookup) => {
                 let ports = set.iter().filter_map(port_range);
                 conditions.ports.extend(ports);
                 set.iter().all(|it| port_range(it).is_some())
             }
-            (Some(set), false, None) => {
+            (Some(set), None) if is_destination(&lookup) => {
                 let nets = set.iter().filter_map(one_address);
                 conditions.destinations.extend(nets);
                 set.iter().all(|it| one_address(it).is_some())
             }
-            (Some(set), true, Some(to)) if said.register == Some(to) => {
+            (Some(set), Some(to)) if is_port(&lookup) && said.register == Some(to) => {
                 of_map = Some((lookup.set, set));
                 true
             }
@@ -410,13 +341,13 @@ fn translations(rule: &Rule, sets: &BTreeMap<Name, Ranges>) -> Vec<Translation> 
     let Some((map, elements)) = of_map else {
         return vec![of_rule];
     };
-    let one = |element| {
+    let one = |element: &Range| {
         let mut one = of_rule.clone();
         match port_range(element) {
             Some(ports) => one.conditions.ports = vec![ports],
             None => one.conditions.has_more = true,
         }
-        one.to = target(&element.2);
+        one.to = value(&element.data).and_then(target);
         one.element = Some(MapElement {
             // The kernel calls those without a name so.
             map: (!map.starts_with("__")).then(|| map.clone()),
@@ -427,41 +358,14 @@ fn translations(rule: &Rule, sets: &BTreeMap<Name, Ranges>) -> Vec<Translation> 
     elements.iter().map(one).collect()
 }
 
-fn port_range((first, last, _): &(Vec<u8>, Vec<u8>, Vec<u8>)) -> Option<RangeInclusive<u16>> {
+fn port_range(Range { first, last, .. }: &Range) -> Option<RangeInclusive<u16>> {
     (first.len() == 2).then_some(port(first)?..=port(last)?)
 }
 
-fn one_address((first, last, _): &(Vec<u8>, Vec<u8>, Vec<u8>)) -> Option<Is<ipnet::IpNet>> {
+fn one_address(Range { first, last, .. }: &Range) -> Option<Is<ipnet::IpNet>> {
     let what = address(first).filter(|_| first == last)?.into();
     Some(Is {
         what,
         is_not: false,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn elements_of_sets_are_ranges() {
-        let key = |port: u16| port.to_be_bytes().to_vec();
-        let element = |port, is_end| (key(port), is_end, Vec::new());
-        let read = |elements| -> Vec<RangeInclusive<u16>> {
-            ranges(elements).iter().filter_map(port_range).collect()
-        };
-        assert_eq!(
-            read(vec![element(8443, false), element(8080, false)]),
-            [8080..=8080, 8443..=8443]
-        );
-        let ranges = vec![
-            element(0, true),
-            element(8448, true),
-            element(8443, false),
-            element(8000, false),
-            element(8192, true),
-            element(65000, false),
-        ];
-        assert_eq!(read(ranges), [8000..=8191, 8443..=8447, 65000..=65535]);
-    }
 }
