@@ -575,6 +575,47 @@ fn sets_and_maps_that_let_the_network_through() {
     });
 }
 
+/// Nothing says the subnet of such a network, but its containers have addresses.
+#[test]
+fn point_to_point_containers_that_are_let_through_by_their_addresses() {
+    packets(|lab| {
+        lab.serve();
+        let ptp = ["--network", "ptp", "--ip"];
+        let _web = idle(lab, "web", &[&ptp[..], &["10.0.0.2"]].concat());
+        let _other = idle(lab, "other", &[&ptp[..], &["10.0.0.130"]].concat());
+        let accept = |filter: &str, net: &str| {
+            let rule = |way: &str| format!("{filter} -A FORWARD {way} {net} -j ACCEPT");
+            format!("{filter} -P FORWARD DROP; {}; {}", rule("-s"), rule("-d"))
+        };
+        let answers = "ct state established accept;";
+        passes_and_finds(
+            lab,
+            "network ptp",
+            true,
+            &[
+                &accept("iptables-nft", "10.0.0.0/24"),
+                &accept("ip6tables-nft", "fc00::/7"),
+                &forwarding_chain(
+                    &format!(
+                        "{answers} ip saddr {{ 10.0.0.0/24, 10.9.0.0/16 }} accept; ip6 saddr fc00::/7 accept;"
+                    ),
+                    "",
+                ),
+            ],
+        );
+        passes_and_finds(
+            lab,
+            "network ptp",
+            false,
+            &[
+                &accept("iptables-nft", "10.0.0.130"),
+                &accept("iptables-nft", "10.0.0.128/25"),
+                &accept("iptables-nft", "10.9.0.0/16"),
+            ],
+        );
+    });
+}
+
 #[test]
 fn ufw_drops_what_is_forwarded() {
     case(|lab| {

@@ -79,6 +79,15 @@ impl Host {
         local.map(|route| route.destination.addr())
     }
 
+    /// The addresses of the containers of a point-to-point network, whose subnet nothing says: those that the host has a route to by their links.
+    pub fn addresses_of(&self, network: &Network) -> Vec<IpNet> {
+        let is_its = |end: &&Link| network.links.contains(&end.name);
+        let ends: Vec<&Link> = self.ends.iter().filter(is_its).collect();
+        let routes = self.routes.iter();
+        let to_one = routes.filter(|route| ends.iter().any(|end| leads_to(route, end)));
+        to_one.map(|route| route.destination).collect()
+    }
+
     /// The network of ours that a host end is on.
     pub fn network_of(&self, end: &Link) -> Option<&Network> {
         self.networks.iter().find(|network| match &network.bridge {
@@ -157,10 +166,7 @@ fn point_to_point(ends: &[Link], routes: &[Route]) -> Option<Network> {
         .filter(|end| end.controller.is_none() && nft::is_ours(end.group))
         .collect();
     let leads_to_one = |route: &Route| {
-        let is_to = |end: &&Link| route.link == Some(end.index);
-        matches!(route.destination, IpNet::V6(net) if net.prefix_len() == 128)
-            && !route.is_local
-            && ours.iter().any(is_to)
+        route.destination.addr().is_ipv6() && ours.iter().any(|end| leads_to(route, end))
     };
     (!ours.is_empty()).then(|| Network {
         name: POINT_TO_POINT_NAME.to_string(),
@@ -168,6 +174,12 @@ fn point_to_point(ends: &[Link], routes: &[Route]) -> Option<Network> {
         links: ours.iter().map(|end| end.name.clone()).collect(),
         has_ipv6: routes.iter().any(leads_to_one),
     })
+}
+
+/// Whether it is the route to a container's address.
+fn leads_to(route: &Route, end: &Link) -> bool {
+    let to = route.destination;
+    to.prefix_len() == to.max_prefix_len() && !route.is_local && route.link == Some(end.index)
 }
 
 /// The name of the container behind a host end, or the link's.

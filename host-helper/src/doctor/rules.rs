@@ -90,11 +90,15 @@ fn replacement(host: &Host) -> String {
 }
 
 /// Which rules of others decide about the packets of a network.
-fn links_of(network: &Network) -> Links {
+fn links_of(host: &Host, network: &Network) -> Links {
     let bridge = network.bridge.as_ref();
+    let subnets = match bridge {
+        Some(_) => network.subnets(),
+        None => host.addresses_of(network),
+    };
     Links {
         index: bridge.map(|(bridge, _)| bridge.index),
-        subnets: network.subnets(),
+        subnets,
         has_ipv6: network.has_ipv6,
         ..Links::of(bridge.map(|_| network.name.as_str()))
     }
@@ -102,7 +106,7 @@ fn links_of(network: &Network) -> Links {
 
 fn examine_barriers(host: &Host, nft: &mut Netlink, report: &mut Report) -> Result<(), Refusal> {
     for network in &host.networks {
-        let links = links_of(network);
+        let links = links_of(host, network);
         let found = foreign::nft_barriers(nft, &links)?;
         tell_barriers(network, &links, &found, report);
         bridged::examine(host, network, &links, nft, &found, report)?;
@@ -122,7 +126,7 @@ fn examine_legacy(host: &Host, report: &mut Report) {
         }
     }
     for network in &host.networks {
-        let links = links_of(network);
+        let links = links_of(host, network);
         let found = foreign::xtables_barriers(&links);
         tell_barriers(network, &links, &found, report);
         bridged::tell_legacy(network, &links, &found, report);
