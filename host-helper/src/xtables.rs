@@ -1,5 +1,6 @@
 //! The packet filter of `iptables-legacy`, which is not nf_tables: only looked at, and only where there is one already.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -48,8 +49,8 @@ const VERSIONS: [Version; 2] = [
     },
 ];
 
-/// The tables that drop what is forwarded unless a rule accepts it; but none that has a rule about `link`: whoever
-/// wrote that has decided. What cannot be read is left out.
+/// The tables that drop what is forwarded unless a rule accepts it; but none that has a rule about `link` which forwarded packets come by:
+/// whoever wrote that has decided. What cannot be read is left out.
 pub fn tables(link: &str) -> Vec<Table> {
     let found = VERSIONS.iter().filter_map(|version| {
         let names = fs::read_to_string(version.names).ok()?;
@@ -57,7 +58,7 @@ pub fn tables(link: &str) -> Vec<Table> {
             return None;
         }
         let (at, rules) = read(version)?;
-        let is_barrier = drops(version, &rules, at) && !mentions(&rules, link);
+        let is_barrier = drops(version, &rules, at) && !is_decided(version, &rules, at, link);
         is_barrier.then(|| Table {
             engine: Engine::Xtables,
             family: version.family,
@@ -152,6 +153,35 @@ fn drops(version: &Version, rules: &[u8], place: Place) -> bool {
             break;
         }
         at += len;
+    }
+    false
+}
+
+/// Whether a rule has the link's name in it, of this chain or of those that it leads to.
+fn is_decided(version: &Version, rules: &[u8], place: Place, link: &str) -> bool {
+    let mut reached = BTreeSet::from([place.begin]);
+    let mut left = vec![place.begin];
+    while let Some(mut at) = left.pop() {
+        while let Some((_, target, len)) = rule(version, rules, at) {
+            match target {
+                // The next chain's name.
+                Target::Extension(b"ERROR", _) => break,
+                // What is no verdict is where it goes on.
+                Target::Verdict(to) => {
+                    let to = usize::try_from(to).ok();
+                    left.extend(to.filter(|to| reached.insert(*to)));
+                }
+                Target::Extension(..) => {}
+            }
+            let bytes = rules.get(at..at + len);
+            if bytes.is_some_and(|rule| mentions(rule, link)) {
+                return true;
+            }
+            if at == place.policy {
+                break;
+            }
+            at += len;
+        }
     }
     false
 }

@@ -491,7 +491,8 @@ fn rules_that_forwarded_packets_do_not_come_by() {
         }
         let _web = idle(lab, "web", &[]);
         let hop = "chain hop { iifname hawser0 accept; oifname hawser0 accept; };";
-        let input = "chain input { type filter hook input priority 0; iifname \"hawser0\" accept; };";
+        let input =
+            "chain input { type filter hook input priority 0; iifname \"hawser0\" accept; };";
         passes_and_finds(
             lab,
             "network hawser0",

@@ -120,6 +120,37 @@ fn iptables_legacy() {
     });
 }
 
+/// What it may send to the host itself is not what is forwarded.
+#[test]
+fn iptables_legacy_decides_by_rules_that_forwarded_packets_come_by() {
+    case(|lab| {
+        if !tells_of_legacy(lab) {
+            return;
+        }
+        let policy = "iptables-legacy -P FORWARD DROP; iptables-legacy -N mine; iptables-legacy -A mine -i hawser0 -j ACCEPT";
+        let up = || {
+            let said = lab.hawser(&["up"]).exits(0).err();
+            lab.hawser(&["down"]).exits(0);
+            said.trim_end().to_owned()
+        };
+        for rules in [
+            "iptables-legacy -A INPUT -i hawser0 -j ACCEPT",
+            "iptables-legacy -A INPUT -j mine; iptables-legacy -A OUTPUT -o hawser0 -j ACCEPT",
+        ] {
+            sh(&format!("{policy}; {rules}"));
+            warned(
+                &up(),
+                &["network hawser0", "chain FORWARD of iptables-legacy"],
+            );
+            sh("iptables-legacy -F; iptables-legacy -X");
+        }
+        sh(&format!(
+            "{policy}; iptables-legacy -N hop; iptables-legacy -A hop -g mine; iptables-legacy -A FORWARD -p tcp; iptables-legacy -A FORWARD -j hop"
+        ));
+        assert_eq!(up(), "");
+    });
+}
+
 #[test]
 fn docker_has_a_chain_for_rules_of_others() {
     packets(|lab| {
