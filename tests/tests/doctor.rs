@@ -589,12 +589,23 @@ fn point_to_point_containers_that_are_let_through_by_their_addresses() {
             format!("{filter} -P FORWARD DROP; {}; {}", rule("-s"), rule("-d"))
         };
         let answers = "ct state established accept;";
+        let six = |name: &str| {
+            let text = lab.hawser(&["inspect", name]).ok();
+            let found: Value = serde_json::from_str(&text).expect("JSON");
+            found["address6"].as_str().expect("an address").to_owned()
+        };
+        let each = format!(
+            "{answers} ip saddr {{ 10.0.0.2, 10.0.0.130 }} accept; ip6 saddr {{ {}, {} }} accept;",
+            six("web"),
+            six("other")
+        );
         passes_and_finds(
             lab,
             "network ptp",
             true,
             &[
                 &accept("iptables-nft", "10.0.0.0/24"),
+                &forwarding_chain(&each, ""),
                 &accept("ip6tables-nft", "fc00::/7"),
                 &forwarding_chain(
                     &format!(

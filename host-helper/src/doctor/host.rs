@@ -81,11 +81,14 @@ impl Host {
 
     /// The addresses of the containers of a point-to-point network, whose subnet nothing says: those that the host has a route to by their links.
     pub fn addresses_of(&self, network: &Network) -> Vec<IpNet> {
+        let own: BTreeSet<IpAddr> = self.own_addresses().collect();
         let is_its = |end: &&Link| network.links.contains(&end.name);
         let ends: Vec<&Link> = self.ends.iter().filter(is_its).collect();
         let routes = self.routes.iter();
         let to_one = routes.filter(|route| ends.iter().any(|end| leads_to(route, end)));
-        to_one.map(|route| route.destination).collect()
+        let all: BTreeSet<IpNet> = to_one.map(|route| route.destination).collect();
+        let others = all.into_iter().filter(|net| !own.contains(&net.addr()));
+        others.collect()
     }
 
     /// The network of ours that a host end is on.

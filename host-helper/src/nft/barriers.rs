@@ -383,7 +383,7 @@ impl Packets<'_> {
     }
 
     fn net(&self, net: &IpNet) -> About {
-        of_addresses(self.links, net.network(), net.broadcast())
+        of_addresses(self.links, &[(net.network(), net.broadcast())])
     }
 
     fn about(&self, rule: &Rule) -> About {
@@ -429,18 +429,26 @@ impl Packets<'_> {
     }
 }
 
-/// How far what is said of these addresses is about a network: of what is not known of it, about some.
-pub(super) fn of_addresses(links: &Links, first: IpAddr, last: IpAddr) -> About {
+/// How far what is said of these addresses, of the first to the last each, is about a network: of what is not known of it, about some.
+pub(super) fn of_addresses(links: &Links, ranges: &[(IpAddr, IpAddr)]) -> About {
+    let is_v4 = ranges.iter().any(|(first, _)| first.is_ipv4());
     let own = links.subnets.iter();
-    let own: Vec<&IpNet> = own
-        .filter(|own| own.addr().is_ipv4() == first.is_ipv4())
-        .collect();
-    let is_in = |own: &&IpNet| first <= own.network() && own.broadcast() <= last;
-    let has_some = |own: &&IpNet| first <= own.broadcast() && own.network() <= last;
-    match own.is_empty() {
-        true => About::Some,
-        false => how_many(own.iter().all(is_in), own.iter().any(has_some)),
+    let own: Vec<&IpNet> = own.filter(|own| own.addr().is_ipv4() == is_v4).collect();
+    if own.is_empty() && !ranges.is_empty() {
+        return About::Some;
     }
+    let is_in = |own: &IpNet| {
+        let is_in = |(first, last): &_| *first <= own.network() && own.broadcast() <= *last;
+        ranges.iter().any(is_in)
+    };
+    let has_some = |own: &IpNet| {
+        let has_some = |(first, last): &_| *first <= own.broadcast() && own.network() <= *last;
+        ranges.iter().any(has_some)
+    };
+    how_many(
+        !ranges.is_empty() && own.iter().all(|own| is_in(own)),
+        own.iter().any(|own| has_some(own)),
+    )
 }
 
 fn names_it(side: &(bool, bool, About)) -> bool {

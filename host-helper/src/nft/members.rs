@@ -95,9 +95,7 @@ impl Members {
             Kind::Numbers(all) => (all.iter())
                 .map(|one| how_many(Some(*one) == links.index, links.index.is_none()))
                 .max(),
-            Kind::Addresses(all) => (all.iter())
-                .map(|(first, last)| of_addresses(links, *first, *last))
-                .max(),
+            Kind::Addresses(all) => Some(of_addresses(links, all)),
         };
         most.unwrap_or(About::None)
     }
