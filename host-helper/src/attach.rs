@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sys::stat::fstat;
 
 use crate::attached;
-use crate::bridge::Network;
+use crate::bridge::{self, Network};
 use crate::config::{self, Links, Privileges};
 use crate::control::{self, Lease};
 use crate::error::{Doing, Error, Result};
@@ -353,6 +353,8 @@ fn attach(
 }
 
 fn set_up_host_end(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()> {
+    // Before there is anybody behind it.
+    bridge::ignore_routers(&veth.name, network.policy)?;
     veth::address_host_end(route, veth, network)?;
     if network.has_ipv6() {
         sysctl::forward_from(&veth.name)?;

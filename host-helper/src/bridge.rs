@@ -15,7 +15,7 @@ use crate::error::{Doing, Error, Result};
 use crate::hosts;
 use crate::link::{self, Link};
 use crate::netlink::{ACK, CREATE, Netlink};
-use crate::nft;
+use crate::nft::{self, Policy};
 use crate::owner::{Gateway6, Gateways, Mark};
 use crate::state;
 use crate::sysctl;
@@ -265,12 +265,12 @@ fn configure(
         Some(net) if sysctl::ipv6_is_off(&link.name)?.is_none() => Some(net),
         _ => None,
     };
+    if v6.is_some() && !sysctl::is_ready_for_ipv6(&link.name) {
+        // Somebody has made its MTU too small since.
+        set_least_mtu6(route, link.index, &link.name)?;
+    }
+    ignore_routers(&link.name, policy.unwrap_or_default())?;
     if let Some(net) = v6 {
-        if !sysctl::is_ready_for_ipv6(&link.name) {
-            // Somebody has made its MTU too small since.
-            set_least_mtu6(route, link.index, &link.name)?;
-        }
-        sysctl::ignore_advertisements(&link.name)?;
         // The kernel would make the same one, and be a second about it. Before the one by which the bridge counts as whole.
         addresses.push(Ipv6Net::new_assert(link_local_of(mac), 64).into());
         addresses.push(net.into());
@@ -296,6 +296,18 @@ fn configure(
         ..link.clone()
     };
     Ok(Network::of_bridge(&link, gateways.v4, v6, true))
+}
+
+/// Routers that advertise themselves on a link of ours are not heeded: containers may say anything there. The rules drop what guarded ones
+/// say, so that a `/proc/sys` that is read-only is no hindrance to those.
+///
+/// # Errors
+/// The host would heed them, and cannot be told not to.
+pub fn ignore_routers(link: &str, policy: Policy) -> Result<()> {
+    match sysctl::ignore_advertisements(link) {
+        Err(error) if error.errno == Some(Errno::EROFS) && policy == Policy::Guarded => Ok(()),
+        done => done,
+    }
 }
 
 /// A bridge takes the least MTU of its ports, and with one under 1,280 bytes it would lose its IPv6 addresses: it gets that one by

@@ -73,6 +73,8 @@ pub struct Link {
     pub mtu: u32,
     /// Its MTU for IPv6 in bytes: a router may have advertised a smaller one. `None`: there is no IPv6 on it.
     pub mtu6: Option<u32>,
+    /// Routers that advertise themselves there are believed, unless the host forwards IPv6 (`accept_ra`).
+    pub heeds_routers: bool,
     /// Its group (`ip link` shows it).
     pub group: u32,
     /// Administratively up.

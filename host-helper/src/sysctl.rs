@@ -46,10 +46,15 @@ fn is_on(switch: &str) -> Result<bool> {
 /// # Errors
 /// When it cannot be written.
 fn write(switch: &str, value: &str) -> Result<()> {
+    write_or(switch, value, switch)
+}
+
+/// The same, where it is `cure` that is to be set outside.
+fn write_or(switch: &str, value: &str, cure: &str) -> Result<()> {
     fs::write(path(switch), value)
         .doing(|| format!("write {value} to {ROOT}/{switch}"))
         .map_err(|error| {
-            let name = switch.replace('/', ".");
+            let name = cure.replace('/', ".");
             let cure = format!("/proc/sys is read-only here: set net.{name}={value} outside");
             error.cure(Errno::EROFS, &cure)
         })
@@ -218,12 +223,11 @@ pub fn by_link(link: &str) -> String {
     of_link(link, "force_forwarding")
 }
 
-/// A host end that is there now: its packets are forwarded, and it is no place where routers advertise themselves to the host.
+/// A host end that is there now: its packets are forwarded.
 ///
 /// # Errors
 /// When that cannot be.
 pub fn forward_from(link: &str) -> Result<()> {
-    ignore_advertisements(link)?;
     match write(&by_link(link), "1") {
         Err(error) if !is_on(FORWARDING)? => Err(error),
         _ => Ok(()),
@@ -310,12 +314,18 @@ pub fn not_forwarding6(route: &mut Netlink, link: &str, is_bridge: bool) -> Resu
     ))
 }
 
-/// Our own links are no place where routers advertise themselves to the host.
+/// A link of ours is no place where routers advertise themselves to the host, whether its containers have IPv6 or not.
 ///
 /// # Errors
-/// When it cannot be written.
+/// When it cannot be written, and the host would heed them. EROFS, for one.
 pub fn ignore_advertisements(link: &str) -> Result<()> {
-    write(&of_link(link, "accept_ra"), "0")
+    const SWITCH: &str = "accept_ra";
+    let switch = of_link(link, SWITCH);
+    // What a new link is born with is all that can be set before it is there.
+    match write_or(&switch, "0", &of_link("default", SWITCH)) {
+        Err(_) if !is_on(&switch)? || is_on(&of_link(link, "disable_ipv6"))? => Ok(()),
+        done => done,
+    }
 }
 
 /// Whether a link has switches of IPv6. The kernel takes them away, and all of its IPv6 addresses, where its MTU is under 1,280 bytes.

@@ -18,6 +18,9 @@ pub type Mac = [u8; 6];
 /// To everybody.
 pub const BROADCAST: Mac = [0xff; 6];
 
+/// All nodes of a link (RFC 4291, section 2.7.1).
+pub const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+
 /// EtherType of IPv4 (RFC 894).
 pub const IPV4: u16 = 0x0800;
 /// EtherType of ARP (RFC 826).
@@ -209,6 +212,21 @@ pub fn sealed(from: Ipv6Addr, to: Ipv6Addr, next: u8, offset: usize, payload: &[
 pub fn icmp6(from: Ipv6Addr, to: Ipv6Addr, kind: u8, body: &[u8]) -> Vec<u8> {
     let message = [&[kind, 0, 0, 0][..], body].concat();
     sealed(from, to, libc::IPPROTO_ICMPV6 as u8, 2, &message)
+}
+
+/// A router advertisement (RFC 4861, section 4.2): lifetime of half an hour, and a prefix for addresses.
+pub fn advertised_router() -> Vec<u8> {
+    let prefix: Ipv6Addr = "2001:db8:66::".parse().expect("a prefix");
+    let seconds = 1800u32.to_be_bytes();
+    [
+        &[64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0][..],
+        &[3, 4, 64, 0xc0],
+        &seconds,
+        &seconds,
+        &[0, 0, 0, 0],
+        &prefix.octets(),
+    ]
+    .concat()
 }
 
 /// A UDP datagram over IPv6, with its checksum.

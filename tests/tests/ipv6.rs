@@ -1,8 +1,15 @@
 //! IPv6: there by default beside IPv4, usable from the first instruction on, and nowhere where it is not wanted or not there.
 
+use std::net::Ipv6Addr;
 use std::path::Path;
 
-use lab::{Lab, Outcome, Snapshot, Watch, case, packets, sh, wait_for_end};
+use lab::wire::{
+    ALL_NODES, ARP, BROADCAST, Host, IPV6, advertised_router, arp, ethernet, icmp6, ipv6, multicast,
+};
+use lab::{
+    Lab, Netns, Outcome, Scene, Snapshot, Station, Watch, Whose, case, packets, sh, wait_for_end,
+};
+use serde_json::json;
 
 const SUBNET6: &[&str] = &["--subnet6", "2001:db8:6::/64"];
 
@@ -707,13 +714,111 @@ fn the_hosts_own_addresses_on_a_bridge_that_is_not_ours_are_no_containers() {
     });
 }
 
+/// What the host believes of a router that advertises itself from there.
+fn advertise(from: &Netns) -> String {
+    let station = Station::new(from.again());
+    let Host { mac, ip, .. } = station.host;
+    let own = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x66);
+    let advertisement = icmp6(own, ALL_NODES, 134, &advertised_router());
+    let packet = ipv6(own, ALL_NODES, libc::IPPROTO_ICMPV6 as u8, &advertisement);
+    let frame = ethernet(multicast(ALL_NODES), mac, IPV6, &packet);
+    station.wire.send(&frame);
+    // An answer to what was sent behind it: the host has seen both.
+    let gateway = from.sh("ip route show default");
+    let gateway = gateway.split(' ').nth(2).expect("a gateway");
+    let gateway = gateway.parse().expect("an address");
+    let question = arp(1, (mac, ip), ([0; 6], gateway));
+    let question = ethernet(BROADCAST, mac, ARP, &question);
+    station.wire.send(&question);
+    let is_answer = |frame: &[u8]| frame.starts_with(&mac) && frame[12..14] == ARP.to_be_bytes();
+    station.wire.until(is_answer);
+    advertised_route()
+}
+
 #[test]
 fn routers_do_not_advertise_themselves_to_the_host_from_a_container() {
     case(|lab| {
-        lab.run(&[], &["true"]).ok();
-        assert_eq!(switch("hawser0/accept_ra"), "0");
-        let _web = lab.start_idle(&["--network", "ptp", "--ip", "10.0.0.9"]);
-        assert_eq!(switch("hw0a000009/accept_ra"), "0");
+        let plain = Scene::plain();
+        let believed = advertise(&plain.attacker.netns);
+        assert!(believed.contains("fe80::66 dev plain0"), "{believed}");
+        sh("ip link del plain0");
+        let no_ipv6 = "--no-ipv6";
+        lab.hawser(&["up", "--bridge", "never", "--subnet", "auto", no_ipv6])
+            .exits(0);
+        for (link, options) in [
+            ("hawser0", &[][..]),
+            ("never", &["--bridge", "never"]),
+            ("red", &["--bridge", "red", "--subnet", "auto", no_ipv6]),
+            ("hw0a000009", &["--network", "ptp", "--ip", "10.0.0.9"]),
+            (
+                "hw0a000008",
+                &["--network", "ptp", "--ip", "10.0.0.8", no_ipv6],
+            ),
+        ] {
+            let web = lab.start_idle(&[options, &["--name", "web"]].concat());
+            let inside = Netns::of(lab.pid_of("web"));
+            assert_eq!(advertise(&inside), "", "{link}");
+            assert_eq!(switch(&format!("{link}/accept_ra")), "0", "{link}");
+            drop(inside);
+            web.end().exits(0);
+            lab.settle();
+        }
+        let plugin = lab.plugin();
+        let open = json!({
+            "cniVersion": "1.0.0", "name": "n", "type": "hawser",
+            "ipam": { "ranges": [[{ "subnet": "10.88.0.0/24" }]], "routes": [{ "dst": "0.0.0.0/0" }] },
+        });
+        for (bridge, is_masqueraded) in [(Some("cni0"), true), (Some("cni1"), false), (None, true)]
+        {
+            let mut config = open.clone();
+            config["ipMasq"] = is_masqueraded.into();
+            match bridge {
+                Some(bridge) => config["bridge"] = bridge.into(),
+                None => config["mode"] = "ptp".into(),
+            }
+            let inside = Netns::new("a");
+            let whose = Whose {
+                container: "c",
+                interface: "eth0",
+                netns: "/run/netns/a",
+            };
+            let result = plugin.call("ADD", whose, &config).ok();
+            let link =
+                bridge.unwrap_or_else(|| result["interfaces"][0]["name"].as_str().expect("a name"));
+            assert_eq!(advertise(&inside), "", "{link}");
+            assert_eq!(switch(&format!("{link}/accept_ra")), "0", "{link}");
+            plugin.call("DEL", whose, &config).ok();
+            let _ = bridge.map(|bridge| lab.hawser(&["down", "--bridge", bridge]).exits(0));
+            drop(inside);
+            sh("umount /run/netns/a; rm /run/netns/a");
+        }
+    });
+}
+
+/// The kernel gives a link new switches when its MTU has been too small for IPv6 meanwhile, and somebody may have turned it on.
+#[test]
+fn a_bridge_that_heeds_routers_does_so_no_longer_than_to_the_next_start() {
+    case(|lab| {
+        for options in [&["--no-ipv6"][..], &[]] {
+            lab.run(options, &["true"]).ok();
+            for change in [
+                "echo 1 >/proc/sys/net/ipv6/conf/hawser0/accept_ra",
+                "ip link set hawser0 mtu 1000; ip link set hawser0 mtu 1500",
+            ] {
+                sh(change);
+                assert_eq!(switch("hawser0/accept_ra"), "1", "{change}");
+                lab.run(options, &["true"]).ok();
+                assert_eq!(switch("hawser0/accept_ra"), "0", "{change}: {options:?}");
+            }
+        }
+        // Where the kernel has no IPv6 on it there is nothing to turn off.
+        sh("echo 1 >/proc/sys/net/ipv6/conf/hawser0/accept_ra
+            echo 1 >/proc/sys/net/ipv6/conf/hawser0/disable_ipv6
+            mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys");
+        for network in ["bridge", "ptp"] {
+            lab.run(&["--network", network, "--no-ipv6"], &["true"])
+                .ok();
+        }
     });
 }
 

@@ -5,8 +5,8 @@ use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 
 use lab::wire::{
-    ARP, BROADCAST, Host, IPV4, IPV6, Mac, arp, ethernet, icmp6, ipv4, ipv4_with, ipv6, multicast,
-    udp, udp6,
+    ALL_NODES, ARP, BROADCAST, Host, IPV4, IPV6, Mac, advertised_router, arp, ethernet, icmp6,
+    ipv4, ipv4_with, ipv6, multicast, udp, udp6,
 };
 use lab::{DEADLINE, Lab, Netns, Running, Scene, Station, Watch, case, packets, sh, wait_untold};
 
@@ -16,7 +16,6 @@ const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = 60;
 /// Nobody's.
 const STRANGER: Mac = [2, 0, 0x66, 0x66, 0x66, 0x66];
-const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const LAN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
 
 /// What is sent, and a word for it.
@@ -469,21 +468,6 @@ fn neighbour_discovery_behind_other_headers() {
             ]
         })
     });
-}
-
-/// A router advertisement (RFC 4861, section 4.2): lifetime of half an hour, and a prefix for addresses.
-fn advertised_router() -> Vec<u8> {
-    let prefix: Ipv6Addr = "2001:db8:66::".parse().expect("a prefix");
-    let seconds = 1800u32.to_be_bytes();
-    [
-        &[64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0][..],
-        &[3, 4, 64, 0xc0],
-        &seconds,
-        &seconds,
-        &[0, 0, 0, 0],
-        &prefix.octets(),
-    ]
-    .concat()
 }
 
 #[test]

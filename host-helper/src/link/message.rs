@@ -8,7 +8,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressProtocol};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop,
+    AfSpecInet6, AfSpecUnspec, Inet6DevConf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop,
 };
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
 use netlink_packet_route::route::{
@@ -100,7 +100,12 @@ impl From<LinkMessage> for Link {
                             _ => None,
                         }))
                 }
-                LinkAttribute::AfSpecUnspec(families) => link.mtu6 = mtu6(&families),
+                LinkAttribute::AfSpecUnspec(families) => {
+                    if let Some(switches) = switches6(&families) {
+                        link.mtu6 = u32::try_from(switches.mtu6).ok();
+                        link.heeds_routers = switches.accept_ra != 0;
+                    }
+                }
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
                         if let LinkInfo::Kind(kind) = info {
@@ -115,12 +120,11 @@ impl From<LinkMessage> for Link {
     }
 }
 
-fn mtu6(families: &[AfSpecUnspec]) -> Option<u32> {
+/// The switches of a link that has IPv6.
+fn switches6(families: &[AfSpecUnspec]) -> Option<&Inet6DevConf> {
     families.iter().find_map(|family| match family {
         AfSpecUnspec::Inet6(settings) => settings.iter().find_map(|setting| match setting {
-            AfSpecInet6::DevConf(switches) if switches.disable_ipv6 == 0 => {
-                u32::try_from(switches.mtu6).ok()
-            }
+            AfSpecInet6::DevConf(switches) if switches.disable_ipv6 == 0 => Some(switches),
             _ => None,
         }),
         _ => None,
