@@ -417,5 +417,11 @@ fn mark_as(
         }
         None => None,
     };
-    mark::mark(route, veth, mark, network, *device)
+    // Another plugin may change what nobody checks, after us and without a word: the host asks who is there, as for anybody else.
+    let is_known = request.mac.is_some() || request.details.checks_sources;
+    if !is_known {
+        // Who had the address before may have been known.
+        mark::forget_neighbours_of(attachment);
+    }
+    mark::mark(route, veth, mark, network, device.filter(|_| is_known))
 }

@@ -476,6 +476,66 @@ fn many_pods_at_once() {
     });
 }
 
+/// Multus, and networks with a `mac` for `tuning`, have that change the hardware address behind ours; the host finds out by asking. What it was
+/// told before of somebody with that address it knows no longer.
+#[test]
+fn another_plugin_changes_the_hardware_address() {
+    const MAC: &str = "c2:11:22:33:44:55";
+    const SUBNETS: [&str; 2] = ["10.88.0.0/24", "2001:db8:88::/64"];
+    packets(|lab| {
+        if !lab.plugins() {
+            return;
+        }
+        let call = |plugin: &str, verb: &str, config: &Value| {
+            let mut command = Command::new(format!("{PLUGINS}/{plugin}"));
+            command
+                .env("CNI_COMMAND", verb)
+                .env("CNI_CONTAINERID", "pod")
+                .env("CNI_NETNS", "/run/netns/pod")
+                .env("CNI_IFNAME", "eth0")
+                .env("CNI_PATH", PLUGINS);
+            let mut running = Running::piped(command);
+            running.say(&config.to_string());
+            running.stdin = None;
+            running.end().ok()
+        };
+        let netns = Netns::new("pod");
+        for mode in ["bridge", "ptp"] {
+            let ranges = SUBNETS.map(|subnet| json!([{ "subnet": subnet }]));
+            let mut ours = json!({ "cniVersion": "1.0.0", "name": mode, "type": "hawser", "mode": mode, "ipam": { "ranges": ranges } });
+            if mode == "bridge" {
+                ours["bridge"] = json!("cni0");
+                call("hawser", "ADD", &ours);
+                call("hawser", "DEL", &ours);
+                sh(
+                    "for subnet in 10.88.0. 2001:db8:88::; do for last in 2 3 4 5; do
+                    ip neigh add $subnet$last lladdr 02:00:00:00:00:99 dev cni0 nud permanent
+                    done; done",
+                );
+            }
+            let result = call("hawser", "ADD", &ours);
+            let result: Value = serde_json::from_str(&result).expect("a result");
+            let tuning = json!({ "cniVersion": "1.0.0", "name": mode, "type": "tuning", "mac": MAC, "prevResult": result });
+            call("tuning", "ADD", &tuning);
+            assert!(netns.sh("ip link show dev eth0").contains(MAC));
+            for ip in result["ips"].as_array().expect("addresses") {
+                let address = ip["address"]
+                    .as_str()
+                    .and_then(|text| text.split('/').next());
+                let address = address.expect("an address");
+                sh(&format!("busybox ping -c 1 -W 2 {address}"));
+                let known = sh(&format!("ip neigh show to {address}"));
+                assert!(
+                    known.contains(MAC) && !known.contains("PERMANENT"),
+                    "{known}"
+                );
+            }
+            call("hawser", "DEL", &ours);
+            lab.hawser(&["down", "--bridge", "cni0"]).exits(0);
+        }
+    });
+}
+
 /// Nomad looks for versions by running each plugin without a word.
 #[test]
 fn a_version_for_nomad() {
