@@ -1,5 +1,7 @@
 //! `down`: takes a network back. Clean-up goes on after an error, and what is gone already is success.
 
+use nix::errno::Errno;
+
 use crate::attached;
 use crate::bridge;
 use crate::control;
@@ -47,9 +49,9 @@ pub fn down(name: &str, living: Living) -> Result<()> {
     let name = found.as_ref().map_or(name, |link| &link.name);
     state::forget_offset(name);
     hosts::forget(name);
-    match is_last(&mut route) {
-        Ok(true) => keep(remove_rest(&lock)),
-        Ok(false) => keep(nft::open().and_then(|mut nft| nft::remove_bridge(&mut nft, name))),
+    match remove_tables_of_none(&mut route) {
+        Ok(Some(removed)) => keep(remove_rest(removed, &lock)),
+        Ok(None) => keep(nft::open().and_then(|mut nft| nft::remove_bridge(&mut nft, name))),
         Err(error) => keep(Err(error)),
     }
     all_of(&errors)
@@ -82,10 +84,13 @@ fn remove_rest_if_last(lock: &Lock) -> Result<()> {
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     // Those too that cannot say yet whose they are.
     let links = route.links().doing(|| "list links".into())?;
-    if links.iter().any(|link| nft::is_ours(link.group)) || !is_last(&mut route)? {
+    if links.iter().any(|link| nft::is_ours(link.group)) {
         return Ok(());
     }
-    remove_rest(lock)
+    match remove_tables_of_none(&mut route)? {
+        Some(removed) => remove_rest(removed, lock),
+        None => Ok(()),
+    }
 }
 
 /// Makes a start, and where that fails takes back what it has left beside its container. A point-to-point network goes too if that was the
@@ -113,9 +118,35 @@ fn take_rest_back(request: &Request, is_first: bool) {
     state::remove_directory_if_empty();
 }
 
-/// What all networks have in common: the tables, the switches and the files.
-fn remove_rest(lock: &Lock) -> Result<()> {
-    let removed = nft::open().and_then(|mut nft| nft::remove(&mut nft));
+/// Removes the tables if nothing of ours uses them any more, and gives what came of that.
+///
+/// A start without a bridge has nothing that shows until it has a link. So if the tables were told of a container since the look at all
+/// links, they stay, and there is another look. Who finds that they are gone waits for the lock to make them again, and sees then what else
+/// has gone.
+///
+/// # Errors
+/// It cannot be told.
+fn remove_tables_of_none(route: &mut Netlink) -> Result<Option<Result<()>>> {
+    // Beside others who change the ruleset all the time the last look has to do.
+    const LOOKS: u32 = 16;
+    let mut look = 0;
+    loop {
+        look += 1;
+        let mut nft = nft::open();
+        let generation = nft.as_mut().ok().filter(|_| look < LOOKS);
+        let generation = generation.and_then(|nft| nft::generation(nft).ok());
+        if !is_last(route)? {
+            return Ok(None);
+        }
+        match nft.and_then(|mut nft| nft::remove(&mut nft, generation)) {
+            Err(error) if error.errno == Some(Errno::ERESTART) && look < LOOKS => {}
+            removed => return Ok(Some(removed)),
+        }
+    }
+}
+
+/// What all networks have in common beside the tables, of which that is said: the switches and the files.
+fn remove_rest(removed: Result<()>, lock: &Lock) -> Result<()> {
     let errors = [removed, sysctl::restore()].map(Result::err);
     state::forget_offset(bridge::POINT_TO_POINT_NAME);
     state::remove_leftovers(lock);

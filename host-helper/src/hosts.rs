@@ -13,14 +13,14 @@ use std::cell::LazyCell;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::UNIX_EPOCH;
 
 use crate::bridge::Network;
 use crate::deadline::{self, Locked};
-use crate::error::{Doing, Result, twice};
+use crate::error::{Doing, Error, Result, twice};
 use crate::request::{Request, host_name_of};
 use crate::state;
 use crate::sys::{clone_tree, seclude};
@@ -160,9 +160,13 @@ impl Hosts {
     /// another with its name or address comes, and with [`Hosts::sweep`].
     ///
     /// # Errors
-    /// What the file system refuses.
+    /// What the file system refuses; somebody has removed the last network since the file was opened, and the file with it.
     pub fn enter(&self, name: &str, veth: &Veth, is_made_up: bool) -> Result<Lines> {
         let doing = || format!("write {}", self.path.display());
+        if self.file.metadata().doing(doing)?.nlink() == 0 {
+            let gone = format!("{}: it has just been removed; run it again", doing());
+            return Err(Error::new(gone));
+        }
         let note = if is_made_up { MADE_UP } else { "" };
         let comment = format!(
             "{} {} {} {note}",

@@ -238,14 +238,18 @@ impl Running {
     /// Waits until it has ended, or cannot until another lets go of a lock.
     #[track_caller]
     pub fn ends_or_waits_for_a_lock(&self) {
-        let waits = || {
-            let all = std::fs::read_to_string("/proc/locks").expect("the locks");
-            let waiting = all.lines().filter(|line| line.contains("->"));
-            let mut ids =
-                waiting.filter_map(|line| line.split_whitespace().nth(5)?.parse::<i32>().ok());
-            ids.any(|id| id == self.pid() || children(self.pid()).contains(&id))
-        };
-        wait_untold("it ends or waits", || self.has_ended() || waits());
+        wait_untold("it ends or waits", || {
+            self.has_ended() || self.waits_for_a_lock()
+        });
+    }
+
+    /// Whether it cannot go on until another lets go of a lock.
+    pub fn waits_for_a_lock(&self) -> bool {
+        let all = std::fs::read_to_string("/proc/locks").expect("the locks");
+        let waiting = all.lines().filter(|line| line.contains("->"));
+        let mut ids =
+            waiting.filter_map(|line| line.split_whitespace().nth(5)?.parse::<i32>().ok());
+        ids.any(|id| id == self.pid() || children(self.pid()).contains(&id))
     }
 
     /// Waits until it has printed "up", or has ended.

@@ -83,6 +83,15 @@ impl Stopped {
         self.running.pid()
     }
 
+    /// It goes on, until this is so, or it has ended, or another has a lock that it needs.
+    #[track_caller]
+    pub fn go_on_until(&self, is_so: impl Fn() -> bool) {
+        self.running.signal(libc::SIGCONT);
+        wait_untold("it goes on", || {
+            is_so() || self.running.has_ended() || self.running.waits_for_a_lock()
+        });
+    }
+
     /// It goes on.
     pub fn go_on(self) -> Running {
         self.running.signal(libc::SIGCONT);

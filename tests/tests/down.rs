@@ -462,6 +462,68 @@ fn a_start_beside_the_end_of_the_last_bridge_has_a_way_out_or_is_refused() {
     });
 }
 
+/// Between the look of `down` at who is there and the end of the tables: what the firewall was told of a container meanwhile is not lost, and
+/// the host goes on forwarding for it.
+#[test]
+fn a_start_between_the_steps_of_the_last_down_has_a_way_out_or_is_refused() {
+    case(|lab| {
+        lab.run(&[], &["true"]).ok();
+        lab.settle();
+        let asks = "echo up; read x; ping -c 1 -W 2 198.51.100.10 && ping -c 1 -W 2 2001:db8:2::10";
+        let start = lab.run_command(&["--network", "ptp"], &["sh", "-c", asks]);
+        let [trace, other] = ["trace", "other"].map(|name| lab.dir.join(name));
+        let shows = |word: &str| sh("ip link show type veth").contains(word);
+        // The message behind which it has a link, which it says is its own when the firewall knows of it.
+        let with_link = (1..)
+            .find(|nth| {
+                lab.hawser(&["down"]).exits(0);
+                lab.hawser(&["up"]).exits(0);
+                let start = Stopped::at_message(*nth, &start, &trace);
+                let has_link = shows("hw0a000");
+                start.go_on().end();
+                lab.settle();
+                has_link
+            })
+            .expect("a message");
+        // The host may have forwarded before.
+        for forwards in ["0", "1"] {
+            lab.hawser(&["down"]).exits(0);
+            sh(&format!(
+                "sysctl -q -w net.ipv4.ip_forward={forwards} net.ipv6.conf.all.forwarding={forwards}"
+            ));
+            let mut between = 0;
+            for nth in 1.. {
+                lab.hawser(&["up"]).exits(0);
+                let start = Stopped::at_message(with_link - 1, &start, &trace);
+                let down = Stopped::at_message(nth, &lab.command(&["down"]), &other);
+                start.go_on_until(|| shows("hawser 1 run"));
+                let is_known = shows("hawser 1 run");
+                let is_over = !down.is_stopped;
+                down.go_on().end().exits(0);
+                match start.go_on().up_or_end() {
+                    Err(refused) => refused.refused(&["removed"]),
+                    Ok(mut running) => {
+                        let names = sh("cat /run/hawser/*.hosts");
+                        assert!(names.contains("hw0a0000"), "{nth}: {names}");
+                        running.say("\n");
+                        let outcome = running.end();
+                        assert_eq!(outcome.code, 0, "{nth}: {outcome}");
+                    }
+                }
+                between += u32::from(is_known && !is_over);
+                lab.settle();
+                lab.hawser(&["down"]).exits(0);
+                assert_eq!(sh("nft list ruleset"), "", "{nth}: nothing stays");
+                assert_eq!(forwarding(), forwards, "{nth}");
+                if is_over {
+                    break;
+                }
+            }
+            assert!(between > 5, "{between} times the start came in between");
+        }
+    });
+}
+
 /// Starts `command` where there is a network, once for each of its messages; behind that it waits while `down` takes the network away,
 /// as far as that can. Gives how many they were.
 fn beside_down(lab: &Lab, command: &Command, mut judge: impl FnMut(Outcome)) -> usize {

@@ -5,7 +5,7 @@ use nix::errno::Errno;
 
 use super::message::{Batch, kind};
 use super::object::Family;
-use super::{TABLE, ignore_missing, name_missing_options, tables, transaction};
+use super::{TABLE, ignore_missing, name_missing_options, tables, transaction, transaction_at};
 use crate::error::{Doing, Error, Refusal, Result};
 use crate::netlink::Netlink;
 use crate::state;
@@ -185,7 +185,7 @@ pub fn look(nft: &mut Netlink) -> std::result::Result<State, Refusal> {
 /// Takes tables of another version away, as long as nothing depends on them.
 fn replace(nft: &mut Netlink, version: &str) -> Result<()> {
     check_replaced(nft, version)?;
-    remove(nft)
+    remove(nft, None)
 }
 
 fn check_replaced(nft: &mut Netlink, version: &str) -> Result<()> {
@@ -241,12 +241,13 @@ pub(super) fn write_tables(batch: &mut Batch) {
 /// Deletes the tables; what the admin has put into their chain stays, and the chain. Gone already is success.
 ///
 /// # Errors
-/// What the kernel refused.
-pub fn remove(nft: &mut Netlink) -> Result<()> {
+/// What the kernel refused. ERESTART: the ruleset is not that of `generation` any more, and nothing was deleted.
+pub fn remove(nft: &mut Netlink, mut generation: Option<u32>) -> Result<()> {
     let doing = || format!("delete nft table {TABLE}");
     let keeps_user = has_rules_of_the_admin(nft).doing(doing)?;
     for table in &tables::tables() {
-        let done = transaction(nft, |batch| {
+        // The first of them changes it.
+        let done = transaction_at(nft, generation.take(), |batch| {
             if keeps_user && table.family == Family::Inet {
                 for chain in table
                     .chains

@@ -119,10 +119,22 @@ pub fn remove_bridge(nft: &mut Netlink, name: &str) -> Result<()> {
 }
 
 fn transaction(nft: &mut Netlink, write: impl Fn(&mut Batch)) -> std::result::Result<(), Refusal> {
+    transaction_at(nft, None, write)
+}
+
+/// The same, refused with ERESTART when the ruleset is not that of this number any more.
+fn transaction_at(
+    nft: &mut Netlink,
+    generation: Option<u32>,
+    write: impl Fn(&mut Batch),
+) -> std::result::Result<(), Refusal> {
     nft.exchange(
         |writer, sequence| {
             let mut batch = Batch::new(writer, sequence, TABLE);
-            batch.begin();
+            match generation {
+                Some(generation) => batch.begin_at(generation),
+                None => batch.begin(),
+            }
             write(&mut batch);
             batch.commit()
         },
@@ -131,7 +143,10 @@ fn transaction(nft: &mut Netlink, write: impl Fn(&mut Batch)) -> std::result::Re
 }
 
 /// The number of the ruleset, which counts its changes.
-fn generation(nft: &mut Netlink) -> std::result::Result<u32, Refusal> {
+///
+/// # Errors
+/// What the kernel says.
+pub fn generation(nft: &mut Netlink) -> std::result::Result<u32, Refusal> {
     const NFTA_GEN_ID: u16 = 1;
     let mut generation = 0;
     nft.exchange(
