@@ -2,7 +2,8 @@
 
 use std::net::{TcpListener, TcpStream};
 
-use lab::{DEADLINE, case, packets, sh, wait_for_end};
+use lab::{Answer, DEADLINE, Netns, Whose, case, packets, paste, sh, wait_for_end};
+use serde_json::{Value, json};
 
 #[test]
 fn bridge_is_the_default() {
@@ -395,5 +396,45 @@ fn the_interface_inside_is_called_as_it_is_asked_to_be() {
             let refused = lab.run(&["--iface", name], &["true"]);
             refused.refused(&["--iface <NAME>", "1 to 15 characters"]);
         }
+    });
+}
+
+/// As NetworkManager's and netplan's bridges have it, unless they are told: a port is half a minute in waiting, and so is its container.
+#[test]
+fn a_spanning_tree_that_holds_packets_back_is_told() {
+    case(|lab| {
+        sh("ip link add br9 type bridge stp_state 1
+            ip addr add 172.29.0.1/24 dev br9; ip link set br9 up");
+        let run = || {
+            lab.run(
+                &["--bridge", "br9"],
+                &["ping", "-c", "1", "-W", "1", "172.29.0.1"],
+            )
+        };
+        let told = run();
+        let cure = "ip link set br9 type bridge stp_state 0";
+        assert!(told.out().contains("100% packet loss"), "{told}");
+        assert!(
+            told.err().contains(cure) && told.err().lines().count() == 1,
+            "{told}"
+        );
+        let plugin = lab.plugin();
+        let config = json!({
+            "cniVersion": "1.0.0", "name": "lan", "type": "hawser", "bridge": "br9",
+            "ipam": { "ranges": [[{ "subnet": "172.29.0.0/24" }]] },
+        });
+        let _pod = Netns::new("a");
+        let whose = Whose {
+            container: "c",
+            interface: "eth0",
+            netns: "/run/netns/a",
+        };
+        let Answer(told) = plugin.call("ADD", whose, &config);
+        assert!(told.err().contains(cure), "{told}");
+        let result: Value = serde_json::from_str(&told.out()).expect("a result");
+        assert_eq!(result["interfaces"][0]["name"], "br9", "{told}");
+        plugin.call("DEL", whose, &config).ok();
+        paste(cure);
+        run().ok();
     });
 }

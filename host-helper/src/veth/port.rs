@@ -12,6 +12,7 @@ use crate::bridge::Network;
 use crate::error::{Doing, Error, Result};
 use crate::link::{IFINFOMSG, write_look, write_no_own_addresses};
 use crate::netlink::{ACK, Netlink};
+use crate::steps::warn;
 
 // linux/if_link.h
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
@@ -123,6 +124,8 @@ fn write_port(batch: &mut Writer, sequence: u32, veth: &Veth, has_ipv6: bool) {
 /// take a second. The bridge's port forwards from here on, and then the bridge, if that was its first, has a carrier.
 /// Without this the command's first packets are lost now and then.
 ///
+/// A bridge of somebody else's may have a spanning tree, which is told.
+///
 /// Then the port loses the host's route for IPv6 multicasts, which the kernel has made with the carrier: nobody sends any by a port,
 /// and whenever one comes or goes the kernel would go through those of all.
 ///
@@ -130,7 +133,7 @@ fn write_port(batch: &mut Writer, sequence: u32, veth: &Veth, has_ipv6: bool) {
 /// The host's end is not on its bridge any more.
 pub fn settle(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()> {
     let bridge = network.bridge.map(|bridge| bridge.index);
-    let mut controller = None;
+    let (mut controller, mut is_held) = (None, false);
     let write = |batch: &mut Writer, sequence: u32| {
         write_look(batch, sequence, veth.index, |_| {});
         let Some(bridge) = bridge else {
@@ -140,15 +143,22 @@ pub fn settle(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()>
         write_no_multicasts(batch, sequence + 2, veth);
         sequence + 2
     };
-    // Of all that is said of the two, one word is of interest.
+    // Of all that is said of the two, two words are of interest.
     let done = route.exchange(write, |message| {
         if read_u32(message.payload, IFI_INDEX) == Some(veth.index) {
             let attributes = message.payload.get(IFINFOMSG..).unwrap_or(&[]);
-            let mut masters =
-                Attributes::new(attributes).filter(|(kind, _)| *kind == libc::IFLA_MASTER);
-            controller = Some(masters.next().and_then(|(_, index)| read_u32(index, 0)));
+            let master = value_of(attributes, libc::IFLA_MASTER);
+            controller = Some(master.and_then(|index| read_u32(index, 0)));
+            is_held = is_held_back(attributes);
         }
     });
+    if is_held && !network.is_ours {
+        let name = &network.name;
+        warn(&format!(
+            "the spanning tree of bridge {name} holds packets of {} back at first, for 30 seconds as a rule; turn it off with: ip link set {name} type bridge stp_state 0",
+            veth.name
+        ));
+    }
     match (controller, done) {
         (Some(controller), _) if controller != bridge => Err(just_removed(veth, network)),
         // Its namespace is at its end, which is found out by another way.
@@ -158,6 +168,23 @@ pub fn settle(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()>
         // There may be no such route.
         _ => Ok(()),
     }
+}
+
+fn value_of(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    let mut found = Attributes::new(attributes).filter(|(kind, _)| *kind == wanted);
+    found.next().map(|(_, value)| value)
+}
+
+/// Whether a port is there that forwards nothing yet: a spanning tree (IEEE 802.1D) listens first, and learns.
+fn is_held_back(attributes: &[u8]) -> bool {
+    const IFLA_BRPORT_STATE: u16 = 1; // linux/if_link.h
+    const HELD: [u8; 3] = [1, 2, 4]; // linux/if_bridge.h: listening, learning, blocking
+    let of_link = value_of(attributes, libc::IFLA_LINKINFO);
+    let of_port = of_link.and_then(|info| value_of(info, IFLA_INFO_SLAVE_DATA));
+    let state = of_port.and_then(|port| value_of(port, IFLA_BRPORT_STATE));
+    state
+        .and_then(<[u8]>::first)
+        .is_some_and(|state| HELD.contains(state))
 }
 
 /// The error of who comes to a network at its end.
