@@ -183,7 +183,17 @@ pub fn ensure_forwarding6(
     if is_done || is_on(FORWARDING)? {
         return Ok(Vec::new());
     }
-    let uplinks = uplinks()?;
+    forward_all6(ours, &uplinks()?)
+}
+
+/// The same whatever `ours` and the usual way are at: the other links may have come since.
+///
+/// # Errors
+/// As [`ensure_forwarding6`].
+pub fn forward_all6(ours: Option<&str>, uplinks: &[Uplink]) -> Result<Vec<String>> {
+    if is_on(FORWARDING)? {
+        return Ok(Vec::new());
+    }
     let lock = state::lock()?;
     let conf = |link: &str| path(&format!("ipv6/conf/{link}"));
     // Who cannot look knows of no end.
@@ -199,6 +209,7 @@ pub fn ensure_forwarding6(
             said.extend(change(&by_link(&uplink.name), "1", &lock)?);
         }
         match ours {
+            Some(ours) if is_on(&by_link(ours))? => {}
             Some(ours) => write(&by_link(ours), "1")?,
             None => drop(
                 value(&by_link("all"))?
@@ -214,7 +225,7 @@ pub fn ensure_forwarding6(
         if is_gone {
             return Err(error);
         }
-        forward_everywhere(&uplinks, &lock)
+        forward_everywhere(uplinks, &lock)
     })
 }
 

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::error::{Doing, Result};
-use crate::link::{Link, is_link_local};
+use crate::link::{Link, Route, is_link_local};
 use crate::netlink::Netlink;
 use crate::owner::leased_address;
 
@@ -112,8 +112,13 @@ pub fn find(route: &mut Netlink) -> Result<WaysOut> {
 pub fn all6(route: &mut Netlink) -> Result<Vec<Uplink>> {
     let routes = route.routes().doing(|| "list routes".to_string())?;
     let there = route.links().doing(|| "list links".to_string())?;
+    Ok(all6_of(&routes, &there))
+}
+
+/// The same of routes and links that were looked at.
+pub fn all6_of(routes: &[Route], there: &[Link]) -> Vec<Uplink> {
     let mut all: Vec<Uplink> = Vec::new();
-    for way in routes.into_iter().filter(|way| !way.is_local) {
+    for way in routes.iter().filter(|way| !way.is_local) {
         let destination = way.destination;
         if destination.addr().is_ipv4() || is_link_local(destination.addr()) {
             continue;
@@ -131,7 +136,7 @@ pub fn all6(route: &mut Netlink) -> Result<Vec<Uplink>> {
             }
         }
     }
-    Ok(all)
+    all
 }
 
 /// Whether we have made it.

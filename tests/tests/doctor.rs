@@ -765,7 +765,11 @@ fn a_route_that_takes_addresses_of_a_network() {
         // What is elsewhere than the overlap stays, and what cannot be chosen is asked for.
         let subnet = sh("ip -4 route show dev hawser0 proto kernel");
         let subnet = subnet.split(' ').next().expect("a subnet").to_owned();
-        sh("ip -6 route add fd00::/8 dev vpn0");
+        // That answers by it are forwarded is another matter.
+        let switch = "/proc/sys/net/ipv6/conf/vpn0/force_forwarding";
+        sh(&format!(
+            "if test -e {switch}; then echo 1 >{switch}; fi; ip -6 route add fd00::/8 dev vpn0"
+        ));
         let cures = finds(lab, &[("subnet-overlap", "network hawser0")]);
         assert!(
             cures[0].ends_with(&format!("--subnet {subnet} --subnet6 SUBNET6")),
@@ -979,6 +983,43 @@ fn a_host_that_forwards_nothing() {
         let _direct = idle(lab, "direct", &["--network", "ptp"]);
         sysctl("net.ipv4.ip_forward=0");
         finds_and_cures(lab, "forwarding-off", "network ptp");
+    });
+}
+
+/// A VPN, or a second LAN, is there after the network: what containers ask by it is answered by it.
+#[test]
+fn a_link_that_came_after_the_network() {
+    case(|lab| {
+        let switch = "/proc/sys/net/ipv6/conf/vpn/force_forwarding";
+        if !std::path::Path::new("/proc/sys/net/ipv6/conf/all/force_forwarding").exists() {
+            // All links go together.
+            return;
+        }
+        lab.serve();
+        let vpn = lab::Netns::new("vpn");
+        for network in ["bridge", "ptp"] {
+            let asks = "echo up; while read x; do ping -c 1 -W 2 2001:db8:77::2 >/dev/null && echo answered || echo not; done";
+            let mut web = lab.start(&["--network", network], &["sh", "-c", asks]);
+            web.until("up\n");
+            sh("ip link add vpn type veth peer name eth0 netns vpn
+                ip -6 addr add 2001:db8:77::1/64 dev vpn nodad; ip link set vpn up");
+            vpn.sh("ip -6 addr add 2001:db8:77::2/64 dev eth0 nodad; ip link set eth0 up");
+            web.say("\n");
+            assert_eq!(web.line(), "not");
+            let name = if network == "ptp" { "ptp" } else { "hawser0" };
+            let cures = finds(lab, &[("forwarding-off", &format!("network {name}"))]);
+            paste(&cures[0]);
+            healthy(lab);
+            web.say("\n");
+            assert_eq!(web.line(), "answered", "{cures:?}");
+            web.end().exits(0);
+            lab.settle();
+            lab.hawser(&["down"]).exits(0);
+            // What `up` has changed comes back; what the admin has changed, by the other cure, stays.
+            let left = std::fs::read_to_string(switch).expect("a switch");
+            assert_eq!(left.trim(), if network == "ptp" { "1" } else { "0" });
+            sh("ip link del vpn");
+        }
     });
 }
 

@@ -168,6 +168,15 @@ pub fn ensure_bridge(name: &str, wanted: &Wanted, steps: &mut Steps) -> Result<N
     let network = bridge::ensure(&mut route, name, wanted)?;
     let ways = uplink::find(&mut route)?;
     let (network, mut nft) = ensure_way_out(&mut route, network, wanted, &ways, steps)?;
+    if network.is_ours && network.has_ipv6() {
+        let uplinks = uplink::all6(&mut route)?;
+        match sysctl::forward_all6(Some(&network.name), &uplinks) {
+            Ok(changes) => say_changes(changes, steps),
+            // The bridge has gone again, which is looked at last.
+            Err(error) if error.errno == Some(Errno::ENODEV) => {}
+            Err(error) => return Err(error),
+        }
+    }
     let added = match network.is_ours {
         true => nft::add_bridge(&mut nft, &network.name, network.policy),
         false => Ok(()),
@@ -319,12 +328,16 @@ fn ensure_forwarding(
             }
         }
     }
+    say_changes(changes, steps);
+    Ok(())
+}
+
+fn say_changes(changes: Vec<String>, steps: &Steps) {
     for change in changes {
         steps.say(&format!(
             "{change}: the host must forward for its containers (down puts it back)"
         ));
     }
-    Ok(())
 }
 
 /// The MTU, and the network without IPv6 where that is too small for it and none was asked for.

@@ -76,17 +76,29 @@ fn examine_forwarding6(host: &Host, network: &Network, route: &mut Netlink, repo
     if is("ipv6/conf/all/forwarding", "1", report) {
         return;
     }
+    let usual = host.ways.link6();
+    let uplinks = uplink::all6_of(&host.routes, &host.links);
+    let others = uplinks.iter().map(|uplink| uplink.name.as_str());
+    let others = others.filter(|link| Some(*link) != usual).chain(usual);
     let links = network.links.iter().map(String::as_str);
-    for link in links.chain(host.ways.link6()) {
+    for (link, is_ours) in links
+        .map(|link| (link, true))
+        .chain(others.map(|link| (link, false)))
+    {
         let by_link = sysctl::by_link(link);
         let (switch, cure) = match value(&by_link, report).as_deref() {
             Some("0") => {
                 let switch = name_of("ipv6", link, "force_forwarding");
-                let cure = set(&switch, 1);
+                // `down` puts back what `up` has changed.
+                let cure = match &network.bridge {
+                    Some(_) if !is_ours => format!("host-helper up --bridge {}", network.name),
+                    _ => set(&switch, 1),
+                };
                 (switch, cure)
             }
             Some(_) => continue,
-            // Before Linux 6.17.
+            // Before Linux 6.17, where all links go together.
+            None if !is_ours && Some(link) != usual => continue,
             None => {
                 let (ours, is_bridge) = match &network.bridge {
                     Some(_) => (network.name.as_str(), true),
