@@ -75,6 +75,8 @@ pub struct Link {
     pub mtu6: Option<u32>,
     /// Routers that advertise themselves there are believed, unless the host forwards IPv6 (`accept_ra`).
     pub heeds_routers: bool,
+    /// IPv4 packets that come in by it are forwarded (`forwarding`).
+    pub forwards4: bool,
     /// Its group (`ip link` shows it).
     pub group: u32,
     /// Administratively up.

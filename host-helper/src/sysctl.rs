@@ -115,9 +115,41 @@ pub fn is_forwarding() -> Result<bool> {
     is_on(IP_FORWARD)
 }
 
-/// What is said of a host that does not, and the command that cures it.
-pub const NOT_FORWARDING: &str =
-    "the host does not forward: net.ipv4.ip_forward is 0 (sysctl -w net.ipv4.ip_forward=1)";
+fn forwarding4(link: &str) -> String {
+    format!("ipv4/conf/{link}/forwarding")
+}
+
+/// What is said of a host that does not forward IPv4 packets that come in by a link, and the command that cures it. `None`: it does.
+///
+/// # Errors
+/// When that cannot be read.
+pub fn not_forwarding4(link: &str) -> Result<Option<String>> {
+    let switch = if !is_forwarding()? {
+        "net.ipv4.ip_forward".to_string()
+    } else if value(&forwarding4(link))?.as_deref() == Some("0") {
+        // As sysctl(8) has it, which wants a slash where the link's name has a dot.
+        format!("net.ipv4.conf.{}.forwarding", link.replace('.', "/"))
+    } else {
+        return Ok(None);
+    };
+    let set = quote(&format!("{switch}=1"));
+    Ok(Some(format!(
+        "the host does not forward: {switch} is 0 (sysctl -w {set})"
+    )))
+}
+
+/// IPv4 packets that come in by a link of ours are forwarded, whatever new links are born with (`default.forwarding`). One that has gone is
+/// found out by others.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn forward4_from(link: &str) -> Result<()> {
+    let switch = forwarding4(link);
+    match value(&switch)?.as_deref() {
+        Some("0") => write(&switch, "1"),
+        _ => Ok(()),
+    }
+}
 
 /// The host must pass IPv4 packets between its links. Gives the sentence about what was changed for it.
 ///

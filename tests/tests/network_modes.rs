@@ -438,3 +438,65 @@ fn a_spanning_tree_that_holds_packets_back_is_told() {
         run().ok();
     });
 }
+
+/// Where `default.forwarding` is 0, all links that come later forward nothing, though the host does.
+#[test]
+fn links_that_are_born_without_forwarding() {
+    case(|lab| {
+        lab.serve();
+        sh("sysctl -q -w net.ipv4.ip_forward=1 net.ipv4.conf.default.forwarding=0");
+        let off = |link: &str| {
+            sh(&format!(
+                "echo 0 >/proc/sys/net/ipv4/conf/{link}/forwarding"
+            ))
+        };
+        let ping = ["ping", "-c", "1", "-W", "2", "198.51.100.10"];
+        for network in ["bridge", "ptp"] {
+            lab.run(&["--network", network], &ping).exits(0);
+        }
+        // Somebody has switched it off since.
+        off("hawser0");
+        lab.run(&[], &ping).exits(0);
+        let plugin = lab.plugin();
+        for mode in ["bridge", "ptp"] {
+            let inside = Netns::new("a");
+            let whose = Whose {
+                container: "c",
+                interface: "eth0",
+                netns: "/run/netns/a",
+            };
+            let mut config = json!({
+                "cniVersion": "1.1.0", "name": mode, "type": "hawser", "mode": mode, "ipMasq": true,
+                "ipam": { "ranges": [[{ "subnet": "10.88.0.0/24" }]], "routes": [{ "dst": "0.0.0.0/0" }] },
+            });
+            if mode == "bridge" {
+                config["bridge"] = json!("cni0");
+            }
+            let result = plugin.call("ADD", whose, &config).ok();
+            inside.sh(&format!("busybox {}", ping.join(" ")));
+            // The bridge; without one the host's end.
+            let link = result["interfaces"][0]["name"].as_str().expect("a name");
+            config["prevResult"] = result.clone();
+            plugin.call("CHECK", whose, &config).ok();
+            off(link);
+            let cure = format!("sysctl -w net.ipv4.conf.{link}.forwarding=1");
+            let fault = plugin.call("CHECK", whose, &config);
+            fault.fault(101, &["does not forward", &cure]);
+            if mode == "bridge" {
+                let fault = plugin.of_network("STATUS", &config);
+                fault.fault(51, &["does not forward", &cure]);
+            }
+            paste(&cure);
+            plugin.call("CHECK", whose, &config).ok();
+            plugin.of_network("STATUS", &config).ok();
+            plugin.call("DEL", whose, &config).ok();
+            lab.hawser(&["down", "--bridge", "cni0"]).exits(0);
+            drop(inside);
+            sh("umount /run/netns/a; rm /run/netns/a");
+        }
+        lab.settle();
+        lab.hawser(&["down"]).exits(0);
+        let left = sh("sysctl -n net.ipv4.ip_forward net.ipv4.conf.default.forwarding");
+        assert_eq!(left, "1\n0\n");
+    });
+}

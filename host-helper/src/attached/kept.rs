@@ -215,6 +215,7 @@ impl Kept {
             bridge: bridge.map(|bridge| Bridge {
                 index: bridge.index,
                 mac: bridge.mac,
+                forwards4: bridge.forwards4,
             }),
             own: Vec::new(),
             is_ours: bridge.is_none_or(|it| nft::is_ours(it.group)),

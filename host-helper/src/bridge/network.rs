@@ -44,6 +44,8 @@ pub struct Bridge {
     pub index: u32,
     /// Its hardware address.
     pub mac: Mac,
+    /// What it said when it was looked at: see [`Link::forwards4`].
+    pub forwards4: bool,
 }
 
 /// The addresses that a bridge of ours is to have. The kernel takes IPv6 off a link by a switch, too.
@@ -138,6 +140,7 @@ impl Network {
             bridge: Some(Bridge {
                 index: link.index,
                 mac: link.mac,
+                forwards4: link.forwards4,
             }),
             own: [Some(v4.addr().into()), v6.map(|net| net.addr().into())]
                 .into_iter()

@@ -272,8 +272,13 @@ fn check_rules(call: &Call, route: &mut Netlink, kept: &Kept, end: &Link) -> Res
         if let Some(missing) = missing {
             return Ok(Some(format!("{missing} (host-helper restore)")));
         }
-        if attachment.network.is_ours && !sysctl::is_forwarding()? {
-            return Ok(Some(sysctl::NOT_FORWARDING.into()));
+        let (by, is_bridge) = match attachment.network.bridge {
+            Some(_) => (&attachment.network.name, true),
+            None => (&end.name, false),
+        };
+        let of_ours = Some(by).filter(|_| attachment.network.is_ours);
+        if let Some(why) = of_ours.map_or(Ok(None), |by| sysctl::not_forwarding4(by))? {
+            return Ok(Some(why));
         }
         if let Some(lost) = lost_route(route, &attachment, end)? {
             let name = &end.name;
@@ -281,10 +286,6 @@ fn check_rules(call: &Call, route: &mut Netlink, kept: &Kept, end: &Link) -> Res
                 "the host has lost its route to {lost} by {name} (ip route replace {lost} dev {name})"
             )));
         }
-        let (by, is_bridge) = match attachment.network.bridge {
-            Some(_) => (&attachment.network.name, true),
-            None => (&end.name, false),
-        };
         let has_ipv6 = attachment.veth.address6.is_some() && attachment.network.is_ours;
         if has_ipv6 && !sysctl::forwards6(by)? {
             return sysctl::not_forwarding6(route, by, is_bridge).map(Some);

@@ -126,8 +126,8 @@ fn check_bridge(route: &mut Netlink, bridge: &Link, links: &[Link]) -> Result<()
                 "look at the rules of {name}: they are not there; host-helper restore puts them back"
             ));
         }
-        if !sysctl::is_forwarding().judge()? {
-            return limited(format!("look at {name}: {}", sysctl::NOT_FORWARDING));
+        if let Some(why) = sysctl::not_forwarding4(name).judge()? {
+            return limited(format!("look at {name}: {why}"));
         }
         if let Some(lost) = bridge::lost_address(route, bridge).judge()? {
             return limited(format!(

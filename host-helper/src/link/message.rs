@@ -8,7 +8,8 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressProtocol};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, Inet6DevConf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, Inet6DevConf, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage, Prop,
 };
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
 use netlink_packet_route::route::{
@@ -31,8 +32,8 @@ pub fn used_of(payload: &[u8]) -> Vec<u8> {
         libc::IFLA_MASTER,
         libc::IFLA_PROP_LIST,
     ];
-    const FAMILIES: [u16; 1] = [libc::AF_INET6 as u16];
-    const SETTINGS: [u16; 1] = [2]; // IFLA_INET6_CONF of linux/if_link.h
+    const FAMILIES: [u16; 2] = [libc::AF_INET as u16, libc::AF_INET6 as u16];
+    const SETTINGS: [u16; 2] = [1, 2]; // IFLA_INET_CONF and IFLA_INET6_CONF of linux/if_link.h
     let mut used = vec![0; HEADER + payload.len()];
     let mut writer = Writer::new(&mut used);
     let (header, attributes) = payload.split_at(payload.len().min(IFINFOMSG));
@@ -101,6 +102,7 @@ impl From<LinkMessage> for Link {
                         }))
                 }
                 LinkAttribute::AfSpecUnspec(families) => {
+                    link.forwards4 = forwards4(&families);
                     if let Some(switches) = switches6(&families) {
                         link.mtu6 = u32::try_from(switches.mtu6).ok();
                         link.heeds_routers = switches.accept_ra != 0;
@@ -118,6 +120,14 @@ impl From<LinkMessage> for Link {
         }
         link
     }
+}
+
+fn forwards4(families: &[AfSpecUnspec]) -> bool {
+    let is_on =
+        |setting: &AfSpecInet| matches!(setting, AfSpecInet::DevConf(all) if all.forwarding != 0);
+    families
+        .iter()
+        .any(|family| matches!(family, AfSpecUnspec::Inet(settings) if settings.iter().any(is_on)))
 }
 
 /// The switches of a link that has IPv6.
