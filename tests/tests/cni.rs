@@ -499,6 +499,38 @@ fn gc_removes_what_the_runtime_does_not_know() {
     });
 }
 
+/// The name of a link has no `-` and no `.` of an interface, which an interface may have: GC finds its attachment by that name all the same.
+#[test]
+fn garbage_with_other_signs_in_its_interface() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let red = with(blue(), json!({ "name": "red" }));
+        let interfaces = ["net-1", "eth0.100", "a_b-c.d", "1-2-3_4.5.6"];
+        let _inside = Netns::new("a");
+        for interface in interfaces {
+            let one = Whose {
+                interface,
+                ..whose("c1.x", A)
+            };
+            plugin.call("ADD", one, &blue()).ok();
+        }
+        fs::remove_dir_all("/run/hawser").expect("remove what is kept");
+        let collect = |network: &Value, known: &[&str]| {
+            let known = known
+                .iter()
+                .map(|interface| json!({ "containerID": "c1.x", "ifname": interface }));
+            let known: Vec<Value> = known.collect();
+            let known = json!({ "cni.dev/valid-attachments": known });
+            plugin.of_network("GC", &with(network.clone(), known)).ok();
+            sh("ip -br link").matches("hw0a16").count()
+        };
+        assert_eq!(collect(&red, &[]), 4, "another network's");
+        assert_eq!(collect(&blue(), &interfaces), 4, "known");
+        assert_eq!(collect(&blue(), &interfaces[1..2]), 1, "known");
+        assert_eq!(collect(&blue(), &[]), 0);
+    });
+}
+
 /// What the host forwards of IPv6, everywhere and, from Linux 6.17 on, link by link, is turned off.
 const FORWARD6_OFF: &str = "for switch in /proc/sys/net/ipv6/conf/all/forwarding /proc/sys/net/ipv6/conf/*/force_forwarding; do
     [ ! -e $switch ] || echo 0 >$switch

@@ -111,11 +111,30 @@ fn attachment_of(call: &Call, end: &Link, mark: &Mark) -> Option<Attachment> {
     }
     let (rest, _) = named.name.strip_prefix("cni-")?.rsplit_once('.')?;
     let (container, interface) = rest.rsplit_once('.')?;
-    let attachment = Attachment {
+    let mut attachments = spellings(interface).map(|interface| Attachment {
         container: container.to_string(),
-        interface: interface.to_string(),
+        interface,
+    });
+    attachments.find(|attachment| attachment_name(&call.network, attachment) == named.name)
+}
+
+/// The interfaces that a name may be made of: `-` and `.` are `_` there, as others are that no usual interface has in its name.
+fn spellings(shown: &str) -> impl Iterator<Item = String> {
+    const ALL: [char; 3] = ['_', '-', '.'];
+    const MOST: usize = 6;
+    let count = shown.matches('_').count().min(MOST) as u32;
+    let spell = |mut number: usize| {
+        let mut spell_one = |shown| match shown {
+            '_' => {
+                let one = ALL[number % ALL.len()];
+                number /= ALL.len();
+                one
+            }
+            plain => plain,
+        };
+        shown.chars().map(&mut spell_one).collect()
     };
-    (attachment_name(&call.network, &attachment) == named.name).then_some(attachment)
+    (0..ALL.len().pow(count)).map(spell)
 }
 
 /// Those that the runtime knows, under the specification's key or under the one that its first library had.
