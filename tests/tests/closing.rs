@@ -145,6 +145,8 @@ fn killed_at_any_moment(
         input: None,
     };
     let before = lab.with_network();
+    // One of the run that made the network may be at its work still.
+    helpers().into_iter().for_each(wait_for_end);
     let sockets_before = sockets();
     let counted = |call| {
         let count = barriers.fetch_add(usize::from(is_barrier(call)), Relaxed);
