@@ -95,17 +95,32 @@ pub enum Of {
     Theirs,
 }
 
-/// The same for a container that another tool made: its host name and its privileges are that tool's.
-pub fn write_attached(request: &Request, attachment: &Attachment, names: &str, init: Of) -> String {
+/// The same for a container that another tool made: its host name and its privileges are that tool's. Our init writes no
+/// files there: see [`files`].
+pub fn write_attached(request: &Request, attachment: &Attachment, init: Of) -> String {
     message(|line| {
         network_lines(request, attachment, line);
-        if request.writes_resolv {
-            resolv_lines(request, Some(attachment), names, line);
-        }
-        if init == Of::Ours {
-            privilege_lines(&Privileges::default(), line);
+        match init {
+            Of::Ours => privilege_lines(&Privileges::default(), line),
+            Of::Theirs if request.writes_resolv => {
+                resolv_lines(request, Some(attachment), "", line);
+            }
+            Of::Theirs => {}
         }
     })
+}
+
+/// What resolv.conf and hosts begin with, as init would write them; hosts is empty where it is the network's.
+///
+/// # Errors
+/// What init would refuse of it.
+pub fn files(request: &Request, attachment: &Attachment, names: &str) -> Result<[String; 2]> {
+    let attachment = Some(attachment);
+    check(&message(|line| {
+        resolv_lines(request, attachment, names, line);
+    }))?;
+    let resolv = request.resolvers.to_file().unwrap_or_default();
+    Ok([resolv, own_hosts(request, attachment) + names])
 }
 
 fn message(facts: impl FnOnce(&mut dyn FnMut(std::fmt::Arguments))) -> String {

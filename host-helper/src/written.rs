@@ -1,4 +1,4 @@
-//! A file of a container that its supervisor writes.
+//! A file of a container that is written from outside.
 
 use std::fs::File;
 use std::io;

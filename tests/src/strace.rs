@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::process::{Running, wait_untold};
+use crate::sys;
 
 /// `command` under strace with these options, and with its variables; the trace goes to `file`.
 pub fn traced(command: &Command, options: &[&str], file: &str) -> Command {
@@ -27,9 +28,11 @@ pub fn traced(command: &Command, options: &[&str], file: &str) -> Command {
     strace
 }
 
-/// A program that was stopped when it had sent a message.
+/// A program that was stopped when it had sent a message, or a child of its when that had become another program.
 pub struct Stopped {
     running: Running,
+    /// The process that is stopped.
+    stopped: i32,
     /// Where it was not started by that.
     _strace: Option<Running>,
     /// False: it has ended without sending that many.
@@ -46,6 +49,21 @@ impl Stopped {
         let _ = fs::remove_file(trace);
         let running = Running::piped(traced(command, &options, &trace.to_string_lossy()));
         Self::wait(running, None, trace)
+    }
+
+    /// Starts `command`, of whose processes that one is stopped which has just become init.
+    #[track_caller]
+    pub fn at_init(command: &Command, trace: &Path) -> Self {
+        let stop = "inject=execveat:signal=SIGSTOP";
+        let options = ["-D", "-f", "-e", "trace=execveat", "-e", stop];
+        let _ = fs::remove_file(trace);
+        let running = Running::piped(traced(command, &options, &trace.to_string_lossy()));
+        let mut made = Self::wait(running, None, trace);
+        let told = fs::read_to_string(trace).unwrap_or_default();
+        let line = told.lines().find(|line| line.contains("stopped by"));
+        let pid = line.and_then(|line| line.split(' ').next()?.parse().ok());
+        made.stopped = pid.expect("one that is stopped");
+        made
     }
 
     /// Sends a signal to a process that is there already, which is stopped behind its `nth` message from then on.
@@ -72,6 +90,7 @@ impl Stopped {
         wait_untold("it stops or ends", || is_stopped() || running.has_ended());
         let is_stopped = is_stopped();
         Self {
+            stopped: running.pid(),
             running,
             _strace: strace,
             is_stopped,
@@ -94,7 +113,8 @@ impl Stopped {
 
     /// It goes on.
     pub fn go_on(self) -> Running {
-        self.running.signal(libc::SIGCONT);
+        let stopped = sys::pidfd(self.stopped).expect("a process of ours");
+        sys::pidfd_signal(&stopped, libc::SIGCONT).expect("let it go on");
         self.running
     }
 }

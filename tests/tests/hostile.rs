@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use lab::strace::traced;
+use lab::strace::{Stopped, traced};
 use lab::{
     DEADLINE, Lab, Outcome, Running, Seen, Snapshot, case, child, collect, packets, sh, sys,
     wait_for_end,
@@ -595,6 +595,45 @@ fn exhausts_connections_from_where_it_is_attached() {
         flood.end();
         guest.end().exits(0);
         before.assert_back();
+    });
+}
+
+/// What is written into its files is not led to files of the host by what it puts in their place meanwhile.
+#[test]
+fn puts_links_in_the_place_of_its_files_while_it_is_attached() {
+    case(|lab| {
+        lab.with_network();
+        let victim = lab.dir.join("victim");
+        fs::write(&victim, "the host's\n").expect("write a file");
+        let script = format!(
+            "mount -t tmpfs none /etc; cd /etc; : >real; : >names; ln -s real resolv.conf; ln -s names hosts;
+            for link in one other; do ln -s {} $link; done; echo there; read x; mv one resolv.conf; mv other hosts; echo moved; exec cat",
+            victim.display()
+        );
+        let mut guest = Running::unshared(&["-n", "-m"], &script);
+        guest.until("there");
+        let pid = guest.pid().to_string();
+        let words = [
+            "attach",
+            "--dns",
+            "192.0.2.53",
+            "--add-host",
+            "db:192.0.2.1",
+            &pid,
+        ];
+        let attaching = Stopped::at_init(&lab.command(&words), &lab.dir.join("trace"));
+        assert!(attaching.is_stopped, "it becomes init");
+        guest.say("x\n");
+        guest.until("moved");
+        attaching.go_on().end().exits(0);
+        let left = fs::read_to_string(&victim).expect("read a file");
+        assert_eq!(left, "the host's\n");
+        let inside = |name| fs::read_to_string(format!("/proc/{pid}/root/etc/{name}"));
+        let resolv = inside("real").expect("its resolv.conf");
+        assert_eq!(resolv, "nameserver 192.0.2.53\n");
+        let hosts = inside("names").expect("its hosts");
+        assert!(hosts.contains("192.0.2.1 db\n"), "{hosts}");
+        guest.end().exits(0);
     });
 }
 

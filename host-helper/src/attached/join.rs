@@ -2,7 +2,7 @@
 //! and before it, in the container's mount namespace, files of ours over its resolv.conf and hosts. (Where there are no files
 //! to write no process is needed: `links.rs`.)
 //!
-//! The namespaces may be hostile. What enters them is as in `exec.rs`: not dumpable, init in a sealed memory file, no
+//! The namespaces may be hostile. The files are written by descriptor, before they are there: init opens nothing by name. What enters them is as in `exec.rs`: not dumpable, init in a sealed memory file, no
 //! descriptor and no working directory of the host. It stays in the host's pid namespace, where nothing of the container
 //! sees it, and executes nothing that is inside.
 
@@ -36,6 +36,7 @@ use crate::spawn::{self, Child, ChildEnds, Said, Spawn, StatusReader, Stdio};
 use crate::state;
 use crate::sys::{self, Clone, End, attach_tree, clone_tree, make_mount};
 use crate::terminal;
+use crate::written::Written;
 
 /// A file that was mounted over one of the container's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,7 +103,8 @@ pub fn configure(
     let made = attach::receive_made(&mut child.0, &mut status, signals, false)?;
     let bound = bound(&made, hosts, missing)?;
     keep(bound.clone())?;
-    let message = config::write_attached(request, attachment, names, config::Of::Ours);
+    write(&made, &config::files(request, attachment, names)?)?;
+    let message = config::write_attached(request, attachment, config::Of::Ours);
     let done = talk(&mut child.0, &mut status, &message, signals);
     drop(child);
     if done.is_err() {
@@ -110,6 +112,18 @@ pub fn configure(
         let _ = unbind(files, &bound);
     }
     done.map(|()| made)
+}
+
+/// By descriptor, and while nobody inside sees them: by name init would write to whatever the container puts there.
+fn write(made: &[OwnedFd], texts: &[String; 2]) -> Result<()> {
+    let named = [RESOLV, HOSTS].into_iter().zip(texts);
+    for (file, (path, text)) in made.iter().zip(named) {
+        let doing = || format!("write the container's /{path}");
+        let file = File::from(file.try_clone().doing(doing)?);
+        let mut file = Written::new(file, String::new());
+        file.write(text.clone()).doing(doing)?;
+    }
+    Ok(())
 }
 
 /// A child that does not outlive its work.

@@ -56,7 +56,7 @@ pub fn serve(
     // Joined before the message, so that the change cannot be missed.
     news.join(libc::RTNLGRP_LINK).doing(doing)?;
     no_link_local(&mut target.look()?, request, attachment);
-    let message = config::write_attached(request, attachment, "", config::Of::Theirs);
+    let message = config::write_attached(request, attachment, config::Of::Theirs);
     let opened = File::options()
         .write(true)
         .custom_flags(libc::O_NONBLOCK)
