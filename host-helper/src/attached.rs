@@ -13,7 +13,7 @@ pub mod waiting;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -51,6 +51,7 @@ pub use leaving::take_last_back;
 pub use links::{no_link_local, set_up_by};
 use target::Target;
 pub use target::socket_inside;
+use waiting::Fifo;
 
 /// Attaches a container. Gives the exit code.
 ///
@@ -59,10 +60,16 @@ pub use target::socket_inside;
 pub fn attach(options: &cli::Attach, mut steps: Steps) -> Result<u8> {
     run::need_privileges("attach a container")?;
     check_together(options)?;
+    let mut how = How {
+        stays: options.stay,
+        to: options.to.as_deref().map(Fifo::find).transpose()?,
+        exports: options.export,
+        ..How::default()
+    };
     let target = find(options)?;
     let signals = Signals::block()?;
     let alone = target.lock(&signals)?;
-    let to = options.to.as_deref();
+    let to = how.to.as_ref();
     if target.files().is_none() && to.is_none() {
         let why = "it has no mount namespace of its own, and sees the host's";
         let net = &options.net;
@@ -71,16 +78,12 @@ pub fn attach(options: &cli::Attach, mut steps: Steps) -> Result<u8> {
     }
     let name = options.name.as_deref();
     let mut request = request(&options.net, name, &target, to, &steps)?;
-    let how = How {
-        stays: options.stay,
-        to,
-        exports: options.export,
-        ..How::default()
-    };
     // Before there is anything to take back.
     let watch = options.stay.then(|| Watch::begin(&target)).transpose()?;
     let attach = |request: &mut _| guest::attach(request, &target, &how, &signals, &mut steps);
     let guest = detach::or_take_back(&mut request, attach)?;
+    // Or its file system would be in use as long as we stay.
+    how.to = None;
     drop(alone);
     if let Err(error) = crate::show(&format!("{}\n", request.name)) {
         // Its name may be made up: nobody would know of it.
@@ -114,7 +117,7 @@ pub fn request(
     net: &cli::Network,
     name: Option<&str>,
     target: &Target,
-    to: Option<&Path>,
+    to: Option<&Fifo>,
     steps: &Steps,
 ) -> Result<Request> {
     let mut inside = target.check_empty(&net.iface)?;
@@ -252,9 +255,6 @@ fn check_together(options: &cli::Attach) -> Result<()> {
 }
 
 fn find(options: &cli::Attach) -> Result<Target> {
-    if let Some(fifo) = &options.to {
-        waiting::check(fifo)?;
-    }
     match (options.pid, &options.netns) {
         (Some(pid), _) => Target::of_process(pid),
         (None, Some(path)) => Target::of_path(path),

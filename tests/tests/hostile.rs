@@ -16,8 +16,8 @@ use nix::unistd::Pid;
 
 use lab::strace::{Stopped, traced};
 use lab::{
-    DEADLINE, Lab, Outcome, Running, Seen, Snapshot, case, child, collect, packets, sh, sys,
-    wait_for_end,
+    DEADLINE, Lab, Outcome, Running, Seen, Snapshot, case, child, children, collect, packets, sh,
+    sys, wait_for_end,
 };
 
 /// Some seconds more than a grace of one second, on a busy machine.
@@ -634,6 +634,45 @@ fn puts_links_in_the_place_of_its_files_while_it_is_attached() {
         let hosts = inside("names").expect("its hosts");
         assert!(hosts.contains("192.0.2.1 db\n"), "{hosts}");
         guest.end().exits(0);
+    });
+}
+
+/// It is the FIFO that was found, whatever its name leads to by the time that the config is written.
+#[test]
+fn puts_a_link_in_the_place_of_the_fifo_at_which_its_init_waits() {
+    case(|lab| {
+        let before = lab.with_network();
+        let [fifo, victim] = ["fifo", "victim"].map(|name| lab.dir.join(name));
+        fs::write(&victim, "the host's\n").expect("write a file");
+        sh(&format!("mkfifo {}", fifo.display()));
+        let guest = Running::unshared(&["-n"], "exec cat");
+        let pid = guest.pid().to_string();
+        // It can have whoever attaches it wait, by a lock.
+        let lock = format!("exec flock /proc/{pid}/ns/net sh -c 'echo locked; exec cat'");
+        let mut holder = Running::unshared(&["-m"], &lock);
+        holder.until("locked");
+        let to = fifo.to_string_lossy();
+        let words = ["attach", "--to", &*to, &pid];
+        let attaching = Running::spawn(lab.command(&words));
+        lab::wait_untold("it waits, by a child", || {
+            !children(attaching.pid()).is_empty()
+        });
+        sh(&format!(
+            "ln -s {} {to}.new; mv {to}.new {to}",
+            victim.display()
+        ));
+        holder.end().ok();
+        let outcome = attaching.end();
+        let left = fs::read_to_string(&victim).expect("read a file");
+        assert_eq!(left, "the host's\n");
+        outcome.refused(&["nobody waits there"]);
+        // Nor does a link that is there from the beginning lead to what is none.
+        lab.hawser(&words).refused(&["it is no FIFO"]);
+        guest.end().exits(0);
+        for path in [&fifo, &victim] {
+            fs::remove_file(path).expect("remove a file");
+        }
+        before.assert_back();
     });
 }
 

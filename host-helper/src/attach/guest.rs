@@ -8,11 +8,12 @@ use super::{
     Attachment, Names, Start, choose_mtu, ensure_network, find_ways_out, hold, know_network,
     lease_name, mark_as, publish, splice_to,
 };
+use crate::attached;
 use crate::attached::join::{self, Bound};
 use crate::attached::kept::{self, Cni, Kept};
 use crate::attached::labels;
 use crate::attached::target::Target;
-use crate::attached::{self, waiting};
+use crate::attached::waiting::{self, Fifo};
 use crate::conntrack;
 use crate::control::{self, Lease};
 use crate::error::{Doing, Error, Result};
@@ -37,7 +38,7 @@ pub struct How<'a> {
     /// A supervisor stays.
     pub stays: bool,
     /// The container's own init waits here for its config.
-    pub to: Option<&'a Path>,
+    pub to: Option<Fifo>,
     /// The name is to be one for `ip netns`.
     pub exports: bool,
     /// A container runtime knows it by this.
@@ -132,7 +133,7 @@ pub fn attach(
     let up = attachment.clone();
     undo.push(move || attached::set_down(&up));
     veth::set_up(&mut route, &attachment.veth, &attachment.network)?;
-    let files = match how.to {
+    let files = match &how.to {
         Some(fifo) => waiting::serve(fifo, request, target, &attachment).map(|()| Vec::new())?,
         None => {
             let keep = |bound: Vec<Bound>| {
