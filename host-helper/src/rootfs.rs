@@ -30,9 +30,9 @@ use crate::sys::{
 };
 use crate::users::Users;
 
-pub use files::{HOSTS, RESOLV, attach_file};
+pub use files::{HOSTS, RESOLV, open_place};
 
-use files::{bind_file, open_place};
+use files::bind_file;
 use kernel::{mask_proc, mount_sys, set_switches};
 use volumes::{copy_volumes, mount_volumes};
 

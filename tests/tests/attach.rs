@@ -415,6 +415,40 @@ fn what_is_missing_in_a_root_of_the_hosts_is_not_made() {
     });
 }
 
+/// Root of the host may make files in all places that such a container sees, and its users may not.
+#[test]
+fn what_is_missing_among_other_users_is_not_made() {
+    case(|lab| {
+        let roots = lab.dir.join("roots");
+        fs::create_dir(&roots).expect("make a directory");
+        let top = lab.dir.join("top");
+        fs::create_dir(&top).expect("make a directory");
+        let script = format!(
+            "cd {}; mount -t tmpfs none .; cd $PWD; mkdir etc host; mount --rbind / host; : >etc/hosts; ln -s /host{}/a/b etc/resolv.conf;
+            exec chroot . /host/bin/busybox sh -c 'echo there; read x; /host/bin/busybox rm /etc/resolv.conf; : >/etc/resolv.conf; echo made; exec /host/bin/busybox cat'",
+            top.display(),
+            roots.display()
+        );
+        let mut guest = Running::unshared(&["-r", "-n", "-m"], &script);
+        guest.until("there");
+        let before = lab.with_network();
+        attach(lab, guest.pid(), &[]).refused(&["/etc/resolv.conf", "empty file", "--resolv=off"]);
+        before.assert_back();
+        let made = fs::read_dir(&roots).expect("read a directory").count();
+        assert_eq!(made, 0);
+        guest.say("x\n");
+        guest.until("made");
+        let options = ["--name", "web", "--dns", "192.0.2.53"];
+        attach(lab, guest.pid(), &options).ok();
+        let seen = inside(guest.pid(), "/etc/resolv.conf");
+        assert_eq!(seen, "nameserver 192.0.2.53\n");
+        detach(lab, "web");
+        assert_eq!(inside(guest.pid(), "/etc/resolv.conf"), "");
+        guest.end().exits(0);
+        before.assert_back();
+    });
+}
+
 #[test]
 fn a_network_whose_ipv6_is_off_gets_ipv4_alone() {
     case(|lab| {

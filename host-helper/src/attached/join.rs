@@ -27,7 +27,7 @@ use super::target::{Files, Target};
 use crate::attach::{self, Attachment};
 use crate::config;
 use crate::error::{Doing, Error, Result};
-use crate::inside::{Permission, mount_of, open_in_root, open_path, read_below};
+use crate::inside::{Permission, is_directory, mount_of, open_in_root, open_path, read_below};
 use crate::netlink::Netlink;
 use crate::request::Request;
 use crate::rootfs::{self, HOSTS, NODEV, NOEXEC, NOSUID, RESOLV, Rootfs, make_private};
@@ -37,6 +37,10 @@ use crate::state;
 use crate::sys::{self, Clone, End, attach_tree, clone_tree, make_mount};
 use crate::terminal;
 use crate::written::Written;
+
+/// What helps where nothing is made.
+const IN_HOSTS_ROOT: &str = "the container's root is the host's, in which nothing is made: make an empty file there, or use --resolv=off";
+const AMONG_OTHERS: &str = "the container's users are others than ours, and nothing is made among them: make an empty file there, or use --resolv=off";
 
 /// A file that was mounted over one of the container's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -210,22 +214,37 @@ fn enter(
         .doing(|| "hand resolv.conf to the host".into())?;
     let permission = Permission(ends.config.as_fd());
     permission.wait().doing(|| "wait for the config".into())?;
+    let lacking = if hosts_root == Some(identity(&root)?) {
+        Some(IN_HOSTS_ROOT)
+    } else {
+        (!files.may_be_made).then_some(AMONG_OTHERS)
+    };
     for (path, tree) in made.trees {
         uncover_deleted(&ourselves, &root, path)?;
-        check_private(&ourselves, &root, path)?;
-        if hosts_root == Some(identity(&root)?) {
-            // What is missing there is not to be made on the host.
-            open_in_root(&root, Path::new(path), OFlag::O_PATH)
-                .doing(|| format!("bind a file of our own on /{path}"))
-                .map_err(|error| {
-                    let cure = "the container's root is the host's, in which nothing is made: make an empty file there, or use --resolv=off";
-                    error.cure(Errno::ENOENT, cure)
-                })?;
-        }
-        rootfs::attach_file(&root, path, &permission, || Ok(tree))?;
+        let place = match &lacking {
+            Some(cure) => open_there(&root, path, cure)?,
+            None => {
+                check_before_making(&ourselves, &root, path)?;
+                rootfs::open_place(&root, path, &permission)?
+            }
+        };
+        // The very one: its name may lead elsewhere by now.
+        check_private(&ourselves, &place, path)?;
+        attach_tree(tree, &place).doing(|| format!("bind a file of our own on /{path}"))?;
     }
     umask(Mode::from_bits_truncate(0o022));
     Ok(())
+}
+
+/// The place of a file that is not to be made.
+fn open_there(root: &OwnedFd, path: &str, cure: &str) -> Result<OwnedFd> {
+    let doing = || format!("bind a file of our own on /{path}");
+    let open = || match open_in_root(root, Path::new(path), OFlag::O_PATH)? {
+        place if is_directory(&place)? => Err(Errno::EISDIR),
+        place => Ok(place),
+    };
+    let place = open().doing(doing);
+    place.map_err(|error| error.cure(Errno::ENOENT, cure).cure(Errno::EISDIR, cure))
 }
 
 /// What tells a file from others.
@@ -314,20 +333,26 @@ fn mount_line(ourselves: &OwnedFd, place: &OwnedFd) -> std::io::Result<Vec<Strin
     Ok(line.unwrap_or_default())
 }
 
+/// Before the place of a file is made: where it is to be may be shared, too.
+fn check_before_making(ourselves: &OwnedFd, root: &OwnedFd, path: &str) -> Result<()> {
+    match open_in_root(root, Path::new(path), OFlag::O_PATH) {
+        Err(Errno::ENOENT) => {
+            let etc = open_in_root(root, Path::new("etc"), OFlag::O_PATH)
+                .doing(|| "use the container's /etc".into())
+                .map_err(|error| {
+                    let cure = "make that directory in its root file system, or use --resolv=off";
+                    error.cure(Errno::ENOENT, cure)
+                })?;
+            check_private(ourselves, &etc, path)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What is mounted on a mount that others share appears there too, on the host, say.
-fn check_private(ourselves: &OwnedFd, root: &OwnedFd, path: &str) -> Result<()> {
+fn check_private(ourselves: &OwnedFd, place: &OwnedFd, path: &str) -> Result<()> {
     let doing = || format!("look at the mounts of /{path}");
-    let place = match open_in_root(root, Path::new(path), OFlag::O_PATH) {
-        // It will be made in its directory.
-        Err(Errno::ENOENT) => open_in_root(root, Path::new("etc"), OFlag::O_PATH)
-            .doing(|| "use the container's /etc".into())
-            .map_err(|error| {
-                let cure = "make that directory in its root file system, or use --resolv=off";
-                error.cure(Errno::ENOENT, cure)
-            })?,
-        opened => opened.doing(doing)?,
-    };
-    let line = mount_line(ourselves, &place).doing(doing)?;
+    let line = mount_line(ourselves, place).doing(doing)?;
     let mut optional = line.iter().skip(6);
     if optional
         .by_ref()
@@ -416,7 +441,7 @@ fn unbind_inside(files: &Files, bound: &[Bound]) -> Result<Infallible> {
             let name = place.as_raw_fd().to_string();
             umount2(&*name, MntFlags::MNT_DETACH).doing(take_back)?;
         }
-        if one.was_missing {
+        if one.was_missing && files.may_be_made {
             remove_if_empty(&root, Path::new(&one.path));
         }
     }

@@ -56,6 +56,9 @@ pub struct Files {
     pub mounts: OwnedFd,
     /// Its root.
     pub root: OwnedFd,
+    /// What is missing there may be made. In a user namespace of its own none of its users may do there what the host's
+    /// root may, and they could lead that to any place that they see.
+    pub may_be_made: bool,
 }
 
 impl Target {
@@ -288,6 +291,8 @@ impl Target {
             .and_then(|process| process.files.as_mut())
         {
             files.root = root;
+            // Nobody is inside yet who could lead it elsewhere.
+            files.may_be_made = true;
         }
         Ok(())
     }
@@ -410,6 +415,8 @@ fn files_of(pid: i32) -> Result<Option<Files>> {
             format!("/proc/{pid}/root"),
             OFlag::O_PATH | OFlag::O_DIRECTORY,
         )?,
+        // Without user namespaces there is no such file.
+        may_be_made: namespace(&pid.to_string(), "user").ok() == namespace("self", "user").ok(),
     }))
 }
 

@@ -34,31 +34,17 @@ pub(super) fn bind_file(
     if let Some(map) = map {
         map.own(&file).doing(doing)?;
     }
-    attach_file(root, path, permission, || clone_tree(scratch, &name, false))?;
+    let place = open_place(root, path, permission)?;
+    let tree = clone_tree(scratch, &name, false).doing(doing)?;
+    attach_tree(tree, &place).doing(doing)?;
     Ok(file)
 }
 
-/// Attaches a mount of a file at its place, which is made where it is missing.
+/// The place of a file that is to be mounted over, which is made where it is missing.
 ///
 /// # Errors
-/// It cannot be made, or mounted on.
-pub fn attach_file(
-    root: &OwnedFd,
-    path: &'static str,
-    permission: &Permission,
-    tree: impl FnOnce() -> nix::Result<OwnedFd>,
-) -> Result<()> {
-    let doing = || format!("bind a file of our own on /{path}");
-    let place = open_place(root, path, permission)?;
-    attach_tree(tree().doing(doing)?, &place).doing(doing)
-}
-
-/// The place of a file that is to be mounted over, which is made where it is missing.
-pub(super) fn open_place(
-    root: &OwnedFd,
-    path: &'static str,
-    permission: &Permission,
-) -> Result<OwnedFd> {
+/// It cannot be made.
+pub fn open_place(root: &OwnedFd, path: &'static str, permission: &Permission) -> Result<OwnedFd> {
     let place = open_or_make(
         root,
         Path::new(path),
