@@ -76,6 +76,31 @@ fn a_container_has_a_network_from_createruntime_to_poststop() {
     });
 }
 
+/// Nobody is inside yet: what is missing is made, whosever users it has, and stays.
+#[test]
+fn what_is_missing_among_other_users_is_made() {
+    case(|lab| {
+        let before = lab.with_network();
+        let bundle = lab.bundle("web", "");
+        let root = lab.rootfs.display();
+        let script = format!("mount --bind {root} {root} && echo bound && exec cat");
+        let mut guest = Running::unshared(&["-r", "-n", "-m"], &script);
+        guest.until("bound");
+        let state = bundle.state("web", "creating", guest.pid());
+        lab.hook(&["--dns", "192.0.2.53"], &state).ok();
+        let seen = format!("/proc/{}/root{root}/etc/resolv.conf", guest.pid());
+        let seen = fs::read_to_string(seen).expect("its resolv.conf");
+        assert_eq!(seen, "nameserver 192.0.2.53\n");
+        release(lab, &bundle, "web", guest);
+        for name in ["resolv.conf", "hosts"] {
+            let path = lab.rootfs.join("etc").join(name);
+            assert_eq!(fs::read(&path).expect("it was made for it"), b"");
+            fs::remove_file(path).expect("remove a file");
+        }
+        before.assert_host_back();
+    });
+}
+
 #[test]
 fn what_genuinetools_netns_has_is_there() {
     case(|lab| {
