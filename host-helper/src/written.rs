@@ -8,6 +8,8 @@ use std::os::unix::fs::FileExt;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 
+use crate::sys;
+
 /// A file of the container's that we have written.
 pub struct Written {
     file: File,
@@ -42,7 +44,7 @@ impl Written {
         if old < text.len() {
             let (kept, length) = (FallocateFlags::FALLOC_FL_KEEP_SIZE, text.len());
             let length = libc::off_t::try_from(length).unwrap_or(libc::off_t::MAX);
-            match fallocate(&self.file, kept, 0, length) {
+            match sys::again(|| fallocate(&self.file, kept, 0, length)) {
                 // Not every file system makes room ahead.
                 Err(Errno::EOPNOTSUPP) => {}
                 made => made?,
