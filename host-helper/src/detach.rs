@@ -1,5 +1,7 @@
 //! `down`: takes a network back. Clean-up goes on after an error, and what is gone already is success.
 
+use std::time::{Duration, Instant};
+
 use nix::errno::Errno;
 
 use crate::attached;
@@ -128,18 +130,18 @@ fn take_rest_back(request: &Request, is_first: bool) {
 /// It cannot be told.
 fn remove_tables_of_none(route: &mut Netlink) -> Result<Option<Result<()>>> {
     // Beside others who change the ruleset all the time the last look has to do.
-    const LOOKS: u32 = 16;
-    let mut look = 0;
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let end = Instant::now() + PATIENCE;
     loop {
-        look += 1;
+        let is_patient = Instant::now() < end;
         let mut nft = nft::open();
-        let generation = nft.as_mut().ok().filter(|_| look < LOOKS);
+        let generation = nft.as_mut().ok().filter(|_| is_patient);
         let generation = generation.and_then(|nft| nft::generation(nft).ok());
         if !is_last(route)? {
             return Ok(None);
         }
         match nft.and_then(|mut nft| nft::remove(&mut nft, generation)) {
-            Err(error) if error.errno == Some(Errno::ERESTART) && look < LOOKS => {}
+            Err(error) if error.errno == Some(Errno::ERESTART) && is_patient => {}
             removed => return Ok(Some(removed)),
         }
     }

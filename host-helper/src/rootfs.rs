@@ -49,8 +49,7 @@ pub const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 /// chroot (pivot_root(2)).
 const ON_INITRAMFS: &str = "the root of this machine is an initramfs (switch_root to another file system first), or host-helper was started in a chroot (start it outside)";
 /// mount(2): only what is mounted can be made private.
-const IN_CHROOT: &str =
-    "host-helper was started in a chroot; start it outside, or mount something on its root";
+const IN_CHROOT: &str = "host-helper was started in a chroot; start it outside";
 
 /// What the container is to see. Paths were checked when this was made.
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -106,8 +106,9 @@ fn run_detached(
 ) -> Result<u8> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC).doing(|| "make a pipe".into())?;
     let read = File::from(read);
-    // For both: each hears of its own.
+    // For both: each hears of its own. And the supervisor of ours, from its first moment on, also where our caller ignores that.
     let signals = Signals::block()?;
+    sys::block_signals(1 << (libc::SIGTERM - 1)).doing(|| "block signals".into())?;
     let cloned = sys::clone_process(0).doing(|| "start a supervisor".into());
     match cloned.map_err(explain_namespace)? {
         Clone::Parent(_, pidfd) => {

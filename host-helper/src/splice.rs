@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use crate::error::{Doing, Result};
@@ -26,8 +27,10 @@ pub const DESCRIPTORS: usize = 2 * tcp::MOST + udp::MOST + 256;
 
 /// What is looked at in one turn.
 const EVENTS: usize = 64;
-/// How long what has come is passed on when the container has ended: as much as the sockets hold takes a tenth of that.
-const LAST: Duration = Duration::from_millis(50);
+/// How long what has come is passed on when the container has ended, at most: as much as the sockets hold takes some ten milliseconds.
+const LAST: Duration = Duration::from_secs(1);
+/// How long it is waited meanwhile for clients that take nothing.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// What is read at a time: no datagram is longer. On the stack, whose memory a supervisor at rest gives back.
 const BUFFER: usize = 64 * 1024;
 
@@ -170,8 +173,19 @@ impl Splice {
     /// Passes on what has come, as far as somebody takes it, and cuts all connections off.
     pub fn finish(&mut self) {
         let end = Instant::now() + LAST;
-        while self.turn() && Instant::now() < end {}
+        while Instant::now() < end && (self.turn() || self.has_takers()) {}
         self.connections.cut();
+    }
+
+    /// Waits until somebody takes more who has taken no more before. False: there is nobody, or nobody does.
+    fn has_takers(&self) -> bool {
+        let timeout = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::ZERO);
+        self.descriptor()
+            .filter(|_| self.connections.is_any_held_up())
+            .is_some_and(|epoll| {
+                let mut fds = [PollFd::new(epoll, PollFlags::POLLIN)];
+                sys::again(|| poll(&mut fds, timeout)).is_ok_and(|ready| ready > 0)
+            })
     }
 
     /// Lets go of everything.

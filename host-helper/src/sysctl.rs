@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
 
 use crate::error::{Doing, Error, Result};
 use crate::foreign::quote;
@@ -369,6 +370,11 @@ pub fn ignore_advertisements(link: &str) -> Result<()> {
         Err(_) if !is_on(&switch)? || is_on(&of_link(link, "disable_ipv6"))? => Ok(()),
         done => done,
     }
+}
+
+/// Whether nothing can be written, by whomever.
+pub fn is_read_only() -> bool {
+    access(ROOT, AccessFlags::W_OK) == Err(Errno::EROFS)
 }
 
 /// Whether a link has switches of IPv6. The kernel takes them away, and all of its IPv6 addresses, where its MTU is under 1,280 bytes.

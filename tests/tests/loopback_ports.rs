@@ -241,6 +241,43 @@ fn what_is_cut_off_is_no_end() {
     });
 }
 
+/// The client begins to read when the container has ended; the sockets on the way are full then.
+#[test]
+fn a_long_answer_right_before_the_end_is_whole() {
+    case(|lab| {
+        let inside = container(lab, &["-p", "8080:80"]);
+        let listener = listen(&inside, "0.0.0.0:80");
+        let client = connect("127.0.0.1:8080");
+        let server = accept(&listener);
+        let [supervisor, pid] = [supervisor(lab), lab.pid_of("web")];
+        let held = sys::pidfd(supervisor).expect("its supervisor");
+        server.set_nonblocking(true).expect("do not wait");
+        let part = pattern(1 << 16);
+        let mut sent = 0;
+        let mut quiet = 0;
+        while quiet < 3 {
+            let before = sent;
+            while let Ok(length) = (&server).write(&part) {
+                sent += length;
+            }
+            // It answers behind what it could pass on.
+            lab.hawser(&["port", "ls", "web"]).ok();
+            quiet = if sent == before { quiet + 1 } else { 0 };
+        }
+        sys::pidfd_signal(&held, libc::SIGSTOP).expect("hold it up");
+        drop(server);
+        let command = sys::pidfd(pid).expect("the command");
+        sys::pidfd_signal(&command, libc::SIGKILL).expect("end the container");
+        wait_for_end(pid);
+        let got = thread::scope(|scope| {
+            let reader = scope.spawn(|| read_all(&client).len());
+            sys::pidfd_signal(&held, libc::SIGCONT).expect("let it go on");
+            reader.join().expect("all of it")
+        });
+        assert_eq!(got, sent);
+    });
+}
+
 #[test]
 fn who_was_answered_right_before_the_end_has_the_answer() {
     case(|lab| {

@@ -1,6 +1,7 @@
 //! The network is there before its first container is: bridge, firewall, forwarding, MTU.
 
 use nix::errno::Errno;
+use std::net::IpAddr;
 
 use crate::attached;
 use crate::bridge::{self, Network, POINT_TO_POINT_NAME};
@@ -380,6 +381,9 @@ pub(super) fn know_network(request: &mut Request, network: Option<&Network>) {
         return;
     }
     request.no_ipv6 = true;
+    if !request.resolvers.servers.iter().any(IpAddr::is_ipv6) {
+        return;
+    }
     let lacked = request.lacks_resolvers();
     request.choose_resolvers();
     // Else it has been said.

@@ -38,7 +38,7 @@ pub(super) fn complete(
             .is_some_and(|policy| link.group == nft::group(&link.name, policy))
         && link.mac == mac_of(v4.addr())
         && has(v4.into())
-        && !link.heeds_routers
+        && (!link.heeds_routers || sysctl::is_read_only())
         && (has_ipv6 || !may_have_ipv6(link, v6, wanted)?);
     let v6 = v6.net().filter(|_| has_ipv6);
     Ok(is_whole.then(|| Network::of_bridge(link, v4, v6, true)))

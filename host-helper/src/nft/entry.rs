@@ -54,7 +54,7 @@ impl Entry {
         resolvers: &[IpAddr],
     ) -> Result<Entry> {
         if let Some(tenant) = known(&mut nft, &attachment.veth.name)? {
-            sweep_tenant(&mut nft, &tenant)?;
+            sweep_tenant(&mut nft, &tenant, true)?;
         }
         let mut entry = Entry::of(moment(), nft, attachment, reach, ports, resolvers);
         entry.has_made_tables = entry.put(None)?;

@@ -28,7 +28,7 @@ pub fn forget(attachment: &Attachment) {
     let link = &attachment.veth.name;
     let once = || {
         let mut nft = open()?;
-        let swept = sweep(&mut nft, None, link, &addresses);
+        let swept = sweep(&mut nft, None, link, &addresses, conntrack::are_many());
         close_later(&nft);
         swept
     };
@@ -64,22 +64,23 @@ pub fn forget_link(link: &str, mut is_its: impl FnMut() -> bool) -> Result<Optio
         let Some(tenant) = known else {
             return Ok(Some(Vec::new()));
         };
-        let swept = sweep_tenant(&mut nft, &tenant);
+        let swept = sweep_tenant(&mut nft, &tenant, conntrack::are_many());
         close_later(&nft);
         swept.map(Some)
     };
     twice(once)
 }
 
-/// Sweeps what the tables know of a container, unless another has its place by now. Gives the addresses that it had.
+/// Sweeps what the tables know of a container, unless another has its place by now. Gives the addresses that it had. `opened`: the connections
+/// are forgotten, too, that it has opened; it may live on, without the link that it has deleted.
 ///
 /// # Errors
 /// What the kernel refused.
-pub fn sweep_tenant(nft: &mut Netlink, tenant: &Element) -> Result<Vec<IpAddr>> {
+pub fn sweep_tenant(nft: &mut Netlink, tenant: &Element, opened: bool) -> Result<Vec<IpAddr>> {
     let Some((link, addresses)) = elements::known(tenant) else {
         return Ok(Vec::new());
     };
-    sweep(nft, Some(tenant), &link, &addresses)?;
+    sweep(nft, Some(tenant), &link, &addresses, opened)?;
     Ok(addresses)
 }
 
@@ -88,21 +89,17 @@ fn sweep(
     tenant: Option<&Element>,
     link: &str,
     addresses: &[IpAddr],
+    opened: bool,
 ) -> Result<()> {
     let doing = || format!("sweep what is left over of {link}");
     let mut found = all_elements(nft).doing(doing)?;
     found.retain(|element| elements::is_of(element, addresses, link));
     let is_taken = take_if_its(nft, tenant, &found).doing(doing)?;
     if is_taken && !found.is_empty() {
-        forget_connections(nft, addresses);
+        // Those that are left would reach whoever gets an address next.
+        conntrack::forget_ended(nft, addresses, true, opened);
     }
     Ok(())
-}
-
-/// Connections that are left would reach whoever gets an address next: those that were led to containers that are gone, and those that these
-/// have opened, by whose answers anybody may speak to them. A container may live on, without the link that it has deleted.
-fn forget_connections(nft: &mut Netlink, addresses: &[IpAddr]) {
-    conntrack::forget_ended(nft, addresses, true, true);
 }
 
 /// The link that a container had, and its addresses.
@@ -222,7 +219,8 @@ fn forget_dead(nft: &mut Netlink, route: &mut Netlink, mut dead: Vec<Dead>) -> R
     // Else what follows is the next one's.
     dead.retain(|(name, _)| is_gone(route, name));
     let addresses: Vec<IpAddr> = dead.iter().flat_map(|(_, all)| all).copied().collect();
-    forget_connections(nft, &addresses);
+    // And those that they have opened: by an answer to that anybody could speak to whoever gets an address next.
+    conntrack::forget_ended(nft, &addresses, true, true);
     let neighbours = mark::sweep_neighbours(route, &dead, 0);
     all_of(
         &[swept, neighbours]

@@ -122,6 +122,11 @@ impl Connections {
         self.all[at as usize] = Some(connection);
     }
 
+    /// Whether a client takes no more for now of what has come.
+    pub fn is_any_held_up(&self) -> bool {
+        self.all.iter().flatten().any(|one| one.down.is_stalled)
+    }
+
     /// Closes all. Who has not heard of an end of the other side's hears that there was none.
     pub fn cut(&mut self) {
         for connection in std::mem::take(self).all.iter().flatten() {
