@@ -1,5 +1,6 @@
 //! `make bench` works: each of its parts, with as few measurements as can be. No time is looked at here.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -43,10 +44,102 @@ fn each_part_measures_something() {
         let rows = rows.and_then(Value::as_array).map_or(0, Vec::len);
         assert!(rows > 0, "{part} has no rows: {outcome}");
     }
+    let bursts = rows_of(&all, "burst");
+    for key in ["failures", "floor's failures"] {
+        assert!(bursts.iter().all(|row| row[key] == 0), "{key}: {outcome}");
+    }
     let out = outcome.out();
     assert!(out.contains("hawser run "), "{outcome}");
     assert!(all["machine"]["kernel"].is_string(), "{text}");
     assert!(!outcome.err().contains("left out: hawser"), "{outcome}");
+}
+
+/// Those of the first table of a part.
+#[track_caller]
+fn rows_of<'a>(all: &'a Value, part: &str) -> &'a [Value] {
+    let tables = all["tables"].as_array().expect("tables");
+    let mut of_part = tables.iter().filter(|table| table["part"] == part);
+    let rows = of_part.next().and_then(|table| table["rows"].as_array());
+    rows.unwrap_or_else(|| panic!("{part}: {all}"))
+}
+
+/// A directory with a program of this name, which fails where it is given all of these words, and is the real one otherwise.
+fn failing(place: &str, real: &Path, words: &[&str]) -> PathBuf {
+    let place = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(place);
+    std::fs::create_dir_all(&place).expect("a directory");
+    let program = place.join(real.file_name().expect("a name"));
+    let patterns = words.iter().map(|word| format!("*' {word} '*"));
+    let script = format!(
+        "#!/bin/sh\ncase \" $* \" in {}) echo it fails on purpose >&2; exit 1;; esac\nexec {} \"$@\"\n",
+        patterns.collect::<String>(),
+        real.display()
+    );
+    std::fs::write(&program, script).expect("write a program");
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("make it one");
+    place
+}
+
+/// Bench with these variables; what it has written.
+fn measured(words: &[&str], variables: &[(&str, &Path)]) -> (Value, Outcome) {
+    let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("measured.json");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
+    command
+        .args(["--quick", "--json"])
+        .arg(&file)
+        .args(words)
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null());
+    let outcome = collect(command, DEADLINE).exits(0);
+    let text = std::fs::read_to_string(&file).expect("read what it has written");
+    (serde_json::from_str(&text).expect("JSON"), outcome)
+}
+
+/// What failed is no container a second, and is told at the end of the tables.
+#[test]
+fn starts_that_fail_in_a_burst_are_none() {
+    if !is_root() {
+        skip("bench wants root");
+        return;
+    }
+    let _alone = alone();
+    let ours = failing("failing-ours", &lab::binary(), &["/bin/true"]);
+    let floor = failing("failing-floor", &lab::bare("floor"), &["/bin/true"]);
+    for (variable, path, rate, failures, name) in [
+        (
+            "HOST_HELPER",
+            ours.join("host-helper"),
+            "a second",
+            "failures",
+            "hawser run",
+        ),
+        (
+            "BARE",
+            floor,
+            "floors a second",
+            "floor's failures",
+            "floor",
+        ),
+    ] {
+        let (all, outcome) = measured(&["--only", "burst"], &[(variable, &path)]);
+        let rows = rows_of(&all, "burst");
+        for row in rows {
+            assert_eq!(
+                (&row[rate], &row[failures]),
+                (&0.0.into(), &8.into()),
+                "{outcome}"
+            );
+        }
+        let failed = all["failed"].as_array().expect("a list");
+        assert_eq!(failed.len(), rows.len(), "{outcome}");
+        for one in failed {
+            let [who, why] = ["name", "reason"].map(|key| one[key].as_str().expect("a word"));
+            assert!(who.starts_with(name), "{one}");
+            assert!(
+                why.starts_with("8 of 8 starts failed: ") && why.ends_with("on purpose"),
+                "{one}"
+            );
+        }
+    }
 }
 
 /// What `make bench` unpacks is not there.

@@ -8,7 +8,7 @@ use crate::contest::{self, timed};
 use crate::start;
 use crate::table::{Cell, Table};
 use crate::times::Times;
-use crate::{Bench, complain};
+use crate::{Bench, left};
 
 /// Containers of one burst.
 const COUNT: usize = 200;
@@ -22,7 +22,8 @@ const TURNS: usize = 3;
 struct Bursts {
     rates: Vec<f64>,
     times: Times,
-    failures: u64,
+    /// What those have said that failed.
+    failures: Vec<String>,
 }
 
 impl Bursts {
@@ -31,6 +32,19 @@ impl Bursts {
         let mut rates = self.rates.clone();
         rates.sort_by(f64::total_cmp);
         rates.get(rates.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+
+    /// Says it, if some failed.
+    fn complain(&self, who: &str, workers: usize) {
+        let Some(last) = self.failures.last() else {
+            return;
+        };
+        let failures = self.failures.len();
+        let all = self.times.count() + failures;
+        left::out(
+            &format!("{who}, by {workers}"),
+            &format!("{failures} of {all} starts failed: {last}"),
+        );
     }
 }
 
@@ -53,6 +67,7 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
             "p50, ms",
             "p99, ms",
             "failures",
+            "floor's failures",
         ],
     );
     for workers in WORKERS {
@@ -74,15 +89,12 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
                 Cell::Ratio(floors.rate()),
                 Cell::Ms(ours.times.median()),
                 Cell::Ms(ours.times.quantile(0.99)),
-                Cell::Count(ours.failures),
+                Cell::Count(ours.failures.len() as u64),
+                Cell::Count(floors.failures.len() as u64),
             ],
         );
-        if floors.failures > 0 {
-            complain(&format!(
-                "burst by {workers}: {} floors failed",
-                floors.failures
-            ));
-        }
+        ours.complain(start::OURS, workers);
+        floors.complain("floor", workers);
     }
     vec![table]
 }
@@ -108,17 +120,16 @@ fn one(
             .map(|thread| thread.join().expect("a worker"));
         ends.collect()
     });
-    bursts
-        .rates
-        .push(count as f64 / start.elapsed().as_secs_f64());
+    let elapsed = start.elapsed().as_secs_f64();
+    let before = bursts.times.count();
     for result in done.into_iter().flatten() {
         match result {
             Ok(time) => bursts.times.push(time),
-            Err(error) => {
-                complain(&format!("a start in a burst by {workers}: {error}"));
-                bursts.failures += 1;
-            }
+            Err(error) => bursts.failures.push(error),
         }
     }
+    // What failed was none, however fast.
+    let started = bursts.times.count() - before;
+    bursts.rates.push(started as f64 / elapsed);
     contest::settle(links);
 }
