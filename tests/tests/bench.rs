@@ -1,6 +1,6 @@
 //! `make bench` works: each of its parts, with as few measurements as can be. No time is looked at here.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -63,15 +63,16 @@ fn rows_of<'a>(all: &'a Value, part: &str) -> &'a [Value] {
     rows.unwrap_or_else(|| panic!("{part}: {all}"))
 }
 
-/// A directory with a program of this name, which fails where it is given all of these words, and is the real one otherwise.
-fn failing(place: &str, real: &Path, words: &[&str]) -> PathBuf {
+/// How one fails whose command is `/bin/true`.
+const NO_TRUE: &str = "case \"$*\" in */bin/true) echo it fails on purpose >&2; exit 1;; esac";
+
+/// A directory with a program of this name: a script with these lines, which becomes the real one behind them.
+fn failing(place: &str, real: &Path, lines: &str) -> PathBuf {
     let place = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(place);
     std::fs::create_dir_all(&place).expect("a directory");
     let program = place.join(real.file_name().expect("a name"));
-    let patterns = words.iter().map(|word| format!("*' {word} '*"));
     let script = format!(
-        "#!/bin/sh\ncase \" $* \" in {}) echo it fails on purpose >&2; exit 1;; esac\nexec {} \"$@\"\n",
-        patterns.collect::<String>(),
+        "#!/bin/sh\nreal='{0}'\n{lines}\nexec \"$real\" \"$@\"\n",
         real.display()
     );
     std::fs::write(&program, script).expect("write a program");
@@ -102,8 +103,8 @@ fn starts_that_fail_in_a_burst_are_none() {
         return;
     }
     let _alone = alone();
-    let ours = failing("failing-ours", &lab::binary(), &["/bin/true"]);
-    let floor = failing("failing-floor", &lab::bare("floor"), &["/bin/true"]);
+    let ours = failing("failing-ours", &lab::binary(), NO_TRUE);
+    let floor = failing("failing-floor", &lab::bare("floor"), NO_TRUE);
     for (variable, path, rate, failures, name) in [
         (
             "HOST_HELPER",
@@ -139,6 +140,87 @@ fn starts_that_fail_in_a_burst_are_none() {
                 "{one}"
             );
         }
+    }
+}
+
+/// Who is left out is no base of anybody, and nobody else is one in its place.
+#[test]
+fn what_is_left_out_divides_nothing() {
+    if !is_root() {
+        skip("bench wants root");
+        return;
+    }
+    let _alone = alone();
+    let no_connect = "case \"$*\" in *connect*) exit 1;; esac";
+    let floor = failing("no-connect", &lab::bare("floor"), no_connect);
+    let probe = floor.join("probe");
+    let _ = std::fs::remove_file(&probe);
+    symlink(lab::bare("probe"), probe).expect("make a link");
+    let no_port = "test -z \"$CNI_COMMAND\" && exec \"$real\" \"$@\"
+        input=$(cat)
+        case $CNI_COMMAND$input in ADD*8080*) exit 1;; esac
+        printf %s \"$input\" | \"$real\" cni
+        exit";
+    let plugin = failing("no-port", &lab::binary(), no_port).join("host-helper");
+    let no_true = "case \"$*\" in *'busybox true') exit 1;; esac";
+    let init = failing("no-true", &lab::init_binary(), no_true).join("init");
+    // The last table of the part, and the row that is not there.
+    for (part, variable, path, table, ratios, gone) in [
+        (
+            "ready",
+            "BARE",
+            &floor,
+            "Ready:",
+            &["p50 / floor"][..],
+            "floor: to the gateway",
+        ),
+        (
+            "cni",
+            "HOST_HELPER",
+            &plugin,
+            "CNI:",
+            &["ADD / ours with a port", "p10 / ours"],
+            "hawser, with a port",
+        ),
+        (
+            "scale",
+            "HOST_HELPER",
+            &plugin,
+            "Scale: ADD",
+            &["/ floor", "ours / at 1"],
+            "hawser",
+        ),
+        (
+            "init",
+            "INIT_BIN",
+            &init,
+            "PID 1:",
+            &["added start / ours", "resident / ours"],
+            "init",
+        ),
+    ] {
+        let (all, outcome) = measured(&["--only", part], &[(variable, path)]);
+        let mut tables = all["tables"].as_array().expect("tables").iter();
+        let is_it = |one: &&Value| {
+            one["title"]
+                .as_str()
+                .is_some_and(|title| title.starts_with(table))
+        };
+        let found = tables.find(is_it).and_then(|one| one["rows"].as_array());
+        let rows = found.unwrap_or_else(|| panic!("{part}: {outcome}"));
+        assert!(!rows.is_empty(), "{part}: {outcome}");
+        for row in rows {
+            // Rows of a level begin with it.
+            let name = row["name"].as_str().expect("a name");
+            let name = name.strip_prefix("the 1st: ").unwrap_or(name);
+            assert_ne!(name, gone, "{outcome}");
+            assert!(
+                ratios.iter().all(|ratio| row[ratio].is_null()),
+                "{row}: {outcome}"
+            );
+        }
+        let failed = all["failed"].as_array().expect("a list");
+        assert!(failed.iter().any(|one| one["name"] == gone), "{outcome}");
     }
 }
 

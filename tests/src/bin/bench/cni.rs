@@ -17,6 +17,8 @@ use crate::{Bench, complain, left};
 
 /// What ours is called among contenders.
 pub const OURS: &str = "hawser";
+/// The same with a port, in its own table: what the others are compared with.
+const WITH_PORT: &str = "hawser, with a port";
 /// Measurements; the reference plugins have a turn in every fifth of them.
 const ROUNDS: usize = 100;
 const SLOW: usize = 5;
@@ -144,7 +146,7 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
         dels: RefCell::default(),
         used: RefCell::default(),
     };
-    let with_port = player("hawser, with a port", ours, Some(8080), None, 1);
+    let with_port = player(WITH_PORT, ours, Some(8080), None, 1);
     let without = player("hawser", ours, None, None, 1);
     let bridge = bridge
         .as_ref()
@@ -184,7 +186,7 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
     vec![table]
 }
 
-/// `base`: those that the others are divided by, the first of these unless there is one.
+/// `base`: those that the others are divided by, ours with a port of these unless there is one.
 fn rows(
     table: &mut Table,
     which: &str,
@@ -194,16 +196,21 @@ fn rows(
 ) {
     let mut all: Vec<Contender> = players.iter().map(|player| player.contender()).collect();
     contest::run(&mut all, bench.options.rounds(ROUNDS));
-    let first = all.first().map(|one| one.times.clone());
-    let base = base.get_or_insert_with(|| first.unwrap_or_default());
+    if base.is_none() {
+        *base = contest::times_of(&all, WITH_PORT).cloned();
+    }
+    let ratio = |time: f64, of: fn(&Times) -> f64| {
+        let base = base.as_ref().map(of);
+        base.map_or(Cell::None, |base| Cell::Ratio(time / base))
+    };
     for one in &all {
         let player = players.iter().find(|player| player.name == one.name);
         let del = player.map_or(f64::NAN, |player| player.dels.take().median());
         table.row(
             format!("{which}: {}", one.name),
             vec![
-                Cell::Ratio(one.times.median() / base.median()),
-                Cell::Ratio(one.times.p10() / base.p10()),
+                ratio(one.times.median(), Times::median),
+                ratio(one.times.p10(), Times::p10),
                 Cell::Ms(one.times.median()),
                 Cell::Ms(one.times.p10()),
                 Cell::Ms(del),

@@ -82,6 +82,12 @@ pub fn run(contenders: &mut Vec<Contender>, rounds: usize) {
     contenders.retain(|one| one.failure.is_none() && one.times.count() > 0);
 }
 
+/// What was measured of the one of this name, unless it is left out: who comes behind it is no base in its place.
+pub fn times_of<'a>(contenders: &'a [Contender], name: &str) -> Option<&'a Times> {
+    let found = contenders.iter().find(|one| one.name == name);
+    found.map(|one| &one.times)
+}
+
 /// How long a process takes from before it is started until it is known to have ended.
 pub fn timed(mut command: Command) -> Measured {
     let mut said = scratch();

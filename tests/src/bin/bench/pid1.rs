@@ -11,7 +11,11 @@ use crate::Bench;
 use crate::contest::{self, Contender};
 use crate::peers::find;
 use crate::table::{Cell, Table};
+use crate::times::Times;
 
+/// A command without a PID 1 around it, and ours.
+const NONE: &str = "none";
+const OURS: &str = "init";
 const ROUNDS: usize = 200;
 /// How long they are watched, in seconds.
 const WATCHED: u32 = 3;
@@ -34,7 +38,7 @@ impl Program {
 /// The table.
 pub fn measure(bench: &Bench) -> Vec<Table> {
     let programs = programs();
-    let mut all = vec![Contender::process("none", 1, |_| {
+    let mut all = vec![Contender::process(NONE, 1, |_| {
         let mut alone = Command::new("/bin/busybox");
         alone.arg("true");
         alone
@@ -44,9 +48,20 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
         all.push(Contender::process(program.name, 1, command));
     }
     contest::run(&mut all, bench.options.rounds(ROUNDS));
+    let times = |name: &str| contest::times_of(&all, name);
+    // Who is left out is not watched.
+    let programs: Vec<&Program> = programs
+        .iter()
+        .filter(|program| times(program.name).is_some())
+        .collect();
     let seconds = if bench.options.quick { 0 } else { WATCHED };
     let idle = watch(&programs, seconds);
-    let added = |at: usize| all[at].times.median() - all[0].times.median();
+    let added = |name: &str, of: fn(&Times) -> f64| {
+        let [with, without] = [name, NONE].map(|name| times(name).map_or(f64::NAN, of));
+        with - without
+    };
+    let ours = programs.iter().position(|program| program.name == OURS);
+    let resident = ours.map_or(f64::NAN, |at| idle[at].resident as f64);
     let mut table = Table::new(
         "PID 1: init -s and others, around a command",
         &[
@@ -61,20 +76,20 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
             "p10, ms",
         ],
     );
-    for (at, (program, watched)) in (1..).zip(programs.iter().zip(&idle)) {
+    for (program, watched) in programs.iter().zip(&idle) {
         let file = fs::metadata(&program.path).map_or(0, |file| file.len());
         table.row(
             program.name,
             vec![
-                Cell::Ratio(added(at) / added(1)),
-                Cell::Ratio(watched.resident as f64 / idle[0].resident as f64),
+                Cell::Ratio(added(program.name, Times::median) / added(OURS, Times::median)),
+                Cell::Ratio(watched.resident as f64 / resident),
                 Cell::Count(file),
                 Cell::Count(watched.files),
                 Cell::Count(watched.resident),
                 Cell::Count(watched.own),
                 Cell::Ratio(watched.turns as f64 / f64::from(seconds.max(1))),
-                Cell::Ms(added(at)),
-                Cell::Ms(all[at].times.p10() - all[0].times.p10()),
+                Cell::Ms(added(program.name, Times::median)),
+                Cell::Ms(added(program.name, Times::p10)),
             ],
         );
     }
@@ -83,7 +98,7 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
 
 fn programs() -> Vec<Program> {
     let mut all = vec![Program {
-        name: "init",
+        name: OURS,
         path: init_binary(),
         words: &["-s", "--"],
     }];
@@ -110,9 +125,9 @@ struct Watched {
 }
 
 /// All of them at the same time, each around a command that does nothing for so many seconds.
-fn watch(programs: &[Program], seconds: u32) -> Vec<Watched> {
+fn watch(programs: &[&Program], seconds: u32) -> Vec<Watched> {
     let script = format!("echo up; sleep {seconds}; echo done; read line");
-    let start = |program: &Program| {
+    let start = |program: &&Program| {
         let mut command = program.command(&["/bin/busybox", "sh", "-c", &script]);
         sys::without_terminal(&mut command);
         let mut running = Running::piped(command);

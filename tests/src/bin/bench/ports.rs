@@ -50,8 +50,8 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
         }));
         contest::run(&mut all, bench.options.rounds(ROUNDS));
         let [run, with, added] = ["run", "run -p", "port add"].map(|name| {
-            let found = all.iter().find(|one| one.name == name);
-            found.map(|one| one.times.clone()).unwrap_or_default()
+            let found = contest::times_of(&all, name);
+            found.cloned().unwrap_or_default()
         });
         drop(all);
         table.row(

@@ -11,9 +11,11 @@ use crate::contest::{self, Contender};
 use crate::servers::{self, GATEWAY, NAME, OUTSIDE, PORT, PROBE};
 use crate::start;
 use crate::table::{Cell, Table};
+use crate::times::Times;
 use crate::{Bench, world::Measured};
 
 const ROUNDS: usize = 200;
+const FLOOR: &str = "floor: to the gateway";
 /// What takes longer has lost a packet: TCP and ARP wait a second before the next one.
 const SECOND_TRY: Duration = Duration::from_secs(1);
 
@@ -41,7 +43,7 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
             &["--network", "ptp"],
             "10.0.0.1",
         ),
-        Contender::new("floor: to the gateway", 1, |round| {
+        Contender::new(FLOOR, 1, |round| {
             let to = format!("{GATEWAY}:{PORT}");
             first(
                 start::floor(lab, round, &[PROBE, "connect", &to]),
@@ -54,12 +56,12 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
         "Ready: from the start of the process to the first connection inside",
         &["p50 / floor", "p50, ms", "p99, ms", "longest, ms", "runs"],
     );
-    let floor = all.last().map_or(f64::NAN, |one| one.times.median());
+    let floor = contest::times_of(&all, FLOOR).map(Times::median);
     for one in &all {
         table.row(
             &one.name,
             vec![
-                Cell::Ratio(one.times.median() / floor),
+                floor.map_or(Cell::None, |floor| Cell::Ratio(one.times.median() / floor)),
                 Cell::Ms(one.times.median()),
                 Cell::Ms(one.times.quantile(0.99)),
                 Cell::Ms(one.times.quantile(1.0)),

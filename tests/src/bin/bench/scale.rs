@@ -11,6 +11,7 @@ use crate::cni;
 use crate::contest::{self, Contender, timed};
 use crate::start;
 use crate::table::{Cell, Table};
+use crate::times::Times;
 
 /// How many live. A bridge has 1,023 ports.
 const LIVING: [usize; 4] = [1, 100, 500, 1000];
@@ -54,13 +55,9 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
             Contender::process("floor", 1, |round| start::floor(lab, round, &["/bin/true"])),
         ];
         contest::run(&mut all, bench.options.rounds(ROUNDS));
-        let of = |name: &str| {
-            all.iter()
-                .find(|one| one.name == name)
-                .map(|one| &one.times)
-        };
-        let median = |name: &str| of(name).map_or(f64::NAN, |times| times.median());
-        let p10 = |name: &str| of(name).map_or(f64::NAN, |times| times.p10());
+        let of = |name: &str| contest::times_of(&all, name);
+        let median = |name: &str| of(name).map_or(f64::NAN, Times::median);
+        let p10 = |name: &str| of(name).map_or(f64::NAN, Times::p10);
         if alone.is_nan() {
             alone = median("run");
         }
@@ -102,7 +99,8 @@ fn plugin(bench: &Bench, levels: &[usize]) -> Table {
             Contender::process("floor", 1, |round| start::floor(lab, round, &["/bin/true"])),
         ];
         contest::run(&mut all, bench.options.rounds(ROUNDS));
-        let [ours, floor] = [0, 1].map(|at| all[at].times.median());
+        let median = |name| contest::times_of(&all, name).map_or(f64::NAN, Times::median);
+        let [ours, floor] = [cni::OURS, "floor"].map(median);
         if alone.is_nan() {
             alone = ours;
         }
