@@ -272,6 +272,28 @@ fn who_is_left_out_is_at_the_end_of_the_tables() {
     );
 }
 
+/// The plugins do not tell theirs, and dpkg knows nothing of what is unpacked.
+#[test]
+fn the_version_of_what_is_unpacked_is_told() {
+    if !is_root() {
+        skip("bench wants root");
+        return;
+    }
+    if Path::new("/usr/lib/cni/bridge").exists() {
+        return;
+    }
+    let _alone = alone();
+    let unpacked = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("unpacked");
+    let plugins = unpacked.join("usr/lib/cni");
+    std::fs::create_dir_all(&plugins).expect("a directory");
+    std::fs::write(plugins.join("bridge"), "").expect("a file");
+    let versions = "conmon 2.1.6\ncontainernetworking-plugins 1:1.1.1+ds1-3\n";
+    std::fs::write(unpacked.join("versions"), versions).expect("a list");
+    let (all, outcome) = measured(&["--only", "steps"], &[("DEBIAN_ROOT", &unpacked)]);
+    let found = &all["measured"]["containernetworking-plugins"];
+    assert_eq!(found, "1:1.1.1+ds1-3", "{outcome}");
+}
+
 #[test]
 fn what_it_does_not_know_is_refused() {
     for words in [

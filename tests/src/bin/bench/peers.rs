@@ -28,12 +28,17 @@ const PEERS: &[(&str, &str, &[&str])] = &[
     ("catatonit", "catatonit", &["--version"]),
 ];
 
-/// Where a peer is: installed, or unpacked beside what is built.
-pub fn find(program: &str) -> Option<PathBuf> {
-    let unpacked = env::var_os("DEBIAN_ROOT").map_or_else(
+/// Where packages are unpacked (see `.ci/unpack`).
+fn unpacked() -> PathBuf {
+    env::var_os("DEBIAN_ROOT").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/peers"),
         PathBuf::from,
-    );
+    )
+}
+
+/// Where a peer is: installed, or unpacked beside what is built.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let unpacked = unpacked();
     let places: Vec<String> = if program.starts_with('/') {
         vec![program.into()]
     } else {
@@ -101,6 +106,18 @@ pub fn versions() -> (Vec<(String, String)>, Vec<Left>) {
     (found, missing)
 }
 
+/// What `.ci/unpack` has written down of a package, if the program is one that it has unpacked.
+fn version_unpacked(path: &Path, package: &str) -> Option<String> {
+    let unpacked = unpacked();
+    if !path.starts_with(&unpacked) {
+        return None;
+    }
+    let text = fs::read_to_string(unpacked.join("versions")).ok()?;
+    let mut all = text.lines().filter_map(|line| line.split_once(' '));
+    let (_, version) = all.find(|(name, _)| *name == package)?;
+    Some(version.to_owned())
+}
+
 /// The first word of its answer that begins with a digit, or with a v and one.
 fn version(path: &Path, package: &str, words: &[&str]) -> String {
     let mut command = Command::new(path);
@@ -115,6 +132,9 @@ fn version(path: &Path, package: &str, words: &[&str]) -> String {
         .envs(libraries.map(|path| ("LD_LIBRARY_PATH", path)));
     if words.is_empty() {
         // Debian's plugins do not know theirs.
+        if let Some(version) = version_unpacked(path, package) {
+            return version;
+        }
         command = Command::new("dpkg-query");
         command.args(["--show", "--showformat", "${Version}", package]);
     }
