@@ -14,7 +14,7 @@ use crate::{Bench, left};
 const COUNT: usize = 200;
 /// How many start them.
 const WORKERS: [usize; 4] = [1, 8, 32, 64];
-/// Bursts of each kind, in turns.
+/// Bursts of each kind, in turns; who is first changes from one to the next.
 const TURNS: usize = 3;
 
 /// Several bursts of one kind.
@@ -72,13 +72,17 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
     );
     for workers in WORKERS {
         let [mut ours, mut floors] = [Bursts::default(), Bursts::default()];
-        for _ in 0..turns {
-            one(&mut ours, workers, count, |_| {
-                lab.run_command(&[], &["/bin/true"])
-            });
-            one(&mut floors, workers, count, |at| {
-                start::floor(lab, at, &["/bin/true"])
-            });
+        for turn in 0..turns {
+            for is_ours in [turn % 2 == 0, turn % 2 == 1] {
+                match is_ours {
+                    true => one(&mut ours, workers, count, |_| {
+                        lab.run_command(&[], &["/bin/true"])
+                    }),
+                    false => one(&mut floors, workers, count, |at| {
+                        start::floor(lab, at, &["/bin/true"])
+                    }),
+                }
+            }
         }
         table.row(
             format!("by {workers}"),

@@ -82,6 +82,11 @@ pub fn run(contenders: &mut Vec<Contender>, rounds: usize) {
     contenders.retain(|one| one.failure.is_none() && one.times.count() > 0);
 }
 
+/// So many in a circle: in each round the next one is the first.
+pub fn in_turn(count: usize, round: usize) -> impl Iterator<Item = usize> {
+    (0..count).map(move |at| (at + round) % count)
+}
+
 /// What was measured of the one of this name, unless it is left out: who comes behind it is no base in its place.
 pub fn times_of<'a>(contenders: &'a [Contender], name: &str) -> Option<&'a Times> {
     let found = contenders.iter().find(|one| one.name == name);

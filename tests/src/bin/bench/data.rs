@@ -8,6 +8,7 @@ use std::thread::{Scope, scope};
 
 use lab::{DEADLINE, Lab, Netns, Running, bare, collect, sh};
 
+use crate::contest;
 use crate::data_table::{Kind, tables};
 use crate::oci::{Plugins, Sandbox};
 use crate::peers::NO_GROUP;
@@ -170,10 +171,11 @@ fn rounds(lab: &Lab, places: &[Place], time: &str, times: usize) -> Vec<Rates> {
         measured: vec![vec![vec![]; Kind::ALL.len()]; WAYS.len()],
     };
     let mut rates: Vec<Rates> = places.iter().map(empty).collect();
-    for _ in 0..times {
+    for round in 0..times {
         for (at, way) in WAYS.iter().enumerate() {
             for (which, kind) in Kind::ALL.iter().enumerate() {
-                for (place, rates) in places.iter().zip(&mut rates) {
+                for whose in contest::in_turn(places.len(), round) {
+                    let (place, rates) = (&places[whose], &mut rates[whose]);
                     let netns = (way.from)(place, lab);
                     match probe(&netns, kind.word(), &(way.to)(place), time) {
                         Ok(line) => rates.measured[at][which].push(kind.parse(&line, time)),

@@ -2,7 +2,8 @@
 //! the machine's network is not touched. `make bench` builds what it needs and starts it.
 //!
 //! Others run on the machine too, and processors differ: believe the ratios, which come first; the times are the
-//! machine's. What is compared runs in turns, in an order that changes, so that noise hits all alike.
+//! machine's. What is compared runs in turns, in an order that changes, so that noise hits all alike; levels (how many
+//! live already, or start at once) and memory are measured one after the other.
 
 mod burst;
 mod cni;

@@ -23,7 +23,8 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
     let mut times = ways.map(|_| BTreeMap::<String, Times>::new());
     let links = contest::count_links();
     for round in 0..=bench.options.rounds(ROUNDS) {
-        for ((_, options), times) in ways.iter().zip(&mut times) {
+        for at in contest::in_turn(ways.len(), round) {
+            let ((_, options), times) = (&ways[at], &mut times[at]);
             let mut command = lab.run_command(options, &["/bin/true"]);
             // Before the subcommand, where it belongs.
             let mut verbose = std::process::Command::new(command.get_program());

@@ -68,23 +68,15 @@ fn times(bench: &Bench) -> Table {
     let lab = bench.lab;
     let links = contest::count_links();
     let mut all = [Ends::default(), Ends::default(), Ends::default()];
-    for _ in 0..bench.options.rounds(ROUNDS) {
-        for (ends, options) in all.iter_mut().zip([&[][..], &["--init"]]) {
-            let options = [&["-d", "--name", "stops"], options].concat();
-            lab.run(&options, &["/bin/busybox", "sleep", "1000000"])
-                .ok();
-            let pid = lab.pid_of("stops");
-            ends.measure(links, pid, || {
-                lab.hawser(&["stop", "stops"]).exits(0);
-            });
-            lab.hawser(&["rm", "stops"]).exits(0);
+    for round in 0..bench.options.rounds(ROUNDS) {
+        for at in contest::in_turn(all.len(), round) {
+            let ends = &mut all[at];
+            match at {
+                0 => end_ours(lab, links, &[], ends),
+                1 => end_ours(lab, links, &["--init"], ends),
+                _ => end_floor(lab, links, ends),
+            }
         }
-        let (floor, pid) = living_floor(lab, 1);
-        let process = sys::pidfd(pid).expect("the floor's child");
-        all[2].measure(links, pid, || {
-            sys::pidfd_signal(&process, libc::SIGKILL).expect("kill a floor");
-            floor.end();
-        });
     }
     let mut table = Table::new(
         "Stop: after the command has ended",
@@ -119,6 +111,26 @@ fn times(bench: &Bench) -> Table {
     table
 }
 
+fn end_ours(lab: &Lab, links: usize, options: &[&str], ends: &mut Ends) {
+    let options = [&["-d", "--name", "stops"], options].concat();
+    lab.run(&options, &["/bin/busybox", "sleep", "1000000"])
+        .ok();
+    let pid = lab.pid_of("stops");
+    ends.measure(links, pid, || {
+        lab.hawser(&["stop", "stops"]).exits(0);
+    });
+    lab.hawser(&["rm", "stops"]).exits(0);
+}
+
+fn end_floor(lab: &Lab, links: usize, ends: &mut Ends) {
+    let (floor, pid) = living_floor(lab, 1);
+    let process = sys::pidfd(pid).expect("the floor's child");
+    ends.measure(links, pid, || {
+        sys::pidfd_signal(&process, libc::SIGKILL).expect("kill a floor");
+        floor.end();
+    });
+}
+
 /// A floor whose command sleeps, and that command.
 fn living_floor(lab: &Lab, at: usize) -> (Running, i32) {
     let script = "echo up; exec sleep 1000000";
@@ -139,10 +151,21 @@ fn kernel() -> [u64; 4] {
     KERNEL.map(|key| number(&text, key))
 }
 
-/// What a process has for itself, shared pages divided by those who share them.
-fn proportional(pid: i32) -> u64 {
+/// In kB: what a process has, pages that it shares divided by those who share them; and its private ones alone.
+fn held(pid: i32) -> [u64; 2] {
     let path = format!("/proc/{pid}/smaps_rollup");
-    number(&fs::read_to_string(path).expect("read smaps_rollup"), "Pss")
+    let text = fs::read_to_string(path).expect("read smaps_rollup");
+    let of = |key| number(&text, key);
+    [of("Pss"), of("Private_Clean") + of("Private_Dirty")]
+}
+
+/// The medians. The first one maps pages of the program that no other has a use for, and counts no more than the others.
+fn middle(all: &[[u64; 2]]) -> [u64; 2] {
+    [0, 1].map(|at| {
+        let mut all: Vec<u64> = all.iter().map(|one| one[at]).collect();
+        all.sort_unstable();
+        all.get(all.len() / 2).copied().unwrap_or(0)
+    })
 }
 
 fn memory(bench: &Bench) -> Table {
@@ -153,7 +176,7 @@ fn memory(bench: &Bench) -> Table {
     populate(lab, count);
     let ours = kernel();
     let all: Vec<i32> = lab.list().iter().map(|one| supervisor(lab, one)).collect();
-    let supervisors: Vec<u64> = all.iter().map(|pid| proportional(*pid)).collect();
+    let supervisors: Vec<_> = all.iter().map(|pid| held(*pid)).collect();
     let before_others = all.iter().map(|pid| turns(*pid)).sum::<u64>();
     for _ in 0..OTHERS {
         lab.run(&["-p", "8080:80"], &["/bin/true"]).ok();
@@ -165,10 +188,7 @@ fn memory(bench: &Bench) -> Table {
     let between = kernel();
     let floors: Vec<_> = (0..count).map(|at| living_floor(lab, at)).collect();
     let of_floor = kernel();
-    let parents: Vec<u64> = floors
-        .iter()
-        .map(|(floor, _)| proportional(floor.pid()))
-        .collect();
+    let parents: Vec<_> = floors.iter().map(|(floor, _)| held(floor.pid())).collect();
     for (_, child) in &floors {
         let process = sys::pidfd(*child).expect("the floor's child");
         sys::pidfd_signal(&process, libc::SIGKILL).expect("kill a floor");
@@ -180,10 +200,6 @@ fn memory(bench: &Bench) -> Table {
         let each = pairs.map(|(after, before)| after.saturating_sub(before) / count as u64);
         each.collect::<Vec<u64>>()
     };
-    let middle = |mut all: Vec<u64>| {
-        all.sort_unstable();
-        all.get(all.len() / 2).copied().unwrap_or(0)
-    };
     let mut table = Table::new(
         &format!("Memory of a container that sleeps, one of {count}"),
         &[
@@ -193,25 +209,26 @@ fn memory(bench: &Bench) -> Table {
             "stacks, kB",
             "page tables, kB",
             "supervisor, kB",
+            "private, kB",
         ],
     );
     let rows = [
-        ("hawser run -d", each(ours, before), middle(supervisors)),
-        ("floor", each(of_floor, between), middle(parents)),
+        ("hawser run -d", each(ours, before), middle(&supervisors)),
+        ("floor", each(of_floor, between), middle(&parents)),
     ];
     let floor: u64 = rows[1].1.iter().sum();
     for (name, parts, process) in rows {
         let whole: u64 = parts.iter().sum();
         let mut cells = vec![Cell::Ratio(whole as f64 / floor.max(1) as f64)];
         cells.extend(parts.into_iter().map(Cell::Count));
-        cells.push(Cell::Count(process));
+        cells.extend(process.map(Cell::Count));
         table.row(name, cells);
     }
     let each = woken as f64 / (OTHERS * count as u64) as f64;
     table.note(format!(
         "A supervisor was woken {each:.2} times by each start and end of another container with a port ({OTHERS} of them)."
     ));
-    table.note("The kernel's are differences of /proc/meminfo, which is the whole machine's: believe them on an idle one. The supervisor's is its Pss; the floor's is the parent that waits.");
+    table.note("The kernel's are differences of /proc/meminfo, which is the whole machine's: believe them on an idle one. The supervisor's are its Pss and what it shares with nobody, medians: the first one maps pages that no other has a use for. The floor's are those of the parent that waits.");
     table
 }
 
