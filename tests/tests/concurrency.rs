@@ -22,6 +22,24 @@ const AT_ONCE: usize = 32;
 /// Says its address, and waits to be told to end.
 const IDLE: &str = "ip -o -4 addr show dev eth0; echo up; read x; exit 0";
 
+/// What a port is refused with by a container that ends in the moment it is up, or by who has the port.
+const ENDING: [&str; 6] = [
+    "none of that name runs",
+    "is in use by",
+    "it has ended meanwhile",
+    "it runs, and nobody answers for it",
+    "the container has ended",
+    "the container has deleted its link",
+];
+
+/// What a start says whose bridge somebody removes.
+const REMOVED: [&str; 2] = [
+    "; if lan0 has just been removed, run it again",
+    "; lan0 has just been removed; run it again",
+];
+/// How often a supervisor is asked that does not get a processor for seconds.
+const TRIES: usize = 10;
+
 /// What happens in one test.
 struct Crowd<'a> {
     lab: &'a Lab,
@@ -105,13 +123,15 @@ impl Crowd<'_> {
         self.count("plain", false);
     }
 
-    fn attachment(&self, number: usize) {
+    /// One of another tool's. `meanwhile` happens while it is there.
+    fn attachment(&self, number: usize, meanwhile: impl FnOnce()) {
         let guest = Running::unshared(&["-n"], "exec cat");
         let (pid, name) = (guest.pid().to_string(), format!("guest{number}"));
         let attached = self.lab.hawser(&["attach", "--name", &name, &pid]);
         self.judge("attach", attached, &[]);
         let inside = lab::Netns::of(guest.pid()).sh("ip -o -4 addr show dev eth0");
         let held = self.hold(address_in(&inside), name.clone());
+        meanwhile();
         drop(held);
         if number % 2 == 0 {
             self.judge("detach", self.lab.hawser(&["detach", &name]), &[]);
@@ -119,7 +139,8 @@ impl Crowd<'_> {
         guest.end().exits(0);
     }
 
-    fn pod(&self, number: usize) {
+    /// One of the plugin's. `meanwhile` happens while it is there.
+    fn pod(&self, number: usize, meanwhile: impl FnOnce()) {
         let guest = Running::unshared(&["-n"], "exec cat");
         let (netns, id) = (
             format!("/proc/{}/ns/net", guest.pid()),
@@ -134,6 +155,7 @@ impl Crowd<'_> {
         let result: Value = serde_json::from_str(&added.ok()).expect("a result");
         let address = result["ips"][0]["address"].as_str().expect("an address");
         let held = self.hold(address, id.clone());
+        meanwhile();
         drop(held);
         if number % 20 == 6 {
             self.collect_garbage(number, |valid| valid != number);
@@ -178,26 +200,32 @@ impl Crowd<'_> {
         outcome
     }
 
+    /// One more port for who is there all the time, and it is taken back: nothing is in the way of that, but that the others have
+    /// the processors.
+    fn publish(&self, number: usize) {
+        let port = format!("{}:80", 20_000 + number);
+        for (what, verb) in [("keeper's port", "add"), ("keeper's port rm", "rm")] {
+            let ask = || self.lab.hawser(&["port", verb, "keeper", &port]);
+            let mut all = (0..TRIES).map(|_| ask());
+            let is_answer = |outcome: &Outcome| !outcome.err().contains("does not answer (EAGAIN)");
+            let outcome = all
+                .find(is_answer)
+                .unwrap_or_else(|| panic!("{what}: no answer"));
+            self.judge(what, outcome, &[]);
+        }
+    }
+
     /// What others do meanwhile.
     fn disturb(&self, number: usize) {
         let lab = self.lab;
         match number / 10 % 5 {
             0 => self.judge("ls", lab.hawser(&["ls", "--json"]), &[]),
+            1 if number % 2 == 0 => self.publish(number),
             1 => {
                 let port = format!("{}:80", 9000 + number % 3);
                 let name = format!("same{}", number % 3);
-                let refusals = [
-                    "none of that name runs",
-                    "is in use by",
-                    "it has ended meanwhile",
-                    "the container has ended",
-                    "the container has deleted its link",
-                ];
-                self.judge(
-                    "port add",
-                    lab.hawser(&["port", "add", &name, &port]),
-                    &refusals,
-                );
+                let outcome = lab.hawser(&["port", "add", &name, &port]);
+                self.judge("port add", outcome, &ENDING);
             }
             2 => {
                 let bridge = if number % 100 < 50 { "hawser0" } else { "lan0" };
@@ -221,6 +249,7 @@ impl Crowd<'_> {
         );
         let taken = ["is in use by"];
         let nothing = || {};
+        let list = || self.judge("ls", self.lab.hawser(&["ls", "--json"]), &[]);
         match number % 10 {
             0 => self.container("same name", &["--name", &name], &taken, nothing),
             1 => self.container("same address", &["--ip", &address], &taken, nothing),
@@ -232,13 +261,13 @@ impl Crowd<'_> {
             ),
             3 => self.container("same port", &["-p", &port], &taken, nothing),
             4 => self.container("ptp", &["--network", "ptp"], &[], nothing),
-            5 => self.attachment(number),
-            6 => self.pod(number),
+            5 => self.attachment(number, list),
+            6 => self.pod(number, list),
             // Somebody removes this one, as soon as nobody is on it.
             7 => self.container(
                 "removed",
                 &["--bridge", "lan0", "--subnet", "172.28.0.0/24"],
-                &["lan0"],
+                &REMOVED,
                 nothing,
             ),
             8 => self.container("isolated", &["--isolate", "--egress", "dns"], &[], || {
@@ -326,6 +355,15 @@ fn five_hundred_starts_by_thirty_two_at_once() {
         for what in ["stop", "collected"] {
             assert_eq!(of(what, false), STARTS / 20, "{what}: {counts:?}");
         }
+        for what in ["keeper's port", "keeper's port rm"] {
+            assert_eq!(of(what, false), STARTS / 50, "{what}: {counts:?}");
+        }
+        assert_eq!(
+            of("removed", false) + of("removed", true),
+            STARTS / 10,
+            "{counts:?}"
+        );
+        assert!(of("removed", false) > 0, "{counts:?}");
         assert!(of("down", true) > 0 && of("flush", false) > 0, "{counts:?}");
         let publishes = || sh("nft list ruleset").contains(" 8888 :");
         assert!(Watch::ruleset().until(publishes), "the keeper's port");
@@ -445,8 +483,8 @@ fn live_shortly(crowd: &Crowd, worker: usize, number: usize) {
         2 => ends(&["--network", "ptp"]),
         3 => ends(&["--init", "-t"]),
         // Numbers of pods that collect no others, and of attachments that are detached.
-        4 => crowd.pod(number * 20),
-        5 => crowd.attachment(number * 2),
+        4 => crowd.pod(number * 20, || ()),
+        5 => crowd.attachment(number * 2, || ()),
         6 => {
             lab.run(&["-d", "--name", &name], &["sleep", "1000"]).ok();
             lab.hawser(&["stop", &name]).ok();
