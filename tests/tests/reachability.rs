@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
-use lab::{Lab, Netns, Running, packets, sh};
+use lab::{DEADLINE, Lab, Netns, Running, packets, sh};
 use serde_json::Value;
 
-/// How long an answer may take that does not come. Those that come are there in less than a millisecond.
+/// How long nothing is waited for. What comes is there in less than a millisecond, but for what was lost and is sent again a second later.
 const SILENCE: Duration = Duration::from_millis(300);
 
 const DOCUMENT: &str = "docs/reachability.md";
@@ -70,8 +70,8 @@ fn serve(addresses: &[SocketAddr]) {
     }
 }
 
-/// Whom the server sees, or nothing.
-fn ask(address: SocketAddr, by_udp: bool) -> Option<IpAddr> {
+/// Whom the server sees, or nothing for so long.
+fn ask(address: SocketAddr, by_udp: bool, patience: Duration) -> Option<IpAddr> {
     let mut answer = String::new();
     if by_udp {
         let any: SocketAddr = if address.is_ipv4() {
@@ -80,15 +80,15 @@ fn ask(address: SocketAddr, by_udp: bool) -> Option<IpAddr> {
             "[::]:0".parse().expect("an address")
         };
         let socket = UdpSocket::bind(any).expect("a socket");
-        socket.set_read_timeout(Some(SILENCE)).expect("a timeout");
+        socket.set_read_timeout(Some(patience)).expect("a timeout");
         socket.connect(address).ok()?;
         socket.send(b"who am I").ok()?;
         let mut bytes = [0; 64];
         let len = socket.recv(&mut bytes).ok()?;
         answer.push_str(std::str::from_utf8(&bytes[..len]).expect("text"));
     } else {
-        let mut stream = TcpStream::connect_timeout(&address, SILENCE).ok()?;
-        stream.set_read_timeout(Some(SILENCE)).expect("a timeout");
+        let mut stream = TcpStream::connect_timeout(&address, patience).ok()?;
+        stream.set_read_timeout(Some(patience)).expect("a timeout");
         stream.read_to_string(&mut answer).ok()?;
     }
     // A relay that accepts and then finds nobody gives nothing.
@@ -224,11 +224,12 @@ impl Scene {
             other => panic!("{other} in the table"),
         });
         let address = SocketAddr::new(to, line.port);
+        let patience = wanted.map_or(SILENCE, |_| DEADLINE);
         let mut faults = Vec::new();
         for by_udp in [false, true] {
             let seen = match netns {
-                Some(netns) => netns.enter(|| ask(address, by_udp)),
-                None => ask(address, by_udp),
+                Some(netns) => netns.enter(|| ask(address, by_udp, patience)),
+                None => ask(address, by_udp, patience),
             };
             // A datagram does not tell whether the container listens to IPv6: the relay takes IPv4.
             let by_relay = line.to == "loopback" && by_udp && wanted.is_some();
