@@ -117,7 +117,8 @@ fn bytes_and_memory() {
             let running = program.start();
             let pid = running.pid();
             let rollup = read(pid, "smaps_rollup");
-            let own = number(&rollup, "Private_Dirty");
+            // Not pages of the program's file, which count as dirty until they are written to the disk.
+            let own = number(&rollup, "Anonymous");
             let file = fs::metadata(&program.path)
                 .expect("look at a program")
                 .len();

@@ -142,7 +142,8 @@ fn watch(programs: &[&Program], seconds: u32) -> Vec<Watched> {
         let rollup = read(pid, "smaps_rollup");
         Watched {
             resident: number(&rollup, "Rss"),
-            own: number(&rollup, "Private_Dirty"),
+            // Pages of a file just built are dirty until they are on the disk, and not its own.
+            own: number(&rollup, "Anonymous"),
             files: bytes_of_files(pid),
             turns: turns(pid) - before,
         }
