@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use super::object::Element;
 use super::sets::{add, ask, is_missing, known, take, take_if_its};
 use super::sweep::{sweep_tenant, warn_of_rest};
-use super::{TABLE, add_again, elements, ensure, is_whole};
+use super::{TABLE, TRIES, add_again, elements, ensure, is_whole, open};
 use crate::attach::Attachment;
 use crate::conntrack;
 use crate::error::{Doing, Result, twice};
@@ -67,6 +67,26 @@ impl Entry {
     /// # Errors
     /// As [`Entry::add`].
     pub fn put_back(
+        nft: Netlink,
+        rules: Rules,
+        attachment: &Attachment,
+        reach: &Reach,
+        ports: &[Port],
+        resolvers: &[IpAddr],
+    ) -> Result<()> {
+        let mut done = Entry::put_back_once(nft, rules, attachment, reach, ports, resolvers);
+        for _ in 0..TRIES {
+            // Another puts it back, or adds it, by a number of its own: then it is known by that one.
+            match done {
+                Err(error) if error.errno == Some(Errno::EEXIST) => {}
+                done => return done,
+            }
+            done = Entry::put_back_once(open()?, rules, attachment, reach, ports, resolvers);
+        }
+        done
+    }
+
+    fn put_back_once(
         mut nft: Netlink,
         rules: Rules,
         attachment: &Attachment,
