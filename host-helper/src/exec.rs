@@ -18,7 +18,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Pid, pipe2, read, setsid};
+use nix::unistd::{Pid, pipe2, read, setsid, write};
 
 use crate::attach::{self, Container, Names};
 use crate::attached;
@@ -187,9 +187,11 @@ impl Room<'_> {
         match sys::clone_process(libc::CLONE_PARENT).doing(doing)? {
             Clone::Child => {
                 set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
-                // Who waits for us would take the terminal that we hand over for us. The end of the first closes this.
+                // Who waits for us would take the terminal that we hand over for us. Without a word nobody knows us: the first was killed.
                 drop(first);
-                let _ = sys::again(|| read(&handed_over, &mut [0]));
+                if sys::again(|| read(&handed_over, &mut [0])) != Ok(1) {
+                    sys::exit_now(125);
+                }
                 setsid().doing(|| "start a session".into())?;
                 // As that of the container's command, and not our caller's.
                 umask(Mode::from_bits_truncate(0o022));
@@ -199,6 +201,8 @@ impl Room<'_> {
                 terminal::send_descriptors(&ends.channel, &[second.as_raw_fd()])
                     .inspect_err(|_| spawn::kill(&second))
                     .doing(|| "hand the command's process over".into())?;
+                // Else it ends.
+                let _ = sys::again(|| write(&first, &[0]));
                 sys::exit_now(0)
             }
         }

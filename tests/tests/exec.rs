@@ -2,7 +2,8 @@
 
 use lab::strace::traced;
 use lab::{
-    DEADLINE, Group, Lab, Running, Terminal, case, children, collect, packets, sh, sys, wait_untold,
+    DEADLINE, Group, Lab, Running, Snapshot, Terminal, case, children, collect, packets, sh, sys,
+    wait_untold,
 };
 
 const FIXED: &[&str] = &["--name", "box", "--ip", "172.19.0.9"];
@@ -316,5 +317,23 @@ fn an_exec_that_is_stopped_does_not_hold_a_container_that_is_to_end() {
         lab.hawser(&["stop", "box"]).exits(0);
         stopped.end().exits(137);
         assert_eq!(lab.hawser(&["wait", "box"]).ok(), "143");
+    });
+}
+
+/// The one that it has made ends then, which nobody knows, and does not wait for what nobody sends.
+#[test]
+fn a_child_that_is_killed_before_it_hands_the_command_over_holds_nobody() {
+    case(|lab| {
+        let _box = lab.start_idle(FIXED);
+        let before = Snapshot::take();
+        let command = lab.command(&["exec", "box", "--", "true"]);
+        // Whoever waits looks when the other has become init, and has closed the channel.
+        let killed = "inject=sendmsg:signal=KILL";
+        let late = "inject=clone3:delay_exit=2s";
+        let killed = ["-f", "-e", killed, "-e", late];
+        let outcome = collect(traced(&command, &killed, "/dev/null"), DEADLINE);
+        outcome.refused(&["command"]);
+        before.assert_back();
+        lab.hawser(&["exec", "box", "--", "true"]).ok();
     });
 }
