@@ -25,7 +25,7 @@ use crate::wanted::Wanted;
 pub use gateway::{LOCAL, UNICAST, write_address, write_early_route};
 pub use network::{Bridge, Network, is_stray, lost_address, own_addresses};
 
-use found::complete;
+use found::{complete, is_half_made};
 
 /// The bridge that is used when none is named.
 pub const DEFAULT_BRIDGE: &str = "hawser0";
@@ -184,7 +184,7 @@ fn create(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Network> {
     let gateways = choose_gateways(route, name, wanted)?;
     check_group(route, name)?;
     let v4 = gateways.v4;
-    route
+    let asked = route
         .request(|batch, sequence| write_bridge(batch, sequence, name, v4.addr(), wanted))
         .doing(|| format!("create bridge {name}"))
         .map_err(|e| {
@@ -192,7 +192,12 @@ fn create(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Network> {
                 Errno::EOPNOTSUPP,
                 "the kernel lacks bridges: enable CONFIG_BRIDGE (modprobe bridge)",
             )
-        })?;
+        });
+    if asked.is_err() {
+        // It is there if the kernel has made it, and had no memory to say so.
+        let _ = delete_half_made(route, name);
+    }
+    asked?;
     let made = (|| {
         let link = find(route, name)?
             .ok_or_else(|| Error::new(format!("find bridge {name}: it is gone again")))?;
@@ -208,6 +213,22 @@ fn create(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Network> {
         let _ = delete(route, name);
     }
     made
+}
+
+/// Deletes a bridge of this name that is ours and not whole; another one stays.
+///
+/// Before: nobody else is making it.
+fn delete_half_made(route: &mut Netlink, name: &str) -> Result<()> {
+    let Some(link) = find(route, name)? else {
+        return Ok(());
+    };
+    let addresses = route
+        .addresses(link.index)
+        .doing(|| format!("list addresses of {name}"))?;
+    if is_half_made(&link, &addresses) {
+        delete(route, name)?;
+    }
+    Ok(())
 }
 
 fn write_bridge(batch: &mut Writer, sequence: u32, name: &str, gateway: Ipv4Addr, wanted: &Wanted) {

@@ -6,6 +6,8 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
+use nix::net::if_::if_nametoindex;
+
 use lab::{DEADLINE, Lab, Snapshot, Work, calls, case, collect, sh, strace};
 
 /// Runs `arguments` so that the first netlink message with `kind` in it asks for `other` instead.
@@ -197,7 +199,7 @@ fn refuse(lab: &Lab, work: &Work, inject: &str, with_network: &Snapshot) -> (boo
     if outcome.code != 0 && !is_told {
         found.push(outcome.to_string());
     }
-    if Path::new("/sys/class/net/hawser0").exists() || !sh("nft list tables").is_empty() {
+    if if_nametoindex("hawser0").is_ok() || !sh("nft list tables").is_empty() {
         let mut changes = with_network.changes();
         // Files of the network come with its first container, and so do the elements by which the rules know it. A neighbour that
         // cannot be taken back does no harm: see `mark.rs`.

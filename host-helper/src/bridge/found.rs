@@ -121,6 +121,6 @@ fn refuse_own(
 
 /// Ours, but its maker was killed before it could set the alias, and the link up with it: the group is in the create
 /// message.
-fn is_half_made(link: &Link, addresses: &[IpNet]) -> bool {
+pub(super) fn is_half_made(link: &Link, addresses: &[IpNet]) -> bool {
     link.mark.is_none() && nft::is_ours(link.group) && !link.is_up && addresses.is_empty()
 }
