@@ -47,9 +47,10 @@ pub use scene::{Scene, Station};
 pub use snapshot::Snapshot;
 pub use supervised::Supervised;
 pub use work::{
-    Work, calls, inject_into, with_attach, with_detach, with_exec, with_first_run, with_hook,
-    with_plugin, with_poststop, with_run, with_run_and_stop, with_run_of, with_run_on_terminal,
-    with_stay, with_stay_of_namespace, with_stay_to_the_end, with_up_and_down,
+    Work, calls, inject_into, with_add_and_end, with_attach, with_attach_and_end, with_detach,
+    with_exec, with_first_run, with_hook, with_plugin, with_poststop, with_run, with_run_and_stop,
+    with_run_of, with_run_on_terminal, with_stay, with_stay_of_namespace, with_stay_to_the_end,
+    with_up_and_down,
 };
 
 /// Runs a witness (`ip`, `nft`...) and gives what it prints; panics with its complaint if it fails.

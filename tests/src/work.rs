@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Mutex;
 
+use nix::mount::umount;
 use nix::sys::termios::{SetArg, tcgetattr, tcsetattr};
 use serde_json::{Value, json};
 
 use crate::net::{Lab, Netns};
-use crate::plugin::Whose;
+use crate::plugin::{Plugin, Whose};
 use crate::process::{DEADLINE, Outcome, Running, collect, wait_for_end};
 use crate::snapshot::Snapshot;
 use crate::strace;
@@ -209,7 +210,7 @@ pub fn with_first_run(lab: &Lab, options: &[&str], body: impl FnOnce(&Work)) {
             lab.settle();
             lab.hawser(&["down"]).ok();
         },
-        is_over: &|_| false,
+        is_over: &has_failed,
         input: None,
     });
 }
@@ -217,6 +218,25 @@ pub fn with_first_run(lab: &Lab, options: &[&str], body: impl FnOnce(&Work)) {
 /// `attach` of a container with mounts of its own, and everything that it may leave taken back by `detach`.
 pub fn with_attach(lab: &Lab, body: impl FnOnce(&Work)) {
     attached(lab, &[], is_taken_back, body);
+}
+
+/// `attach` of a new container each time, which ends, and nobody calls `detach`: what is left is for the next command.
+pub fn with_attach_and_end(lab: &Lab, body: impl FnOnce(&Work)) {
+    let guest = RefCell::new(None);
+    body(&Work {
+        command: &|| {
+            let new = guest_with_mounts();
+            let command = attach(lab, &new.pid().to_string(), &[]);
+            guest.replace(Some(new));
+            command
+        },
+        undo: &|_| {
+            let guest = guest.take().expect("a container");
+            Running::end(guest).exits(0);
+        },
+        is_over: &|_| false,
+        input: None,
+    });
 }
 
 /// `attach --stay` of the same, which is to be told by a signal that it is to go; it takes everything back then.
@@ -358,22 +378,21 @@ pub fn with_up_and_down(lab: &Lab, body: impl FnOnce(&Work)) {
 }
 
 /// createRuntime of a container with mounts of its own, and everything that it may leave taken back by poststop, as runtimes
-/// call it after a hook that has failed: the container is gone then. Each time it is a new one.
+/// call it after a hook that has failed: the container is gone then. Each time it is a new one, which takes the place of the one before:
+/// one is always there.
 pub fn with_hook(lab: &Lab, body: impl FnOnce(&Work)) {
     let bundle = lab
         .bundle("web", "")
         .annotated("hawser.ip", "172.19.0.9")
         .annotated("hawser.publish", "8080:80");
-    let guest = RefCell::new(None);
+    let guest = RefCell::new(bundle.created());
     body(&Work {
         command: &|| {
-            let created = bundle.created();
-            let state = bundle.state("web", "creating", created.pid());
-            guest.replace(Some(created));
+            let state = bundle.state("web", "creating", guest.borrow().pid());
             lab.hook_command(&["--ip-file", "/run/hawser-ip"], &state)
         },
         undo: &|outcome| {
-            let guest = guest.take().expect("a container");
+            let guest = guest.replace(bundle.created());
             let pid = guest.pid();
             if outcome.code > 0 {
                 // What has failed by itself has left nothing inside either.
@@ -385,9 +404,10 @@ pub fn with_hook(lab: &Lab, body: impl FnOnce(&Work)) {
             let released = lab.hook(&[], &bundle.state("web", "stopped", 0));
             assert_eq!(released.err(), "", "{outcome}");
         },
-        is_over: &|_| false,
+        is_over: &has_failed,
         input: Some(lab.dir.join("state")),
     });
+    guest.into_inner().end().exits(0);
 }
 
 /// poststop at any moment: the next one takes the rest.
@@ -413,31 +433,44 @@ pub fn with_poststop(lab: &Lab, body: impl FnOnce(&Work)) {
     });
 }
 
-/// An operation of the CNI plugin; what it may leave is taken back by DEL.
-pub fn with_plugin(lab: &Lab, operation: &str, body: impl FnOnce(&Work)) {
-    let netns = Netns::new("a");
-    let plugin = lab.plugin();
-    let whose = Whose {
-        container: "c1",
-        interface: "eth0",
-        netns: "/run/netns/a",
-    };
-    let config = json!({
+/// What the plugin attaches.
+const WHOSE: Whose = Whose {
+    container: "c1",
+    interface: "eth0",
+    netns: NETNS,
+};
+/// Where that is.
+const NETNS: &str = "/run/netns/a";
+
+/// The network that it is attached to, with one address and a port.
+fn blue() -> Value {
+    json!({
         "cniVersion": "1.1.0", "name": "blue", "type": "hawser", "ipMasq": true,
         "ipam": { "subnet": "10.22.0.0/24", "rangeStart": "10.22.0.9", "rangeEnd": "10.22.0.9" },
         "runtimeConfig": { "portMappings": [{ "hostPort": 8080, "containerPort": 80 }] },
-    });
+    })
+}
+
+/// GC by a runtime that knows of no attachment, not started yet.
+fn gc(plugin: &Plugin) -> Command {
+    let config = with_none_known(&blue());
+    plugin.command(config.to_string().as_bytes(), &[("CNI_COMMAND", "GC")])
+}
+
+/// An operation of the CNI plugin; what it may leave is taken back by DEL.
+pub fn with_plugin(lab: &Lab, operation: &str, body: impl FnOnce(&Work)) {
+    let netns = Netns::new("a");
+    let (plugin, config) = (lab.plugin(), blue());
     let is_add = operation == "ADD";
     body(&Work {
         command: &|| {
             if !is_add {
-                plugin.call("ADD", whose, &config).ok();
+                plugin.call("ADD", WHOSE, &config).ok();
             }
             if operation == "GC" {
-                let config = with_none_known(&config);
-                return plugin.command(config.to_string().as_bytes(), &[("CNI_COMMAND", "GC")]);
+                return gc(&plugin);
             }
-            plugin.operation(operation, whose, &config)
+            plugin.operation(operation, WHOSE, &config)
         },
         is_over: &|outcome| {
             if is_add {
@@ -457,10 +490,33 @@ pub fn with_plugin(lab: &Lab, operation: &str, body: impl FnOnce(&Work)) {
                 assert_gone();
             }
             if !is_add || is_taken_back(outcome) {
-                plugin.call("DEL", whose, &config).ok();
+                plugin.call("DEL", WHOSE, &config).ok();
             }
             assert_gone();
         },
+    });
+}
+
+/// ADD to a new network namespace each time, which goes, and nobody calls DEL: what is left is for the next command. With it GC, which
+/// may be that.
+pub fn with_add_and_end(lab: &Lab, body: impl FnOnce(&Work, &dyn Fn())) {
+    let (plugin, config) = (lab.plugin(), blue());
+    let netns = RefCell::new(None);
+    let work = Work {
+        command: &|| {
+            netns.replace(Some(Netns::new("a")));
+            plugin.operation("ADD", WHOSE, &config)
+        },
+        undo: &|_| {
+            drop(netns.take());
+            umount(NETNS).expect("let go of a network namespace");
+            std::fs::remove_file(NETNS).expect("remove what it was mounted on");
+        },
+        is_over: &|_| false,
+        input: Some(plugin.input()),
+    };
+    body(&work, &|| {
+        collect(gc(&plugin), DEADLINE).exits(0);
     });
 }
 

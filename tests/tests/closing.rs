@@ -161,6 +161,7 @@ fn killed_at_any_moment(
         },
         whom: Some(waits_for_rcu),
         at_call: Some(&counted),
+        is_published: false,
         ..Sweep::new(lab, &work)
     };
     sweep.run(title, &[Victims::It], &before);

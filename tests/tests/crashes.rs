@@ -10,8 +10,8 @@ use std::time::UNIX_EPOCH;
 
 use lab::crash::{Sweep, Victims};
 use lab::{
-    Lab, Snapshot, Work, case, wait_for_end, with_attach, with_exec, with_hook, with_plugin,
-    with_poststop, with_run, with_stay, with_stay_to_the_end,
+    Lab, Snapshot, Work, case, wait_for_end, with_add_and_end, with_attach, with_attach_and_end,
+    with_exec, with_hook, with_plugin, with_poststop, with_run, with_stay, with_stay_to_the_end,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -106,19 +106,71 @@ fn and_then_a_run(lab: &Lab, title: &str, keeper: Option<usize>, work: &Work) {
         stride: 2,
         ..Sweep::new(lab, work)
     };
-    (work.undo)(&sweep.trace(None, &|| ()).outcome.exits(0));
-    next();
+    sweep.do_once();
     sweep.run(title, &[It, All], &Snapshot::take());
 }
 
 #[test]
-fn a_run_or_an_attachment_and_then_another_run() {
+fn a_run_and_then_another() {
     case(|lab| {
         with_run(lab, NAMED, |work| {
             and_then_a_run(lab, "run, then another", Some(0), work);
         });
-        with_attach(lab, |work| {
-            and_then_a_run(lab, "attach, then a run", Some(0), work);
+    });
+}
+
+/// Its container has ended since, and nobody calls `detach`.
+#[test]
+fn an_attachment_and_then_a_run() {
+    case(|lab| {
+        with_attach_and_end(lab, |work| {
+            and_then_a_run(lab, "attach, then a run", None, work);
+        });
+    });
+}
+
+#[test]
+fn an_attachment_and_then_a_look() {
+    case(|lab| {
+        with_attach_and_end(lab, |work| {
+            let sweep = Sweep {
+                stride: 4,
+                ..Sweep::new(lab, work)
+            };
+            sweep.run_and_down("attach, then ls", &[It, All]);
+        });
+    });
+}
+
+/// Its network namespace has gone since, and nobody calls DEL.
+#[test]
+fn an_add_of_the_plugin_and_then_a_run() {
+    case(|lab| {
+        with_add_and_end(lab, |work, _| {
+            and_then_a_run(lab, "CNI ADD, then a run", None, work);
+        });
+    });
+}
+
+#[test]
+fn an_add_of_the_plugin_and_then_a_look() {
+    case(|lab| {
+        with_add_and_end(lab, |work, _| {
+            sweep(lab, "CNI ADD, then ls", None, &[It], work);
+        });
+    });
+}
+
+#[test]
+fn an_add_of_the_plugin_and_then_gc() {
+    case(|lab| {
+        with_add_and_end(lab, |work, gc| {
+            let sweep = Sweep {
+                next: gc,
+                ..Sweep::new(lab, work)
+            };
+            sweep.do_once();
+            sweep.run("CNI ADD, then GC", &[It], &Snapshot::take());
         });
     });
 }
@@ -164,31 +216,32 @@ fn a_first_run_and_then_down() {
                 next: &|| drop(lab.hawser(&["down"]).ok()),
                 ..Sweep::new(lab, work)
             };
-            let first = sweep.trace(None, &|| ());
-            first.outcome.exits(0);
-            (sweep.next)();
+            sweep.do_once();
             sweep.run("first run, then down", &[It, All], &untouched);
         });
     });
 }
 
+/// Some of the moments: most are those of a first run.
+fn some<'a>(lab: &'a Lab, work: &'a Work) -> Sweep<'a> {
+    Sweep {
+        stride: 6,
+        ..Sweep::new(lab, work)
+    }
+}
+
 /// The same of what others than `run` begin with.
-fn first_and_then_down(lab: &Lab, title: &str, bridge: &str, work: &Work) {
+fn first_and_then_down(title: &str, bridge: &str, sweep: Sweep) {
+    let lab = sweep.lab;
     let down = || drop(lab.hawser(&["down", "--bridge", bridge]).ok());
     let sweep = Sweep {
         next: &down,
-        stride: 6,
-        ..Sweep::new(lab, work)
-    };
-    let do_once = || {
-        (work.undo)(&sweep.trace(None, &|| ()).outcome.exits(0));
-        lab.settle();
-        down();
+        ..sweep
     };
     // What knows of its bridge stays in the directory of the case.
-    do_once();
+    sweep.do_once();
     let untouched = Snapshot::whole();
-    do_once();
+    sweep.do_once();
     untouched.assert_back();
     sweep.run(&format!("{title}, then down"), &[It, All], &untouched);
 }
@@ -198,7 +251,7 @@ fn a_first_run_without_a_bridge_and_then_down() {
     let options = [&["--network", "ptp"], &NAMED[..2], &NAMED[4..]].concat();
     case(|lab| {
         with_run(lab, &options, |work| {
-            first_and_then_down(lab, "first run, ptp", "hawser0", work)
+            first_and_then_down("first run, ptp", "hawser0", some(lab, work))
         });
     });
 }
@@ -206,8 +259,8 @@ fn a_first_run_without_a_bridge_and_then_down() {
 #[test]
 fn a_first_attachment_and_then_down() {
     case(|lab| {
-        with_attach(lab, |work| {
-            first_and_then_down(lab, "first attach", "hawser0", work)
+        with_attach_and_end(lab, |work| {
+            first_and_then_down("first attach", "hawser0", some(lab, work))
         })
     });
 }
@@ -216,7 +269,7 @@ fn a_first_attachment_and_then_down() {
 fn a_first_hook_and_then_down() {
     case(|lab| {
         with_hook(lab, |work| {
-            first_and_then_down(lab, "first hook", "hawser0", work)
+            first_and_then_down("first hook", "hawser0", some(lab, work))
         })
     });
 }
@@ -225,7 +278,7 @@ fn a_first_hook_and_then_down() {
 fn a_first_add_of_the_plugin_and_then_down() {
     case(|lab| {
         with_plugin(lab, "ADD", |work| {
-            first_and_then_down(lab, "first ADD", "cni0", work)
+            first_and_then_down("first ADD", "cni0", Sweep::new(lab, work))
         });
     });
 }
@@ -239,7 +292,11 @@ fn a_first_up_and_then_down() {
             is_over: &|_| false,
             input: None,
         };
-        first_and_then_down(lab, "up", "hawser0", &work);
+        let sweep = Sweep {
+            is_published: false,
+            ..some(lab, &work)
+        };
+        first_and_then_down("up", "hawser0", sweep);
     });
 }
 
@@ -318,7 +375,11 @@ fn an_attachment_that_stays_until_its_container_ends() {
 fn a_command_beside_another() {
     case(|lab| {
         with_exec(lab, |work, before| {
-            Sweep::new(lab, work).run("exec", &[It, Others, All], before);
+            let sweep = Sweep {
+                is_published: false,
+                ..Sweep::new(lab, work)
+            };
+            sweep.run("exec", &[It, Others, All], before);
         });
     });
 }
@@ -336,7 +397,12 @@ fn a_hook() {
 fn a_hook_that_releases() {
     case(|lab| {
         with_poststop(lab, |work| {
-            sweep(lab, "hook poststop", Some(0), &[It], work)
+            let sweep = Sweep {
+                keeper: Some(0),
+                is_published: false,
+                ..Sweep::new(lab, work)
+            };
+            sweep.run_and_down("hook poststop", &[It]);
         });
     });
 }
@@ -354,7 +420,12 @@ fn an_add_of_the_plugin() {
 fn a_del_of_the_plugin() {
     case(|lab| {
         with_plugin(lab, "DEL", |work| {
-            sweep(lab, "CNI DEL", Some(0), &[It], work)
+            let sweep = Sweep {
+                keeper: Some(0),
+                is_published: false,
+                ..Sweep::new(lab, work)
+            };
+            sweep.run_and_down("CNI DEL", &[It]);
         });
     });
 }

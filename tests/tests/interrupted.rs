@@ -185,6 +185,7 @@ fn send(lab: &Lab, title: &str, signal: Signal, work: &Work) {
     let sweep = Sweep {
         keeper: Some(0),
         signal,
+        is_published: false,
         stride: 2,
         ..Sweep::new(lab, work)
     };
@@ -195,6 +196,7 @@ fn send(lab: &Lab, title: &str, signal: Signal, work: &Work) {
 fn end(lab: &Lab, title: &str, signal: Signal, work: &Work) {
     let sweep = Sweep {
         signal,
+        is_published: false,
         stride: 2,
         ..Sweep::new(lab, work)
     };
@@ -326,6 +328,7 @@ fn a_signal_to_exec_leaves_nothing() {
                 let sweep = Sweep {
                     keeper: Some(0),
                     signal,
+                    is_published: false,
                     stride: 2,
                     ..Sweep::new(lab, work)
                 };
