@@ -479,7 +479,7 @@ fn writes_to_init() {
             chmod 777 $at 2>/dev/null && echo chmod $at; chown 1000 $at 2>/dev/null && echo chown $at; done; true";
         let before = fs::metadata(&own).expect("stat");
         for init in [&["--init"][..], &["--init", "--init-path", &path]] {
-            let seen = lab.run(init, &["sh", "-c", script]);
+            let seen = lab.run(init, &["sh", "-c", script]).exits(0);
             // The mode of a memory file is its own, and nobody else's.
             let harmless = |line: &str| line.starts_with("ch") && init.len() == 1;
             for line in seen.out().lines().filter(|line| !harmless(line)) {
@@ -501,7 +501,8 @@ fn writes_to_init() {
         }
         let stopped = lab.hawser(&["stop", "--grace", "1", "mallory"]).exits(0);
         assert!(stopped.elapsed < SOON);
-        running.end();
+        let outcome = running.end();
+        assert!(!outcome.out().contains("written"), "{outcome}");
         exec_again(lab);
     });
 }
