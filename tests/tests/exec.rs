@@ -329,7 +329,7 @@ fn a_child_that_is_killed_before_it_hands_the_command_over_holds_nobody() {
         let command = lab.command(&["exec", "box", "--", "true"]);
         // Whoever waits looks when the other has become init, and has closed the channel.
         let killed = "inject=sendmsg:signal=KILL";
-        let late = "inject=clone3:delay_exit=2s";
+        let late = "inject=?poll,ppoll:delay_enter=1s";
         let killed = ["-f", "-e", killed, "-e", late];
         let outcome = collect(traced(&command, &killed, "/dev/null"), DEADLINE);
         outcome.refused(&["command"]);
