@@ -156,7 +156,7 @@ fn left_beside_network(before: &Snapshot, with_network: &Snapshot) -> Vec<String
         let is_of_network = change.starts_with("files: /run/hawser/hawser0.");
         let comes_later =
             change.starts_with("files: /run/hawser") || change.contains("elements = ");
-        !is_of_network && !(is_there && comes_later && change.ends_with(" is gone"))
+        !(is_of_network || is_there && comes_later && change.ends_with(" is gone"))
     });
     changes
 }
