@@ -223,6 +223,7 @@ fn a_termination_of_an_attach_that_stays_leaves_nothing() {
                 keeper: Some(0),
                 at_word: Some(&stop),
                 signal: SIGTERM,
+                is_published: false,
                 stride: 2,
                 ..Sweep::new(lab, work)
             };
