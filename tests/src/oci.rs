@@ -140,6 +140,11 @@ impl Bundle {
             .stderr(Stdio::inherit());
         let mut running = Running::spawn(command);
         running.until("up");
+        // Its name is the same from here on.
+        let name = format!("/proc/{}/comm", running.pid());
+        crate::wait_untold("it waits for its input", || {
+            fs::read_to_string(&name).is_ok_and(|name| name == "cat\n")
+        });
         running
     }
 }
