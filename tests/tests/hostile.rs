@@ -4,7 +4,9 @@
 //! Who changes its address, or deletes its eth0 and lives on, is in `spoofing.rs`.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Stdio;
@@ -12,12 +14,13 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, send, socket};
 use nix::unistd::Pid;
 
 use lab::strace::{Stopped, traced};
 use lab::{
-    DEADLINE, Lab, Outcome, Running, Seen, Snapshot, case, child, children, collect, packets, sh,
-    sys, wait_for_end,
+    DEADLINE, Lab, Netns, Outcome, Running, Seen, Snapshot, case, child, children, collect,
+    packets, sh, sys, wait_for_end, wait_untold,
 };
 
 /// Some seconds more than a grace of one second, on a busy machine.
@@ -574,6 +577,161 @@ fn opens(lab: &Lab, wanted: u32) {
     stops(lab, running, &before);
     // The next one does not find them.
     lab::wait_untold("its connections go", || tracked("count") <= few());
+}
+
+/// One of ctnetlink's messages (linux/netfilter/nfnetlink_conntrack.h): a connection by UDP that both sides keep up.
+fn kept_up(number: u32) -> Vec<u8> {
+    const NESTED: u16 = libc::NLA_F_NESTED as u16;
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = 4 + value.len();
+        let head = [(length as u16).to_ne_bytes(), kind.to_ne_bytes()].concat();
+        let padding = vec![0; length.next_multiple_of(4) - length];
+        [head, value.to_vec(), padding].concat()
+    }
+    let from = Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 0)) + (number >> 4)).octets();
+    let (to, port) = ([192, 0, 2, 1], (1000 + (number & 15) as u16).to_be_bytes());
+    let tuple = |kind, [source, destination]: [[u8; 4]; 2]| {
+        let ip = [attribute(1, &source), attribute(2, &destination)].concat();
+        let ports = [attribute(2, &port), attribute(3, &port)].concat();
+        let protocol = [attribute(1, &[libc::IPPROTO_UDP as u8]), ports].concat();
+        let both = [attribute(NESTED | 1, &ip), attribute(NESTED | 2, &protocol)].concat();
+        attribute(NESTED | kind, &both)
+    };
+    // IPS_SEEN_REPLY, IPS_ASSURED, IPS_CONFIRMED (linux/netfilter/nf_conntrack_common.h), for an hour.
+    let [status, hour] = [2 | 4 | 8, 3600_u32].map(u32::to_be_bytes);
+    let body = [
+        vec![libc::AF_INET as u8, 0, 0, 0],
+        tuple(1, [from, to]),
+        tuple(2, [to, from]),
+        attribute(3, &status),
+        attribute(7, &hour),
+    ];
+    let body = body.concat();
+    let kind = (libc::NFNL_SUBSYS_CTNETLINK << 8) as u16; // IPCTNL_MSG_CT_NEW
+    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_CREATE) as u16;
+    let head = [
+        (16 + body.len() as u32).to_ne_bytes().to_vec(),
+        [kind.to_ne_bytes(), flags.to_ne_bytes()].concat(),
+        vec![0; 8],
+    ];
+    [head.concat(), body].concat()
+}
+
+/// As many connections as there can be, none of which the kernel gives up for another.
+fn fill_table() {
+    let netfilter = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkNetFilter,
+    )
+    .expect("a socket of netfilter");
+    let most = tracked("max");
+    for some in (0..most).collect::<Vec<_>>().chunks(100) {
+        let batch: Vec<u8> = some.iter().flat_map(|number| kept_up(*number)).collect();
+        send(netfilter.as_raw_fd(), &batch, MsgFlags::empty()).expect("make connections");
+    }
+    // The last ones found no room, where there were others before.
+    assert!(tracked("count") >= most, "{} of {most}", tracked("count"));
+}
+
+/// By connections that both sides keep up: those that there are go on, new ones are dropped, and all commands work.
+#[test]
+fn fills_the_table_of_connections_for_good() {
+    case(|lab| {
+        let before = lab.with_network();
+        let neighbour = lab.start_idle(&["--name", "neighbour"]);
+        let inside = Netns::of(lab.pid_of("neighbour"));
+        let listener = lab
+            .internet
+            .enter(|| TcpListener::bind("192.0.2.1:80").expect("a server"));
+        let connect = || {
+            let to = "192.0.2.1:80".parse().expect("an address");
+            inside.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(1)))
+        };
+        let mut client = connect().expect("connect");
+        let (mut server, _) = listener.accept().expect("a client");
+        fill_table();
+        let mut echo = |text: &[u8]| {
+            server.write_all(text).expect("write");
+            let mut got = vec![0; text.len()];
+            client.read_exact(&mut got).expect("read");
+            assert_eq!(got, text);
+        };
+        echo(b"it goes on");
+        connect().expect_err("there is no room");
+        let said = lab.hawser(&["doctor"]).exits(1);
+        assert!(said.out().contains("conntrack-full"), "{said}");
+        lab.run(
+            &["--name", "mallory", "-d", "-p", "8080:80"],
+            &["sleep", "1000"],
+        )
+        .ok();
+        assert_eq!(lab.listed("mallory")["status"], "running");
+        exec(lab, &["true"]).exits(0);
+        lab.hawser(&["port", "add", "mallory", "8081:81"]).exits(0);
+        lab.hawser(&["port", "rm", "mallory", "8081:81"]).exits(0);
+        lab.hawser(&["restore"]).exits(0);
+        let guest = Running::unshared(&["-n"], "exec cat");
+        let pid = guest.pid().to_string();
+        lab.hawser(&["attach", "--resolv=off", &pid]).exits(0);
+        lab.hawser(&["detach", &pid]).exits(0);
+        guest.end().exits(0);
+        lab.hawser(&["stop", "mallory"]).exits(0);
+        lab.hawser(&["rm", "mallory"]).exits(0);
+        echo(b"still");
+        // They would keep its network.
+        drop((client, server, inside));
+        neighbour.end().exits(0);
+        before.assert_back();
+    });
+}
+
+/// All of the host's ports towards one server's port are taken then: others reach that again when it has ended, and everything else before.
+#[test]
+fn takes_every_port_towards_a_server() {
+    case(|lab| {
+        let before = lab.with_network();
+        let neighbour = lab.start_idle(&["--name", "neighbour"]);
+        let inside = Netns::of(lab.pid_of("neighbour"));
+        let mallory = lab.start_idle(&["--name", "mallory"]);
+        let server = |port: u16| {
+            let socket = lab
+                .internet
+                .enter(|| UdpSocket::bind(("192.0.2.1", port)).expect("a server"));
+            socket.set_nonblocking(true).expect("do not wait");
+            socket
+        };
+        let (taken, other) = (server(9), server(10));
+        Netns::of(lab.pid_of("mallory")).enter(|| {
+            for port in 1..=u16::MAX {
+                let socket = UdpSocket::bind(("0.0.0.0", port)).expect("a port");
+                socket.send_to(b"mallory", "192.0.2.1:9").expect("send");
+            }
+        });
+        assert!(tracked("count") > 60_000, "{}", tracked("count"));
+        let reaches = |server: &UdpSocket| {
+            let to = server.local_addr().expect("its address");
+            let client = inside.enter(|| UdpSocket::bind("0.0.0.0:0").expect("a socket"));
+            client.send_to(b"neighbour", to).expect("send");
+            let mut text = [0; 9];
+            while let Ok((length, _)) = server.recv_from(&mut text) {
+                if &text[..length] == b"neighbour" {
+                    return true;
+                }
+            }
+            false
+        };
+        wait_untold("another port of it", || reaches(&other));
+        assert!(!reaches(&taken), "a port was left");
+        lab.hawser(&["stop", "--grace", "1", "mallory"]).exits(0);
+        mallory.end();
+        wait_untold("the same port", || reaches(&taken));
+        neighbour.end().exits(0);
+        // It would keep its network.
+        drop(inside);
+        before.assert_back();
+    });
 }
 
 /// What it has opened goes with its link, too.
