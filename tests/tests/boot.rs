@@ -251,7 +251,7 @@ fn containers_need_another_root_than_an_initramfs() {
             "{IP} -- /bin/host-helper run --network none --rootfs / true"
         ));
         let wanted = [
-            "host-helper: pivot to the container's root: invalid argument (EINVAL); the root of this machine is an initramfs: switch_root to another file system first",
+            "host-helper: pivot to the container's root: invalid argument (EINVAL); the root of this machine is an initramfs (switch_root to another file system first), or host-helper was started in a chroot (start it outside)",
             "init: run /bin/host-helper: exit code 125; poweroff",
         ];
         assert_console(&console, &wanted);
