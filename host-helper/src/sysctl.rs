@@ -365,16 +365,21 @@ pub fn not_forwarding6(route: &mut Netlink, link: &str, is_bridge: bool) -> Resu
 pub fn ignore_advertisements(link: &str) -> Result<()> {
     const SWITCH: &str = "accept_ra";
     let switch = of_link(link, SWITCH);
+    // Who forwards heeds none, unless told to by 2 (ipv6_accept_ra()).
+    let is_deaf = || -> Result<bool> {
+        let forwards = is_on(&of_link(link, "forwarding"))?;
+        Ok(!is_on(&switch)? || forwards && value(&switch)?.as_deref() == Some("1"))
+    };
     // What a new link is born with is all that can be set before it is there.
     match write_or(&switch, "0", &of_link("default", SWITCH)) {
-        Err(_) if !is_on(&switch)? || is_on(&of_link(link, "disable_ipv6"))? => Ok(()),
+        Err(_) if is_on(&of_link(link, "disable_ipv6"))? || is_deaf()? => Ok(()),
         done => done,
     }
 }
 
-/// Whether nothing can be written, by whomever.
+/// Whether nothing can be written, by whomever. (The directories cannot be anyway.)
 pub fn is_read_only() -> bool {
-    access(ROOT, AccessFlags::W_OK) == Err(Errno::EROFS)
+    access(&path(IP_FORWARD), AccessFlags::W_OK) == Err(Errno::EROFS)
 }
 
 /// Whether a link has switches of IPv6. The kernel takes them away, and all of its IPv6 addresses, where its MTU is under 1,280 bytes.
