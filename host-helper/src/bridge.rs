@@ -184,7 +184,7 @@ fn create(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Network> {
     let gateways = choose_gateways(route, name, wanted)?;
     check_group(route, name)?;
     let v4 = gateways.v4;
-    let asked = route
+    let made = route
         .request(|batch, sequence| write_bridge(batch, sequence, name, v4.addr(), wanted))
         .doing(|| format!("create bridge {name}"))
         .map_err(|e| {
@@ -193,11 +193,8 @@ fn create(route: &mut Netlink, name: &str, wanted: &Wanted) -> Result<Network> {
                 "the kernel lacks bridges: enable CONFIG_BRIDGE (modprobe bridge)",
             )
         });
-    if asked.is_err() {
-        // It is there if the kernel has made it, and had no memory to say so.
-        let _ = delete_half_made(route, name);
-    }
-    asked?;
+    // It is there if the kernel has made it, and had no memory to say so.
+    made.inspect_err(|_| drop(delete_half_made(route, name)))?;
     let made = (|| {
         let link = find(route, name)?
             .ok_or_else(|| Error::new(format!("find bridge {name}: it is gone again")))?;

@@ -15,7 +15,7 @@ use hawser::netlink::{Attributes, Message, Writer, read_u32};
 use nix::errno::Errno;
 
 use crate::error::{Refusal, twice};
-use crate::netlink::{ACK, DUMP, Netlink};
+use crate::netlink::{self, ACK, DUMP, Netlink};
 use crate::publish::{Port, Protocol};
 use crate::sysctl;
 
@@ -247,9 +247,9 @@ fn entries(conntrack: &mut Netlink) -> Result<u32, Refusal> {
             sequence
         },
         |message| {
-            let mut attributes = Attributes::new(message.payload.get(4..).unwrap_or(&[]));
-            let found = attributes.find(|(kind, _)| *kind == CTA_STATS_GLOBAL_ENTRIES);
-            let number = found.and_then(|(_, value)| read_u32(value, 0));
+            let attributes = message.payload.get(4..).unwrap_or(&[]);
+            let number = netlink::find(attributes, CTA_STATS_GLOBAL_ENTRIES);
+            let number = number.and_then(|value| read_u32(value, 0));
             count = number.map_or(0, u32::from_be);
         },
     );

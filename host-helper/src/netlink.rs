@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hawser::netlink::{HEADER, Message, Messages, Writer};
+use hawser::netlink::{Attributes, HEADER, Message, Messages, Writer};
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols};
@@ -341,6 +341,13 @@ fn ruleset_of(message: &Message) -> Option<[u8; 2]> {
     let is_nftables = i32::from(message.kind >> 8) == libc::NFNL_SUBSYS_NFTABLES;
     let number = message.payload.get(2..4).filter(|_| is_nftables)?;
     number.try_into().ok()
+}
+
+/// The first attribute of a kind.
+pub fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    let mut all = Attributes::new(attributes);
+    all.find(|(kind, _)| *kind == wanted)
+        .map(|(_, value)| value)
 }
 
 /// One message of rtnetlink, if its kind is known.

@@ -143,7 +143,7 @@ fn run_detached(
     }
 }
 
-/// Waits for the name that the supervisor tells once the command runs, and prints it. None: it has ended without one.
+/// Waits for the name that the supervisor tells once the command runs, and prints it; `said` has it then. Without one it has ended.
 fn tell_of_start(mut read: &File, signals: &Signals, said: &mut String) -> Result<()> {
     signals.interrupt_unless_readable(read)?;
     read.read_to_string(said)

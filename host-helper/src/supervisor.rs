@@ -274,7 +274,7 @@ impl Supervisor {
             }
             self.look_at_host(is(FOLLOWER));
             if is(PORTS) {
-                let _ = self.container.splice.turn();
+                self.container.splice.turn();
             }
             // Whatever else there is to do: an answer may tell that it is done.
             let has_copied = self.copy_to_log(is(TERMINAL));

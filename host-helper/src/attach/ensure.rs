@@ -1,7 +1,8 @@
 //! The network is there before its first container is: bridge, firewall, forwarding, MTU.
 
-use nix::errno::Errno;
 use std::net::IpAddr;
+
+use nix::errno::Errno;
 
 use crate::attached;
 use crate::bridge::{self, Network, POINT_TO_POINT_NAME};

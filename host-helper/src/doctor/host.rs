@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use hawser::netlink::{Attributes, read_u32};
+use hawser::netlink::read_u32;
 use ipnet::IpNet;
 
 use crate::bridge::POINT_TO_POINT_NAME;
 use crate::error::{Doing, Result};
 use crate::link::{Link, Route};
-use crate::netlink::{DUMP, Netlink};
+use crate::netlink::{DUMP, Netlink, find};
 use crate::nft;
 use crate::owner::{Gateways, Mark, leased_address};
 use crate::uplink::{self, WaysOut};
@@ -139,10 +139,8 @@ fn tables(route: &mut Netlink) -> BTreeSet<u32> {
         },
         |message| {
             let attributes = message.payload.get(FIB_RULE_HDR..).unwrap_or(&[]);
-            let mut attributes = Attributes::new(attributes);
             // Numbers that the header has no room for.
-            let named = attributes.find(|(kind, _)| *kind == FRA_TABLE);
-            let named = named.and_then(|(_, value)| read_u32(value, 0));
+            let named = find(attributes, FRA_TABLE).and_then(|value| read_u32(value, 0));
             named.or(message.payload.get(TABLE).map(|table| u32::from(*table)))
         },
     );

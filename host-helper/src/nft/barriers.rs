@@ -7,10 +7,11 @@ use hawser::netlink::Attributes;
 use ipnet::IpNet;
 
 use super::conditions::{Conditions, Is, Links as What, Reader};
-use super::foreign::{find, number, text};
+use super::foreign::{number, text};
 use super::lookups::{Lookup, Range};
 use super::members::Members;
 use crate::foreign::{Dropping, Links};
+use crate::netlink::find;
 
 /// A chain's rules, by its name.
 pub type Chains = BTreeMap<String, Vec<Rule>>;

@@ -7,12 +7,13 @@ use std::ops::RangeInclusive;
 use hawser::netlink::read_u32;
 use ipnet::IpNet;
 
-use super::foreign::{find, number, text};
+use super::foreign::{number, text};
 use super::lookups::{Key, Lookup};
 use super::words::{
     LOCAL, NETWORK, NFT_FIB_RESULT_ADDRTYPE, NFT_META_IIF, NFT_META_IIFNAME, NFT_META_L4PROTO,
     NFT_META_NFPROTO, NFT_META_OIFNAME, NFTA_FIB_F_DADDR, TRANSPORT,
 };
+use crate::netlink::find;
 
 /// The links that a rule is about.
 #[derive(Debug, Clone, PartialEq, Eq)]

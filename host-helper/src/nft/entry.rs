@@ -74,43 +74,35 @@ impl Entry {
         ports: &[Port],
         resolvers: &[IpAddr],
     ) -> Result<()> {
-        let mut done = Entry::put_back_once(nft, rules, attachment, reach, ports, resolvers);
+        let once = |mut nft: Netlink| -> Result<()> {
+            let tenant = known(&mut nft, &attachment.veth.name)?;
+            let number = tenant.as_ref().and_then(elements::number_of);
+            let is_its = |number: &u32| Some(elements::tenant_of(attachment, *number)) == tenant;
+            let Some(number) = number.filter(is_its) else {
+                let mut entry = Entry::add(nft, attachment, reach, ports, resolvers)?;
+                entry.judge_anew();
+                return Ok(());
+            };
+            let mut entry = Entry::of(number, nft, attachment, reach, ports, resolvers);
+            let elements = entry.elements();
+            // What cannot be told may be missing.
+            let is_there = matches!(is_missing(&mut entry.nft, &elements), Ok(false));
+            let has_made_tables = entry.put(tenant.as_ref())?;
+            if !is_there || has_made_tables || rules == Rules::Back {
+                entry.judge_anew();
+            }
+            Ok(())
+        };
+        let mut done = once(nft);
         for _ in 0..TRIES {
             // Another puts it back, or adds it, by a number of its own: then it is known by that one.
             match done {
                 Err(error) if error.errno == Some(Errno::EEXIST) => {}
                 done => return done,
             }
-            done = Entry::put_back_once(open()?, rules, attachment, reach, ports, resolvers);
+            done = once(open()?);
         }
         done
-    }
-
-    fn put_back_once(
-        mut nft: Netlink,
-        rules: Rules,
-        attachment: &Attachment,
-        reach: &Reach,
-        ports: &[Port],
-        resolvers: &[IpAddr],
-    ) -> Result<()> {
-        let tenant = known(&mut nft, &attachment.veth.name)?;
-        let number = tenant.as_ref().and_then(elements::number_of);
-        let is_its = |number: &u32| Some(elements::tenant_of(attachment, *number)) == tenant;
-        let Some(number) = number.filter(is_its) else {
-            let mut entry = Entry::add(nft, attachment, reach, ports, resolvers)?;
-            entry.judge_anew();
-            return Ok(());
-        };
-        let mut entry = Entry::of(number, nft, attachment, reach, ports, resolvers);
-        let elements = entry.elements();
-        // What cannot be told may be missing.
-        let is_there = matches!(is_missing(&mut entry.nft, &elements), Ok(false));
-        let has_made_tables = entry.put(tenant.as_ref())?;
-        if !is_there || has_made_tables || rules == Rules::Back {
-            entry.judge_anew();
-        }
-        Ok(())
     }
 
     fn of(

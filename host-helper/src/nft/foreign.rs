@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hawser::netlink::{Attributes, Message, read_u32};
+use hawser::netlink::{Message, read_u32};
 
 use super::TABLE;
 use super::barriers::{Chains, End, Packets, Rule, Sets, Walk};
@@ -10,7 +10,7 @@ use super::lookups;
 use super::message::kind;
 use crate::error::Refusal;
 use crate::foreign::{Engine, Links, Table};
-use crate::netlink::{DUMP, Netlink};
+use crate::netlink::{DUMP, Netlink, find};
 
 // linux/netfilter/nf_tables.h
 const NFTA_CHAIN_TABLE: u16 = 1;
@@ -222,12 +222,6 @@ pub(super) fn family(message: &Message) -> Option<&'static str> {
         libc::NFPROTO_BRIDGE => Some("bridge"),
         _ => None,
     }
-}
-
-pub(super) fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    let mut all = Attributes::new(attributes);
-    all.find(|(kind, _)| *kind == wanted)
-        .map(|(_, value)| value)
 }
 
 pub(super) fn text(value: &[u8]) -> String {

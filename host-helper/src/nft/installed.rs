@@ -1,7 +1,6 @@
 //! The tables in the kernel: whether they are there and whole, and how they are made, replaced and removed.
 
 use hawser::netlink::{Attributes, read_u32};
-use nix::errno::Errno;
 
 use super::message::{Batch, kind};
 use super::object::Family;
@@ -283,10 +282,7 @@ fn has_rules_of_the_admin(nft: &mut Netlink) -> std::result::Result<bool, Refusa
         },
         |message| (message.kind == NEW_RULE).then_some(()),
     );
-    match dumped {
-        Err(refusal) if refusal.errno == Errno::ENOENT => Ok(false),
-        dumped => dumped.map(|rules| !rules.is_empty()),
-    }
+    ignore_missing(dumped).map(|rules| !rules.is_empty())
 }
 
 #[cfg(test)]

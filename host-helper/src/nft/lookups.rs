@@ -1,13 +1,13 @@
 //! Sets and maps of others that rules ask: what they hold. They are only looked at.
 
 use hawser::netlink::{Attributes, Message};
-use nix::errno::Errno;
 
 use super::conditions::value;
-use super::foreign::{find, number};
+use super::foreign::number;
+use super::ignore_missing;
 use super::message::kind;
 use crate::error::Refusal;
-use crate::netlink::{DUMP, Netlink};
+use crate::netlink::{DUMP, Netlink, find};
 
 /// A lookup in a set or map.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,10 +87,7 @@ pub fn elements(
         },
         read_elements,
     );
-    match dumped {
-        Err(refusal) if refusal.errno == Errno::ENOENT => Ok(Vec::new()),
-        dumped => dumped.map(ranges),
-    }
+    ignore_missing(dumped).map(ranges)
 }
 
 /// One of a set. `end` is the last of a range, where that says so itself.

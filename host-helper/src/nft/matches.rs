@@ -3,7 +3,8 @@
 use hawser::netlink::{read_u16, read_u32};
 
 use super::conditions::Conditions;
-use super::foreign::{find, number, text};
+use super::foreign::{number, text};
+use crate::netlink::find;
 
 impl Conditions {
     /// A match of iptables (linux/netfilter/xt_tcpudp.h, xt_multiport.h, xt_addrtype.h).

@@ -166,9 +166,11 @@ pub fn generation(nft: &mut Netlink) -> std::result::Result<u32, Refusal> {
     Ok(generation)
 }
 
-fn ignore_missing(done: std::result::Result<(), Refusal>) -> std::result::Result<(), Refusal> {
+fn ignore_missing<T: Default>(
+    done: std::result::Result<T, Refusal>,
+) -> std::result::Result<T, Refusal> {
     match done {
-        Err(refusal) if refusal.errno == Errno::ENOENT => Ok(()),
+        Err(refusal) if refusal.errno == Errno::ENOENT => Ok(T::default()),
         done => done,
     }
 }

@@ -11,7 +11,7 @@ use super::message::{self, Batch};
 use super::object::{Element, Family};
 use super::{NEW_ELEMENTS, TABLE, TRIES, elements, ignore_missing, tables, transaction};
 use crate::error::{Doing, Refusal, Result};
-use crate::netlink::Netlink;
+use crate::netlink::{Netlink, find};
 use crate::owner::lease_name;
 use crate::publish::Port;
 
@@ -252,10 +252,7 @@ pub fn elements_of(
             found
         },
     );
-    match dumped {
-        Err(refusal) if refusal.errno == Errno::ENOENT => Ok(Vec::new()),
-        dumped => dumped,
-    }
+    ignore_missing(dumped)
 }
 
 fn read_elements(message: &Message, each: &mut impl FnMut(Element, u64)) {
@@ -268,8 +265,8 @@ fn read_elements(message: &Message, each: &mut impl FnMut(Element, u64)) {
         return;
     }
     let value = |data: &[u8]| {
-        let found = Attributes::new(data).find(|(kind, _)| *kind == message::NFTA_DATA_VALUE);
-        found.map_or(Vec::new(), |(_, value)| value.to_vec())
+        let found = find(data, message::NFTA_DATA_VALUE);
+        found.map_or(Vec::new(), <[u8]>::to_vec)
     };
     let lists = Attributes::new(message.payload.get(4..).unwrap_or(&[]))
         .filter(|(kind, _)| *kind == NFTA_SET_ELEM_LIST_ELEMENTS);

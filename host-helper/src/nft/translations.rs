@@ -8,10 +8,10 @@ use hawser::netlink::{Attributes, Message};
 
 use super::TABLE;
 use super::conditions::{Conditions, Is, Reader, address, port, value};
-use super::foreign::{dump, family, find, number, text};
+use super::foreign::{dump, family, number, text};
 use super::lookups::{self, Key, Lookup, Range};
 use crate::error::Refusal;
-use crate::netlink::Netlink;
+use crate::netlink::{Netlink, find};
 
 /// A rule of somebody else's that translates destinations; of one that asks a map, an element of that.
 #[derive(Debug, Clone, PartialEq, Eq)]

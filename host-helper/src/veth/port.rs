@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 use std::sync::LazyLock;
 
-use hawser::netlink::{Attributes, Writer, ifinfomsg, read_u32, rtmsg};
+use hawser::netlink::{Writer, ifinfomsg, read_u32, rtmsg};
 use nix::errno::Errno;
 use nix::sys::utsname::uname;
 
@@ -11,7 +11,7 @@ use super::Veth;
 use crate::bridge::Network;
 use crate::error::{Doing, Error, Result};
 use crate::link::{IFINFOMSG, write_look, write_no_own_addresses};
-use crate::netlink::{ACK, Netlink};
+use crate::netlink::{ACK, Netlink, find};
 use crate::steps::warn;
 
 // linux/if_link.h
@@ -147,7 +147,7 @@ pub fn settle(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()>
     let done = route.exchange(write, |message| {
         if read_u32(message.payload, IFI_INDEX) == Some(veth.index) {
             let attributes = message.payload.get(IFINFOMSG..).unwrap_or(&[]);
-            let master = value_of(attributes, libc::IFLA_MASTER);
+            let master = find(attributes, libc::IFLA_MASTER);
             controller = Some(master.and_then(|index| read_u32(index, 0)));
             is_held = is_held_back(attributes);
         }
@@ -170,18 +170,13 @@ pub fn settle(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()>
     }
 }
 
-fn value_of(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    let mut found = Attributes::new(attributes).filter(|(kind, _)| *kind == wanted);
-    found.next().map(|(_, value)| value)
-}
-
 /// Whether a port is there that forwards nothing yet: a spanning tree (IEEE 802.1D) listens first, and learns.
 fn is_held_back(attributes: &[u8]) -> bool {
     const IFLA_BRPORT_STATE: u16 = 1; // linux/if_link.h
     const HELD: [u8; 3] = [1, 2, 4]; // linux/if_bridge.h: listening, learning, blocking
-    let of_link = value_of(attributes, libc::IFLA_LINKINFO);
-    let of_port = of_link.and_then(|info| value_of(info, IFLA_INFO_SLAVE_DATA));
-    let state = of_port.and_then(|port| value_of(port, IFLA_BRPORT_STATE));
+    let of_link = find(attributes, libc::IFLA_LINKINFO);
+    let of_port = of_link.and_then(|info| find(info, IFLA_INFO_SLAVE_DATA));
+    let state = of_port.and_then(|port| find(port, IFLA_BRPORT_STATE));
     state
         .and_then(<[u8]>::first)
         .is_some_and(|state| HELD.contains(state))
