@@ -190,6 +190,12 @@ impl Default for Details {
 }
 
 impl Request {
+    /// It gets an address that somebody else may have had a moment ago. Whoever leases addresses gives the others first.
+    pub fn has_chosen_address(&self) -> bool {
+        let is_chosen = self.address.is_some() || self.address6.is_some();
+        is_chosen && !self.details.is_leased_elsewhere
+    }
+
     /// What resolv.conf is to say, and why not what the host's does.
     ///
     /// Before: it is known whether the container gets IPv6, or is again.

@@ -1257,42 +1257,61 @@ fn who_deletes_its_eth0_leads_nobody_to_the_next() {
     });
 }
 
-/// A server that it has asked answers it by a port that it had, for as long as the server likes.
 #[test]
 fn what_one_has_opened_that_deletes_its_eth0_does_not_lead_to_the_next() {
     packets(|lab| {
-        for (server, any) in [
-            ("192.0.2.1:9", "0.0.0.0:53"),
-            ("[2001:db8:1::1]:9", "[::]:53"),
-        ] {
-            let bind = |netns: &Netns, address: &str| {
-                let socket = netns.enter(|| UdpSocket::bind(address).expect("a port"));
-                socket.set_read_timeout(Some(DEADLINE)).expect("a deadline");
-                socket
-            };
-            let server = bind(&lab.internet, server);
-            let mallory = lab.start_idle(&ADMIN);
-            let inside = Netns::of(lab.pid_of("mallory"));
-            let asking = bind(&inside, any);
-            let there = server.local_addr().expect("its address");
-            asking.send_to(b"asked", there).expect("send");
-            let (_, seen) = server.recv_from(&mut [0; 8]).expect("a question");
-            server.connect(seen).expect("connect");
-            server.send(b"answered").expect("send");
-            asking.recv(&mut [0; 8]).expect("an answer");
-            inside.sh("ip link del eth0");
-            let next = lab.start_idle(&["--name", "next", "--ip", "172.19.0.2"]);
-            let of_next = bind(&Netns::of(lab.pid_of("next")), any);
-            of_next.set_nonblocking(true).expect("do not wait");
-            wait_untold("refused", || {
-                let is_refused = server.send(b"hole").is_err();
-                assert!(of_next.recv(&mut [0; 8]).is_err(), "{there} reaches it");
-                is_refused
-            });
-            mallory.end().exits(0);
-            next.end().exits(0);
-        }
+        leads_to_nobody(lab, |mallory| {
+            Netns::of(lab.pid_of("mallory")).sh("ip link del eth0");
+            Some(mallory)
+        });
     });
+}
+
+#[test]
+fn what_one_has_opened_that_ends_does_not_lead_to_who_asks_for_its_address() {
+    packets(|lab| {
+        leads_to_nobody(lab, |mallory| {
+            mallory.end().exits(0);
+            None
+        });
+    });
+}
+
+/// A server that it has asked answers it by a port that it had, for as long as the server likes.
+fn leads_to_nobody(lab: &Lab, leave: impl Fn(Running) -> Option<Running>) {
+    for (server, any) in [
+        ("192.0.2.1:9", "0.0.0.0:53"),
+        ("[2001:db8:1::1]:9", "[::]:53"),
+    ] {
+        let bind = |netns: &Netns, address: &str| {
+            let socket = netns.enter(|| UdpSocket::bind(address).expect("a port"));
+            socket.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+            socket
+        };
+        let server = bind(&lab.internet, server);
+        let mallory = lab.start_idle(&ADMIN);
+        let asking = bind(&Netns::of(lab.pid_of("mallory")), any);
+        let there = server.local_addr().expect("its address");
+        asking.send_to(b"asked", there).expect("send");
+        let (_, seen) = server.recv_from(&mut [0; 8]).expect("a question");
+        server.connect(seen).expect("connect");
+        server.send(b"answered").expect("send");
+        asking.recv(&mut [0; 8]).expect("an answer");
+        drop(asking);
+        let mallory = leave(mallory);
+        let next = lab.start_idle(&["--name", "next", "--ip", "172.19.0.2"]);
+        let of_next = bind(&Netns::of(lab.pid_of("next")), any);
+        of_next.set_nonblocking(true).expect("do not wait");
+        wait_untold("refused", || {
+            let is_refused = server.send(b"hole").is_err();
+            assert!(of_next.recv(&mut [0; 8]).is_err(), "{there} reaches it");
+            is_refused
+        });
+        if let Some(mallory) = mallory {
+            mallory.end().exits(0);
+        }
+        next.end().exits(0);
+    }
 }
 
 #[test]

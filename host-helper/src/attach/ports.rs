@@ -149,7 +149,7 @@ pub(super) fn publish(
         let _ = detach::remove_rest_of_none();
         return Err(gone.cause(Errno::ENODEV));
     }
-    if request.reach != Reach::default() {
+    if request.reach != Reach::default() || request.has_chosen_address() {
         // What the last one at its address had opened is not its own. Where nothing is tracked nothing is left.
         let addresses: Vec<IpAddr> = attachment.veth.addresses().collect();
         let _ = conntrack::forget_opened_by(entry.socket(), &addresses);
