@@ -281,6 +281,26 @@ fn an_init_of_the_images_own_gets_signals() {
     });
 }
 
+/// Which system call it waits in is not told to who lacks sys_ptrace where the container's user is another.
+#[test]
+fn an_init_that_cannot_be_looked_at_gets_signals() {
+    case(|lab| {
+        std::fs::copy(init_binary(), lab.rootfs.join("bin/init")).expect("copy init");
+        let mut command = lab.command_of("setpriv");
+        command
+            .args(["--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"])
+            .arg(lab::binary())
+            .args(["run", "-u", "1000", "--rootfs"])
+            .arg(&lab.rootfs)
+            .args(["--", "init", "-s", "--", "sh", "-c"])
+            .arg("trap 'exit 6' TERM; (echo up; exec sleep 1000) & wait");
+        let mut running = Running::spawn(command);
+        assert_eq!(running.line(), "up");
+        running.signal(libc::SIGTERM);
+        running.end().exits(6);
+    });
+}
+
 /// An init that has just been woken by another signal, and has not run since, waits for none.
 #[test]
 fn a_signal_right_behind_another_is_noticed() {

@@ -1,8 +1,8 @@
 //! Signals to the container: those that come to the supervisor, what is typed, and the end of patience.
 
-use std::fs;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use nix::errno::Errno;
 use nix::poll::poll;
@@ -33,8 +33,12 @@ enum Seen {
 
 /// By two reads, between which it may have gone on: so its system call is read once more behind them.
 fn look(pid: Pid, signal: i32) -> Seen {
-    let call = || fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
-    let before = call();
+    let call = || fs::read_to_string(format!("/proc/{pid}/syscall"));
+    let before = match call() {
+        // Without sys_ptrace that of another user, and with Yama's strictest scope any: whether it waits cannot be told.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Seen::Sure(true),
+        before => before.unwrap_or_default(),
+    };
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let bit = 1u64 << (signal - 1);
     let has = |field: &str| {
@@ -42,7 +46,7 @@ fn look(pid: Pid, signal: i32) -> Seen {
         mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
             .is_some_and(|mask| mask & bit != 0)
     };
-    let after = call();
+    let after = call().unwrap_or_default();
     // init and tini do.
     let sigwait = format!("{} ", libc::SYS_rt_sigtimedwait);
     let is_awaited = [&before, &after]

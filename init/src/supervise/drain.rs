@@ -66,8 +66,15 @@ impl Supervisor<'_> {
             self.asked = find_descendants(message, reply).len;
         }
         self.send(target, signal);
-        // Who is stopped does not notice before it goes on.
-        self.send(target, CONT);
+        // Who is stopped does not notice before it goes on. Not looked for again: the children of one that ends are nowhere for a moment.
+        let mut asked = Queue::of(&mut self.buffers.message, self.asked);
+        if self.code.is_some() || target == Target::Child || asked.len == 0 {
+            self.send(target, CONT);
+        } else {
+            while let Some(pid) = asked.take() {
+                let _ = sys::send(pid, CONT);
+            }
+        }
         if self.deadline == FOREVER {
             let grace = self.rules.grace.unwrap_or(GRACE);
             self.deadline = sys::now() + u64::from(grace) * 1000;
@@ -84,8 +91,7 @@ impl Supervisor<'_> {
         } = &mut *self.buffers;
         let mut below = find_descendants(batch, reply);
         while let Some(pid) = below.take() {
-            let asked = message.get_mut(..self.asked).unwrap_or(&mut []);
-            if !Queue::of(asked).has(pid) {
+            if !Queue::of(message, self.asked).has(pid) {
                 let _ = sys::send(pid, self.rules.ending());
             }
         }
