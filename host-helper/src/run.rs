@@ -57,6 +57,7 @@ pub fn run(options: cli::Run, early: Option<Early>, mut steps: Steps) -> Result<
     let container = start(&mut request, command, early, &signals, &mut steps)?;
     let mut supervisor = supervise(&options, &request, container, signals);
     let begun = take_terminal(&options, &mut supervisor);
+    let begun = begun.and_then(|()| hand_over(options.preserve_fds));
     if let Err(error) = begun.and_then(|()| supervisor.begin_output()) {
         supervisor.give_up();
         return Err(error);
@@ -201,12 +202,17 @@ fn supervise_detached(
 }
 
 fn go_on_alone(options: &cli::Run, supervisor: &mut Supervisor) -> Result<()> {
-    // The command has them now.
-    if options.preserve_fds > 0 {
-        sys::close_range(3, 2 + options.preserve_fds).doing(|| "close file descriptors".into())?;
-    }
+    hand_over(options.preserve_fds)?;
     supervisor.begin_output()?;
     supervisor::detach().doing(|| "let go of the caller".into())
+}
+
+/// The command has them now: who waits for the end of one waits for the command alone.
+fn hand_over(preserved: u32) -> Result<()> {
+    if preserved == 0 {
+        return Ok(());
+    }
+    sys::close_range(3, 2 + preserved).doing(|| "close file descriptors".into())
 }
 
 /// What the child has opened for its command, where it is to have a terminal.
@@ -364,13 +370,15 @@ pub fn wait_for(name: &str) -> Result<u8> {
 /// # Errors
 /// It runs, is attached, or has left nothing.
 pub fn forget(name: &str) -> Result<()> {
-    let lock = state::lock()?;
-    // Not asked: a supervisor that does not answer would hold up whoever waits for the lock.
-    let runs = control::is_supervised(name);
-    if !runs && state::forget_output(name) {
-        return Ok(());
+    let mut runs = false;
+    if state::is_there() {
+        let _lock = state::lock()?;
+        // Not asked: a supervisor that does not answer would hold up whoever waits for the lock.
+        runs = control::is_supervised(name);
+        if !runs && state::forget_output(name) {
+            return Ok(());
+        }
     }
-    drop(lock);
     let why = if attached::is_there(name) {
         format!("it is attached; host-helper detach {name} releases it")
     } else if runs {

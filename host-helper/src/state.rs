@@ -330,18 +330,19 @@ fn forget_oldest() {
 /// Logs and exit codes of those that have ended, beyond what is remembered. None of the files is looked at unless there are too many:
 /// where a thousand end at once, each comes by here.
 fn oldest() -> Vec<PathBuf> {
-    let (mut codes, mut logs) = (Vec::new(), BTreeSet::new());
+    let (mut codes, mut logs, mut taken) = (Vec::new(), Vec::new(), BTreeSet::new());
     for entry in fs::read_dir(DIRECTORY).into_iter().flatten().flatten() {
         let path = entry.path();
         match path.extension().and_then(OsStr::to_str) {
             Some("code") => codes.push(path),
-            Some("log") => drop(logs.insert(path)),
+            Some("log") => logs.push(path),
+            Some("sock") => drop(taken.insert(path.with_extension("log"))),
             _ => {}
         }
     }
-    let of_ended = codes.iter().map(|code| code.with_extension("log"));
-    let of_ended = of_ended.filter(|log| logs.contains(log)).collect();
-    let mut oldest = beyond(of_ended, REMEMBERED_LOGS);
+    // One whose supervisor was killed has left no code.
+    logs.retain(|log| !taken.contains(log));
+    let mut oldest = beyond(logs, REMEMBERED_LOGS);
     oldest.extend(beyond(codes, REMEMBERED_CODES));
     oldest
 }
@@ -352,7 +353,10 @@ fn beyond(mut paths: Vec<PathBuf>, most: usize) -> Vec<PathBuf> {
         return Vec::new();
     }
     // A log may have been emptied since.
-    let end_of = |path: &PathBuf| fs::metadata(path.with_extension("code"))?.modified();
+    let end_of = |path: &PathBuf| {
+        let code = fs::metadata(path.with_extension("code"));
+        code.or_else(|_| fs::metadata(path))?.modified()
+    };
     paths.sort_by_cached_key(|path| Reverse(end_of(path).ok()));
     paths.split_off(most)
 }

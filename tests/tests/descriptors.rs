@@ -1,9 +1,10 @@
 //! File descriptors: 0, 1 and 2, unless more are asked for.
 
-use std::io::{Seek as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 
-use lab::{DEADLINE, Lab, Terminal, case, collect, sys};
+use lab::{DEADLINE, Lab, Running, Terminal, case, collect, sys};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 fn file(lab: &Lab, text: &str) -> OwnedFd {
     let path = lab.dir.join(text);
@@ -69,6 +70,31 @@ fn asked_for_they_are_preserved() {
         sys::renumber(&mut command, &[(103, 3), (104, 4), (105, 5)]);
         let seen = collect(command, DEADLINE).ok();
         assert_eq!(seen, "onetwo6", "3, 4, and the directory; not 5");
+    });
+}
+
+/// Who reads a pipe that the command was given hears of its end when the command closes it.
+#[test]
+fn they_are_the_commands_alone() {
+    case(|lab| {
+        for init in [&[][..], &["--init"]] {
+            let (mut reader, writer) = std::io::pipe().expect("a pipe");
+            let options = [init, &["--preserve-fds", "1"]].concat();
+            let mut command = lab.run_command(
+                &options,
+                &["sh", "-c", "echo ready >&3; exec 3>&-; echo up; read x"],
+            );
+            let writer = OwnedFd::from(writer);
+            sys::pass_fd(&mut command, &writer, 3);
+            let mut running = Running::piped(command);
+            drop(writer);
+            running.until("up");
+            reader.read_exact(&mut [0; 6]).expect("what it said");
+            let mut end = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+            let deadline = PollTimeout::try_from(DEADLINE).expect("a deadline");
+            assert_eq!(poll(&mut end, deadline), Ok(1), "{options:?}");
+            running.end().exits(1);
+        }
     });
 }
 

@@ -326,11 +326,17 @@ fn one_in_the_foreground_is_stopped_too() {
 }
 
 #[test]
-fn nobody_cannot_be_stopped() {
+fn nobody_is_asked_in_vain() {
     case(|lab| {
-        lab.hawser(&["stop", "nobody"]).refused(&["nobody"]);
+        let ask = || {
+            for verb in ["stop", "rm", "logs", "wait", "inspect"] {
+                lab.hawser(&[verb, "nobody"]).refused(&["nobody"]);
+            }
+        };
+        ask();
+        assert!(!std::path::Path::new("/run/hawser").exists());
         let before = lab.with_network();
-        lab.hawser(&["stop", "nobody"]).refused(&["nobody"]);
+        ask();
         before.assert_back();
     });
 }
