@@ -17,6 +17,7 @@ use crate::owner::{Mark, leased_address};
 use crate::reclaim;
 use crate::request::{NetworkChoice, Request};
 use crate::state::{self, Lock};
+use crate::steps::Steps;
 use crate::sysctl;
 
 /// What to do about containers that live.
@@ -32,11 +33,12 @@ pub enum Living {
 ///
 /// # Errors
 /// Living containers, by name; a link that is no bridge of ours; then everything that could not be removed.
-pub fn down(name: &str, living: Living) -> Result<()> {
+pub fn down(name: &str, living: Living, steps: &mut Steps) -> Result<()> {
     bridge::check_name(name).map_err(|why| Error::new(format!("remove bridge {name:?}: {why}")))?;
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     let found = find(&mut route, name)?;
     empty(&mut route, name, found.as_ref(), living)?;
+    steps.done("containers");
     // Nobody makes a network from here on, and whoever has been killed while making one has let go.
     let lock = state::lock()?;
     let found = find(&mut route, name)?;
@@ -47,12 +49,16 @@ pub fn down(name: &str, living: Living) -> Result<()> {
         let deleted = route.delete_link(link.index);
         keep(deleted.doing(|| format!("delete link {}", link.name)));
     }
+    steps.done("link");
     // It may have been named by another of its names.
     let name = found.as_ref().map_or(name, |link| &link.name);
     state::forget_offset(name);
     hosts::forget(name);
     match remove_tables_of_none(&mut route) {
-        Ok(Some(removed)) => keep(remove_rest(removed, &lock)),
+        Ok(Some(removed)) => {
+            steps.done("tables");
+            keep(remove_rest(removed, &lock, steps));
+        }
         Ok(None) => keep(nft::open().and_then(|mut nft| nft::remove_bridge(&mut nft, name))),
         Err(error) => keep(Err(error)),
     }
@@ -90,7 +96,7 @@ fn remove_rest_if_last(lock: &Lock) -> Result<()> {
         return Ok(());
     }
     match remove_tables_of_none(&mut route)? {
-        Some(removed) => remove_rest(removed, lock),
+        Some(removed) => remove_rest(removed, lock, &Steps::silent()),
         None => Ok(()),
     }
 }
@@ -148,8 +154,8 @@ fn remove_tables_of_none(route: &mut Netlink) -> Result<Option<Result<()>>> {
 }
 
 /// What all networks have in common beside the tables, of which that is said: the switches and the files.
-fn remove_rest(removed: Result<()>, lock: &Lock) -> Result<()> {
-    let errors = [removed, sysctl::restore()].map(Result::err);
+fn remove_rest(removed: Result<()>, lock: &Lock, steps: &Steps) -> Result<()> {
+    let errors = [removed, sysctl::restore(steps)].map(Result::err);
     state::forget_offset(bridge::POINT_TO_POINT_NAME);
     state::remove_leftovers(lock);
     all_of(&errors.into_iter().flatten().collect::<Vec<_>>())

@@ -12,10 +12,11 @@ use crate::attached::kept::Kept;
 use crate::bridge::{self, POINT_TO_POINT_NAME};
 use crate::config::Privileges;
 use crate::control;
+use crate::dns::Resolvers;
 use crate::error::{Doing, Result};
 use crate::link::Link;
 use crate::netlink::Netlink;
-use crate::owner::{Mark, leased_address, namespace};
+use crate::owner::{Mark, leased_address};
 use crate::publish::Range;
 use crate::reach::Egress;
 use crate::request::{NetworkChoice, Request};
@@ -44,8 +45,14 @@ pub struct Description {
     pub environment: Option<Vec<String>>,
     /// What it may do, and where it starts.
     pub privileges: Option<Privileges>,
+    /// What else `run` was asked for.
+    #[serde(default)]
+    pub options: Option<Options>,
     /// Host name inside.
     pub hostname: Option<String>,
+    /// The inode of its network namespace.
+    #[serde(default)]
+    pub netns: Option<u64>,
     /// The bridge, `ptp`, `none`, `host`, `container:NAME` or `ns:PATH`.
     pub network: String,
     /// Its address.
@@ -66,6 +73,14 @@ pub struct Description {
     /// Whom it resolves names with, now.
     #[serde(default)]
     pub resolvers: Vec<IpAddr>,
+    /// The domains that it looks for names in, and the words of `options` in its resolv.conf.
+    #[serde(default)]
+    pub search: Vec<String>,
+    #[serde(default)]
+    pub resolver_options: Vec<String>,
+    /// Further lines of its hosts file, `ADDRESS NAME`.
+    #[serde(default)]
+    pub hosts: Vec<String>,
     /// Name of its interface inside.
     #[serde(default)]
     pub interface: Option<String>,
@@ -93,6 +108,28 @@ pub struct Description {
     pub log: Option<String>,
 }
 
+/// Of a container of `run`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Options {
+    /// Its root filesystem cannot be written.
+    pub read_only: bool,
+    /// `SOURCE:DESTINATION:ro` or `:rw`.
+    pub volumes: Vec<String>,
+    /// Where memory is mounted.
+    pub tmpfs: Vec<String>,
+    /// Switches of its network, `net.KEY=VALUE`.
+    pub sysctls: Vec<String>,
+    /// It has a terminal.
+    pub tty: bool,
+    /// Our init stays as its PID 1.
+    pub init: bool,
+    /// Seconds between TERM and KILL.
+    pub grace: u64,
+    /// How many descriptors of the caller's it has been handed.
+    pub preserve_fds: u32,
+}
+
 impl Description {
     /// What is known of a container by its request and its place on the network.
     pub fn of(request: &Request, attachment: Option<&Attachment>) -> Description {
@@ -103,7 +140,7 @@ impl Description {
             NetworkChoice::Path(path) => format!("ns:{}", path.display()),
             _ => attachment.map_or_else(String::new, |attachment| attachment.network.name.clone()),
         };
-        Description {
+        let mut one = Description {
             name: request.name.clone(),
             status: "running".into(),
             owner: "run".into(),
@@ -121,7 +158,11 @@ impl Description {
                 .and_then(|attachment| attachment.network.subnet6)
                 .map(|subnet| subnet.to_string()),
             gateway6: attachment.and_then(|attachment| attachment.network.gateway6),
-            resolvers: request.resolvers.servers.clone(),
+            hosts: request
+                .hosts
+                .iter()
+                .map(|(address, name)| format!("{address} {name}"))
+                .collect(),
             interface: attachment.map(|_| request.interface.clone()),
             veth: attachment.map(|attachment| attachment.veth.name.clone()),
             mac: attachment.map(|attachment| Mac(attachment.veth.mac).to_string()),
@@ -131,7 +172,16 @@ impl Description {
             connect: request.reach.connect.clone(),
             egress: (request.reach.egress != Egress::All).then(|| request.reach.egress.to_string()),
             ..Description::default()
-        }
+        };
+        one.resolve_with(&request.resolvers);
+        one
+    }
+
+    /// It resolves names with these.
+    pub fn resolve_with(&mut self, resolvers: &Resolvers) {
+        self.resolvers.clone_from(&resolvers.servers);
+        self.search.clone_from(&resolvers.search);
+        self.resolver_options.clone_from(&resolvers.options);
     }
 
     /// What a container's supervisor says of it.
@@ -262,9 +312,7 @@ fn ask_all() -> Result<(Vec<Row>, Vec<String>)> {
             network: found.network,
             veth: found.veth,
             pid: found.pid,
-            netns: found
-                .pid
-                .and_then(|pid| namespace(&pid.to_string(), "net").ok()),
+            netns: found.netns,
             owner: found.owner,
             status: found.status,
             ports: found.ports,

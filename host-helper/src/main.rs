@@ -91,7 +91,7 @@ fn act() -> Result<u8> {
         Err(error) if cli::is_for_hook(std::env::args_os()) => return hook::refuse(error, begin),
         Err(error) => return Err(error),
     };
-    let steps = Steps::new(cli.verbose, begin);
+    let mut steps = Steps::new(cli.verbose, begin);
     // A start sweeps what is in its own way; `run` the rest, while its command runs. Doctor tells of it.
     let leaves_it = matches!(
         cli.action,
@@ -106,6 +106,7 @@ fn act() -> Result<u8> {
         reclaim::sweep_apart();
     } else if !leaves_it {
         reclaim::sweep();
+        steps.done("sweep");
     }
     perform(cli.action, early, begin, steps)
 }
@@ -116,13 +117,13 @@ fn perform(
     begin: Instant,
     mut steps: Steps,
 ) -> Result<u8> {
-    match action {
-        Action::Run(options) => run::run(*options, early, steps),
-        Action::Exec(options) => exec::exec(&options),
-        Action::Attach(options) => attached::attach(&options, steps),
-        Action::Cni => cni::run(steps),
+    let code = match action {
+        Action::Run(options) => return run::run(*options, early, steps),
+        Action::Exec(options) => return exec::exec(&options),
+        Action::Attach(options) => return attached::attach(&options, steps),
+        Action::Cni => return cni::run(steps),
+        Action::Hook(options) => return hook::hook(*options, begin, steps),
         Action::Detach(options) => attached::detach(&options).map(|()| 0),
-        Action::Hook(options) => hook::hook(*options, begin, steps),
         Action::Up {
             bridge,
             subnet,
@@ -148,15 +149,12 @@ fn perform(
         }
         Action::Down { bridge, force } => {
             run::need_privileges("remove a network")?;
-            detach::down(
-                &bridge,
-                if force {
-                    detach::Living::Stop
-                } else {
-                    detach::Living::Refuse
-                },
-            )?;
-            Ok(0)
+            let living = if force {
+                detach::Living::Stop
+            } else {
+                detach::Living::Refuse
+            };
+            detach::down(&bridge, living, &mut steps).map(|()| 0)
         }
         Action::Doctor { json } => diagnose(json),
         Action::Restore => {
@@ -170,7 +168,9 @@ fn perform(
         Action::Wait(of) => show(&format!("{}\n", run::wait_for(&of.name)?)),
         Action::Stop { name, grace } => control::stop(&name, grace).map(|()| 0),
         Action::Rm(of) => run::forget(&of.name).map(|()| 0),
-    }
+    }?;
+    steps.total("all");
+    Ok(code)
 }
 
 fn list(json: bool) -> Result<u8> {

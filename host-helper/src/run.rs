@@ -5,7 +5,7 @@ mod plan;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::absolute;
+use std::path::{PathBuf, absolute};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -22,9 +22,9 @@ use crate::detach;
 use crate::error::{Doing, Error, Refusal, Result};
 use crate::follower::{Follower, Following};
 use crate::hosts::Private;
-use crate::ls::Description;
+use crate::ls::{self, Description};
 use crate::request::{Command, NetworkChoice, Request, StdioChoice};
-use crate::rootfs;
+use crate::rootfs::{self, Volume};
 use crate::signals::Signals;
 use crate::spawn::{Early, explain_namespace};
 use crate::state;
@@ -289,11 +289,34 @@ fn describe(options: &cli::Run, request: &Request, container: &Container) -> Des
             .map(|path| path.display().to_string()),
         environment: Some(container.environment.clone()),
         privileges: Some(container.privileges.clone()),
+        options: Some(asked(options)),
         is_detached: options.detach,
         log: options
             .detach
             .then(|| state::path(&request.name, "log").display().to_string()),
         ..Description::of(request, container.attachment.as_ref())
+    }
+}
+
+fn asked(options: &cli::Run) -> ls::Options {
+    let text = |path: &PathBuf| path.display().to_string();
+    let volume = |volume: &Volume| {
+        let mode = if volume.is_read_only { "ro" } else { "rw" };
+        let (source, destination) = (text(&volume.source), text(&volume.destination));
+        format!("{source}:{destination}:{mode}")
+    };
+    let sysctls = options.sysctl.iter();
+    ls::Options {
+        read_only: options.read_only,
+        volumes: options.volume.iter().map(volume).collect(),
+        tmpfs: options.tmpfs.iter().map(text).collect(),
+        sysctls: sysctls
+            .map(|(path, value)| format!("{}={value}", path.replace('/', ".")))
+            .collect(),
+        tty: options.wants_terminal(),
+        init: options.init,
+        grace: options.grace,
+        preserve_fds: options.preserve_fds,
     }
 }
 

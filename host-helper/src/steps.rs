@@ -18,6 +18,11 @@ impl Steps {
         }
     }
 
+    /// Nobody wants to know.
+    pub fn silent() -> Self {
+        Steps::new(false, Instant::now())
+    }
+
     /// A step is done; the next one begins.
     pub fn done(&mut self, step: &str) {
         if let Some(since) = &mut self.since {

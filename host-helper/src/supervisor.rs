@@ -369,7 +369,7 @@ impl Supervisor {
                 // What is refused here is tried again with the next change, and the command hears of them all the same.
                 let _ = entry.set_resolvers(&found.servers);
             }
-            self.description.resolvers.clone_from(&found.servers);
+            self.description.resolve_with(&found);
             follower.tell(found);
         }
     }

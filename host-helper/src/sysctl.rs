@@ -12,6 +12,7 @@ use crate::foreign::quote;
 use crate::netlink::Netlink;
 use crate::owner::namespace;
 use crate::state::{self, Lock};
+use crate::steps::Steps;
 use crate::uplink::{self, Uplink};
 
 const ROOT: &str = "/proc/sys/net";
@@ -415,7 +416,7 @@ pub fn ipv6_is_off(link: &str) -> Result<Option<String>> {
 ///
 /// # Errors
 /// What could not be written, after all the others were.
-pub fn restore() -> Result<()> {
+pub fn restore(steps: &Steps) -> Result<()> {
     let kept = match fs::read_to_string(saved()) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         read => read.doing(|| format!("read {}", saved().display()))?,
@@ -438,9 +439,14 @@ pub fn restore() -> Result<()> {
     ours.sort_by_key(|(switch, _)| leader(switch).is_some());
     for (switch, old) in ours {
         // A link that has gone has taken its switches along.
-        let is_back = value(switch)?.is_none_or(|value| value == old);
-        if !is_back {
-            done = done.and(write(switch, old));
+        let now = value(switch)?;
+        if let Some(now) = now.filter(|now| now != old) {
+            let name = switch.replace('/', ".");
+            let written = write(switch, old);
+            if written.is_ok() {
+                steps.say(&format!("net.{name} was {now} and is {old} again"));
+            }
+            done = done.and(written);
         }
     }
     done?;

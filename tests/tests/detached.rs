@@ -522,6 +522,24 @@ fn inspect_tells_all_of_it() {
                 "box",
                 "-e",
                 "COLOUR=blue",
+                "-v",
+                "/usr:/srv/of host:ro",
+                "--tmpfs",
+                "/cache",
+                "--read-only",
+                "--sysctl",
+                "net.ipv4.ip_default_ttl=63",
+                "--add-host",
+                "db:192.0.2.7",
+                "--dns",
+                "192.0.2.53",
+                "--dns-search",
+                "example.test",
+                "--dns-option",
+                "ndots:3",
+                "--init",
+                "--grace",
+                "7",
             ],
             "sleep 1000",
         );
@@ -530,7 +548,23 @@ fn inspect_tells_all_of_it() {
         assert!(all.is_object(), "{text}");
         assert_eq!(all["name"], "web");
         assert_eq!(all["pid"], lab.listed("web")["pid"]);
+        let listed = lab.listed("web");
+        let row = listed.as_object().expect("a row of ls");
+        for (key, value) in row {
+            assert_eq!(all[key], *value, "{key}, which ls shows");
+        }
+        let options = &all["options"];
+        assert_eq!(options["read_only"], true);
+        assert_eq!(options["init"], true);
+        assert_eq!(options["grace"], 7);
         for word in [
+            "/usr:/srv/of host:ro",
+            "/cache",
+            "net.ipv4.ip_default_ttl=63",
+            "192.0.2.7 db",
+            "192.0.2.53",
+            "example.test",
+            "ndots:3",
             "172.19.0.9",
             "hawser0",
             "hwac130009",

@@ -374,6 +374,11 @@ fn verbose_names_the_sysctl_and_each_step_with_its_duration() {
             .exits(127)
             .err();
         assert_eq!(steps(&text), all[..all.len() - 1], "{text}");
+        let text = lab.hawser(&["--verbose", "ls"]).exits(0).err();
+        assert!(text.contains("all in "), "{text}");
+        let text = lab.hawser(&["down", "--verbose"]).exits(0).err();
+        assert_eq!(steps(&text), ["sweep", "containers", "link", "tables"]);
+        assert!(text.contains(" was 1 and is 0 again"), "{text}");
     });
 }
 

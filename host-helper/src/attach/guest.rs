@@ -279,6 +279,7 @@ pub fn describe(
         pid: target.process.as_ref().map(|process| process.pid),
         supervisor: how.stays.then(std::process::id),
         hostname: None,
+        netns: Some(target.inode),
         ports: ports::ranges(splice.ports()),
         ..Description::of(request, Some(attachment))
     }

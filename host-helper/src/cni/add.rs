@@ -65,7 +65,7 @@ pub fn add(call: &Call, steps: Steps) -> Result<Value, Fault> {
     };
     if done.is_err() && configuration.network.has_bridge() && bridge.is_none() {
         // Made for it; it stays if others are on it by now.
-        let _ = detach::down(&configuration.bridge, Living::Refuse);
+        let _ = detach::down(&configuration.bridge, Living::Refuse, &mut Steps::silent());
     }
     if done.is_err() {
         state::remove_directory_if_empty();

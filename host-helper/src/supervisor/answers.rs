@@ -7,6 +7,7 @@ use super::{Supervisor, ports};
 use crate::control::Request;
 use crate::netlink::Netlink;
 use crate::nft;
+use crate::owner::namespace;
 use crate::publish;
 
 /// The answer to who would wait, and has the last descriptor.
@@ -87,6 +88,9 @@ impl Supervisor {
         if self.description.egress.is_some() {
             let entry = self.container.entry.as_mut();
             self.description.refused = entry.map(nft::Entry::refused);
+        }
+        if let Some(pid) = self.description.pid {
+            self.description.netns = namespace(&pid.to_string(), "net").ok();
         }
         self.description.ports = publish::ranges(self.container.splice.ports());
         if self.has_deleted_its_link() {
