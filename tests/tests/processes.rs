@@ -1,4 +1,4 @@
-//! No process but the command is ever executed.
+//! No process but the command is ever executed; and what a start says to the kernel, and waits for.
 
 use lab::{DEADLINE, Lab, case, collect, strace};
 
@@ -80,5 +80,44 @@ fn nothing_of_ours_runs_inside_beside_the_command() {
             )
             .ok();
         assert_eq!(seen, "sh", "{seen}");
+    });
+}
+
+/// What a start on a network that is there may say: today 70 netlink messages (23 of them look whether our chains are there, in one
+/// go) by 27 system calls.
+const MESSAGES: usize = 80;
+const SENDS: usize = 30;
+
+#[test]
+fn a_start_says_little_and_waits_for_events_alone() {
+    case(|lab| {
+        lab.with_network();
+        let trace = lab.dir.join("trace");
+        let calls = "trace=sendto,sendmsg,poll,ppoll,select,pselect6,epoll_wait,epoll_pwait,nanosleep,clock_nanosleep,execve";
+        let traced = strace::traced(
+            &lab.run_command(&[], &["/bin/true"]),
+            &["-f", "-v", "-qq", "-e", "signal=none", "-e", calls],
+            &trace.to_string_lossy(),
+        );
+        collect(traced, DEADLINE).exits(0);
+        let text = std::fs::read_to_string(&trace).expect("the trace");
+        let messages = text.matches("nlmsg_len=").count();
+        assert!((1..=MESSAGES).contains(&messages), "{messages}: {text}");
+        let sends = text.lines().filter(|line| line.contains("nlmsg_len="));
+        assert!((1..=SENDS).contains(&sends.count()), "{text}");
+        assert!(!text.contains("nanosleep("), "{text}");
+        assert!(!text.contains("select"), "{text}");
+        let (start, _) = text.split_once("\"/bin/true\"], ").expect("its exec");
+        let polls = start.lines().filter_map(|line| {
+            let (_, rest) = line.split_once(" poll(")?;
+            let (_, timeout) = rest.split_once("], ")?;
+            let timeout = timeout.split([')', '<', ' ']).nth(1)?;
+            Some((timeout.trim().parse::<i32>().expect("milliseconds"), line))
+        });
+        for (timeout, line) in polls {
+            // Behind `ready` it waits until it may begin to follow the host's resolvers.
+            let is_no_try = matches!(timeout, -1 | 0 | 400..=500);
+            assert!(is_no_try, "{line} waits by the clock");
+        }
     });
 }
