@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 
 use lab::{DEADLINE, Lab, Running, alone, bare, case, collect, packets, sh, wait_untold};
 
-/// Connects to the gateway and to the outside server, and prints of each when it was there (which is no test), and how many packets
-/// had to be sent again.
-const SCRIPT: &str =
-    "probe connect GATEWAY:7000 || exit 8; probe connect 198.51.100.10:7000 || exit 9";
+/// Connects to the gateway and to the outside server, to that by its name and by IPv6 too, and prints of each when it was there (which is
+/// no test), and how many packets had to be sent again.
+const SCRIPT: &str = "probe connect GATEWAY:7000 || exit 8; probe connect 198.51.100.10:7000 || exit 9; \
+    probe connect four.example.test:7000 || exit 10; probe connect [2001:db8:2::10]:7000 || exit 11";
 
 /// What there is to see on the host when a start was slow.
 const WITNESSES: &str = "nft list ruleset; grep . /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/*/forwarding; ip -o addr; ip route; ip neigh | grep -v PERMANENT; \
@@ -31,10 +31,17 @@ fn starts(lab: &Lab, count: usize, options: &[&str], gateway: &str) {
     let _alone = alone();
     fs::copy(bare("probe"), lab.rootfs.join("bin/probe")).expect("copy the probe");
     answer(TcpListener::bind("0.0.0.0:7000").expect("listen on the host"));
-    answer(
-        lab.internet
-            .enter(|| TcpListener::bind("198.51.100.10:7000").expect("listen in the internet")),
-    );
+    lab.serve();
+    for outside in ["198.51.100.10:7000", "[2001:db8:2::10]:7000"] {
+        let listen = || TcpListener::bind(outside).expect("listen in the internet");
+        answer(lab.internet.enter(listen));
+    }
+    // Without one a router asks for no neighbour on behalf of others; the kernel makes it when it has seen the carrier.
+    wait_untold("the lab's routers have link-local addresses", || {
+        let all = "ip -6 addr show dev uplink scope link; ip -n internet -6 addr show dev eth0 scope link";
+        let said = sh(all);
+        said.matches("fe80").count() == 2 && !said.contains("tentative")
+    });
     let script = SCRIPT.replace("GATEWAY", gateway);
     let slow: Vec<String> = std::thread::scope(|scope| {
         let worker = |first: usize| {
@@ -65,8 +72,8 @@ fn complaint(outcome: &lab::Outcome) -> Option<String> {
         .lines()
         .filter_map(|line| line.split_once(' ')?.1.parse().ok())
         .collect();
-    (outcome.code != 0 || again != [0, 0])
-        .then(|| format!("packets sent again to the gateway, to the outside: {again:?}; {outcome}"))
+    (outcome.code != 0 || again != [0; 4])
+        .then(|| format!("packets sent again to each: {again:?}; {outcome}"))
 }
 
 #[test]

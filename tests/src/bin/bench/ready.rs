@@ -8,6 +8,7 @@ use lab::{DEADLINE, collect};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::contest::{self, Contender};
+use crate::left;
 use crate::servers::{self, GATEWAY, NAME, OUTSIDE, PORT, PROBE};
 use crate::start;
 use crate::table::{Cell, Table};
@@ -71,7 +72,8 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
     }
     let (ours, floors) = (retried.get(), floor_retried.get());
     if ours > 0 {
-        crate::complain("ready: a connection took a second try; none is to");
+        let reason = format!("{ours} connections took a second try; none is to");
+        left::out("hawser run", &reason);
     }
     table.note(format!(
         "Second tries, of TCP or for a neighbour's address: {ours} by ours, {floors} by the floor."
