@@ -21,7 +21,7 @@ use std::time::UNIX_EPOCH;
 use crate::bridge::Network;
 use crate::deadline::{self, Locked};
 use crate::error::{Doing, Error, Result, twice};
-use crate::request::{Request, host_name_of};
+use crate::request::Request;
 use crate::state;
 use crate::sys::{clone_tree, seclude};
 use crate::veth::Veth;
@@ -55,8 +55,7 @@ pub enum View {
 impl View {
     /// What a container of a network gets.
     pub fn of(request: &Request) -> View {
-        let its = [&*request.name, host_name_of(&request.name)];
-        let has_own = !request.hosts.is_empty() || !its.contains(&&*request.hostname);
+        let has_own = !request.hosts.is_empty() || request.hostname != request.name;
         if has_own || is_taken(&request.name) {
             View::Private
         } else {
