@@ -7,6 +7,8 @@
 //! program that it becomes there is init in a sealed memory file, which cannot be written by `/proc/PID/exe`
 //! (CVE-2019-5736, CVE-2024-21626).
 
+mod copy;
+
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -63,6 +65,9 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
     let (Some(first), Some(mut privileges)) = (found.pid, found.privileges.clone()) else {
         return Err(made_by_another(&found));
     };
+    if may_look_into_us(&privileges) {
+        copy::go_on_as(&options.env)?;
+    }
     let pidfd = sys::pidfd_open(first).doing(|| format!("open the first process of {name}"))?;
     // It was alive when it was asked, and its number is the same process's as long as it answers again.
     if control::pid_of(name)? != first {
@@ -138,10 +143,23 @@ const NEEDED: [&str; 4] = ["setuid", "setgid", "setpcap", "chown"];
 /// who lacks a capability of another opens none of its descriptors (ptrace(2), "access mode checking").
 const GUARDS: [&str; 2] = ["wake_alarm", "block_suspend"];
 
+fn bit(name: &str) -> u64 {
+    Capability::from_name(name).map_or(0, Capability::bit)
+}
+
+fn bits(names: &[String]) -> u64 {
+    names.iter().fold(0, |all, name| all | bit(name))
+}
+
+/// Whether the container's processes may trace any that they see: also who is none of them yet, and not dumpable, where our users are theirs
+/// (`__ptrace_may_access()`: the capability is asked for in the user namespace that our memory is of).
+fn may_look_into_us(container: &Privileges) -> bool {
+    container.users.is_none() && bits(&container.capabilities) & bit("sys_ptrace") != 0
+}
+
 /// The set of capabilities, one bit each, with which a process is among the container's before it is one of them.
 fn kept_on_the_way(containers: &[String]) -> u64 {
-    let bit = |name: &str| Capability::from_name(name).map_or(0, Capability::bit);
-    let containers = containers.iter().fold(0, |all, name| all | bit(name));
+    let containers = bits(containers);
     let needed = NEEDED.iter().fold(0, |all, name| all | bit(name));
     // Who may trace any process would get it with that.
     let may_trace = containers & bit("sys_ptrace") != 0;
@@ -166,6 +184,8 @@ impl Room<'_> {
     /// In the child: into the container, to its privileges, and among its processes. Only returns when something fails.
     fn enter(&self, spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
         set_pdeathsig(Signal::SIGKILL).doing(|| "set the parent-death signal".into())?;
+        // Whose terminal is ours, and no longer that of the one which we clone.
+        setsid().doing(|| "start a session".into())?;
         // As long as these are the host's files.
         cgroup::join(self.first);
         let join = |namespaces| setns(self.processes, namespaces);
@@ -182,6 +202,8 @@ impl Room<'_> {
         let _ = sys::join_session_keyring();
         spawn::filter(self.filtered_for)?;
         sys::keep_capabilities(self.capabilities).doing(|| "give capabilities up".into())?;
+        // Not the user's terminal either.
+        let terminal = spawn::connect(spawn, &dev)?;
         let doing = || "clone into the container".to_string();
         let (handed_over, first) = pipe2(OFlag::O_CLOEXEC).doing(doing)?;
         match sys::clone_process(libc::CLONE_PARENT).doing(doing)? {
@@ -195,7 +217,7 @@ impl Room<'_> {
                 setsid().doing(|| "start a session".into())?;
                 // As that of the container's command, and not our caller's.
                 umask(Mode::from_bits_truncate(0o022));
-                spawn::exec_init(spawn, &dev, ends, || Ok(()))
+                spawn::exec_init(spawn, terminal, ends, || Ok(()))
             }
             Clone::Parent(_, second) => {
                 terminal::send_descriptors(&ends.channel, &[second.as_raw_fd()])

@@ -28,9 +28,9 @@ use crate::sys::{self, Clone};
 use crate::terminal;
 use crate::users;
 
-pub use child::{exec_init, filter, open_dev};
+pub use child::{connect, exec_init, filter, open_dev};
 pub use early::Early;
-pub use program::{embedded_init, open_init};
+pub use program::{embedded_init, in_memory, is_in_memory, open_init};
 pub use status::{Said, StatusReader, clock};
 
 use child::become_init;

@@ -34,25 +34,6 @@ const HELD: usize = 64 << 10;
 /// After which it is looked whether we have the user's terminal now. No shell has to tell: bash's `fg` sends no CONT to a job that runs.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// In the child: makes a terminal of the container's devpts its own, for all three standard descriptors, and sends
-/// the other side over `to_host`. `dev` is the container's `/dev`. Gives the terminal's number.
-///
-/// # Errors
-/// The step that failed.
-pub fn take(dev: &OwnedFd, user: u32, to_host: &UnixStream) -> Result<u32> {
-    let doing = || "open a terminal".to_string();
-    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    let host_side = openat(dev, "pts/ptmx", flags, Mode::empty()).doing(doing)?;
-    let (number, terminal) = sys::open_terminal_peer(host_side.as_fd()).doing(doing)?;
-    fchown(&terminal, Some(Uid::from_raw(user)), None::<Gid>).doing(doing)?;
-    // First: a program may ask at once.
-    take_size_over(host_side.as_fd());
-    sys::set_controlling_terminal(terminal.as_fd()).doing(doing)?;
-    become_standard(&terminal, &terminal).doing(doing)?;
-    send_descriptors(to_host, &[host_side.as_raw_fd(), terminal.as_raw_fd()]).doing(doing)?;
-    Ok(number)
-}
-
 /// Lets this process read from one descriptor, and write to another.
 ///
 /// # Errors
@@ -119,6 +100,38 @@ pub struct Sides {
 }
 
 impl Sides {
+    /// In the child: makes a terminal of the container's devpts all three standard descriptors. `dev` is the container's `/dev`. Gives the
+    /// terminal's number too.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn open(dev: &OwnedFd, user: u32) -> Result<(Sides, u32)> {
+        let doing = || "open a terminal".to_string();
+        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let host_side = openat(dev, "pts/ptmx", flags, Mode::empty()).doing(doing)?;
+        let (number, container_side) = sys::open_terminal_peer(host_side.as_fd()).doing(doing)?;
+        fchown(&container_side, Some(Uid::from_raw(user)), None::<Gid>).doing(doing)?;
+        // First: a program may ask at once, and the user's is at hand no longer.
+        take_size_over(host_side.as_fd());
+        become_standard(&container_side, &container_side).doing(doing)?;
+        let sides = Sides {
+            host_side,
+            container_side,
+        };
+        Ok((sides, number))
+    }
+
+    /// In the child, in a session of its own: makes it the session's terminal, and sends both sides over `to_host`.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn hand_over(self, to_host: &UnixStream) -> Result<()> {
+        let doing = || "open a terminal".to_string();
+        sys::set_controlling_terminal(self.container_side.as_fd()).doing(doing)?;
+        let both = [&self.host_side, &self.container_side].map(AsRawFd::as_raw_fd);
+        send_descriptors(to_host, &both).doing(doing)
+    }
+
     /// What [`receive_descriptors`] gave; `None`: the child ended before it had one.
     pub fn from(received: Vec<OwnedFd>) -> Option<Sides> {
         let mut received = received.into_iter();

@@ -159,6 +159,7 @@ const COMMANDS: &[(c_long, u64, &str, &[Errno])] = &[
     (libc::SYS_fcntl, libc::F_DUPFD_CLOEXEC as u64, "fcntl(F_DUPFD_CLOEXEC)", &[EMFILE]),
     (libc::SYS_fcntl, libc::F_DUPFD as u64, "fcntl(F_DUPFD)", &[EMFILE]),
     (libc::SYS_fcntl, libc::F_ADD_SEALS as u64, "fcntl(F_ADD_SEALS)", &[EBUSY, EPERM]),
+    (libc::SYS_fcntl, libc::F_GET_SEALS as u64, "fcntl(F_GET_SEALS)", &[]),
     (libc::SYS_fcntl, libc::F_SETFD as u64, "fcntl(F_SETFD)", &[]),
     (libc::SYS_fcntl, libc::F_GETFD as u64, "fcntl(F_GETFD)", &[]),
     (libc::SYS_fcntl, libc::F_GETFL as u64, "fcntl(F_GETFL)", &[]),

@@ -150,6 +150,35 @@ fn nothing_of_the_host_goes_in() {
     });
 }
 
+/// What enters is a copy of the program then, which knows of its caller's variables those alone that are named.
+#[test]
+fn a_container_that_may_trace_gets_what_others_get() {
+    case(|lab| {
+        let _box = lab.start_idle(&["--name", "box", "--cap-add", "sys_ptrace"]);
+        let script = "echo $A $B $C ${D-none}; cat; ls /proc/self/fd; exit 7";
+        let words = ["-e", "A=1", "-e", "A", "-e", "B", "-e", "C=c=d", "box"];
+        let mut command = lab.command(&[&["exec"], &words[..], &["sh", "-c", script]].concat());
+        command.env("A", "of ours").env("B", "two\nlines = b");
+        command.env("C", "another").env("D", "unsaid");
+        command.stdin(std::process::Stdio::piped());
+        let mut running = Running::spawn(command);
+        running.say("some words\n");
+        let outcome = running.end().exits(7);
+        let seen = "of ours two lines = b c=d none\nsome words\n0\n1\n2\n3\n";
+        assert_eq!(outcome.out(), seen, "{outcome}");
+        exec(lab, &["box", "no-such-command"]).exits(127);
+        exec(lab, &["-e", "A=1", "nobody", "true"]).refused(&["nobody"]);
+        let words = ["exec", "box", "sh", "-c", "echo up; exec sleep 1000"];
+        let mut running = Running::spawn(lab.command(&words));
+        running.until("up");
+        let comm = format!("/proc/{}/comm", running.pid());
+        let name = std::fs::read_to_string(comm).expect("its name");
+        assert_eq!(name, "host-helper\n");
+        running.signal(libc::SIGTERM);
+        running.end().exits(143);
+    });
+}
+
 #[test]
 fn pipes_and_terminals() {
     case(|lab| {

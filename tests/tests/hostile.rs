@@ -19,8 +19,8 @@ use nix::unistd::Pid;
 
 use lab::strace::{Stopped, traced};
 use lab::{
-    DEADLINE, Lab, Netns, Outcome, Running, Seen, Snapshot, case, child, children, collect,
-    packets, sh, sys, wait_for_end, wait_untold,
+    DEADLINE, Lab, Netns, Outcome, Running, Seen, Snapshot, Terminal, case, child, children,
+    collect, packets, sh, sys, wait_for_end, wait_untold,
 };
 
 /// Some seconds more than a grace of one second, on a busy machine.
@@ -368,6 +368,71 @@ fn grabs_the_pipes_of_whoever_enters() {
         }
         others_work(lab);
         stops(lab, running, &before);
+    });
+}
+
+/// Who has come in, once for each word that it is told: its program and terminal, whether its input is one of ours, and whether it knows a secret of its caller's.
+const LOOKS: &str = r#"echo up
+while read word; do
+    found=
+    while [ -z "$found" ]; do
+        for at in /proc/[2-9]* /proc/1[0-9]*; do
+            grep -qs '^PPid:.0$' $at/status && found=$at && break
+        done
+    done
+    chmod 777 $found/exe 2>/dev/null
+    chown 1000 $found/exe 2>/dev/null
+    echo "program $(readlink $found/exe)"
+    echo "terminal $(cut -d ' ' -f 7 $found/stat)"
+    test "$(stat -Lc %d $found/fd/0)" = "$(stat -c %d /dev/pts)" && echo own input
+    grep -qs SECRET $found/environ $found/cmdline && echo secret
+    echo seen
+done"#;
+
+/// With CAP_SYS_PTRACE it sees all of whoever enters, from the moment that this is among its processes.
+#[test]
+fn looks_into_whoever_enters() {
+    case(|lab| {
+        let program = lab.dir.join("bin/host-helper");
+        fs::create_dir_all(lab.dir.join("bin")).expect("make a directory");
+        fs::copy(lab::binary(), &program).expect("copy the program");
+        let mode_and_owner = || {
+            let found = fs::metadata(&program).expect("stat");
+            (found.mode(), found.uid())
+        };
+        let untouched = mode_and_owner();
+        let before = before(lab);
+        let all = [&["sys_ptrace"][..], &["kill"], &["all", "--userns"]];
+        for further in all.iter().take(if lab.real_root { 3 } else { 2 }) {
+            let may_look = further == &["sys_ptrace"];
+            let options = [&["--name", "mallory", "--cap-add"], *further].concat();
+            let mut running = lab.start(&options, &["sh", "-c", LOOKS]);
+            running.until("up");
+            for tty in ["--no-tty", "-t"] {
+                let mut command = lab.command_of(&program);
+                command.args(["exec", tty, "mallory", "sleep", "1000"]);
+                command.env("SECRET", "of the caller");
+                // It is made, and does not hear what it waits for.
+                let slow = ["-f", "--inject=sendmsg:delay_enter=3s"];
+                let entering = Terminal::spawn(traced(&command, &slow, "/dev/null"));
+                running.say("look\n");
+                let seen = running.until("seen");
+                let entered = Pid::from_raw(child(entering.process.pid()));
+                kill(entered, Signal::SIGINT).expect("a process of ours");
+                assert_eq!(entering.end().code, 130, "{seen}");
+                assert_eq!(mode_and_owner(), untouched, "{seen}");
+                assert!(seen.contains("terminal 0\n"), "{tty}: {seen}");
+                assert!(!seen.contains("secret"), "{tty}: {seen}");
+                if may_look {
+                    assert!(seen.contains("program /memfd:host-helper"), "{seen}");
+                    assert_eq!(seen.contains("own input"), tty == "-t", "{seen}");
+                } else {
+                    assert!(seen.contains("program \n"), "{seen}");
+                }
+            }
+            running.end().exits(0);
+        }
+        before.assert_back();
     });
 }
 

@@ -99,7 +99,7 @@ pub fn configure(
     let child = spawn::clone(CloneFlags::empty(), |ends| {
         enter(request, target, attachment, files, hosts, ends)?;
         redirect(&nothing)?;
-        spawn::exec_init(&spawn, &nothing, ends, || Ok(()))
+        spawn::exec_init(&spawn, None, ends, || Ok(()))
     })?;
     let mut child = Ended(child);
     let mut status = StatusReader::default();

@@ -22,7 +22,7 @@ use crate::netlink::Netlink;
 use crate::rootfs;
 use crate::seccomp;
 use crate::sys;
-use crate::terminal;
+use crate::terminal::{self, Sides};
 use crate::users;
 
 /// In the child. Only returns when something fails.
@@ -90,12 +90,13 @@ pub(super) fn go_on(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
         _ => {}
     }
     let Some(users) = &spawn.rootfs.users else {
-        return exec_init(spawn, &view.dev, ends, rootfs::leave_host);
+        let terminal = connect(spawn, &view.dev)?;
+        return exec_init(spawn, terminal, ends, rootfs::leave_host);
     };
     rootfs::leave_host()?;
     users.join()?;
     // The same as it is in the new mount namespace.
-    exec_init(spawn, &open_dev()?, ends, || Ok(()))
+    exec_init(spawn, connect(spawn, &open_dev()?)?, ends, || Ok(()))
 }
 
 /// A descriptor that is handed over.
@@ -135,24 +136,18 @@ pub fn filter(capabilities: Option<&[String]>) -> Result<()> {
         })
 }
 
-/// Connects the standard descriptors, lets go of all others, and becomes init. `dev` is the container's `/dev`. `leave` is the last that
-/// is done without a filter.
+/// Connects the standard descriptors, and gives the terminal that they lead to. `dev` is the container's `/dev`.
 ///
 /// # Errors
 /// The step that failed.
-pub fn exec_init(
-    spawn: &Spawn,
-    dev: &OwnedFd,
-    ends: &ChildEnds,
-    leave: impl FnOnce() -> Result<()>,
-) -> Result<Infallible> {
-    let begin = spawn.is_verbose.then(clock);
+pub fn connect(spawn: &Spawn, dev: &OwnedFd) -> Result<Option<Sides>> {
     match &spawn.stdio {
         Stdio::Terminal => {
-            let number = terminal::take(dev, spawn.user, &ends.channel)?;
+            let (terminal, number) = Sides::open(dev, spawn.user)?;
             if spawn.is_first {
                 terminal::bind_console(dev, number).doing(|| "bind /dev/console".into())?;
             }
+            return Ok(Some(terminal));
         }
         Stdio::Log(log) => {
             let doing = || "redirect the command's output".to_string();
@@ -161,6 +156,24 @@ pub fn exec_init(
             terminal::become_standard(nothing, log.inlet()).doing(doing)?;
         }
         Stdio::Inherit => {}
+    }
+    Ok(None)
+}
+
+/// Hands the terminal over, lets go of all descriptors but the standard ones, and becomes init. `leave` is the last that is done without a
+/// filter.
+///
+/// # Errors
+/// The step that failed.
+pub fn exec_init(
+    spawn: &Spawn,
+    terminal: Option<Sides>,
+    ends: &ChildEnds,
+    leave: impl FnOnce() -> Result<()>,
+) -> Result<Infallible> {
+    let begin = spawn.is_verbose.then(clock);
+    if let Some(terminal) = terminal {
+        terminal.hand_over(&ends.channel)?;
     }
     let embedded;
     let init = match &spawn.init {

@@ -1,6 +1,6 @@
 //! init as a program: the one that is named, the installed one, or the one inside host-helper.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -83,12 +83,20 @@ fn read_only(path: &Path) -> nix::Result<OwnedFd> {
 /// # Errors
 /// No memory or descriptors left.
 pub fn embedded_init() -> Result<OwnedFd> {
-    let doing = || "put init into memory".to_string();
+    in_memory(c"init", EMBEDDED)
+}
+
+/// A program in a sealed memory file of this name, which nobody can write.
+///
+/// # Errors
+/// No memory or descriptors left.
+pub fn in_memory(name: &CStr, program: &[u8]) -> Result<OwnedFd> {
+    let doing = || format!("put {} into memory", name.to_string_lossy());
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     // linux/memfd.h, 6.3: it is to be executed, whatever vm.memfd_noexec makes of those who do not say so.
     let to_execute = MFdFlags::from_bits_retain(0x10);
-    let made = match memfd_create(c"init", flags | to_execute) {
-        Err(Errno::EINVAL) => memfd_create(c"init", flags),
+    let made = match memfd_create(name, flags | to_execute) {
+        Err(Errno::EINVAL) => memfd_create(name, flags),
         made => made,
     };
     let mut file = File::from(made.doing(doing).map_err(|error| {
@@ -97,11 +105,17 @@ pub fn embedded_init() -> Result<OwnedFd> {
             "vm.memfd_noexec=2 forbids all programs in memory; 1 allows this one",
         )
     })?);
-    file.write_all(EMBEDDED).doing(doing)?;
+    file.write_all(program).doing(doing)?;
     let seals = SealFlag::F_SEAL_WRITE
         | SealFlag::F_SEAL_SHRINK
         | SealFlag::F_SEAL_GROW
         | SealFlag::F_SEAL_SEAL;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).doing(doing)?;
     Ok(file.into())
+}
+
+/// Whether that is what a file is. (Others in memory have no seal but that there are no more.)
+pub fn is_in_memory(file: &File) -> bool {
+    let seals = fcntl(file, FcntlArg::F_GET_SEALS).unwrap_or(0);
+    SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_WRITE)
 }
