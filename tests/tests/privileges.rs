@@ -200,7 +200,7 @@ fn dangerous_paths_are_masked() {
                 .ok();
             assert_eq!(bytes.trim(), "0", "/proc/{path} shows nothing");
         }
-        for path in ["acpi", "scsi"] {
+        for path in ["acpi", "dynamic_debug", "scsi"] {
             assert_eq!(
                 lab.run_sh(&[], &format!("ls /proc/{path} 2>/dev/null"))
                     .out(),

@@ -15,9 +15,10 @@ use crate::sys::{again, attach_tree, attach_tree_at, clone_tree, set_mount_attri
 use crate::users::UserMap;
 
 /// Tells about the host or changes it: hidden. (What Docker and runc hide too.)
-const MASKED_PROC: [&CStr; 10] = [
+const MASKED_PROC: [&CStr; 11] = [
     c"acpi",
     c"asound",
+    c"dynamic_debug",
     c"interrupts",
     c"kcore",
     c"keys",
