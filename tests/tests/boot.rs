@@ -358,7 +358,7 @@ fn spine(lab: &Lab, parameter: &str, names: &[&str]) -> Option<String> {
     let good = console
         .lines()
         .filter(|line| line.starts_with("== ") && line.ends_with(": 0"));
-    assert_eq!(good.count(), 1 + names.len(), "{console}");
+    assert_eq!(good.count(), 2 + names.len(), "{console}");
     assert!(console.contains("hello from the internet"), "{console}");
     assert!(
         console.contains("init: run /spine: exit code 0; poweroff"),
@@ -393,6 +393,7 @@ fn machine_script(root: &Path, binaries: &[PathBuf]) {
         # All modules come by themselves, with the first container; where two at once ask for one, busybox's modprobe
         # tells the second one too early that it is there.
         $HOST_HELPER --verbose run -- wget -q -O - http://198.51.100.10/; echo == first: $?
+        test -z \"$($HOST_HELPER run --network none -- ls /proc/dynamic_debug)\"; echo == masked: $?
         $HOST_HELPER down; modprobe br_netfilter\n",
         binary().display(),
         init_binary().display()
