@@ -3,12 +3,12 @@
 //!
 //! Who changes its address, or deletes its eth0 and lives on, is in `spoofing.rs`.
 
-use std::fs;
-use std::io::{Read as _, Write as _};
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -572,6 +572,86 @@ fn writes_to_init() {
         let outcome = running.end();
         assert!(!outcome.out().contains("written"), "{outcome}");
         exec_again(lab);
+    });
+}
+
+/// The program with its init beside it, as they are installed, and what they are.
+fn install(lab: &Lab) -> [(PathBuf, Vec<u8>); 2] {
+    let own = [
+        ("bin/host-helper", lab::binary()),
+        ("libexec/hawser/init", lab::init_binary()),
+    ];
+    own.map(|(path, from)| {
+        let path = lab.dir.join(path);
+        fs::create_dir_all(path.parent().expect("a directory")).expect("make a directory");
+        fs::copy(from, &path).expect("copy a program");
+        let whole = fs::read(&path).expect("read it");
+        (path, whole)
+    })
+}
+
+/// Not while it is executed, which the kernel refuses, but when it is not any more (CVE-2019-5736).
+#[test]
+fn writes_to_the_programs_that_it_holds() {
+    case(|lab| {
+        let installed = install(lab);
+        let program = &installed[0].0;
+        let before = before(lab);
+        for further in [&[][..], &["--cap-add", "sys_ptrace"]] {
+            let mut running = start(lab, further, &["holds"]);
+            let entering = || {
+                let mut command = lab.command_of(program);
+                command.args(["exec", "--no-tty", "mallory", "true"]);
+                command
+            };
+            // As long as it is not handed over, and as init waits for its message.
+            for slow in ["sendmsg:delay_enter=2s", "waitid:delay_enter=2s:when=1"] {
+                let slow = ["-f", &format!("--inject={slow}")];
+                collect(traced(&entering(), &slow, "/dev/null"), DEADLINE).exits(0);
+                if !further.is_empty() {
+                    let seen = running.until("over");
+                    assert!(!seen.contains("Ok("), "{seen}");
+                    assert!(seen.contains("/memfd:"), "it holds none: {seen}");
+                }
+            }
+            for _ in 0..20 {
+                collect(entering(), DEADLINE).exits(0);
+            }
+            let stopped = lab.hawser(&["stop", "--grace", "1", "mallory"]).exits(0);
+            assert!(stopped.elapsed < SOON, "{stopped}");
+            let outcome = running.end();
+            assert!(!outcome.out().contains("Ok("), "{outcome}");
+        }
+        // Of PID 1 another container may have a descriptor, by a socket that both see, when this one has ended.
+        let path = installed[1].0.to_string_lossy();
+        let carried = lab::binary();
+        let inits = [
+            (&carried, &["--init"][..]),
+            (program, &["--init"]),
+            (&carried, &["--init", "--init-path", &path]),
+        ];
+        for (program, init) in inits {
+            let rootfs = lab.rootfs.to_string_lossy();
+            let options = ["run", "-d", "--name", "mallory", "--rootfs", &rootfs];
+            let mut command = lab.command_of(program);
+            command.args([&options[..], init, &["--", "sleep", "1000"]].concat());
+            collect(command, DEADLINE).exits(0);
+            let pid = lab.pid_of("mallory");
+            let held = File::open(format!("/proc/{pid}/exe")).expect("its program");
+            lab.hawser(&["stop", "--grace", "1", "mallory"]).exits(0);
+            wait_for_end(pid);
+            let again = format!("/proc/self/fd/{}", held.as_raw_fd());
+            let again = File::options().write(true).open(again);
+            let written = again.and_then(|mut file| file.write_all(b"not a program"));
+            let refusal = written.expect_err("it can be written").kind();
+            assert_ne!(refusal, ErrorKind::ExecutableFileBusy, "{init:?}");
+            lab.hawser(&["rm", "mallory"]).exits(0);
+        }
+        for (path, whole) in &installed {
+            let now = fs::read(path).expect("read it");
+            assert!(now == *whole, "{}: not a byte of it", path.display());
+        }
+        before.assert_back();
     });
 }
 

@@ -5,7 +5,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::mem::forget;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::socket::{
@@ -109,6 +112,58 @@ fn grabs() -> ! {
     }
 }
 
+/// Holds the programs of whoever comes in, those that are not its own, each by a descriptor that reads; when their process has ended it writes
+/// there, and says what came of it.
+fn holds() -> ! {
+    say("up");
+    let mut held: Vec<(u32, PathBuf, File)> = Vec::new();
+    loop {
+        for number in others() {
+            let link = PathBuf::from(format!("/proc/{number}/exe"));
+            let Ok(program) = fs::read_link(&link) else {
+                continue;
+            };
+            let has_it =
+                |(other, known, _): &(u32, PathBuf, File)| (*other, known) == (number, &program);
+            if is_same(&link, &program) || held.iter().any(has_it) {
+                continue;
+            }
+            if let Ok(file) = File::open(&link) {
+                held.push((number, program, file));
+            }
+        }
+        while let Some(at) = held.iter().position(|(number, ..)| has_ended(*number)) {
+            let (number, program, file) = held.swap_remove(at);
+            say(&format!("{} {:?}", program.display(), write_to(&file)));
+            if !held.iter().any(|(other, ..)| *other == number) {
+                say("over");
+            }
+        }
+    }
+}
+
+fn has_ended(number: u32) -> bool {
+    !Path::new(&format!("/proc/{number}")).exists()
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    let file = |path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    file(one).is_ok_and(|one| file(other).is_ok_and(|other| one == other))
+}
+
+/// Opens it once more, as soon as it is not busy, and writes.
+fn write_to(held: &File) -> std::io::Result<()> {
+    let end = Instant::now() + Duration::from_secs(30);
+    let path = format!("/proc/self/fd/{}", held.as_raw_fd());
+    loop {
+        match OpenOptions::new().write(true).open(&path) {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && Instant::now() < end => {
+            }
+            opened => return opened?.write_all(b"not a program"),
+        }
+    }
+}
+
 /// Lets go of its terminal, of all that it has of it.
 fn closes() -> ! {
     say("up");
@@ -166,12 +221,7 @@ fn floods(count: u32) -> ! {
         datagram[2..4].copy_from_slice(&(9 + u16::from_be_bytes(other)).to_be_bytes());
         datagram[4..6].copy_from_slice(&12_u16.to_be_bytes());
         // A full queue loses some.
-        let _ = sendto(
-            std::os::fd::AsRawFd::as_raw_fd(&sender),
-            &datagram,
-            &to,
-            MsgFlags::empty(),
-        );
+        let _ = sendto(sender.as_raw_fd(), &datagram, &to, MsgFlags::empty());
     }
     assert_eq!(to.ip(), Ipv4Addr::new(198, 51, 100, 10));
     say("up");
@@ -186,9 +236,10 @@ fn main() {
         ["forks"] => forks(),
         ["stops"] => stops(),
         ["grabs"] => grabs(),
+        ["holds"] => holds(),
         ["closes"] => closes(),
         ["fills", directory] => fills(directory),
         ["floods", count] => floods(count.parse().expect("a number")),
-        _ => panic!("usage: hostile forks|stops|grabs|closes|fills DIRECTORY|floods COUNT"),
+        _ => panic!("usage: hostile forks|stops|grabs|holds|closes|fills DIRECTORY|floods COUNT"),
     }
 }
