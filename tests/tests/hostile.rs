@@ -374,11 +374,8 @@ fn grabs_the_pipes_of_whoever_enters() {
 /// Who has come in, once for each word that it is told: its program and terminal, whether its input is one of ours, and whether it knows a secret of its caller's.
 const LOOKS: &str = r#"echo up
 while read word; do
-    found=
-    while [ -z "$found" ]; do
-        for at in /proc/[2-9]* /proc/1[0-9]*; do
-            grep -qs '^PPid:.0$' $at/status && found=$at && break
-        done
+    for at in /proc/[2-9]* /proc/1[0-9]*; do
+        grep -qs '^PPid:.0$' $at/status && found=$at && break
     done
     chmod 777 $found/exe 2>/dev/null
     chown 1000 $found/exe 2>/dev/null
@@ -415,9 +412,12 @@ fn looks_into_whoever_enters() {
                 // It is made, and does not hear what it waits for.
                 let slow = ["-f", "--inject=sendmsg:delay_enter=3s"];
                 let entering = Terminal::spawn(traced(&command, &slow, "/dev/null"));
+                let tracer = entering.process.pid();
+                let made = || children(tracer).into_iter().flat_map(children);
+                wait_untold("it is made", || made().count() == 2);
                 running.say("look\n");
                 let seen = running.until("seen");
-                let entered = Pid::from_raw(child(entering.process.pid()));
+                let entered = Pid::from_raw(child(tracer));
                 kill(entered, Signal::SIGINT).expect("a process of ours");
                 assert_eq!(entering.end().code, 130, "{seen}");
                 assert_eq!(mode_and_owner(), untouched, "{seen}");
