@@ -138,8 +138,8 @@ pub fn with_run_of(lab: &Lab, options: &[&str], command: &[&str], body: impl FnO
 }
 
 /// `exec` in a container that lives, and what there is without it.
-pub fn with_exec(lab: &Lab, body: impl FnOnce(&Work, &Snapshot)) {
-    let web = lab.start_idle(&["--name", "web", "--network", "none"]);
+pub fn with_exec(lab: &Lab, options: &[&str], body: impl FnOnce(&Work, &Snapshot)) {
+    let web = lab.start_idle(&[&["--name", "web", "--network", "none"], options].concat());
     let before = Snapshot::take();
     let work = Work {
         command: &|| lab.command(&["exec", "web", "true"]),

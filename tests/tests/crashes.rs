@@ -374,13 +374,16 @@ fn an_attachment_that_stays_until_its_container_ends() {
 #[test]
 fn a_command_beside_another() {
     case(|lab| {
-        with_exec(lab, |work, before| {
-            let sweep = Sweep {
-                is_published: false,
-                ..Sweep::new(lab, work)
-            };
-            sweep.run("exec", &[It, Others, All], before);
-        });
+        // In the second one of a copy of the program.
+        for options in [&[][..], &["--cap-add", "sys_ptrace"]] {
+            with_exec(lab, options, |work, before| {
+                let sweep = Sweep {
+                    is_published: false,
+                    ..Sweep::new(lab, work)
+                };
+                sweep.run("exec", &[It, Others, All], before);
+            });
+        }
     });
 }
 

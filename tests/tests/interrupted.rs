@@ -324,7 +324,7 @@ fn an_interrupt_of_run_by_itself_leaves_a_whole_container_or_nothing() {
 #[test]
 fn a_signal_to_exec_leaves_nothing() {
     case(|lab| {
-        with_exec(lab, |work, before| {
+        with_exec(lab, &[], |work, before| {
             for signal in [SIGINT, SIGHUP, SIGTERM] {
                 let sweep = Sweep {
                     keeper: Some(0),
