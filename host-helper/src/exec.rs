@@ -35,6 +35,7 @@ use crate::run;
 use crate::signals::Signals;
 use crate::spawn::{self, ChildEnds, Said, Spawn, StatusReader, Stdio};
 use crate::splice::Splice;
+use crate::steps::Steps;
 use crate::supervisor::Supervisor;
 use crate::sys::{self, Clone};
 use crate::terminal;
@@ -51,7 +52,7 @@ const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWNS
 ///
 /// # Errors
 /// No such container; what went wrong before the command ran.
-pub fn exec(options: &cli::Exec) -> Result<u8> {
+pub fn exec(options: &cli::Exec, mut steps: Steps) -> Result<u8> {
     run::check_preserved(0)?;
     run::close_others(0)?;
     run::need_privileges("enter a container")?;
@@ -68,6 +69,7 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
     if may_look_into_us(&privileges) {
         copy::go_on_as(&options.env)?;
     }
+    steps.done("inspect");
     let pidfd = sys::pidfd_open(first).doing(|| format!("open the first process of {name}"))?;
     // It was alive when it was asked, and its number is the same process's as long as it answers again.
     if control::pid_of(name)? != first {
@@ -118,7 +120,8 @@ pub fn exec(options: &cli::Exec) -> Result<u8> {
     let mut status = StatusReader::default();
     become_second(&mut child, &mut status, &signals, !wants_terminal)
         .inspect_err(|_| kill_both(&child.pidfd))?;
-    supervise(&spawn, child, status, &privileges, signals, found)
+    steps.done("join");
+    supervise(&spawn, child, status, &privileges, signals, found, steps)
 }
 
 /// The error of who would enter an attached container. Its users, its filter of system calls, its cgroup and its security module's labels are
@@ -277,6 +280,7 @@ fn supervise(
     privileges: &Privileges,
     signals: Signals,
     description: Description,
+    mut steps: Steps,
 ) -> Result<u8> {
     let has_terminal = matches!(spawn.stdio, Stdio::Terminal);
     let pidfd = child.pidfd.try_clone();
@@ -286,6 +290,7 @@ fn supervise(
     let begun = begin(&mut child, &mut status, privileges, &signals, !has_terminal);
     // It may have been stopped before it was bound to our end.
     begun.inspect_err(|_| spawn::kill(&pidfd))?;
+    steps.done("ready");
     let container = Container {
         child,
         status,
@@ -307,6 +312,7 @@ fn supervise(
     if has_terminal {
         supervisor.take_terminal()?;
     }
+    supervisor.tell(steps);
     Ok(supervisor.wait(None))
 }
 

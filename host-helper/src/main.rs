@@ -119,7 +119,7 @@ fn perform(
 ) -> Result<u8> {
     let code = match action {
         Action::Run(options) => return run::run(*options, early, steps),
-        Action::Exec(options) => return exec::exec(&options),
+        Action::Exec(options) => return exec::exec(&options, steps),
         Action::Attach(options) => return attached::attach(&options, steps),
         Action::Cni => return cni::run(steps),
         Action::Hook(options) => return hook::hook(*options, begin, steps),

@@ -374,6 +374,13 @@ fn verbose_names_the_sysctl_and_each_step_with_its_duration() {
             .exits(127)
             .err();
         assert_eq!(steps(&text), all[..all.len() - 1], "{text}");
+        let web = lab.start_idle(&["--name", "web"]);
+        let text = lab
+            .hawser(&["--verbose", "exec", "web", "true"])
+            .exits(0)
+            .err();
+        assert_eq!(steps(&text), ["inspect", "join", "ready", "exec"], "{text}");
+        web.end().exits(0);
         let text = lab.hawser(&["--verbose", "ls"]).exits(0).err();
         assert!(text.contains("all in "), "{text}");
         let text = lab.hawser(&["down", "--verbose"]).exits(0).err();
