@@ -2,10 +2,15 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::time::Duration;
 
 use lab::{DEADLINE, Lab, Netns, Running, packets, sh};
+use nix::sys::socket::{
+    self, AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike as _};
 use serde_json::Value;
 
 /// How long nothing is waited for. What comes is there in less than a millisecond, but for what was lost and is sent again a second later.
@@ -70,16 +75,33 @@ fn serve(addresses: &[SocketAddr]) {
     }
 }
 
-/// Whom the server sees, or nothing for so long.
-fn ask(address: SocketAddr, by_udp: bool, patience: Duration) -> Option<IpAddr> {
+/// A connection from this address, whatever others there are.
+fn connect(from: SocketAddr, to: SocketAddr, patience: Duration) -> Option<TcpStream> {
+    let family = if to.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
+    let made = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+    let patience = TimeVal::milliseconds(patience.as_millis().try_into().expect("a timeout"));
+    setsockopt(&made, sockopt::SendTimeout, &patience).expect("a timeout");
+    bind(made.as_raw_fd(), &SockaddrStorage::from(from)).expect("its address");
+    socket::connect(made.as_raw_fd(), &SockaddrStorage::from(to)).ok()?;
+    Some(TcpStream::from(made))
+}
+
+/// Whom the server sees, or nothing for so long. `from`: the client's address, where it is to be one of several.
+fn ask(
+    from: Option<IpAddr>,
+    address: SocketAddr,
+    by_udp: bool,
+    patience: Duration,
+) -> Option<IpAddr> {
     let mut answer = String::new();
+    let from = from.unwrap_or_else(|| pick(address.is_ipv4(), "0.0.0.0", "::"));
+    let from = SocketAddr::new(from, 0);
     if by_udp {
-        let any: SocketAddr = if address.is_ipv4() {
-            "0.0.0.0:0".parse().expect("an address")
-        } else {
-            "[::]:0".parse().expect("an address")
-        };
-        let socket = UdpSocket::bind(any).expect("a socket");
+        let socket = UdpSocket::bind(from).expect("a socket");
         socket.set_read_timeout(Some(patience)).expect("a timeout");
         socket.connect(address).ok()?;
         socket.send(b"who am I").ok()?;
@@ -87,7 +109,7 @@ fn ask(address: SocketAddr, by_udp: bool, patience: Duration) -> Option<IpAddr> 
         let len = socket.recv(&mut bytes).ok()?;
         answer.push_str(std::str::from_utf8(&bytes[..len]).expect("text"));
     } else {
-        let mut stream = TcpStream::connect_timeout(&address, patience).ok()?;
+        let mut stream = connect(from, address, patience)?;
         stream.set_read_timeout(Some(patience)).expect("a timeout");
         stream.read_to_string(&mut answer).ok()?;
     }
@@ -197,6 +219,10 @@ impl Scene {
                 let address = pick(four, "192.0.2.1", "2001:db8:1::1");
                 (Some(&self.internet), Some(address))
             }
+            "the outside" => {
+                let address = pick(four, "198.51.100.10", "2001:db8:2::10");
+                (Some(&self.internet), Some(address))
+            }
             "neighbour" => (Some(&self.neighbour.netns), Some(of(&self.neighbour))),
             "another network" => (Some(&self.other.netns), Some(of(&self.other))),
             "web" => (Some(&self.web.netns), Some(of(&self.web))),
@@ -228,8 +254,8 @@ impl Scene {
         let mut faults = Vec::new();
         for by_udp in [false, true] {
             let seen = match netns {
-                Some(netns) => netns.enter(|| ask(address, by_udp, patience)),
-                None => ask(address, by_udp, patience),
+                Some(netns) => netns.enter(|| ask(client, address, by_udp, patience)),
+                None => ask(client, address, by_udp, patience),
             };
             // A datagram does not tell whether the container listens to IPv6: the relay takes IPv4.
             let by_relay = line.to == "loopback" && by_udp && wanted.is_some();
