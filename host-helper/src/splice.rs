@@ -170,11 +170,23 @@ impl Splice {
         }
     }
 
-    /// Passes on what has come, as far as somebody takes it, and cuts all connections off.
+    /// Passes on what has come, as far as somebody takes it, and cuts all connections off. Nobody new is let in, but the ports stay taken.
     pub fn finish(&mut self) {
+        self.close_doors();
         let end = Instant::now() + LAST;
-        while Instant::now() < end && (self.turn() || self.has_takers()) {}
+        while Instant::now() < end && (self.pass_on().unwrap_or(false) || self.has_takers()) {}
         self.connections.cut();
+    }
+
+    /// Whoever comes from here on is not heard: that the container's link is gone would be found out, and that cuts off the others.
+    fn close_doors(&self) {
+        let Some(epoll) = &self.epoll else { return };
+        let mut heard = self.held.iter().flatten().collect::<Vec<_>>();
+        heard.retain(|held| held.port.protocol != Protocol::Sctp);
+        for held in heard {
+            // Refused: then they are cut off.
+            let _ = epoll.delete(&held.socket);
+        }
     }
 
     /// Waits until somebody takes more who has taken no more before. False: there is nobody, or nobody does.
@@ -210,11 +222,20 @@ impl Splice {
         self.epoll.as_ref().map(|epoll| epoll.0.as_fd())
     }
 
-    /// Does what can be done now, a part of it at a time; false: there was nothing. Never part of its caller, whose stack it would be.
+    /// Does what can be done now, a part of it at a time.
+    pub fn turn(&mut self) {
+        if let Err(Gone) = self.pass_on() {
+            // Nobody is to come by them any more. The container may have ended a moment ago: what it has sent is delivered.
+            self.finish();
+            self.let_go();
+        }
+    }
+
+    /// The same; false: there was nothing. Never part of its caller, whose stack it would be.
     #[inline(never)]
-    pub fn turn(&mut self) -> bool {
+    fn pass_on(&mut self) -> std::result::Result<bool, Gone> {
         let Some(epoll) = &self.epoll else {
-            return false;
+            return Ok(false);
         };
         let target = &self.target;
         let mut events = [EpollEvent::empty(); EVENTS];
@@ -226,15 +247,10 @@ impl Splice {
                     let Some(Some(held)) = self.held.get(at as usize) else {
                         continue;
                     };
-                    let done = if held.port.protocol == Protocol::Tcp {
-                        self.connections.accept(epoll, held, target)
+                    if held.port.protocol == Protocol::Tcp {
+                        self.connections.accept(epoll, held, target)?;
                     } else {
-                        self.flows.receive(epoll, at, held, target, &mut buffer)
-                    };
-                    if done.is_err() {
-                        // Nobody is to come by them any more.
-                        self.let_go();
-                        return true;
+                        self.flows.receive(epoll, at, held, target, &mut buffer)?;
                     }
                 }
                 Token::Client(at) | Token::Container(at) => {
@@ -246,6 +262,6 @@ impl Splice {
                 }
             }
         }
-        ready > 0
+        Ok(ready > 0)
     }
 }

@@ -273,7 +273,8 @@ impl Supervisor {
                 self.look_at_link();
             }
             self.look_at_host(is(FOLLOWER));
-            if is(PORTS) {
+            // When it has ended nobody new is let in: see its end.
+            if is(PORTS) && !is(CHILD) {
                 self.container.splice.turn();
             }
             // Whatever else there is to do: an answer may tell that it is done.

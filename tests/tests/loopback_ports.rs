@@ -44,6 +44,37 @@ fn read_all(mut stream: &TcpStream) -> Vec<u8> {
     all
 }
 
+/// Sends until all sockets on the way are full; gives how much that was.
+fn fill(lab: &Lab, mut stream: &TcpStream) -> usize {
+    stream.set_nonblocking(true).expect("do not wait");
+    let part = pattern(1 << 16);
+    let mut sent = 0;
+    let mut quiet = 0;
+    while quiet < 3 {
+        let before = sent;
+        while let Ok(length) = stream.write(&part) {
+            sent += length;
+        }
+        // The supervisor answers behind what it could pass on.
+        lab.hawser(&["port", "ls", "web"]).ok();
+        quiet = if sent == before { quiet + 1 } else { 0 };
+    }
+    stream.set_nonblocking(false).expect("wait");
+    sent
+}
+
+/// The state of the one connection of port 80 inside (`/proc/net/tcp`: 01 established, 05 its end was taken), and how much it has
+/// sent that nobody has taken.
+fn queue_of_port_80(inside: &Netns) -> String {
+    let table = inside.enter(|| fs::read_to_string("/proc/thread-self/net/tcp"));
+    let table = table.expect("the connections");
+    let mut lines = table.lines().map(|line| line.split_whitespace().collect());
+    let is_it = |fields: &Vec<&str>| fields[1].ends_with(":0050") && fields[3] != "0A";
+    let fields = lines.find(is_it).expect("the connection");
+    let (unsent, _) = fields[4].split_once(':').expect("two queues");
+    format!("{} {unsent}", fields[3])
+}
+
 fn supervisor(lab: &Lab) -> i32 {
     let text = lab.hawser(&["inspect", "web"]).ok();
     let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -251,19 +282,7 @@ fn a_long_answer_right_before_the_end_is_whole() {
         let server = accept(&listener);
         let [supervisor, pid] = [supervisor(lab), lab.pid_of("web")];
         let held = sys::pidfd(supervisor).expect("its supervisor");
-        server.set_nonblocking(true).expect("do not wait");
-        let part = pattern(1 << 16);
-        let mut sent = 0;
-        let mut quiet = 0;
-        while quiet < 3 {
-            let before = sent;
-            while let Ok(length) = (&server).write(&part) {
-                sent += length;
-            }
-            // It answers behind what it could pass on.
-            lab.hawser(&["port", "ls", "web"]).ok();
-            quiet = if sent == before { quiet + 1 } else { 0 };
-        }
+        let sent = fill(lab, &server);
         sys::pidfd_signal(&held, libc::SIGSTOP).expect("hold it up");
         drop(server);
         let command = sys::pidfd(pid).expect("the command");
@@ -275,6 +294,69 @@ fn a_long_answer_right_before_the_end_is_whole() {
             reader.join().expect("all of it")
         });
         assert_eq!(got, sent);
+    });
+}
+
+/// Somebody is in the middle of a long answer when the container's link goes, and another one comes, before whom it is looked whether the
+/// link is still there.
+fn answer_while_the_link_goes(lab: &Lab, take_link: impl FnOnce(i32)) {
+    const LENGTH: usize = 32 << 20;
+    let inside = container(lab, &["-p", "8080:80", "-p", "5353:53/udp"]);
+    let pid = lab.pid_of("web");
+    let held = sys::pidfd(supervisor(lab)).expect("its supervisor");
+    let listener = listen(&inside, "0.0.0.0:80");
+    let mut client = connect("127.0.0.1:8080");
+    let server = accept(&listener);
+    // So the kernel makes room for more than is passed on in one turn.
+    let before = pattern(LENGTH);
+    thread::scope(|scope| {
+        scope.spawn(|| (&server).write_all(&before).expect("write"));
+        let mut all = vec![0; LENGTH];
+        client.read_exact(&mut all).expect("read");
+    });
+    let sent = fill(lab, &server);
+    let mut got = 0;
+    // What the server has sent is with the host, but for what the host has no room for.
+    while queue_of_port_80(&inside) != "01 00000000" {
+        got += client.read(&mut [0; 1 << 16]).expect("a part of it");
+        lab.hawser(&["port", "ls", "web"]).ok();
+    }
+    sys::pidfd_signal(&held, libc::SIGSTOP).expect("hold it up");
+    server.shutdown(Shutdown::Write).expect("the end of it");
+    wait_untold("the host has heard of it", || {
+        queue_of_port_80(&inside) == "05 00000000"
+    });
+    drop((server, listener, inside));
+    take_link(pid);
+    wait_untold("the link goes", || !sh("ip -o link").contains("hwac"));
+    let late = connect("127.0.0.1:8080");
+    udp_client("127.0.0.1:5353").send(b"late").expect("send");
+    got += thread::scope(|scope| {
+        let reader = scope.spawn(|| read_all(&client).len());
+        sys::pidfd_signal(&held, libc::SIGCONT).expect("let it go on");
+        reader.join().expect("all of it")
+    });
+    assert_eq!(got, sent);
+    let error = (&late).read(&mut [0]).expect_err("nobody is there");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn who_comes_after_the_end_cuts_off_nobody() {
+    case(|lab| {
+        answer_while_the_link_goes(lab, |pid| {
+            let command = sys::pidfd(pid).expect("the command");
+            sys::pidfd_signal(&command, libc::SIGKILL).expect("end the container");
+        });
+    });
+}
+
+#[test]
+fn who_comes_after_the_link_was_deleted_cuts_off_nobody() {
+    case(|lab| {
+        answer_while_the_link_goes(lab, |pid| {
+            sh(&format!("nsenter -t {pid} -n ip link del eth0"));
+        });
     });
 }
 
