@@ -244,6 +244,34 @@ fn nobody_listens_and_somebody_hangs_up() {
     });
 }
 
+/// Also where it is heard of by writing there, and what came before it was passed on long ago.
+#[test]
+fn a_reset_in_the_middle_of_a_long_request_is_no_end() {
+    case(|lab| {
+        let inside = container(lab, &["-p", "8080:80"]);
+        let listener = listen(&inside, "0.0.0.0:80");
+        for client_hangs_up in [false, true] {
+            let client = connect("127.0.0.1:8080");
+            let server = accept(&listener);
+            let (gone, mut left) = if client_hangs_up {
+                (client, server)
+            } else {
+                (server, client)
+            };
+            (&gone).write_all(b"half").expect("write");
+            let mut half = [0; 4];
+            left.read_exact(&mut half).expect("what was sent before");
+            assert_eq!(&half, b"half");
+            // What is unread makes a reset of the close.
+            fill(lab, &left);
+            drop(gone);
+            let end = left.read(&mut [0]);
+            let error = end.expect_err("the other has hung up");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        }
+    });
+}
+
 /// Sends, and gives what comes back within a moment that is long enough for whatever works.
 #[test]
 fn what_is_cut_off_is_no_end() {

@@ -48,6 +48,8 @@ struct End {
     socket: TcpStream,
     /// What epoll tells us of; empty: nothing, not even that it has been hung up.
     interest: EpollFlags,
+    /// The kernel has said so where we wrote, and says it once: who reads hears of an end like any other then.
+    was_reset: bool,
 }
 
 /// One of the two directions.
@@ -186,9 +188,8 @@ impl Connection {
                 }
             }
         }
-        let (client, container) = (&self.client.socket, &self.container.socket);
-        self.up.pump(client, container, buffer)?;
-        self.down.pump(container, client, buffer)
+        self.up.pump(&self.client, &mut self.container, buffer)?;
+        self.down.pump(&self.container, &mut self.client, buffer)
     }
 
     fn is_over(&self) -> bool {
@@ -216,6 +217,7 @@ impl End {
         End {
             socket,
             interest: EpollFlags::empty(),
+            was_reset: false,
         }
     }
 
@@ -243,35 +245,37 @@ impl Way {
     }
 
     /// Moves bytes until one of the two has no more, or takes no more, or has had its turn.
-    fn pump(
-        &mut self,
-        from: &TcpStream,
-        mut to: &TcpStream,
-        buffer: &mut [u8],
-    ) -> Result<(), Reset> {
+    fn pump(&mut self, from: &End, to: &mut End, buffer: &mut [u8]) -> Result<(), Reset> {
         self.is_stalled = false;
         for _ in 0..CHUNKS {
             if self.is_over {
                 return Ok(());
             }
-            let length = match from.peek(buffer) {
+            let length = match from.socket.peek(buffer) {
                 Ok(length) => length,
                 Err(error) if is_passing(error.kind()) => return Ok(()),
                 Err(_) => return Err(Reset),
             };
+            if length == 0 && from.was_reset {
+                return Err(Reset);
+            }
             if length == 0 {
-                let _ = to.shutdown(Shutdown::Write);
+                let _ = to.socket.shutdown(Shutdown::Write);
                 self.is_over = true;
                 return Ok(());
             }
-            match to.write(&buffer[..length]) {
+            match to.socket.write(&buffer[..length]) {
                 Ok(taken) => {
-                    discard(from, &mut buffer[..taken]);
+                    discard(&from.socket, &mut buffer[..taken]);
                     self.is_stalled = taken < length;
                 }
                 Err(error) if is_passing(error.kind()) => self.is_stalled = true,
                 // Nobody takes it any more. What comes the other way may still be of use.
-                Err(_) => self.is_over = true,
+                Err(error) => {
+                    self.is_over = true;
+                    // Not where it had ended before that, and in order (EPIPE).
+                    to.was_reset = error.kind() != ErrorKind::BrokenPipe;
+                }
             }
             if self.is_stalled {
                 return Ok(());
