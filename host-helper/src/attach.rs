@@ -338,7 +338,7 @@ fn attach(
     let device = match network.bridge {
         Some(bridge) => network.is_ours.then_some(bridge.index),
         None => {
-            set_up_host_end(route, &veth, network)
+            set_up_host_end(route, &veth, network, request)
                 .inspect_err(|_| drop(route.delete_link(veth.index)))?;
             Some(veth.index)
         }
@@ -352,10 +352,18 @@ fn attach(
     }))
 }
 
-fn set_up_host_end(route: &mut Netlink, veth: &Veth, network: &Network) -> Result<()> {
+fn set_up_host_end(
+    route: &mut Netlink,
+    veth: &Veth,
+    network: &Network,
+    request: &Request,
+) -> Result<()> {
     // Before there is anybody behind it.
     bridge::ignore_routers(&veth.name, network.policy)?;
     veth::address_host_end(route, veth, network)?;
+    if veth.address6.is_some() && !request.keeps_mac() {
+        veth::add_link_local(route, veth)?;
+    }
     if network.has_ipv6() {
         sysctl::forward_from(&veth.name)?;
     }
@@ -417,8 +425,7 @@ fn mark_as(
         }
         None => None,
     };
-    // Another plugin may change what nobody checks, after us and without a word: the host asks who is there, as for anybody else.
-    let is_known = request.mac.is_some() || request.details.checks_sources;
+    let is_known = request.keeps_mac();
     if !is_known {
         // Who had the address before may have been known.
         mark::forget_neighbours_of(attachment);

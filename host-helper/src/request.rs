@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use crate::address::Subnet;
 use crate::config::Privileges;
 use crate::dns::{self, Resolvers, Within};
-use crate::error::Doing;
+use crate::error::{Doing, Error, Result};
 use crate::hosts::View;
 use crate::link::Mac;
 use crate::nft::Policy;
@@ -132,7 +132,7 @@ pub struct Details {
     pub has_default_route: bool,
     /// Routes that another link of the container has: those are not taken away.
     pub taken: Vec<IpNet>,
-    /// Further routes; without a router by the gateway.
+    /// Further routes; without a router by the gateway. A default route counts where the gateway does not lead everywhere.
     pub routes: Vec<(IpNet, Option<IpAddr>)>,
     /// It takes part in the names of its network.
     pub has_names: bool,
@@ -159,13 +159,44 @@ impl Details {
             && self.routes_of(is_ipv4).next().is_none()
     }
 
+    /// Refuses a further default route by another router than the gateway, where that leads everywhere: there is one of each version of IP.
+    /// `None`: which it is is not known, or there is none.
+    ///
+    /// # Errors
+    /// There is one.
+    pub fn check_routers(
+        &self,
+        gateway: Option<Ipv4Addr>,
+        gateway6: Option<Ipv6Addr>,
+    ) -> Result<()> {
+        for (to, by) in self.routes.iter().filter(|(to, _)| self.is_doubled(to)) {
+            let gateway = match to {
+                IpNet::V4(_) => gateway.map(IpAddr::V4),
+                IpNet::V6(_) => gateway6.map(IpAddr::V6),
+            };
+            let pair = by.zip(gateway);
+            if let Some((by, gateway)) = pair.filter(|(by, gateway)| by != gateway) {
+                return Err(Error::new(format!(
+                    "ipam.routes {to}: its router {by} is not the gateway {gateway}, by which the default route goes; leave it out, or set isDefaultGateway to false"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// A default route, of which there is one by the gateway anyway.
+    fn is_doubled(&self, to: &IpNet) -> bool {
+        self.has_default_route && to.prefix_len() == 0
+    }
+
     /// The further routes of a version of IP.
     pub fn routes_of(
         &self,
         is_ipv4: bool,
     ) -> impl Iterator<Item = (IpNet, Option<IpAddr>)> + use<'_> {
         let all = self.routes.iter().copied();
-        all.filter(move |(to, _)| to.addr().is_ipv4() == is_ipv4 && !self.taken.contains(to))
+        let all = all.filter(move |(to, _)| to.addr().is_ipv4() == is_ipv4);
+        all.filter(move |(to, _)| !self.taken.contains(to) && !self.is_doubled(to))
     }
 }
 
@@ -233,6 +264,12 @@ impl Request {
         Some(format!(
             "no resolver for the container: {why}; name one with --dns"
         ))
+    }
+
+    /// The host knows the container's hardware address once and for all. Where nobody checks that, another plugin may change it, after us and
+    /// without a word: the host asks who is there, as for anybody else.
+    pub fn keeps_mac(&self) -> bool {
+        self.mac.is_some() || self.details.checks_sources
     }
 
     /// How the container comes by the names of its network; `None`: it has no neighbours.

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use hawser::netlink::{Writer, ifinfomsg};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use nix::errno::Errno;
 
 use crate::address::{candidates, host_mac_of, link_local_of, mac_of, partner_of, usable};
@@ -412,4 +412,21 @@ pub fn address_host_end(route: &mut Netlink, veth: &Veth, network: &Network) -> 
         sequence - 1
     };
     route.exchange(write, |_| {}).doing(doing)
+}
+
+/// Gives the host end of a point-to-point veth its link-local address, where the host is to ask who is there: for a packet that it forwards
+/// it asks by that one (ndisc_solicit()). The kernel would make the same one, and be a second about it; or none (`addr_gen_mode` 1).
+///
+/// # Errors
+/// What the kernel says.
+pub fn add_link_local(route: &mut Netlink, veth: &Veth) -> Result<()> {
+    let own = link_local_of(host_mac_of(veth.address));
+    let own = Ipv6Net::new_assert(own, 64);
+    let added = route.request(|batch, sequence| {
+        bridge::write_address(batch, sequence, veth.index, own.into(), None);
+    });
+    match added {
+        Err(refusal) if refusal.errno == Errno::EEXIST => Ok(()),
+        added => added.doing(|| format!("add address {own} to {}", veth.name)),
+    }
 }

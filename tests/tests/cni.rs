@@ -536,7 +536,42 @@ const FORWARD6_OFF: &str = "for switch in /proc/sys/net/ipv6/conf/all/forwarding
     [ ! -e $switch ] || echo 0 >$switch
 done";
 
-/// Section 2, STATUS: an error when ADD could not be served: 50; and 51 when containers that are there lack something.
+/// STATUS warns of it, CHECK finds it, and it is gone with the next ADD.
+fn what_the_next_add_mends(plugin: &Plugin, config: &Value, result: &Value) {
+    let checked = with(config.clone(), json!({ "prevResult": result }));
+    for (disturb, why) in [
+        ("nft flush ruleset", "rules"),
+        ("echo 0 >/proc/sys/net/ipv4/ip_forward", "ip_forward is 0"),
+        ("ip link set cni0 down", "is down"),
+        ("ip addr del 10.22.0.1/29 dev cni0", "10.22.0.1/29"),
+        (
+            "ip addr del 2001:db8:22::1/64 dev cni0",
+            "2001:db8:22::1/64",
+        ),
+        (FORWARD6_OFF, "does not forward IPv6"),
+    ] {
+        sh(disturb);
+        plugin
+            .call("CHECK", whose("a", A), &checked)
+            .fault(101, &[]);
+        let outcome = plugin.of_network("STATUS", config).0;
+        let said = outcome.exits(0).err();
+        assert!(
+            said.starts_with("host-helper: warning: ") && said.contains(why),
+            "{said}"
+        );
+        assert_eq!(said.lines().count(), 1, "{said}");
+        plugin
+            .call("ADD", whose("more", "/run/netns/more"), config)
+            .ok();
+        plugin.call("CHECK", whose("a", A), &checked).ok();
+        plugin.call("DEL", whose("more", ""), config).ok();
+        plugin.of_network("STATUS", config).ok();
+    }
+}
+
+/// Section 2, STATUS: an error when ADD could not be served: 50; and 51 when containers that are there lack something for good. What the next
+/// ADD brings back is a warning: a runtime that is refused would ask for none.
 #[test]
 fn status_says_whether_add_would_work() {
     case(|lab| {
@@ -553,10 +588,12 @@ fn status_says_whether_add_would_work() {
         let _all = names.map(Netns::new);
         let paths = names.map(|name| format!("/run/netns/{name}"));
         let calls = || names.into_iter().zip(&paths);
+        let mut added = Vec::new();
         for (at, (name, path)) in calls().enumerate() {
             plugin.of_network("STATUS", &narrow).ok();
             let result = plugin.call("ADD", whose(name, path), &narrow).ok();
             assert_eq!(address_of(&result), format!("10.22.0.{}", 2 + at));
+            added.push(result);
         }
         let full = ["10.22.0.2 to 10.22.0.6", "in use", "use another bridge"];
         plugin.of_network("STATUS", &narrow).fault(50, &full);
@@ -572,26 +609,16 @@ fn status_says_whether_add_would_work() {
             .call("ADD", whose("more", "/run/netns/more"), &narrow)
             .ok();
         assert_eq!(address_of(&result), "10.22.0.4");
-        drop(more);
         plugin.call("DEL", whose("more", ""), &narrow).ok();
-        // What containers that are there need.
-        for (disturb, why) in [
-            ("nft flush ruleset", "rules"),
-            ("echo 0 >/proc/sys/net/ipv4/ip_forward", "ip_forward is 0"),
-            ("ip link set cni0 down", "is down"),
-            ("ip addr del 10.22.0.1/29 dev cni0", "10.22.0.1/29"),
-            (
-                "ip addr del 2001:db8:22::1/64 dev cni0",
-                "2001:db8:22::1/64",
-            ),
-            (FORWARD6_OFF, "does not forward IPv6"),
-        ] {
-            sh(disturb);
-            plugin.of_network("STATUS", &narrow).fault(51, &[why]);
-            lab.hawser(&["restore"]).ok();
-            sh("echo 1 >/proc/sys/net/ipv4/ip_forward; ip link set cni0 up");
-            lab.hawser(&["up", "--bridge", "cni0"]);
-            plugin.of_network("STATUS", &narrow).ok();
+        what_the_next_add_mends(&plugin, &narrow, &added[0]);
+        drop(more);
+        if lab.real_root {
+            sh("echo 0 >/proc/sys/net/ipv4/ip_forward
+                mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys");
+            plugin
+                .of_network("STATUS", &narrow)
+                .fault(51, &["ip_forward is 0"]);
+            sh("umount /proc/sys; echo 1 >/proc/sys/net/ipv4/ip_forward");
         }
         let other = with(
             blue(),
@@ -841,6 +868,11 @@ fn status_knows_which_addresses_there_are() {
         plugin.of_network("STATUS", &theirs).ok();
         let result = plugin.call("ADD", whose("c1", A), &theirs).ok();
         assert_eq!(address_of(&result), "10.27.0.1");
+        sh("ip link set br7 down");
+        plugin
+            .of_network("STATUS", &theirs)
+            .fault(51, &["br7", "is down"]);
+        sh("ip link set br7 up");
         plugin
             .of_network("STATUS", &theirs)
             .fault(50, &["10.27.0.1 to 10.27.0.2", "in use"]);
@@ -1073,6 +1105,9 @@ fn senseless() -> Vec<Value> {
 fn senseless_calls() -> Vec<Value> {
     vec![
         json!({ "dns": { "nameservers": ["resolver"] } }),
+        json!({ "dns": { "nameservers": ["192.0.2.53%eth0"] } }),
+        json!({ "dns": { "nameservers": ["2001:db8::53%eth0"] } }),
+        json!({ "runtimeConfig": { "dns": { "servers": ["fe80::1%"] } } }),
         json!({ "prevResult": [] }),
         json!({ "runtimeConfig": { "mac": "03:00:00:00:00:01" } }),
         json!({ "args": { "cni": { "mac": "nonsense" } } }),
@@ -1368,6 +1403,143 @@ fn kinds_of_networks() {
     });
 }
 
+/// A default route by another router is refused, whenever it is known which router the network has: nobody's way out is replaced by another
+/// without a word, and nothing is left.
+#[test]
+fn a_way_out_by_another_router() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let fake = Fake::new(lab, &plugin);
+        let netns = Netns::new("a");
+        let one = whose("c1", A);
+        sh("ip link add br7 type bridge; ip addr add 10.27.0.1/24 dev br7; ip link set br7 up");
+        let by = |router: &str| json!([{ "dst": if router.contains(':') { "::/0" } else { "0.0.0.0/0" }, "gw": router }]);
+        let theirs = |ipam: Value| {
+            let keys =
+                json!({ "bridge": "br7", "ipMasq": false, "isDefaultGateway": true, "ipam": ipam });
+            with(blue(), keys)
+        };
+        let ranged = |router| theirs(json!({ "subnet": "10.27.0.0/24", "routes": by(router) }));
+        let unnamed = |router| with(blue(), json!({ "ipam": { "routes": by(router) } }));
+        let ptp = |router| with(unnamed(router), json!({ "mode": "ptp", "bridge": null }));
+        let delegated = |router| {
+            let given = json!({ "cniVersion": "1.1.0", "ips": [{ "address": "10.27.0.77/24" }], "routes": by(router) });
+            fake.answer(&given.to_string());
+            theirs(json!({ "type": "fake" }))
+        };
+        let refused = |config: Value, words: [&str; 2]| {
+            let before = Snapshot::take();
+            plugin.call("ADD", one, &config).fault(100, &words);
+            before.assert_back();
+            assert_eq!(netns.sh("ip -o link").lines().count(), 1);
+        };
+        let words = ["10.27.0.9", "10.27.0.1,"];
+        let without_range = theirs(json!({ "routes": by("10.27.0.9") }));
+        for config in [ranged("10.27.0.9"), without_range] {
+            plugin.of_network("STATUS", &config).fault(50, &words);
+            refused(config, words);
+        }
+        // It writes down what it is asked, from here on.
+        plugin.of_network("STATUS", &delegated("10.27.0.9")).ok();
+        refused(delegated("10.27.0.9"), words);
+        let calls = fake.asked();
+        assert!(
+            calls.contains("\nADD ") && calls.contains("\nDEL "),
+            "{calls}"
+        );
+        refused(unnamed("172.19.0.9"), ["172.19.0.9", "172.19.0.1,"]);
+        refused(ptp("10.0.0.9"), ["10.0.0.9", "10.0.0.1,"]);
+        for config in [unnamed("2001:db8::9"), ptp("2001:db8::9")] {
+            refused(config, ["2001:db8::9", "::1,"]);
+        }
+        // By the gateway itself it is what is there anyway.
+        let same = [
+            (ranged("10.27.0.1"), "10.27.0.1"),
+            (delegated("10.27.0.1"), "10.27.0.1"),
+            (unnamed("172.19.0.1"), "172.19.0.1"),
+            (ptp("10.0.0.1"), "10.0.0.1"),
+        ];
+        for (config, gateway) in same {
+            let result = plugin.call("ADD", one, &config).ok();
+            let wanted = json!({ "dst": "0.0.0.0/0", "gw": gateway });
+            assert_eq!(result["routes"][0], wanted, "{result}");
+            let routes = netns.sh("ip route show default");
+            assert!(
+                routes.starts_with(&format!("default via {gateway} ")),
+                "{routes}"
+            );
+            assert_eq!(routes.lines().count(), 1, "{routes}");
+            plugin.call("DEL", one, &config).ok();
+        }
+    });
+}
+
+/// Routes of other tables (of a VRF, of the plugin sbr) are no way out for who asks the main one: that is taken by a route there alone.
+#[test]
+fn routes_of_other_tables_take_nothing() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let netns = Netns::new("a");
+        netns.sh("ip link add d0 type bridge; ip addr add 192.0.2.2/24 dev d0; ip link set d0 up
+            ip route add default via 192.0.2.1 table 100; ip route add 198.51.100.0/24 via 192.0.2.1 table 100
+            ip route add 203.0.113.0/24 via 192.0.2.1");
+        let routes = json!([{ "dst": "198.51.100.0/24" }, { "dst": "203.0.113.0/24" }]);
+        let ipam = json!({ "subnet": "10.22.0.0/24", "routes": routes });
+        let config = with(blue(), json!({ "isDefaultGateway": true, "ipam": ipam }));
+        let result = plugin.call("ADD", whose("c1", A), &config).ok();
+        let by = |to: &str| json!({ "dst": to, "gw": "10.22.0.1" });
+        assert_eq!(
+            result["routes"],
+            json!([by("0.0.0.0/0"), by("198.51.100.0/24")])
+        );
+        let routes = netns.sh("ip route");
+        assert!(
+            routes.contains("default via 10.22.0.1 dev eth0"),
+            "{routes}"
+        );
+        assert!(
+            routes.contains("198.51.100.0/24 via 10.22.0.1 dev eth0"),
+            "{routes}"
+        );
+        let check = with(config, json!({ "prevResult": result }));
+        plugin.call("CHECK", whose("c1", A), &check).ok();
+        plugin.call("DEL", whose("c1", A), &check).ok();
+    });
+}
+
+/// The first packet that the host forwards to a point-to-point container arrives: the host asks for its hardware address by a link-local
+/// address of its own, which the kernel has late, or never.
+#[test]
+fn the_first_packet_to_a_pod_without_a_bridge() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let _netns = [Netns::new("a"), Netns::new("b")];
+        lab.internet
+            .sh("ip -6 route add 2001:db8:22::/64 via 2001:db8:1::2");
+        let both = json!({ "ranges": [[{ "subnet": "10.22.0.0/24" }], [{ "subnet": "2001:db8:22::/64" }]] });
+        let keys = json!({ "mode": "ptp", "bridge": null, "ipMasq": false, "isDefaultGateway": true, "ipam": both });
+        let config = with(blue(), keys);
+        // Who makes one of its own, as new links do; and who makes none.
+        for (mode, name) in [(0, "a"), (1, "b")] {
+            sh(&format!(
+                "echo {mode} >/proc/sys/net/ipv6/conf/default/addr_gen_mode"
+            ));
+            let path = format!("/run/netns/{name}");
+            let result = plugin.call("ADD", whose(name, &path), &config).ok();
+            let six = result["ips"][1]["address"].as_str().expect("an address");
+            let six = six.split('/').next().expect("an address");
+            let pinged = lab.internet.sh(&format!("busybox ping -6 -c 1 -W 4 {six}"));
+            assert!(pinged.contains(" 0% packet loss"), "{pinged}");
+            let end = result["interfaces"][0]["name"].as_str().expect("a name");
+            let own = sh(&format!("ip -6 -o addr show dev {end} scope link"));
+            assert!(own.contains("fe80::") && own.lines().count() == 1, "{own}");
+        }
+        for name in ["a", "b"] {
+            plugin.call("DEL", whose(name, ""), &config).ok();
+        }
+    });
+}
+
 /// Runtimes add a container to its networks at the same time (go-cni does): each looks at what the others have made, when they have.
 #[test]
 fn two_networks_at_once() {
@@ -1610,13 +1782,21 @@ fn what_others_have_made_is_passed_on() {
                 json!({ "dns": dns, "runtimeConfig": { "dns": of_call } }),
                 json!({ "nameservers": ["192.0.2.2"], "search": ["b.example"] }),
             ),
+            // As kubelet hands it on.
+            (
+                json!({ "runtimeConfig": { "dns": { "servers": ["fe80::1%eth0", "192.0.2.2"] } } }),
+                json!({ "nameservers": ["fe80::1%eth0", "192.0.2.2"] }),
+            ),
             (
                 json!({ "ipam": of_file }),
                 json!({ "nameservers": ["192.0.2.53"], "search": ["example.org"], "options": ["ndots:2"] }),
             ),
         ] {
             let config = with(config.clone(), keys);
-            assert_eq!(plugin.call("ADD", one, &config).ok()["dns"], wanted);
+            let result = plugin.call("ADD", one, &config).ok();
+            assert_eq!(result["dns"], wanted);
+            let check = with(config.clone(), json!({ "prevResult": result }));
+            plugin.call("CHECK", one, &check).ok();
             plugin.call("DEL", one, &config).ok();
         }
     });

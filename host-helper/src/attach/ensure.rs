@@ -58,6 +58,7 @@ pub(super) fn ensure_network(
         )));
     }
     check_policy(&network, request)?;
+    check_routers(&network, request)?;
     check_port_mtu(&network, request, ways)?;
     if request.details.is_promiscuous {
         bridge::take_all_frames(route, &network)?;
@@ -85,6 +86,7 @@ pub fn look_at_network(route: &mut Netlink, request: &Request) -> Result<Network
         _ => ptp::choose(route, &wanted)?,
     };
     check_policy(&network, request)?;
+    check_routers(&network, request)?;
     check_port_mtu(&network, request, &ways)?;
     Ok(network)
 }
@@ -141,6 +143,12 @@ fn check_policy(network: &Network, request: &Request) -> Result<()> {
         ))),
         Some(_) => Ok(()),
     }
+}
+
+/// A way out by another router than the network's gateway is not passed over for that.
+fn check_routers(network: &Network, request: &Request) -> Result<()> {
+    let details = &request.details;
+    details.check_routers(Some(network.gateway), network.gateway6)
 }
 
 /// The networks that it is to reach are there.

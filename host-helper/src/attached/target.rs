@@ -19,7 +19,9 @@ use crate::error::{Doing, Error, Result, twice};
 use crate::inside::{mount_of, open_in_root, open_path};
 use crate::link::Link;
 use crate::netlink::Netlink;
-use crate::owner::{Mark, Named, Owner, fields_from_third, leased_address, namespace, start_time};
+use crate::owner::{
+    Mark, Named, Owner, fields_from_third, leased_address, namespace, place_of, start_time,
+};
 use crate::request::NetworkChoice;
 use crate::signals::Signals;
 use crate::sys;
@@ -69,7 +71,7 @@ impl Target {
     pub fn of_process(pid: i32) -> Result<Target> {
         let shown = format!("process {pid}");
         let process = Process::pin(pid)?;
-        let path = format!("/proc/{pid}/ns/net");
+        let path = format!("{}/ns/net", place_of(pid));
         Target::new(open_namespace(Path::new(&path))?, Some(process), shown)
     }
 
@@ -174,15 +176,15 @@ impl Target {
         Ok(inside)
     }
 
-    /// Where the namespace's routes lead to, but for those to its own addresses: what another link has is not taken away from it.
-    /// `inside` is a socket of it.
+    /// Where the routes of the namespace's main table lead to, but for those to its own addresses: what another link has is not taken away
+    /// from it. What another table has (of a VRF, of policy routing) is for others than who asks the main one. `inside` is a socket of it.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn destinations(&self, inside: &mut Netlink) -> Result<Vec<IpNet>> {
         let routes = inside.routes();
         let mut routes = routes.doing(|| format!("look into {}", self.shown))?;
-        routes.retain(|route| !route.is_local);
+        routes.retain(|route| route.table == u32::from(libc::RT_TABLE_MAIN) && !route.is_local);
         Ok(routes.into_iter().map(|route| route.destination).collect())
     }
 
@@ -409,12 +411,10 @@ fn files_of(pid: i32) -> Result<Option<Files>> {
         let flags = flags | OFlag::O_CLOEXEC;
         openat(AT_FDCWD, &*path, flags, Mode::empty()).doing(doing)
     };
+    let place = place_of(pid);
     Ok(Some(Files {
-        mounts: open(format!("/proc/{pid}/ns/mnt"), OFlag::O_RDONLY)?,
-        root: open(
-            format!("/proc/{pid}/root"),
-            OFlag::O_PATH | OFlag::O_DIRECTORY,
-        )?,
+        mounts: open(format!("{place}/ns/mnt"), OFlag::O_RDONLY)?,
+        root: open(format!("{place}/root"), OFlag::O_PATH | OFlag::O_DIRECTORY)?,
         // Without user namespaces there is no such file.
         may_be_made: namespace(&pid.to_string(), "user").ok() == namespace("self", "user").ok(),
     }))

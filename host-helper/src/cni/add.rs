@@ -1,6 +1,6 @@
 //! ADD: from the configuration to the request, and from what was made to the answer.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -175,24 +175,6 @@ fn explain(error: crate::error::Error) -> Fault {
     }
 }
 
-/// There is one default route of each version of IP, and it is the gateway's.
-fn refuse_other_gateways(pool: &Pool, gateway: Option<Ipv4Addr>) -> Result<(), Fault> {
-    let other = pool.routes.iter().find_map(|(to, by)| {
-        let by = by.filter(|_| to.prefix_len() == 0)?;
-        let gateway = match by {
-            IpAddr::V4(_) => IpAddr::V4(gateway?),
-            IpAddr::V6(_) => IpAddr::V6(pool.gateway6_with(gateway?)?),
-        };
-        (by != gateway).then_some((to, by, gateway))
-    });
-    match other {
-        Some((to, by, gateway)) => Err(members::configuration(&format!(
-            "ipam.routes {to}: its router {by} is not the gateway {gateway}, by which the default route goes; leave it out, or set isDefaultGateway to false"
-        ))),
-        None => Ok(()),
-    }
-}
-
 /// What the next container would ask for, whichever it is: IPv6 only where that is named.
 pub fn request_of_next(
     call: &Call,
@@ -221,13 +203,12 @@ fn request(
         );
         return Err(Fault::new(code::FAILED, text));
     }
-    let is_default = configuration.is_default_gateway;
-    let has_default_route = is_default.unwrap_or(!pool.is_named);
-    let mut routes = pool.routes.clone();
-    if has_default_route {
-        refuse_other_gateways(pool, gateway(bridge, pool))?;
-        routes.retain(|(to, _)| to.prefix_len() != 0);
-    }
+    let details = details(configuration, pool);
+    let gateway = gateway(bridge, pool);
+    let gateway6 = gateway.and_then(|gateway| pool.gateway6_with(gateway));
+    // Where it is not known yet, it is looked at with the network.
+    let refused = details.check_routers(gateway, gateway6);
+    refused.map_err(|error| members::configuration(&error.to_string()))?;
     Ok(Request {
         name: call.name(),
         network: configuration.network.clone(),
@@ -250,21 +231,26 @@ fn request(
         is_name_made_up: false,
         hosts: Vec::new(),
         hostname: String::new(),
-        details: Details {
-            policy: Some(configuration.policy),
-            checks_sources: configuration.checks_sources,
-            gateway: pool.gateway,
-            range: pool.range,
-            // Whoever gives this host a part of a network has routes to the rest, or to all of it.
-            is_cut_out: true,
-            is_leased_elsewhere: matches!(configuration.addressing, Addressing::Delegated(_)),
-            has_default_route,
-            taken: Vec::new(),
-            routes,
-            has_names: false,
-            is_hairpin: configuration.is_hairpin,
-            is_promiscuous: configuration.is_promiscuous,
-            words: Words::CNI,
-        },
+        details,
     })
+}
+
+fn details(configuration: &Configuration, pool: &Pool) -> Details {
+    let is_default = configuration.is_default_gateway;
+    Details {
+        policy: Some(configuration.policy),
+        checks_sources: configuration.checks_sources,
+        gateway: pool.gateway,
+        range: pool.range,
+        // Whoever gives this host a part of a network has routes to the rest, or to all of it.
+        is_cut_out: true,
+        is_leased_elsewhere: matches!(configuration.addressing, Addressing::Delegated(_)),
+        has_default_route: is_default.unwrap_or(!pool.is_named),
+        taken: Vec::new(),
+        routes: pool.routes.clone(),
+        has_names: false,
+        is_hairpin: configuration.is_hairpin,
+        is_promiscuous: configuration.is_promiscuous,
+        words: Words::CNI,
+    }
 }

@@ -12,7 +12,7 @@ use super::ipam::{self, Addressing};
 use super::members::{Members, configuration, parsed, unsupported, wrong};
 use crate::address::parse_mac;
 use crate::bridge;
-use crate::link::Mac;
+use crate::link::{Mac, is_link_local};
 use crate::nft::Policy;
 use crate::publish::{self, Port, Protocol};
 use crate::request::NetworkChoice;
@@ -301,6 +301,21 @@ fn read_port(path: &str, value: Value) -> Result<Port, Fault> {
     Ok(port)
 }
 
+/// A resolver is an address. A link-local one may have its link behind it, as in the host's resolv.conf, which kubelet hands on.
+fn check_server(text: &str) -> Result<(), String> {
+    let (address, link) = match text.split_once('%') {
+        Some((address, link)) => (address, Some(link)),
+        None => (text, None),
+    };
+    let address: IpAddr = address.parse().map_err(|error| format!("{error}"))?;
+    match link {
+        Some(link) if link.is_empty() || !is_link_local(address) => {
+            Err("the name of a link stands behind a link-local IPv6 address alone".into())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// `dns`, or what the capability of that name says instead.
 fn wanted_names(all: &mut Members, run_time: &mut Members) -> Result<Option<Value>, Fault> {
     let mut of_network = all.object("dns")?;
@@ -309,8 +324,7 @@ fn wanted_names(all: &mut Members, run_time: &mut Members) -> Result<Option<Valu
         let [servers, search, options] = keys;
         let servers = from.texts(servers)?;
         for server in &servers {
-            let read = |text: &str| text.parse::<IpAddr>().map_err(|error| error.to_string());
-            parsed(&from.path_of(keys[0]), server, read)?;
+            parsed(&from.path_of(keys[0]), server, check_server)?;
         }
         let (search, options) = (from.texts(search)?, from.texts(options)?);
         let domain = from.text("domain")?;

@@ -25,7 +25,7 @@ pub mod code {
     pub const AGAIN: u64 = 11;
     /// STATUS: no container could be added.
     pub const UNAVAILABLE: u64 = 50;
-    /// STATUS: and those that are there lack something.
+    /// STATUS: and those that are there lack something for good.
     pub const LIMITED: u64 = 51;
     /// Ours: the kernel, or the network as it is, does not let us.
     pub const FAILED: u64 = 100;

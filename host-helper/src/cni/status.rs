@@ -1,4 +1,4 @@
-//! STATUS: whether a container could be added now, and whether those that are there have all that they need.
+//! STATUS: whether a container could be added now; and what those that are there lack.
 
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
@@ -26,6 +26,7 @@ use crate::owner::{Mark, leased_address};
 use crate::request::NetworkChoice;
 use crate::rootfs::make_private;
 use crate::state;
+use crate::steps::warn;
 use crate::sysctl;
 use crate::veth::{self, Wish};
 use crate::wanted::{Ipv6, Wanted, Words};
@@ -36,7 +37,7 @@ const MOST_PORTS: usize = 1023;
 /// Looks, and changes nothing.
 ///
 /// # Errors
-/// 50: ADD would fail; 51: and containers that are there lack something.
+/// 50: ADD would fail; 51: and containers that are there lack something that it would not bring back.
 pub fn status(call: &Call) -> Result<(), Fault> {
     let asked = Configuration::read(call)?;
     let mut route = Netlink::route()
@@ -98,7 +99,8 @@ fn has_ipv6(bridge: &Link) -> bool {
     bridge::own_addresses(&bridge.name, gateways).any(|net| matches!(net, IpNet::V6(_)))
 }
 
-/// The bridge that is there takes further ports; and those that it has are served.
+/// The bridge that is there takes further ports. What those that it has lack is said where the next ADD brings it back: who is refused
+/// asks for no ADD, and nobody would.
 fn check_bridge(route: &mut Netlink, bridge: &Link, links: &[Link]) -> Result<(), Fault> {
     let name = &bridge.name;
     let ports = links
@@ -108,35 +110,17 @@ fn check_bridge(route: &mut Netlink, bridge: &Link, links: &[Link]) -> Result<()
     let has_containers = ports
         .iter()
         .any(|port| leased_address(&port.name).is_some());
-    let code = if has_containers {
-        code::LIMITED
-    } else {
-        code::UNAVAILABLE
-    };
-    let limited = |why: String| Err(Fault::new(code, why));
-    if !bridge.is_up && (has_containers || !is_ours(bridge)) {
-        return limited(format!(
-            "use bridge {name}: it is down; set it up (ip link set {name} up)"
-        ));
+    if !is_ours(bridge) && !bridge.is_up {
+        let code = if has_containers {
+            code::LIMITED
+        } else {
+            code::UNAVAILABLE
+        };
+        return Err(Fault::new(code, say_down(name)));
     }
     if has_containers && is_ours(bridge) {
-        let mut nft = nft::open().judge()?;
-        if !nft::is_whole(&mut nft).judge()? {
-            return limited(format!(
-                "look at the rules of {name}: they are not there; host-helper restore puts them back"
-            ));
-        }
-        if let Some(why) = sysctl::not_forwarding4(name).judge()? {
-            return limited(format!("look at {name}: {why}"));
-        }
-        if let Some(lost) = bridge::lost_address(route, bridge).judge()? {
-            return limited(format!(
-                "look at {name}: it has lost its address {lost}; host-helper up --bridge {name} puts it back"
-            ));
-        }
-        if has_ipv6(bridge) && !sysctl::forwards6(name).judge()? {
-            let why = sysctl::not_forwarding6(route, name, true).judge()?;
-            return limited(format!("look at {name}: {why}"));
+        if let Some(lack) = find_lack(route, bridge)? {
+            warn(&lack);
         }
     }
     if ports.len() >= MOST_PORTS {
@@ -148,6 +132,42 @@ fn check_bridge(route: &mut Netlink, bridge: &Link, links: &[Link]) -> Result<()
         return Err(unavailable(&why));
     }
     Ok(())
+}
+
+fn say_down(name: &str) -> String {
+    format!("use bridge {name}: it is down; set it up (ip link set {name} up)")
+}
+
+/// What the containers on a bridge of ours lack, the first of it. An ADD brings it back.
+///
+/// # Errors
+/// 51: it cannot.
+fn find_lack(route: &mut Netlink, bridge: &Link) -> Result<Option<String>, Fault> {
+    let name = &bridge.name;
+    let mut not_forwarding = sysctl::not_forwarding4(name).judge()?;
+    if not_forwarding.is_none() && has_ipv6(bridge) && !sysctl::forwards6(name).judge()? {
+        not_forwarding = Some(sysctl::not_forwarding6(route, name, true).judge()?);
+    }
+    let not_forwarding = not_forwarding.map(|why| format!("look at {name}: {why}"));
+    if let Some(why) = not_forwarding.as_ref().filter(|_| sysctl::is_read_only()) {
+        return Err(Fault::new(code::LIMITED, why));
+    }
+    if !bridge.is_up {
+        return Ok(Some(say_down(name)));
+    }
+    let mut nft = nft::open().judge()?;
+    if !nft::is_whole(&mut nft).judge()? {
+        return Ok(Some(format!(
+            "look at the rules of {name}: they are not there; host-helper restore puts them back"
+        )));
+    }
+    let lost = bridge::lost_address(route, bridge).judge()?;
+    let lost = lost.map(|lost| {
+        format!(
+            "look at {name}: it has lost its address {lost}; host-helper up --bridge {name} puts it back"
+        )
+    });
+    Ok(lost.or(not_forwarding))
 }
 
 /// Nobody has deleted the bridge under containers that live on it.
