@@ -25,7 +25,7 @@ use crate::foreign::quote;
 use crate::inside::{Permission, open_directory, open_if_there, open_in_root, open_path};
 use crate::state;
 use crate::sys::{
-    attach_tree, attach_tree_at, clear_mount_attributes, clone_tree, make_mount,
+    self, attach_tree, attach_tree_at, clear_mount_attributes, clone_tree, make_mount,
     set_mount_attributes,
 };
 use crate::users::Users;
@@ -155,17 +155,28 @@ pub fn enter(
 ///
 /// # Errors
 /// What umount2(2) says; there is a way up from the container's root.
-pub fn leave_host() -> Result<()> {
+pub fn leave_host(rootfs: &Rootfs) -> Result<()> {
     umount2(".", MntFlags::MNT_DETACH).doing(|| "unmount the host's root".into())?;
-    check_top()
+    check_top(rootfs.users.is_some())
 }
 
 /// Where we were started in a chroot, its root alone is replaced and unmounted: what is above that stays, and whoever may chroot(2) climbs
 /// out to it. So do we, to see: from a working directory outside of our root, `..` leads on.
-fn check_top() -> Result<()> {
+///
+/// Who has not got the capability for that, nor can get it by executing something, climbs nowhere, and a new user namespace, which has all
+/// capabilities, is made by nobody in a chroot (user_namespaces(7)). Not so those in one that we make.
+fn check_top(is_in_userns: bool) -> Result<()> {
     let doing = || "look above the container's root".to_string();
     let look = |path| stat(path).map(|found| (found.st_dev, found.st_ino));
-    chroot("proc").doing(doing)?;
+    let moved = chroot("proc");
+    let may_climb = || is_in_userns || !matches!(sys::may_ever_chroot(), Ok(false));
+    if moved == Err(Errno::EPERM) && !may_climb() {
+        return Ok(());
+    }
+    let cure = "host-helper has not got the capability sys_chroot; start it where it has";
+    moved
+        .doing(doing)
+        .map_err(|error| error.cure(Errno::EPERM, cure))?;
     let (here, above) = (look("."), look(".."));
     chroot(".").doing(doing)?;
     if here.doing(doing)? == above.doing(doing)? {

@@ -29,7 +29,7 @@ pub use mounts::{
 pub use processes::{
     Clone, End, as_nobody_else, choose_signals, clone_process, effective_capabilities,
     executed_path, exit_now, filter_system_calls, join_session_keyring, keep_capabilities,
-    pidfd_getfd, pidfd_open, pidfd_send_signal, set_not_dumpable, wait_for_end,
+    may_ever_chroot, pidfd_getfd, pidfd_open, pidfd_send_signal, set_not_dumpable, wait_for_end,
 };
 pub use quiet::wait_until_quiet;
 pub use signals::{block_signals, heed, is_ignored, signal_descriptor, swap_blocked_signals};

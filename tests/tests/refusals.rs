@@ -442,6 +442,26 @@ fn a_capability_that_it_has_not_got() {
     });
 }
 
+/// Who cannot chroot(2) climbs out of nothing; in a user namespace of its own the container could.
+#[test]
+fn who_may_not_chroot() {
+    case(|lab| {
+        let start = |options: &[&str]| {
+            let run = lab.run_command(&[&["--network", "none"], options].concat(), &["true"]);
+            let without = [
+                "setpriv",
+                "--bounding-set=-sys_chroot",
+                "--inh-caps=-sys_chroot",
+            ];
+            let mut command = within(&without, &run);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            collect(command, DEADLINE)
+        };
+        start(&[]).exits(0);
+        start(&["--userns"]).refused(&["EPERM", "sys_chroot", "start it where it has"]);
+    });
+}
+
 /// A filter that allows some namespaces (a systemd unit's RestrictNamespaces=) says that there is no clone3(2).
 #[test]
 fn nothing_takes_a_call_that_filters_cannot_look_into() {

@@ -91,9 +91,9 @@ pub(super) fn go_on(spawn: &Spawn, ends: &ChildEnds) -> Result<Infallible> {
     }
     let Some(users) = &spawn.rootfs.users else {
         let terminal = connect(spawn, &view.dev)?;
-        return exec_init(spawn, terminal, ends, rootfs::leave_host);
+        return exec_init(spawn, terminal, ends, || rootfs::leave_host(&spawn.rootfs));
     };
-    rootfs::leave_host()?;
+    rootfs::leave_host(&spawn.rootfs)?;
     users.join()?;
     // The same as it is in the new mount namespace.
     exec_init(spawn, connect(spawn, &open_dev()?)?, ends, || Ok(()))

@@ -149,6 +149,14 @@ pub fn effective_capabilities() -> Result<u64> {
     Ok(u64::from(sets[0]) | u64::from(sets[3]) << 32)
 }
 
+/// Whether this process, or what it executes, may get `CAP_SYS_CHROOT` (`PR_CAPBSET_READ`).
+pub fn may_ever_chroot() -> Result<bool> {
+    const CAP_SYS_CHROOT: libc::c_ulong = 18;
+    // SAFETY: integers only.
+    let has = unsafe { libc::prctl(libc::PR_CAPBSET_READ, CAP_SYS_CHROOT, 0, 0, 0) };
+    Ok(Errno::result(has)? != 0)
+}
+
 /// A new anonymous session keyring (`keyctl(2)`, `KEYCTL_JOIN_SESSION_KEYRING`): the host's is not inherited.
 pub fn join_session_keyring() -> Result<()> {
     const JOIN_SESSION_KEYRING: i32 = 1;
