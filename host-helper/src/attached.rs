@@ -32,7 +32,7 @@ use crate::link::Link;
 use crate::ls::Description;
 use crate::netlink::Netlink;
 use crate::nft::{self, Rules};
-use crate::owner::{Mark, namespace, process_in};
+use crate::owner::{Mark, namespace, place_of, process_in};
 use crate::publish::{self, Held, Port};
 use crate::reach::Egress;
 use crate::request::Request;
@@ -198,7 +198,8 @@ pub fn namespace_of(name: &str) -> Result<Option<OwnedFd>> {
         return Ok(None);
     };
     let process = process_in(netns).doing(doing)?;
-    let of_process = process.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")));
+    let of_process = process.and_then(|pid| pid.parse().ok());
+    let of_process = of_process.map(|pid| PathBuf::from(place_of(pid)).join("ns/net"));
     let names = std::fs::read_dir(labels::NAMES)
         .into_iter()
         .flatten()

@@ -259,7 +259,30 @@ impl Owner {
 
 /// Inode number of a namespace of process `pid` ("self" is one): two are the same when these are.
 pub fn namespace(pid: &str, kind: &str) -> io::Result<u64> {
-    Ok(fs::metadata(format!("/proc/{pid}/ns/{kind}"))?.ino())
+    let look = |place: &str| fs::metadata(format!("{place}/ns/{kind}"));
+    let place = format!("/proc/{pid}");
+    let found = match look(&place) {
+        Err(error) if is_gone(&error) => place_of_thread(&place).map_or(Err(error), |it| look(&it)),
+        found => found,
+    };
+    Ok(found?.ino())
+}
+
+/// Where `/proc` shows the namespaces and the files of a process. Of one whose first thread has ended (pthread_exit(3)) the others alone
+/// have any.
+pub fn place_of(pid: i32) -> String {
+    let place = format!("/proc/{pid}");
+    match fs::metadata(format!("{place}/ns/net")) {
+        Err(error) if is_gone(&error) => place_of_thread(&place).unwrap_or(place),
+        _ => place,
+    }
+}
+
+fn place_of_thread(process: &str) -> Option<String> {
+    let threads = fs::read_dir(format!("{process}/task")).ok()?;
+    let mut places = threads.flatten().map(|thread| thread.path());
+    let found = places.find(|place| place.join("ns/net").exists())?;
+    found.into_os_string().into_string().ok()
 }
 
 /// Field 22 of `/proc/PID/stat`, or `None` when there is no such process or it is a zombie, which holds nothing.
@@ -297,10 +320,15 @@ pub fn fields_from_third(stat: &str) -> impl Iterator<Item = &str> {
 
 fn start_in(stat: &str) -> Option<u64> {
     let mut fields = fields_from_third(stat);
-    if matches!(fields.next()?, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    let state = fields.next()?;
+    let threads: u64 = fields.nth(16)?.parse().ok()?;
+    // So is a first thread that has ended while others go on.
+    let is_whole = state != "Z" || threads > 1;
+    fields
+        .nth(1)
+        .filter(|_| is_whole && state != "X")?
+        .parse()
+        .ok()
 }
 
 /// Whether a process is left in this network namespace. It takes a look at each process.
@@ -313,6 +341,14 @@ pub fn any_process_in(netns: u64) -> bool {
 /// # Errors
 /// `/proc` cannot be read.
 pub fn process_in(netns: u64) -> io::Result<Option<String>> {
+    find_in(netns, |_| true)
+}
+
+/// The first of them that is wanted.
+///
+/// # Errors
+/// As [`process_in`].
+pub fn find_in(netns: u64, mut is_wanted: impl FnMut(&str) -> bool) -> io::Result<Option<String>> {
     for entry in fs::read_dir("/proc")? {
         let Ok(name) = entry?.file_name().into_string() else {
             continue;
@@ -321,7 +357,7 @@ pub fn process_in(netns: u64) -> io::Result<Option<String>> {
             continue;
         }
         match namespace(&name, "net") {
-            Ok(inode) if inode == netns => return Ok(Some(name)),
+            Ok(inode) if inode == netns && is_wanted(&name) => return Ok(Some(name)),
             // One that we may not look at is none of ours.
             Err(error) if !is_gone(&error) && error.kind() != io::ErrorKind::PermissionDenied => {
                 return Err(error);

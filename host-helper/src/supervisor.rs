@@ -15,7 +15,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::attach::Container;
@@ -34,7 +33,7 @@ use crate::signals::Signals;
 use crate::spawn::{self, Said};
 use crate::state;
 use crate::steps::Steps;
-use crate::sys::{self, Beyond, End};
+use crate::sys::{self, Beyond};
 use crate::terminal::{self, Terminal};
 pub use link::hear_of_links;
 use wake::{
@@ -371,6 +370,9 @@ impl Supervisor {
                 let _ = entry.set_resolvers(&found.servers);
             }
             self.description.resolve_with(&found);
+            if let Some(ours) = &self.ours {
+                ours.keep_resolvers(&found);
+            }
             follower.tell(found);
         }
     }
@@ -413,18 +415,6 @@ impl Supervisor {
         }
         self.forget_later();
         Ok(())
-    }
-
-    fn reap(&self) -> Option<u8> {
-        if self.ours.is_some() {
-            return Some(0);
-        }
-        match sys::wait_for_end(&self.container.child.pidfd) {
-            Ok(End::Exited(code)) => Some(code),
-            Ok(End::Killed(signal)) => Some(self.killed_for.unwrap_or(128 + signal)),
-            Err(Errno::ECHILD) => Some(crate::error::OURS),
-            Err(_) => None,
-        }
     }
 
     fn end(mut self, code: u8) -> u8 {

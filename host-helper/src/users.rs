@@ -22,6 +22,7 @@ use crate::config::Privileges;
 use crate::control;
 use crate::error::{Doing, Error, Result};
 use crate::ls::Description;
+use crate::owner::place_of;
 use crate::spawn::explain_namespace;
 use crate::sys::{self, Clone};
 use crate::user::User;
@@ -176,7 +177,7 @@ impl Users {
         else {
             return Ok(None);
         };
-        let path = format!("/proc/{pid}/ns/user");
+        let path = format!("{}/ns/user", place_of(pid));
         Ok(Some(Users {
             map,
             namespace: open(Path::new(&path))?,

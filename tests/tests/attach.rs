@@ -953,6 +953,36 @@ fn rules_are_restored_from_what_is_kept() {
     });
 }
 
+/// Its resolv.conf follows the host's, and so does what is kept of it for the day when its supervisor is gone.
+#[test]
+fn resolvers_are_restored_that_the_container_has_now() {
+    case(|lab| {
+        let guest = guest(&["-n", "-m"]);
+        let running = stay(lab, guest.pid(), "web", &["--egress", "dns"]);
+        let rules = || sh("nft list ruleset");
+        let [old, new] = ["198.51.100.53", "198.51.100.54"];
+        assert!(rules().contains(old), "{}", rules());
+        let resolv = Seen::inside(guest.pid(), "/etc/resolv.conf");
+        let start = Instant::now();
+        lab.set_resolv_conf(&format!("nameserver {new}\n"));
+        resolv.becomes(start, |text| text.contains(new));
+        drop(resolv);
+        running.signal(libc::SIGKILL);
+        running.end().exits(-libc::SIGKILL);
+        sh("nft flush ruleset");
+        lab.hawser(&["restore"]).ok();
+        let restored = rules();
+        assert!(
+            restored.contains(new) && !restored.contains(old),
+            "{restored}"
+        );
+        let all = lab.hawser(&["inspect", "web"]).ok();
+        assert!(all.contains(new) && !all.contains(old), "{all}");
+        detach(lab, "web");
+        guest.end().exits(0);
+    });
+}
+
 /// What is there stays there, and whoever goes by it goes on.
 #[test]
 fn restored_rules_cut_no_connection() {

@@ -12,6 +12,7 @@ use crate::config::Privileges;
 use crate::control;
 use crate::error::{Doing, Error, Result};
 use crate::netlink::Netlink;
+use crate::owner::place_of;
 use crate::request::{NetworkChoice, Request};
 use crate::spawn::{self, Child, Spawn};
 use crate::sys;
@@ -64,7 +65,7 @@ pub fn namespace(choice: &NetworkChoice) -> Result<Option<OwnedFd>> {
     let path = match choice {
         NetworkChoice::Host => return Ok(None),
         NetworkChoice::Container(name) => match control::join(name) {
-            Ok(pid) => PathBuf::from(format!("/proc/{pid}/ns/net")),
+            Ok(pid) => PathBuf::from(place_of(pid)).join("ns/net"),
             // An attachment without a supervisor.
             Err(error) => {
                 let found = attached::namespace_of(name)?;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use super::kept::{self, Kept};
@@ -13,6 +14,7 @@ use super::target::Target;
 use crate::attach::Attachment;
 use crate::cli;
 use crate::control;
+use crate::dns::Resolvers;
 use crate::error::{Doing, Error, Refusal, Result, all_of, twice};
 use crate::hosts;
 use crate::link::Link;
@@ -20,13 +22,14 @@ use crate::ls::Description;
 use crate::mark;
 use crate::netlink::Netlink;
 use crate::nft;
-use crate::owner::{Mark, namespace, start_time};
+use crate::owner::{self, Mark, namespace, start_time};
 use crate::publish::Range;
 use crate::reclaim;
 use crate::request::check_name;
 use crate::run;
 use crate::state;
 use crate::steps::warn;
+use crate::sys;
 
 /// How long a container may take to be over that its runtime says is: it takes a millisecond.
 const DYING: Duration = Duration::from_secs(1);
@@ -45,10 +48,35 @@ impl Ours {
         kept::read(&self.link).filter(|kept| kept.is_of_here() && kept.netns == self.netns)
     }
 
+    /// A process that is left of the container: its number, and what names it for good.
+    pub fn another(&self) -> Option<(i32, OwnedFd)> {
+        let mut found = None;
+        let is_its = |name: &str| namespace(name, "net").is_ok_and(|now| now == self.netns);
+        let pin = |name: &str| -> Option<(i32, OwnedFd)> {
+            let pid = name.parse().ok()?;
+            // Its number may have been another's before.
+            Some((pid, sys::pidfd_open(pid).ok()?)).filter(|_| is_its(name))
+        };
+        let _ = owner::find_in(self.netns, |name| {
+            found = pin(name);
+            found.is_some()
+        });
+        found
+    }
+
     /// Its ports are others now.
     pub fn keep_ports(&self, ports: Vec<Range>) {
+        self.keep(|container| container.ports = ports);
+    }
+
+    /// It resolves names with others now.
+    pub fn keep_resolvers(&self, resolvers: &Resolvers) {
+        self.keep(|container| container.resolve_with(resolvers));
+    }
+
+    fn keep(&self, change: impl FnOnce(&mut Description)) {
         if let Some(mut kept) = self.kept() {
-            kept.container.ports = ports;
+            change(&mut kept.container);
             // A matter of what restore knows when we are killed, and no more.
             let _ = kept::write(&self.link, &kept);
         }

@@ -421,11 +421,18 @@ fn remove_if_empty(root: &OwnedFd, path: &Path) {
 
 /// Whether any of these files is what is seen there now.
 pub fn are_seen(files: &Files, bound: &[Bound]) -> bool {
-    bound.iter().any(|one| {
-        let place = open_in_root(&files.root, Path::new(&one.path), OFlag::O_PATH);
-        let found = place.ok().and_then(|place| identity(&place).ok());
-        found == Some((one.device, one.inode))
-    })
+    bound.iter().any(|one| is_seen(files, one))
+}
+
+/// Whether all of them are: another attachment of the same network has the file of its names, too.
+pub fn are_all_seen(files: &Files, bound: &[Bound]) -> bool {
+    bound.iter().all(|one| is_seen(files, one))
+}
+
+fn is_seen(files: &Files, one: &Bound) -> bool {
+    let place = open_in_root(&files.root, Path::new(&one.path), OFlag::O_PATH);
+    let found = place.ok().and_then(|place| identity(&place).ok());
+    found == Some((one.device, one.inode))
 }
 
 /// In the child. By descriptor, and the host's names of those: no link inside leads an unmount elsewhere.

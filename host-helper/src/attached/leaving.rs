@@ -17,7 +17,7 @@ use crate::link::Link;
 use crate::mark;
 use crate::netlink::{ACK, Netlink};
 use crate::nft;
-use crate::owner::{Mark, leased_address, namespace};
+use crate::owner::{self, Mark, leased_address, namespace};
 use crate::reach::Reach;
 use crate::steps::warn;
 
@@ -128,10 +128,39 @@ fn take_files_back(end: &Link, kept: &Kept) -> Result<()> {
         return Ok(());
     };
     let process = Process::pin(owner.pid).ok().filter(|it| it.is(owner));
-    match process.and_then(|process| process.files) {
-        Some(files) => join::unbind(&files, &kept.bound),
-        None => Ok(()),
+    match process {
+        Some(process) => process
+            .files
+            .map_or(Ok(()), |files| join::unbind(&files, &kept.bound)),
+        None => take_files_back_of_rest(kept),
     }
+}
+
+/// Its process has ended: they lie where others of the same network namespace see them, if any live. Nothing else is taken away there.
+fn take_files_back_of_rest(kept: &Kept) -> Result<()> {
+    if kept.bound.is_empty() {
+        return Ok(());
+    }
+    let (mut seen, mut errors) = (BTreeSet::new(), Vec::new());
+    let unbind = |name: &str| -> Result<()> {
+        let process = name.parse().ok().and_then(|pid| Process::pin(pid).ok());
+        // Its number may have been another's.
+        let is_its = || namespace(name, "net").is_ok_and(|now| now == kept.netns);
+        match process.filter(|_| is_its()).and_then(|it| it.files) {
+            Some(files) if join::are_all_seen(&files, &kept.bound) => {
+                join::unbind(&files, &kept.bound)
+            }
+            _ => Ok(()),
+        }
+    };
+    let looked = owner::find_in(kept.netns, |name| {
+        if namespace(name, "mnt").is_ok_and(|mounts| seen.insert(mounts)) {
+            errors.extend(unbind(name).err());
+        }
+        false
+    });
+    errors.extend(looked.doing(|| "look for its processes".into()).err());
+    all_of(&errors)
 }
 
 /// What a container was given that somebody has deleted the link of, and that lives on, when another has its address now.
@@ -147,15 +176,8 @@ pub fn take_last_back(link: &str, index: u32) {
 
 /// The same where the link is gone, which names its process: somebody has deleted it, and the container lives on.
 pub(super) fn uncover(kept: &Kept) {
-    let Some(pid) = kept.container.pid else {
-        return;
-    };
-    let its = namespace(&pid.to_string(), "net").ok();
-    let process = Process::pin(pid).ok().filter(|_| its == Some(kept.netns));
-    if let Some(files) = process.and_then(|process| process.files) {
-        if let Err(error) = join::unbind(&files, &kept.bound) {
-            warn(&error.to_string());
-        }
+    if let Err(error) = take_files_back_of_rest(kept) {
+        warn(&error.to_string());
     }
 }
 

@@ -18,7 +18,7 @@ use crate::link::Link;
 use crate::ls::Description;
 use crate::netlink::Netlink;
 use crate::nft::{self, Policy};
-use crate::owner::{Gateway6, Gateways, Owner, namespace};
+use crate::owner::{Gateway6, Gateways, Owner, namespace, place_of};
 use crate::state;
 use crate::veth::INSIDE;
 use crate::wanted::DEFAULT_SUBNET;
@@ -311,7 +311,7 @@ fn lo_inside(owner: &Owner) -> Result<Option<Link>, Refusal> {
     if namespace(&pid, "net")? != owner.netns {
         return Ok(None);
     }
-    let netns: OwnedFd = File::open(format!("/proc/{pid}/ns/net"))?.into();
+    let netns: OwnedFd = File::open(format!("{}/ns/net", place_of(owner.pid)))?.into();
     let mut inside = look_inside(&netns, Netlink::route)??;
     inside.find_link(LO)
 }

@@ -89,7 +89,7 @@ impl Supervisor {
             let entry = self.container.entry.as_mut();
             self.description.refused = entry.map(nft::Entry::refused);
         }
-        if let Some(pid) = self.description.pid {
+        if let Some(pid) = self.description.pid.filter(|_| self.ours.is_none()) {
             self.description.netns = namespace(&pid.to_string(), "net").ok();
         }
         self.description.ports = publish::ranges(self.container.splice.ports());

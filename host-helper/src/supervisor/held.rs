@@ -3,10 +3,13 @@
 
 use std::fs;
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::Supervisor;
 use crate::owner::{fields_from_third, namespace};
+use crate::sys::{self, End};
 
 /// Wakes every process of this program that is stopped, while a child of its in the container of this first process is dead.
 pub(super) fn wake_holders(first: Pid) {
@@ -46,4 +49,25 @@ fn parent_in_state(pid: &str, state: &str) -> Option<String> {
 
 fn name_of(pid: &str) -> Option<Vec<u8>> {
     fs::read(format!("/proc/{pid}/comm")).ok()
+}
+
+impl Supervisor {
+    /// The exit code, when the container has ended: one of another tool's has when no process of it is left.
+    pub(super) fn reap(&mut self) -> Option<u8> {
+        if let Some(ours) = &self.ours {
+            let (pid, pidfd) = match ours.another() {
+                Some(another) => another,
+                None => return Some(0),
+            };
+            self.container.child.pidfd = pidfd;
+            self.description.pid = Some(pid);
+            return None;
+        }
+        match sys::wait_for_end(&self.container.child.pidfd) {
+            Ok(End::Exited(code)) => Some(code),
+            Ok(End::Killed(signal)) => Some(self.killed_for.unwrap_or(128 + signal)),
+            Err(Errno::ECHILD) => Some(crate::error::OURS),
+            Err(_) => None,
+        }
+    }
 }
