@@ -82,7 +82,7 @@ fn set_up(path: &'static CStr, options: &Options, buffers: &mut Buffers) {
 }
 
 fn set_hostname(message: &Message<'_>) {
-    const STEP: Step = "set host name; it needs CAP_SYS_ADMIN and a UTS namespace of its own";
+    const STEP: Step = "set host name; it needs CAP_SYS_ADMIN and its own UTS namespace";
     let mut facts = message.facts();
     while let Some(entry) = &facts.next() {
         if let Fact::Hostname(name) = entry.fact {

@@ -41,9 +41,9 @@ pub struct Queue<'a> {
 
 impl Queue<'_> {
     /// Numbers that were found before.
-    pub fn of(text: &mut [u8], len: usize) -> Queue<'_> {
+    pub fn of(text: &mut [u8]) -> Queue<'_> {
         Queue {
-            len,
+            len: text.len(),
             text,
             at: 0,
             is_known: true,

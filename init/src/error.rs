@@ -212,6 +212,8 @@ pub fn end(code: u8) -> ! {
         // Nothing is left to be done when nobody listens.
         let _ = sys::write_all(Fd(status - 1), line(start, end));
     }
+    // A command was to be executed, which expects the signal.
+    sys::ignore_broken_pipes();
     let _ = sys::write_all(sys::STDERR, line_for_people(end));
     machine::leave(code)
 }

@@ -8,8 +8,7 @@ use crate::error::{self, OrFail, Step};
 use crate::sys::{self, Errno, Fd};
 
 const REQUEST: Step = "set up the network by rtnetlink";
-const FIND_LINK: Step =
-    "find link; it is not in this network namespace, or it takes longer than --timeout";
+const FIND_LINK: Step = "find link; it is not here, or takes longer than --timeout";
 
 /// Sets up what the message says, and returns when the kernel has acknowledged all of it. A link may take so many
 /// milliseconds to appear; `when_found` is called when all are there, before anything is changed.

@@ -113,7 +113,7 @@ pub fn parse(name: &[u8], words: &mut Arguments, options: &mut Options) -> Optio
         fail(
             b"",
             if boots {
-                "no command; it begins with `/` or stands behind `--`"
+                "no command; it begins with `/`"
             } else {
                 "no command"
             },

@@ -15,9 +15,9 @@ const SET_GROUPS: Step = "set groups; it needs CAP_SETGID, and the groups in thi
 const SET_USER: Step =
     "set user and group; it needs CAP_SETUID and CAP_SETGID, and both in this user namespace";
 const SET: Step = "set capabilities";
-const AMBIENT: Step = "make capabilities ambient; init itself must have them";
+const AMBIENT: Step = "make capabilities ambient; init must have them";
 const NO_NEW: Step = "set no-new-privileges";
-const CHDIR: Step = "chdir; it must be there, and the user of the command able to enter it";
+const CHDIR: Step = "chdir; it must be there, and open to the command's user";
 
 /// linux/capability.h
 const SYS_BOOT: u64 = 1 << 22;

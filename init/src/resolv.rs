@@ -12,8 +12,7 @@ use crate::error::{self, OURS, Step};
 use crate::options::Resolv;
 use crate::sys::{self, Errno};
 
-const STEP: Step =
-    "write; bind a writable file over it, leave its lines out of the config, or use --resolv=off";
+const STEP: Step = "write; bind a writable file over it, leave its lines out, or use --resolv=off";
 
 /// Writes each file that the message has a line for.
 pub fn write_files(message: &Message<'_>, how: Resolv, space: &mut [u8]) {

@@ -351,13 +351,28 @@ fn a_machine_ends_whatever_its_command_may_do() {
     });
 }
 
+/// Who reads what it says may have gone.
+#[test]
+fn a_command_that_is_not_there_is_127_where_nobody_hears_of_it() {
+    case(|_| {
+        for words in [&["--", "nosuch"][..], &["-s", "--", "nosuch"]] {
+            let (reader, writer) = std::io::pipe().expect("a pipe");
+            drop(reader);
+            let mut command = std::process::Command::new(lab::init_binary());
+            command.args(words).stderr(writer);
+            let status = command.status().expect("init");
+            assert_eq!(status.code(), Some(127), "{words:?}");
+        }
+    });
+}
+
 #[test]
 fn a_machine_that_cannot_start_its_command_says_why_and_ends() {
     case(|lab| {
         for (words, line) in [
             (
                 &["--at-end", "poweroff"][..],
-                "no command; it begins with `/` or stands behind `--`",
+                "no command; it begins with `/`",
             ),
             (
                 &["--at-end", "later", "/bin/true"],

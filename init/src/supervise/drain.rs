@@ -1,10 +1,10 @@
 //! Whom a signal goes to, and the end: who is left is asked, waited for and killed.
 
-use super::{CONT, Place, Supervisor};
+use super::{Place, Supervisor};
 use crate::descendants::{Queue, find_descendants, name_of};
 use crate::error;
 use crate::options::Target;
-use crate::sys::{self, Buffers, FOREVER, Pid};
+use crate::sys::{self, Buffers, FOREVER, Pid, WAKES};
 
 /// Seconds that what is left at the end has, when no option says otherwise.
 const GRACE: u32 = 5;
@@ -65,16 +65,8 @@ impl Supervisor<'_> {
             let Buffers { message, reply, .. } = &mut *self.buffers;
             self.asked = find_descendants(message, reply).len;
         }
-        self.send(target, signal);
-        // Who is stopped does not notice before it goes on. Not looked for again: the children of one that ends are nowhere for a moment.
-        let mut asked = Queue::of(&mut self.buffers.message, self.asked);
-        if self.code.is_some() || target == Target::Child || asked.len == 0 {
-            self.send(target, CONT);
-        } else {
-            while let Some(pid) = asked.take() {
-                let _ = sys::send(pid, CONT);
-            }
-        }
+        // At one go: the children of one that ends are nowhere for a moment.
+        self.send(target, signal | WAKES);
         if self.deadline == FOREVER {
             let grace = self.rules.grace.unwrap_or(GRACE);
             self.deadline = sys::now() + u64::from(grace) * 1000;
@@ -91,7 +83,8 @@ impl Supervisor<'_> {
         } = &mut *self.buffers;
         let mut below = find_descendants(batch, reply);
         while let Some(pid) = below.take() {
-            if !Queue::of(message, self.asked).has(pid) {
+            let asked = message.get_mut(..self.asked).unwrap_or(&mut []);
+            if !Queue::of(asked).has(pid) {
                 let _ = sys::send(pid, self.rules.ending());
             }
         }

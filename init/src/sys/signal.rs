@@ -92,8 +92,16 @@ pub fn wait_for_signal(set: u64, patience: u64) -> Arrival {
     Arrival { signal, by_kernel }
 }
 
-#[inline(never)]
+/// Beside a signal: CONT right behind it. Who is stopped does not notice before it goes on.
+pub const WAKES: u8 = 0x80;
+
 /// Sends a signal. An error means that nobody is there to get it, or that we may not.
+#[inline(never)]
 pub fn send(to: Pid, signal: u8) -> Result<u32, Errno> {
-    call_by_value(libc::SYS_kill, [to.0 as usize, usize::from(signal)])
+    let send = |signal| call_by_value(libc::SYS_kill, [to.0 as usize, usize::from(signal)]);
+    let sent = send(signal & !WAKES);
+    if signal & WAKES != 0 {
+        let _ = send(libc::SIGCONT as u8);
+    }
+    sent
 }

@@ -99,6 +99,8 @@ pub fn own_pid() -> Pid {
     Pid(PID.get())
 }
 
+pub fn ignore_broken_pipes() {}
+
 pub fn write_all(fd: Fd, bytes: &[u8]) -> Result<(), Errno> {
     WRITTEN.with_borrow_mut(|written| written.push((fd.0, bytes.to_vec())));
     Ok(())
