@@ -16,7 +16,7 @@ use crate::dns::Resolvers;
 use crate::error::{Doing, Result};
 use crate::link::Link;
 use crate::netlink::Netlink;
-use crate::owner::{Mark, leased_address};
+use crate::owner::{Mark, leased_address, namespace};
 use crate::publish::Range;
 use crate::reach::Egress;
 use crate::request::{NetworkChoice, Request};
@@ -312,7 +312,11 @@ fn ask_all() -> Result<(Vec<Row>, Vec<String>)> {
             network: found.network,
             veth: found.veth,
             pid: found.pid,
-            netns: found.netns,
+            // One from before an upgrade does not say it.
+            netns: found.netns.or_else(|| {
+                let pid = found.pid?.to_string();
+                namespace(&pid, "net").ok()
+            }),
             owner: found.owner,
             status: found.status,
             ports: found.ports,

@@ -4,15 +4,17 @@
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hawser::netlink::{Attributes, HEADER, Message, Messages, Writer};
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols};
 use nix::errno::Errno;
+use nix::poll::{PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt::SndBufForce};
 
+use crate::deadline;
 use crate::error::Refusal;
 use crate::link;
 use crate::sys;
@@ -25,8 +27,10 @@ const LARGEST_REQUEST: usize = 16 * 1024 * 1024;
 /// What a socket takes at one go by default (`net.core.wmem_default`), the kernel's own books included: half of it.
 const USUAL_REQUEST: usize = 100 * 1024;
 
-/// How often a dump that the kernel calls inconsistent (`NLM_F_DUMP_INTR`) is taken again.
-const DUMP_TRIES: usize = 16;
+/// How often a dump that the kernel calls inconsistent (`NLM_F_DUMP_INTR`), or that others have changed meanwhile, is taken again at least; and
+/// for how long.
+const DUMP_TRIES: u8 = 16;
+const DUMP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How many ports are tried: there are 16 million.
 const PORT_TRIES: u32 = 4;
@@ -204,7 +208,15 @@ impl Netlink {
         write: impl Fn(&mut Writer, u32),
         read: impl Fn(&Message) -> I,
     ) -> Result<Vec<T>, Refusal> {
-        for _ in 0..DUMP_TRIES {
+        let patience = deadline::left().unwrap_or(DUMP_PATIENCE).min(DUMP_PATIENCE);
+        let end = Instant::now() + patience;
+        let mut tries = 0_u8;
+        while tries < DUMP_TRIES || Instant::now() < end {
+            if tries > 0 {
+                // Others are let go first.
+                let _ = poll(&mut [], PollTimeout::from(tries.min(20) / 2)); // ms
+            }
+            tries = tries.saturating_add(1);
             let mut found = Vec::new();
             let (mut ruleset, mut is_one) = (None, true);
             let first = self.sequence + 1;

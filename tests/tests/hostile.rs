@@ -410,7 +410,7 @@ fn looks_into_whoever_enters() {
                 command.args(["exec", tty, "mallory", "sleep", "1000"]);
                 command.env("SECRET", "of the caller");
                 // It is made, and does not hear what it waits for.
-                let slow = ["-f", "--inject=sendmsg:delay_enter=3s"];
+                let slow = ["-f", "--inject=sendmsg:delay_enter=10s"];
                 let entering = Terminal::spawn(traced(&command, &slow, "/dev/null"));
                 let tracer = entering.process.pid();
                 let made = || children(tracer).into_iter().flat_map(children);

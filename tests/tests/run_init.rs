@@ -1,6 +1,6 @@
 //! `run --init`: init stays as PID 1 of the container.
 
-use lab::{Lab, Running, Terminal, case, init_binary, wait_for_end};
+use lab::{Lab, Running, Terminal, case, init_binary, wait_for_end, wait_untold};
 
 /// Starts a container whose first line is `up`.
 fn start(lab: &Lab, options: &[&str], script: &str) -> Running {
@@ -286,18 +286,31 @@ fn an_init_of_the_images_own_gets_signals() {
 fn an_init_that_cannot_be_looked_at_gets_signals() {
     case(|lab| {
         std::fs::copy(init_binary(), lab.rootfs.join("bin/init")).expect("copy init");
-        let mut command = lab.command_of("setpriv");
-        command
-            .args(["--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"])
-            .arg(lab::binary())
-            .args(["run", "-u", "1000", "--rootfs"])
-            .arg(&lab.rootfs)
-            .args(["--", "init", "-s", "--", "sh", "-c"])
-            .arg("trap 'exit 6' TERM; (echo up; exec sleep 1000) & wait");
-        let mut running = Running::spawn(command);
+        let run = |words: &[&str]| {
+            let mut command = lab.command_of("setpriv");
+            command
+                .args(["--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"])
+                .arg(lab::binary())
+                .args(["run", "-u", "1000", "--rootfs"])
+                .arg(&lab.rootfs)
+                .args(words);
+            command
+        };
+        let script = "trap 'exit 6' TERM; (echo up; exec sleep 1000) & wait";
+        let mut running = Running::spawn(run(&["--", "init", "-s", "--", "sh", "-c", script]));
         assert_eq!(running.line(), "up");
         running.signal(libc::SIGTERM);
         running.end().exits(6);
+        // Who has no handler is ended by the second one.
+        let mut terminal = Terminal::spawn(run(&["-t", "--name", "web", "--", "sleep", "1000"]));
+        wait_untold("it runs", || {
+            let found = lab.hawser(&["ls"]).ok();
+            found.contains("web ")
+        });
+        terminal.keys("\x03");
+        terminal.until("^C");
+        terminal.keys("\x03");
+        terminal.end().exits(130);
     });
 }
 

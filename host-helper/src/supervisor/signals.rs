@@ -29,16 +29,18 @@ enum Seen {
     /// As it looks in the middle of something. Who waits with sigwait(3) has what it waits for neither blocked nor handled meanwhile, until
     /// it has been woken and has run; a fork of musl's blocks all for a moment.
     Unsure(bool),
+    /// It neither handles, nor ignores, nor blocks it, and it is not told whether it waits for it.
+    Untold,
 }
 
 /// By two reads, between which it may have gone on: so its system call is read once more behind them.
 fn look(pid: Pid, signal: i32) -> Seen {
     let call = || fs::read_to_string(format!("/proc/{pid}/syscall"));
-    let before = match call() {
-        // Without sys_ptrace that of another user, and with Yama's strictest scope any: whether it waits cannot be told.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Seen::Sure(true),
-        before => before.unwrap_or_default(),
-    };
+    let before = call();
+    // Without sys_ptrace that of another user, and with Yama's strictest scope any.
+    let is_refused = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    let is_untold = before.as_ref().is_err_and(is_refused);
+    let before = before.unwrap_or_default();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let bit = 1u64 << (signal - 1);
     let has = |field: &str| {
@@ -56,6 +58,9 @@ fn look(pid: Pid, signal: i32) -> Seen {
         return Seen::Sure(true);
     }
     let is_blocked = has("SigBlk:");
+    if is_untold && !is_blocked {
+        return Seen::Untold;
+    }
     // proc(5): "running"; not to be read, it says nothing.
     if before != after || before.starts_with("running") {
         Seen::Unsure(is_blocked)
@@ -86,7 +91,7 @@ impl Supervisor {
             return;
         }
         self.interrupts += u32::from(signal == libc::SIGINT);
-        if self.interrupts > 1 || !self.notices(signal) {
+        if self.interrupts > 1 || self.notices(signal) == Some(false) {
             self.killed_for = Some(128 + signal as u8);
             return self.kill();
         }
@@ -102,31 +107,37 @@ impl Supervisor {
             .terminal
             .as_mut()
             .and_then(|terminal| terminal.read_input(first));
+        let Some(signal) = typed else {
+            return;
+        };
         // What it does have a handler for, the container's terminal has sent it.
-        if let Some(signal) = typed.filter(|signal| !self.notices(*signal)) {
+        let notices = self.notices(signal);
+        self.interrupts += u32::from(notices.is_none());
+        if notices == Some(false) || notices.is_none() && self.interrupts > 1 {
             self.killed_for = Some(128 + signal as u8);
             self.kill();
         }
     }
 
     /// Whether PID 1 of the container has a handler for the signal, ignores it on purpose, or waits for it. The kernel
-    /// does not deliver it otherwise, and the container would never end (kill(2), pid_namespaces(7)).
-    fn notices(&self, signal: i32) -> bool {
+    /// does not deliver it otherwise, and the container would never end (kill(2), pid_namespaces(7)). `None`: it is not told.
+    fn notices(&self, signal: i32) -> Option<bool> {
         // Our own init takes every signal, once its command runs.
         let is_init = !self.margin.is_zero() && !self.is_status_open;
         if self.container.lease.is_none() || is_init {
             // Or not a PID 1.
-            return true;
+            return Some(true);
         }
         let mut seen = Seen::Sure(false);
         for _ in 0..LOOKS {
             seen = look(self.container.child.pid, signal);
             match seen {
-                Seen::Sure(notices) => return notices,
+                Seen::Sure(notices) => return Some(notices),
                 Seen::Unsure(_) => drop(poll(&mut [], BETWEEN_LOOKS)),
+                Seen::Untold => return None,
             }
         }
-        matches!(seen, Seen::Unsure(true))
+        Some(matches!(seen, Seen::Unsure(true)))
     }
 
     /// False: it was refused.
