@@ -201,21 +201,15 @@ fn what_is_forbidden_is_refused() {
 #[test]
 fn a_fault_says_which_word_of_which_line() {
     for (text, expected) in [
-        (
-            "",
-            "line 1: the message stops without `end` and its newline",
-        ),
-        (
-            "hawser 1\n",
-            "line 2: the message stops without `end` and its newline",
-        ),
+        ("", "line 1: the message has no whole `end` line"),
+        ("hawser 1\n", "line 2: the message has no whole `end` line"),
         (
             "hawser 1\nend",
-            "line 2: the message stops without `end` and its newline",
+            "line 2: the message has no whole `end` line",
         ),
         (
             "hawser 1\nlink eth0\naddr",
-            "line 3: the message stops without `end` and its newline",
+            "line 3: the message has no whole `end` line",
         ),
         ("end\n", "line 1, word 1 `end`: not `hawser`"),
         ("\n", "line 1, word 1: `hawser` is missing"),

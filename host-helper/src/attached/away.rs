@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use super::kept::{self, Kept};
 use super::leaving::{
     Leaving, delete, delete_together, forget, forget_connections, is_anothers, shut, uncover,
@@ -49,19 +51,29 @@ impl Ours {
     }
 
     /// A process that is left of the container: its number, and what names it for good.
-    pub fn another(&self) -> Option<(i32, OwnedFd)> {
-        let mut found = None;
-        let is_its = |name: &str| namespace(name, "net").is_ok_and(|now| now == self.netns);
-        let pin = |name: &str| -> Option<(i32, OwnedFd)> {
-            let pid = name.parse().ok()?;
-            // Its number may have been another's before.
-            Some((pid, sys::pidfd_open(pid).ok()?)).filter(|_| is_its(name))
-        };
-        let _ = owner::find_in(self.netns, |name| {
-            found = pin(name);
+    ///
+    /// # Errors
+    /// It cannot be told.
+    pub fn another(&self) -> std::io::Result<Option<(i32, OwnedFd)>> {
+        let (mut found, mut refused) = (None, None);
+        owner::find_in(self.netns, |name| {
+            let Ok(pid) = name.parse() else {
+                return false;
+            };
+            match sys::pidfd_open(pid) {
+                // Its number may have been another's before.
+                Ok(pidfd) if namespace(name, "net").is_ok_and(|now| now == self.netns) => {
+                    found = Some((pid, pidfd));
+                }
+                Err(errno) if errno != Errno::ESRCH => refused = Some(errno),
+                _ => {}
+            }
             found.is_some()
-        });
-        found
+        })?;
+        match (found, refused) {
+            (None, Some(errno)) => Err(errno.into()),
+            (found, _) => Ok(found),
+        }
     }
 
     /// Its ports are others now.

@@ -137,25 +137,22 @@ fn take_files_back(end: &Link, kept: &Kept) -> Result<()> {
 }
 
 /// Its process has ended: they lie where others of the same network namespace see them, if any live. Nothing else is taken away there.
+///
+/// Before: the link is there. Its namespace's number would be another's.
 fn take_files_back_of_rest(kept: &Kept) -> Result<()> {
     if kept.bound.is_empty() {
         return Ok(());
     }
-    let (mut seen, mut errors) = (BTreeSet::new(), Vec::new());
-    let unbind = |name: &str| -> Result<()> {
+    let (mut done, mut errors) = (BTreeSet::new(), Vec::new());
+    let looked = owner::find_in(kept.netns, |name| {
+        let mounts = namespace(name, "mnt").ok();
         let process = name.parse().ok().and_then(|pid| Process::pin(pid).ok());
         // Its number may have been another's.
         let is_its = || namespace(name, "net").is_ok_and(|now| now == kept.netns);
-        match process.filter(|_| is_its()).and_then(|it| it.files) {
-            Some(files) if join::are_all_seen(&files, &kept.bound) => {
-                join::unbind(&files, &kept.bound)
-            }
-            _ => Ok(()),
-        }
-    };
-    let looked = owner::find_in(kept.netns, |name| {
-        if namespace(name, "mnt").is_ok_and(|mounts| seen.insert(mounts)) {
-            errors.extend(unbind(name).err());
+        let files = process.filter(|_| is_its()).and_then(|it| it.files);
+        let seen = files.filter(|files| join::are_all_seen(files, &kept.bound));
+        if let Some(files) = seen.filter(|_| done.insert(mounts)) {
+            errors.extend(join::unbind(&files, &kept.bound).err());
         }
         false
     });
@@ -176,8 +173,15 @@ pub fn take_last_back(link: &str, index: u32) {
 
 /// The same where the link is gone, which names its process: somebody has deleted it, and the container lives on.
 pub(super) fn uncover(kept: &Kept) {
-    if let Err(error) = take_files_back_of_rest(kept) {
-        warn(&error.to_string());
+    let Some(pid) = kept.container.pid else {
+        return;
+    };
+    let its = namespace(&pid.to_string(), "net").ok();
+    let process = Process::pin(pid).ok().filter(|_| its == Some(kept.netns));
+    if let Some(files) = process.and_then(|process| process.files) {
+        if let Err(error) = join::unbind(&files, &kept.bound) {
+            warn(&error.to_string());
+        }
     }
 }
 

@@ -8,7 +8,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::Supervisor;
+use crate::error::{Doing, twice};
 use crate::owner::{fields_from_third, namespace};
+use crate::steps::warn;
 use crate::sys::{self, End};
 
 /// Wakes every process of this program that is stopped, while a child of its in the container of this first process is dead.
@@ -55,13 +57,22 @@ impl Supervisor {
     /// The exit code, when the container has ended: one of another tool's has when no process of it is left.
     pub(super) fn reap(&mut self) -> Option<u8> {
         if let Some(ours) = &self.ours {
-            let (pid, pidfd) = match ours.another() {
-                Some(another) => another,
-                None => return Some(0),
+            // What names another may be the last descriptor that there is.
+            self.spare = None;
+            return match twice(|| ours.another())
+                .doing(|| "look for the container's processes".into())
+            {
+                Ok(Some((pid, pidfd))) => {
+                    self.container.child.pidfd = pidfd;
+                    self.description.pid = Some(pid);
+                    None
+                }
+                Ok(None) => Some(0),
+                Err(error) => {
+                    warn(&format!("{error}; it is detached"));
+                    Some(0)
+                }
             };
-            self.container.child.pidfd = pidfd;
-            self.description.pid = Some(pid);
-            return None;
         }
         match sys::wait_for_end(&self.container.child.pidfd) {
             Ok(End::Exited(code)) => Some(code),

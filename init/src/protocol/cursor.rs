@@ -96,7 +96,7 @@ impl<'a> Cursor<'a> {
 
     /// Complains that the message is not all there.
     pub(super) fn refuse_end(&mut self) -> Option<()> {
-        self.cause = "the message has no `end` line";
+        self.cause = "the message has no whole `end` line";
         self.complaint = Some(Kind::Unfinished);
         None
     }
