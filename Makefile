@@ -35,7 +35,7 @@ export HAWSER_INIT := $(OUT)/$(TARGET)/init/init
 .DEFAULT_GOAL := build
 # apt-get and cargo have one lock each.
 .NOTPARALLEL:
-.PHONY: help build programs run test bench bare fuzz aarch64 check install uninstall clean
+.PHONY: help build programs run test bench bare fuzz aarch64 oldest check install uninstall clean
 
 help:
 	@echo 'make build      both programs, static, in target/release, and their manual pages'
@@ -44,6 +44,7 @@ help:
 	@echo 'make bench      times, rates and memory beside the peers; ONLY=start,ready takes parts of it, JSON=FILE writes them for programs'
 	@echo 'make fuzz       made-up input for the parsers, SECONDS=$(SECONDS) long; needs a nightly compiler'
 	@echo 'make aarch64    both programs for aarch64, and tests of init under an emulator'
+	@echo 'make oldest     all of the source by the oldest compiler that may build it'
 	@echo 'make check      format, lints; licences, sources and advisories of the dependencies'
 	@echo 'make install    into PREFIX ($(PREFIX)) below DESTDIR'
 	@echo 'make uninstall  takes that back'
@@ -133,6 +134,9 @@ fuzz:
 
 aarch64:
 	@.ci/aarch64 $(OUT)
+
+oldest:
+	@.ci/oldest $(OUT) $(INIT_MAX)
 
 check:
 	@.ci/cargo lint fmt --all --check

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use lab::{DEADLINE, Lab, Netns, Outcome, PLUGINS, Running, case, collect};
+use lab::{DEADLINE, Lab, Netns, Outcome, PLUGINS, Running, case, collect, packets};
 use serde_json::{Map, Value, json};
 
 /// Flannel's networks, and the MTU that is left with its device for each.
@@ -34,6 +34,12 @@ impl Node {
         let name = format!("node{number}");
         let netns = Netns::new(&name);
         netns.sh("echo 0 >/proc/sys/net/ipv4/ip_forward");
+        // As the lab has it; a new namespace begins with 1.
+        let bridge_nf = std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables");
+        if let Ok(value) = bridge_nf {
+            let which = "/proc/sys/net/bridge/bridge-nf-call-*tables";
+            netns.sh(&format!("for switch in {which}; do echo {} >$switch; done", value.trim()));
+        }
         let mut holder = netns.command("unshare");
         holder.args(["--mount", "sh", "-c"]).arg(
             "mount -t tmpfs run /run && mkdir -p /run/netns /run/flannel /run/www/cgi-bin /var/lib/cni && mount -t tmpfs cni /var/lib/cni
@@ -404,13 +410,13 @@ fn by_flannel(lab: &Lab, plugins: &[Value], forget: &str) {
 /// With these the test itself was tried.
 #[test]
 fn flannel_and_the_reference_bridge() {
-    case(|lab| by_flannel(lab, &manifest(), "ip link del cni0"));
+    packets(|lab| by_flannel(lab, &manifest(), "ip link del cni0"));
 }
 
 /// The bridge is completed where IPv6 comes later.
 #[test]
 fn flannel_and_ours() {
-    case(|lab| {
+    packets(|lab| {
         let list = Lab::documented("/etc/cni/net.d/10-flannel.conflist");
         by_flannel(lab, &list, ":");
     });
@@ -419,7 +425,7 @@ fn flannel_and_ours() {
 /// Without portmap: what the runtime wants published is handed on by the meta plugin.
 #[test]
 fn flannel_and_ports_of_ours() {
-    case(|lab| {
+    packets(|lab| {
         let mut list = Lab::documented("/etc/cni/net.d/10-flannel.conflist");
         list.truncate(1);
         list[0]["capabilities"] = json!({ "portMappings": true });
@@ -461,7 +467,7 @@ fn serve_services(node: &Node, pods: &[&Pod]) {
     ));
 }
 
-/// By services, which are kube-proxy's, pods reach pods of their own host, of the other and themselves; hosts and the outside reach them.
+/// By services, which are kube-proxy's (it wants bridge-nf-call at 1: those of the same host), pods reach pods of their own host, of the other and themselves; hosts and the outside reach them.
 #[test]
 fn services_of_kube_proxy() {
     case(|lab| {

@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use nix::fcntl::{Flock, FlockArg};
 
-use lab::{Lab, Oci, Outcome, Running, case, hook, sh};
+use lab::{Lab, Oci, Outcome, Running, case, hook, packets, sh};
 use serde_json::{Value, json};
 
 const IDLE: &str = "echo up; read x; exit 0";
@@ -100,12 +100,12 @@ impl Refused for Outcome {
 
 #[test]
 fn containers_of_runc_have_networks() {
-    case(|lab| have_networks(lab, "runc"));
+    packets(|lab| have_networks(lab, "runc"));
 }
 
 #[test]
 fn containers_of_crun_have_networks() {
-    case(|lab| have_networks(lab, "crun"));
+    packets(|lab| have_networks(lab, "crun"));
 }
 
 /// `create`, `start`, `delete`, each as a command of its own, again and again: always the same, and nothing piles up.
@@ -360,7 +360,7 @@ fn the_example_of_the_readme_works() {
 /// podman reads hooks from a directory, for all containers that have an annotation.
 #[test]
 fn containers_of_podman_have_networks_by_annotation() {
-    case(|lab| {
+    packets(|lab| {
         let Some(podman) = lab.podman() else {
             return;
         };

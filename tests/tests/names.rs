@@ -152,7 +152,7 @@ fn musl_program(lab: &Lab) -> String {
 
 #[test]
 fn glibc_and_musl_and_busybox_find_them() {
-    case(|lab| {
+    packets(|lab| {
         let look_up = musl_program(lab);
         start(lab, "web", &["--ip", "172.19.0.80"]);
         for number in 0..40 {
