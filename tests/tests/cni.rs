@@ -1,5 +1,125 @@
-//! The CNI plugin, held against the specification of CNI 1.1.0 (SPEC.md): each case says which part of that it is from.
-//! (With real runtimes: see `cluster.rs`. Killed at any moment: `interrupted.rs`.)
+//! The CNI plugin, held against the specification of CNI 1.1.0 (SPEC.md), sentence by sentence: what that wants of a plugin, in our words,
+//! and which test tries it. Names alone are tests of this file; `clients::` are those of `cni_clients.rs`, `cluster::` those of `cluster.rs`.
+//! (With real runtimes: see those two. Killed at any moment: `interrupted.rs`.)
+//!
+//! The runtime's duty, and not in the list: making namespaces, reading lists, choosing a version, the order of calls, caching results,
+//! `capabilities` and `disableCheck`; so is the rest of section 3. Not ours: to adjust an interface of somebody else's, to leave
+//! prevResult as it is (we always make an interface), traffic shaping, `socketPath`, `pciID`.
+//!
+//! Section 1, configuration, as far as a plugin reads it
+//! - `cniVersion` is there, and one that is spoken: `versions`, `bad_configurations`
+//! - `name` is there: a letter or digit, then letters, digits, `_`, `.` and `-`: `bad_configurations`
+//! - a key that is not known may be refused: `bad_configurations`
+//! - `args` holds what is not for everybody; what is not known of it is no error: `addresses_are_given_as_asked_for`
+//! - `runtimeConfig` says what the runtime adds: `addresses_are_given_as_asked_for`, `kinds_of_networks`, `what_others_have_made_is_passed_on`,
+//!   `keys_may_be_written_in_another_case`, `clients::ours_with_host_local`
+//! - `ipMasq` means that the host masquerades: `pods_are_open_and_sources_unchecked`, `the_bridge_and_its_ports`
+//! - `ipam` says how addresses are given, its `type` by which plugin: `addresses_are_given_as_asked_for`, `kinds_of_networks`,
+//!   `addresses_of_another_plugin`; that is a file's name: `bad_configurations`
+//! - `dns` has nameservers, domain, search and options: `what_others_have_made_is_passed_on`, `clients::podman_hears_of_names`
+//! - the list's own keys (`cniVersions`, `disableCheck`, `disableGC`, `loadOnlyInlinedPlugins`) are no error in a plugin's: (by no test)
+//!
+//! Section 2, parameters, output and errors
+//! - parameters come by the environment, the configuration by standard input: every test
+//! - CNI_COMMAND is one of the six operations: `the_environment`
+//! - CNI_CONTAINERID is not empty; a letter or digit, then letters, digits, `_`, `.` and `-`: `the_environment`
+//! - CNI_NETNS is the path of a namespace: `the_environment`
+//! - CNI_IFNAME is the interface's name; one that cannot be had is an error: `the_environment`, `a_second_add_is_refused`
+//! - CNI_ARGS are pairs KEY=VALUE with `;` between: `the_environment`, `addresses_are_given_as_asked_for`
+//! - CNI_PATH is where other plugins are looked for: `addresses_of_another_plugin`, `bad_configurations`; it may lack: (by no test)
+//! - success is exit code 0, an error another one, with an error's object on standard output: `Answer::ok`, `Answer::fault`, in every test
+//! - standard error may say more: `status_says_whether_add_would_work`
+//!
+//! Section 2, ADD
+//! - makes the interface CNI_IFNAME inside CNI_NETNS, and answers with a result: `add_makes_the_interface_and_says_what_it_made`
+//! - prevResult is passed on, or changed: `what_others_have_made_is_passed_on`
+//! - an interface of that name that is there is an error: `a_second_add_is_refused`, `another_plugin_that_fails`
+//! - needs CNI_COMMAND, CNI_CONTAINERID, CNI_NETNS and CNI_IFNAME: `the_environment`
+//! - a container may have several interfaces on one network, by other names: `a_second_add_is_refused`
+//!
+//! Section 2, DEL
+//! - deletes the interface, with what ADD has made beside it: `del_succeeds_whatever_is_missing`, `a_second_add_is_refused`
+//! - succeeds, again and again, where interface, namespace or anything else is missing: `del_succeeds_whatever_is_missing`,
+//!   `cluster::a_crash_leaves_nothing`
+//! - addresses are given back even so, by another plugin, too: `cluster::a_crash_leaves_nothing`, `clients::ours_with_host_local`
+//! - needs CNI_COMMAND, CNI_CONTAINERID and CNI_IFNAME; CNI_NETNS may be empty, or lacking: `the_environment`,
+//!   `del_succeeds_whatever_is_missing`
+//! - prevResult may be there, or lacking: `check_compares`, `del_succeeds_whatever_is_missing`
+//! - answers with nothing: `del_succeeds_whatever_is_missing`
+//!
+//! Section 2, CHECK
+//! - what is expected is read from prevResult, which must be there: `check_compares`
+//! - what later plugins have added is no error: `check_compares`; nor what they have changed, and prevResult says: (by no test)
+//! - an interface, address or route of ours that prevResult lists and that is missing or wrong is an error: `check_compares`,
+//!   `what_check_names_is_a_cure`, `kinds_of_networks`
+//! - so is what no result lists (rules, ports, forwarding): `check_compares`, `status_says_whether_add_would_work`
+//! - so is a container that nobody reaches (no bridge, a link that is down, no namespace): `check_compares`
+//! - may come right after ADD: `check_compares`, `a_second_add_is_refused`, `kinds_of_networks`
+//! - the plugin that gives addresses is asked, and its error is ours: `addresses_of_another_plugin`
+//! - needs CNI_COMMAND, CNI_CONTAINERID, CNI_NETNS and CNI_IFNAME: `the_environment`
+//! - answers with nothing: `check_compares`
+//!
+//! Section 2, STATUS
+//! - success when ADD would work, and nothing is said: `status_says_whether_add_would_work`
+//! - else an error, 50: `status_says_whether_add_would_work`, `status_refuses_what_add_would`, `status_knows_which_addresses_there_are`,
+//!   `cluster::an_upgrade_wants_a_drained_host`
+//! - 51 when containers that are there lack something, too: `a_bridge_that_was_deleted_under_its_containers`,
+//!   `status_knows_which_addresses_there_are`
+//! - ADD and the others do not rely on it: every test without it
+//! - after its error the others may come all the same: `status_says_whether_add_would_work`, `a_bridge_that_was_deleted_under_its_containers`
+//! - the plugin that gives addresses is asked, and its error is ours: `addresses_of_another_plugin`, `another_plugin_that_fails`
+//! - of the variables it needs CNI_COMMAND: every test with it, by `Plugin::of_network`
+//!
+//! Section 2, VERSION
+//! - answers with the versions that are spoken, in the shape of section 5; of the variables it needs CNI_COMMAND: `versions`
+//!
+//! Section 2, GC
+//! - takes what belongs to attachments that are not listed, as much as there is: `gc_removes_what_the_runtime_does_not_know`,
+//!   `garbage_with_other_signs_in_its_interface`
+//! - namespaces may be gone, or not: `gc_removes_what_the_runtime_does_not_know`
+//! - what is listed stays: `gc_removes_what_the_runtime_does_not_know`, `garbage_with_other_signs_in_its_interface`
+//! - an error of the other plugin keeps nothing of ours, and is told: `addresses_of_another_plugin`; one of our own, with more behind it:
+//!   (by no test)
+//! - the plugin that gives addresses is asked: `addresses_of_another_plugin`
+//! - answers with nothing: `gc_removes_what_the_runtime_does_not_know`
+//!
+//! Section 3, the two sentences for plugins
+//! - calls for several containers come at once: `clients::many_pods_at_once`; for several networks of one: `two_networks_at_once`
+//! - what is kept is known by network, container and interface: `a_second_add_is_refused`, `gc_removes_what_the_runtime_does_not_know`
+//!
+//! Section 4, delegation
+//! - the plugin is looked for in CNI_PATH: `addresses_of_another_plugin`; is not there: `bad_configurations`
+//! - it gets our input as it is: `addresses_of_another_plugin`
+//! - it gets our environment: `addresses_of_another_plugin`; CNI_ARGS and CNI_PATH of it: (by no test)
+//! - what it says on standard error is said on ours: `another_plugin_that_fails`
+//! - DEL, CHECK and GC are passed on (STATUS: see there): `addresses_of_another_plugin`
+//! - its error is ours: `another_plugin_that_fails`, `addresses_of_another_plugin`
+//! - when it fails at ADD, it gets DEL before we answer: `another_plugin_that_fails`
+//!
+//! Section 5, results
+//! - `cniVersion` is that of the input: `add_makes_the_interface_and_says_what_it_made`
+//! - `interfaces`: all that were made, with name, mac and mtu; sandbox is CNI_NETNS inside, and lacks on the host:
+//!   `add_makes_the_interface_and_says_what_it_made`
+//! - `ips`: address, gateway, and which of the interfaces: `add_makes_the_interface_and_says_what_it_made`,
+//!   `what_others_have_made_is_passed_on`, `addresses_are_given_as_asked_for`
+//! - `routes`: dst and gw: `add_makes_the_interface_and_says_what_it_made`, `routes_of_other_tables_take_nothing`; mtu, advmss, priority, table
+//!   and scope of what others have made are passed on: (by no test)
+//! - `dns`: `what_others_have_made_is_passed_on`, `addresses_of_another_plugin`
+//! - all of prevResult is in it: `what_others_have_made_is_passed_on`
+//! - a plugin for addresses answers without interfaces: `addresses_of_another_plugin`
+//! - VERSION: `cniVersion` is that of the input, `supportedVersions` all that are spoken: `versions`
+//! - an error has `cniVersion`, the one in use: `versions`; `code` and `msg`: `Answer::fault`, in every test; may have `details`:
+//!   `another_plugin_that_fails`
+//! - numbers below 100 are the specification's, ours are 100 and more: `check_compares` (101), `bad_configurations` (102)
+//! - 1, a version that is not spoken: `versions`
+//! - 2, a key that is not supported, with key and value: `bad_configurations`
+//! - 3, no such container, and nothing to clean up: `the_environment`
+//! - 4, the environment, with the variable's name: `the_environment`
+//! - 5, the input cannot be read: `bad_configurations`
+//! - 6, it is no JSON: `bad_configurations`
+//! - 7, it makes no sense: `bad_configurations`
+//! - 11, another moment may be better: `status_says_whether_add_would_work`, `status_knows_which_addresses_there_are`
+//! - 50 and 51: see STATUS
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -469,7 +589,8 @@ fn gc_removes_what_the_runtime_does_not_know() {
                     { "containerID": "b", "ifname": "eth1" },
                     { "containerID": "c", "ifname": "eth1" },
                 ] });
-                plugin.of_network("GC", &with(config.clone(), known)).ok();
+                let answer = plugin.of_network("GC", &with(config.clone(), known)).ok();
+                assert_eq!(answer, Value::Null);
                 let ports = sh("nft list map inet hawser ports4");
                 for (at, stays) in [true, false, false, true].into_iter().enumerate() {
                     let has = ports.contains(&(8080 + at).to_string());
@@ -947,6 +1068,14 @@ fn versions() {
                     .fault(1, &["cniVersion"]);
             }
         }
+        // An error is of the version in use.
+        for version in VERSIONS {
+            let config = with(blue(), json!({ "cniVersion": version }));
+            let fault = plugin
+                .call("ADD", whose("c1", "/run/netns/none"), &config)
+                .fault(3, &[]);
+            assert_eq!(fault["cniVersion"], version);
+        }
         // CHECK came with 0.4.0, GC and STATUS with 1.1.0.
         let config = |version| with(blue(), json!({ "cniVersion": version }));
         plugin
@@ -980,6 +1109,15 @@ fn the_environment() {
             plugin.raw(input.as_bytes(), &some).fault(4, &[name]);
             some.push((name, ""));
             plugin.raw(input.as_bytes(), &some).fault(4, &[name]);
+        }
+        // DEL needs no namespace.
+        for (operation, needed) in [("DEL", 3), ("CHECK", 4)] {
+            for missing in 1..needed {
+                let mut some = all.to_vec();
+                some[0].1 = operation;
+                let (name, _) = some.remove(missing);
+                plugin.raw(input.as_bytes(), &some).fault(4, &[name]);
+            }
         }
         let bad = [
             ("CNI_COMMAND", "add"),
@@ -1043,7 +1181,10 @@ fn the_environment() {
         plugin
             .raw(input.as_bytes(), &[&all[..], &ignoring].concat())
             .ok();
-        plugin.call("DEL", whose("c1", A), &blue()).ok();
+        let mut some = all[..3].to_vec();
+        some[0].1 = "DEL";
+        plugin.raw(input.as_bytes(), &some).ok();
+        assert!(!sh("ip -n a -o link").contains("eth0"));
     });
 }
 
@@ -1200,7 +1341,7 @@ fn unsupported() -> Vec<(Value, &'static str)> {
     ]
 }
 
-/// Section 2, errors: 6 for what is no JSON, 7 for what makes no sense, 2 for what is not supported, with key and value.
+/// Section 2, errors: 5 for what cannot be read, 6 for what is no JSON, 7 for what makes no sense, 2 for what is not supported, with key and value.
 #[test]
 fn bad_configurations() {
     case(|lab| {
@@ -1220,6 +1361,11 @@ fn bad_configurations() {
                 .fault(6, &["read the network configuration"]);
         }
         plugin.raw(b"\xff\xfe", &variables).fault(6, &[]);
+        // A directory cannot be read.
+        let mut command = plugin.command(b"", &variables);
+        command.stdin(fs::File::open("/").expect("open a directory"));
+        Answer(lab::collect(command, lab::DEADLINE))
+            .fault(5, &["read the network configuration"]);
         for bad in ["[]", "1", "null", "{}"] {
             plugin
                 .raw(bad.as_bytes(), &variables)
@@ -1759,6 +1905,7 @@ fn what_others_have_made_is_passed_on() {
         );
         assert_eq!(result["interfaces"][0], previous["interfaces"][0]);
         assert_eq!(result["ips"][0], previous["ips"][0]);
+        assert_eq!(result["routes"][0], previous["routes"][0]);
         assert_eq!(result["ips"][1]["interface"], 3);
         assert_eq!(
             (&result["dns"], &result["whatever"]),
@@ -1815,7 +1962,7 @@ impl Fake {
             "#!/bin/sh
             cat >{shown}.input
             echo $CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME $CNI_NETNS >>{shown}
-            [ ! -e {shown}.fault ] || {{ cat {shown}.fault; exit 1; }}
+            [ ! -e {shown}.fault ] || {{ cat {shown}.fault; echo 'told by fake' >&2; exit 1; }}
             [ $CNI_COMMAND != ADD ] || [ ! -e {shown}.killed ] || kill -9 $$
             [ $CNI_COMMAND != ADD ] || cat {shown}.answer\n"
         );
@@ -1888,9 +2035,21 @@ fn addresses_of_another_plugin() {
         let known = json!([{ "containerID": "c1", "ifname": "eth0" }]);
         let known = json!({ "cni.dev/valid-attachments": known });
         plugin.of_network("GC", &with(config.clone(), known)).ok();
-        plugin.call("DEL", one, &config).ok();
         let calls = format!("c1 eth0 {A}");
-        let wanted = format!("ADD {calls}\nCHECK {calls}\nSTATUS\nGC\nDEL {calls}\n");
+        let wanted = format!("ADD {calls}\nCHECK {calls}\nSTATUS\nGC\n");
+        assert_eq!(fake.asked(), wanted);
+        // Its error is ours, and keeps nothing from being taken.
+        let fault = json!({ "code": 11, "msg": "no lease" });
+        fs::write(fake.beside("fault"), fault.to_string()).expect("write a fault");
+        plugin.call("CHECK", one, &check).fault(11, &["no lease"]);
+        let none = json!({ "cni.dev/valid-attachments": [] });
+        plugin
+            .of_network("GC", &with(config.clone(), none))
+            .fault(11, &["no lease"]);
+        assert!(!netns.sh("ip -o link").contains("eth0"));
+        fs::remove_file(fake.beside("fault")).expect("remove a file");
+        plugin.call("DEL", one, &config).ok();
+        let wanted = format!("CHECK {calls}\nGC\nDEL {calls}\n");
         assert_eq!(fake.asked(), wanted);
     });
 }
@@ -1938,9 +2097,9 @@ fn another_plugin_that_fails() {
         plugin
             .of_network("STATUS", &config)
             .fault(11, &["no address is free"]);
-        plugin
-            .call("DEL", one, &config)
-            .fault(11, &["no address is free"]);
+        let answer = plugin.call("DEL", one, &config);
+        assert!(answer.0.err().contains("told by fake"), "{}", answer.0);
+        answer.fault(11, &["no address is free"]);
         for end in ["fault", "answer", "input"] {
             fs::remove_file(fake.beside(end)).expect("remove a file");
         }
