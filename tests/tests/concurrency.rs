@@ -33,9 +33,11 @@ const ENDING: [&str; 6] = [
 ];
 
 /// What a start says whose bridge somebody removes.
-const REMOVED: [&str; 2] = [
+const REMOVED: [&str; 3] = [
     "; if lan0 has just been removed, run it again",
     "; lan0 has just been removed; run it again",
+    // Its link was a port already, of nobody who was there yet.
+    " to lan0: it has just been removed; run it again",
 ];
 /// How often a supervisor is asked that does not get a processor for seconds.
 const TRIES: usize = 10;
