@@ -38,7 +38,10 @@ impl Node {
         let bridge_nf = std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables");
         if let Ok(value) = bridge_nf {
             let which = "/proc/sys/net/bridge/bridge-nf-call-*tables";
-            netns.sh(&format!("for switch in {which}; do echo {} >$switch; done", value.trim()));
+            netns.sh(&format!(
+                "for switch in {which}; do echo {} >$switch; done",
+                value.trim()
+            ));
         }
         let mut holder = netns.command("unshare");
         holder.args(["--mount", "sh", "-c"]).arg(

@@ -1364,8 +1364,7 @@ fn bad_configurations() {
         // A directory cannot be read.
         let mut command = plugin.command(b"", &variables);
         command.stdin(fs::File::open("/").expect("open a directory"));
-        Answer(lab::collect(command, lab::DEADLINE))
-            .fault(5, &["read the network configuration"]);
+        Answer(lab::collect(command, lab::DEADLINE)).fault(5, &["read the network configuration"]);
         for bad in ["[]", "1", "null", "{}"] {
             plugin
                 .raw(bad.as_bytes(), &variables)
