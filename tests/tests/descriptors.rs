@@ -4,7 +4,9 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use lab::{DEADLINE, Lab, Running, Terminal, case, collect, sys};
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::pipe2;
 
 fn file(lab: &Lab, text: &str) -> OwnedFd {
     let path = lab.dir.join(text);
@@ -78,13 +80,13 @@ fn asked_for_they_are_preserved() {
 fn they_are_the_commands_alone() {
     case(|lab| {
         for init in [&[][..], &["--init"]] {
-            let (mut reader, writer) = std::io::pipe().expect("a pipe");
+            let (reader, writer) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
+            let mut reader = std::fs::File::from(reader);
             let options = [init, &["--preserve-fds", "1"]].concat();
             let mut command = lab.run_command(
                 &options,
                 &["sh", "-c", "echo ready >&3; exec 3>&-; echo up; read x"],
             );
-            let writer = OwnedFd::from(writer);
             sys::pass_fd(&mut command, &writer, 3);
             let mut running = Running::piped(command);
             drop(writer);

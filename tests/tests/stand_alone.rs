@@ -356,7 +356,7 @@ fn a_machine_ends_whatever_its_command_may_do() {
 fn a_command_that_is_not_there_is_127_where_nobody_hears_of_it() {
     case(|_| {
         for words in [&["--", "nosuch"][..], &["-s", "--", "nosuch"]] {
-            let (reader, writer) = std::io::pipe().expect("a pipe");
+            let (reader, writer) = nix::unistd::pipe().expect("a pipe");
             drop(reader);
             let mut command = std::process::Command::new(lab::init_binary());
             command.args(words).stderr(writer);
