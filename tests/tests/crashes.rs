@@ -1,7 +1,7 @@
 //! A kill at any moment, of the helper, of the container, or of all at once: nothing is left, at the latest after the next command;
 //! and after `down` the host is what it was before the first.
 //!
-//! CRASH_STRIDE=1 takes every moment, 6,900 of them; without it, it is every third, from another one on each day; CRASH_FIRST, which
+//! CRASH_STRIDE=1 takes every moment, 7,000 of them and more; without it, it is every third, from another one on each day; CRASH_FIRST, which
 //! is printed, takes those of another.
 
 use std::cell::RefCell;
