@@ -198,8 +198,7 @@ pub fn namespace_of(name: &str) -> Result<Option<OwnedFd>> {
         return Ok(None);
     };
     let process = process_in(netns).doing(doing)?;
-    let of_process = process.and_then(|pid| pid.parse().ok());
-    let of_process = of_process.map(|pid| PathBuf::from(place_of(pid)).join("ns/net"));
+    let of_process = process.map(|pid| place_of(pid).join("ns/net"));
     let names = std::fs::read_dir(labels::NAMES)
         .into_iter()
         .flatten()

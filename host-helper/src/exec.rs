@@ -150,8 +150,8 @@ fn bit(name: &str) -> u64 {
     Capability::from_name(name).map_or(0, Capability::bit)
 }
 
-fn bits(names: &[String]) -> u64 {
-    names.iter().fold(0, |all, name| all | bit(name))
+fn bits(names: &[impl AsRef<str>]) -> u64 {
+    names.iter().fold(0, |all, name| all | bit(name.as_ref()))
 }
 
 /// Whether the container's processes may trace any that they see: also who is none of them yet, and not dumpable, where our users are theirs
@@ -163,7 +163,7 @@ fn may_look_into_us(container: &Privileges) -> bool {
 /// The set of capabilities, one bit each, with which a process is among the container's before it is one of them.
 fn kept_on_the_way(containers: &[String]) -> u64 {
     let containers = bits(containers);
-    let needed = NEEDED.iter().fold(0, |all, name| all | bit(name));
+    let needed = bits(&NEEDED);
     // Who may trace any process would get it with that.
     let may_trace = containers & bit("sys_ptrace") != 0;
     let is_of_use = |guard: &u64| !may_trace && containers & guard == 0;

@@ -73,9 +73,10 @@ pub struct Description {
     /// Whom it resolves names with, now.
     #[serde(default)]
     pub resolvers: Vec<IpAddr>,
-    /// The domains that it looks for names in, and the words of `options` in its resolv.conf.
+    /// The domains that it looks for names in.
     #[serde(default)]
     pub search: Vec<String>,
+    /// What is behind `options` in its resolv.conf.
     #[serde(default)]
     pub resolver_options: Vec<String>,
     /// Further lines of its hosts file, `ADDRESS NAME`.

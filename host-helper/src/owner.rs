@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -259,10 +260,9 @@ impl Owner {
 
 /// Inode number of a namespace of process `pid` ("self" is one): two are the same when these are.
 pub fn namespace(pid: &str, kind: &str) -> io::Result<u64> {
-    let look = |place: &str| fs::metadata(format!("{place}/ns/{kind}"));
-    let place = format!("/proc/{pid}");
-    let found = match look(&place) {
-        Err(error) if is_gone(&error) => place_of_thread(&place).map_or(Err(error), |it| look(&it)),
+    let look = |place: &Path| fs::metadata(place.join("ns").join(kind));
+    let found = match look(&Path::new("/proc").join(pid)) {
+        Err(error) if is_gone(&error) => look(&place_of(pid)),
         found => found,
     };
     Ok(found?.ino())
@@ -270,19 +270,15 @@ pub fn namespace(pid: &str, kind: &str) -> io::Result<u64> {
 
 /// Where `/proc` shows the namespaces and the files of a process. Of one whose first thread has ended (pthread_exit(3)) the others alone
 /// have any.
-pub fn place_of(pid: i32) -> String {
-    let place = format!("/proc/{pid}");
-    match fs::metadata(format!("{place}/ns/net")) {
-        Err(error) if is_gone(&error) => place_of_thread(&place).unwrap_or(place),
-        _ => place,
+pub fn place_of(pid: impl fmt::Display) -> PathBuf {
+    let place = PathBuf::from(format!("/proc/{pid}"));
+    if !fs::metadata(place.join("ns/net")).is_err_and(|error| is_gone(&error)) {
+        return place;
     }
-}
-
-fn place_of_thread(process: &str) -> Option<String> {
-    let threads = fs::read_dir(format!("{process}/task")).ok()?;
+    let threads = fs::read_dir(place.join("task")).into_iter().flatten();
     let mut places = threads.flatten().map(|thread| thread.path());
-    let found = places.find(|place| place.join("ns/net").exists())?;
-    found.into_os_string().into_string().ok()
+    let of_thread = places.find(|place| place.join("ns/net").exists());
+    of_thread.unwrap_or(place)
 }
 
 /// Field 22 of `/proc/PID/stat`, or `None` when there is no such process or it is a zombie, which holds nothing.
@@ -322,13 +318,11 @@ fn start_in(stat: &str) -> Option<u64> {
     let mut fields = fields_from_third(stat);
     let state = fields.next()?;
     let threads: u64 = fields.nth(16)?.parse().ok()?;
-    // So is a first thread that has ended while others go on.
-    let is_whole = state != "Z" || threads > 1;
-    fields
-        .nth(1)
-        .filter(|_| is_whole && state != "X")?
-        .parse()
-        .ok()
+    // A first thread that has ended while others go on is one, too.
+    if state == "X" || state == "Z" && threads <= 1 {
+        return None;
+    }
+    fields.nth(1)?.parse().ok()
 }
 
 /// Whether a process is left in this network namespace. It takes a look at each process.
@@ -341,14 +335,17 @@ pub fn any_process_in(netns: u64) -> bool {
 /// # Errors
 /// `/proc` cannot be read.
 pub fn process_in(netns: u64) -> io::Result<Option<String>> {
-    find_in(netns, |_| true)
+    find_in(netns, |name| Ok(Some(name.to_string())))
 }
 
-/// The first of them that is wanted.
+/// What `look` finds of the first of them of which it finds something.
 ///
 /// # Errors
-/// As [`process_in`].
-pub fn find_in(netns: u64, mut is_wanted: impl FnMut(&str) -> bool) -> io::Result<Option<String>> {
+/// As [`process_in`]; those of `look`.
+pub fn find_in<T>(
+    netns: u64,
+    mut look: impl FnMut(&str) -> io::Result<Option<T>>,
+) -> io::Result<Option<T>> {
     for entry in fs::read_dir("/proc")? {
         let Ok(name) = entry?.file_name().into_string() else {
             continue;
@@ -357,7 +354,11 @@ pub fn find_in(netns: u64, mut is_wanted: impl FnMut(&str) -> bool) -> io::Resul
             continue;
         }
         match namespace(&name, "net") {
-            Ok(inode) if inode == netns && is_wanted(&name) => return Ok(Some(name)),
+            Ok(inode) if inode == netns => {
+                if let Some(found) = look(&name)? {
+                    return Ok(Some(found));
+                }
+            }
             // One that we may not look at is none of ours.
             Err(error) if !is_gone(&error) && error.kind() != io::ErrorKind::PermissionDenied => {
                 return Err(error);

@@ -177,10 +177,10 @@ impl Users {
         else {
             return Ok(None);
         };
-        let path = format!("{}/ns/user", place_of(pid));
+        let path = place_of(pid).join("ns/user");
         Ok(Some(Users {
             map,
-            namespace: open(Path::new(&path))?,
+            namespace: open(&path)?,
             network: None,
         }))
     }

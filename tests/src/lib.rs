@@ -40,7 +40,8 @@ pub use net::{Lab, Netns, Watch, fill, listeners};
 pub use oci::{Bundle, Oci, hook};
 pub use plugin::{Answer, Plugin, Whose};
 pub use process::{
-    DEADLINE, Outcome, Running, child, children, collect, parent, turns, wait_for_end, wait_untold,
+    DEADLINE, Outcome, Running, child, children, collect, mounts_of, parent, turns, wait_for_end,
+    wait_untold,
 };
 pub use pty::Terminal;
 pub use scene::{Scene, Station};

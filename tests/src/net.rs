@@ -278,6 +278,15 @@ impl Lab {
         collect(self.command(arguments), DEADLINE)
     }
 
+    /// `host-helper attach --stay`, once it is attached.
+    pub fn stay(&self, pid: i32, name: &str, options: &[&str]) -> Running {
+        let pid = pid.to_string();
+        let all = [&["attach", &pid, "--stay", "--name", name], options].concat();
+        let mut running = Running::spawn(self.command(&all));
+        running.until(name);
+        running
+    }
+
     /// `host-helper run --rootfs ROOTFS OPTIONS -- COMMAND`, not started yet.
     pub fn run_command(&self, options: &[&str], command: &[&str]) -> Command {
         let rootfs = self.rootfs.to_string_lossy();

@@ -404,6 +404,11 @@ pub fn wait_untold(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// What is mounted where process `pid`, or a thread as `/proc` names it, is.
+pub fn mounts_of(pid: impl std::fmt::Display) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("its mounts")
+}
+
 /// How often process `pid` has gone to sleep: each time something had woken it.
 pub fn turns(pid: impl std::fmt::Display) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("read status");

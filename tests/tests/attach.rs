@@ -15,7 +15,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use lab::{
     DEADLINE, Lab, Netns, Running, Seen, Snapshot, case, child, children, collect, init_binary,
-    packets, sh, sys, turns, wait_for_end, wait_untold,
+    mounts_of, packets, sh, sys, turns, wait_for_end, wait_untold,
 };
 
 /// A process in namespaces of its own (`-n`, `-m`...), which ends with its input.
@@ -25,15 +25,6 @@ fn guest(kinds: &[&str]) -> Running {
 
 fn attach(lab: &Lab, pid: i32, options: &[&str]) -> lab::Outcome {
     lab.hawser(&[&["attach", &pid.to_string()], options].concat())
-}
-
-/// `attach --stay`, once it is attached.
-fn stay(lab: &Lab, pid: i32, name: &str, options: &[&str]) -> Running {
-    let pid = pid.to_string();
-    let all = [&["attach", &pid, "--stay", "--name", name], options].concat();
-    let mut running = Running::spawn(lab.command(&all));
-    running.until(name);
-    running
 }
 
 fn detach(lab: &Lab, whom: &str) {
@@ -65,10 +56,6 @@ fn fetch(from: &str) -> String {
     let mut page = String::new();
     stream.read_to_string(&mut page).expect("read a page");
     page
-}
-
-fn mounts_of(pid: i32) -> String {
-    fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("its mounts")
 }
 
 fn inside(pid: i32, path: &str) -> String {
@@ -261,7 +248,7 @@ fn files_go_with_a_link_that_somebody_has_deleted() {
             assert_eq!(mounts_of(guest.pid()), first);
         }
         for command in ["stop", "detach"] {
-            let supervisor = stay(lab, guest.pid(), "web", &["--ip", "172.19.0.9"]);
+            let supervisor = lab.stay(guest.pid(), "web", &["--ip", "172.19.0.9"]);
             sh("ip link del hwac130009");
             lab.hawser(&[command, "web"]).ok();
             supervisor.end();
@@ -284,7 +271,7 @@ fn who_has_lost_its_link_and_who_has_the_address_next_are_told_apart() {
         lab.with_network();
         let (old, new) = (guest(&["-n", "-m"]), guest(&["-n", "-m"]));
         let first = mounts_of(old.pid());
-        let supervisor = stay(lab, old.pid(), "old", &["--ip", "172.19.0.9"]);
+        let supervisor = lab.stay(old.pid(), "old", &["--ip", "172.19.0.9"]);
         sh("ip link del hwac130009");
         let options = ["-p", "8081:80", "--export", "--egress", "192.0.2.0/24"];
         let named = ["--name", "new", "--ip", "172.19.0.9"];
@@ -318,7 +305,7 @@ fn whoever_has_the_address_next_keeps_what_is_its_own() {
         let (old, new) = (guest(&["-n", "-m"]), guest(&["-n", "-m"]));
         for stays in [false, false, false, true, true, true] {
             let options = ["--ip", "172.19.0.9", "-p", "8080:80"];
-            let supervisor = stays.then(|| stay(lab, old.pid(), "old", &options));
+            let supervisor = stays.then(|| lab.stay(old.pid(), "old", &options));
             if !stays {
                 let options = [&["--name", "old"], &options[..]].concat();
                 attach(lab, old.pid(), &options).ok();
@@ -790,7 +777,7 @@ fn who_stays_holds_ports_and_follows_resolvers_until_it_ends() {
         let before = lab.with_network();
         let guest = guest(&["-n", "-m"]);
         let ports = ["-p", "8080:80", "-p", "127.0.0.1:8081:80"];
-        let running = stay(lab, guest.pid(), "web", &ports);
+        let running = lab.stay(guest.pid(), "web", &ports);
         let netns = Netns::of(guest.pid());
         let server = serve(&netns, 80, 4);
         for address in [
@@ -843,14 +830,14 @@ fn who_stays_lets_go_when_it_is_told_to() {
             &|_| drop(lab.hawser(&["stop", "web"]).ok()),
         ];
         for end in ways {
-            let running = stay(lab, guest.pid(), "web", &options);
+            let running = lab.stay(guest.pid(), "web", &options);
             end(&running);
             running.end().exits(0);
             assert_eq!(Netns::of(guest.pid()).sh("ip -o link | wc -l"), "1\n");
             assert_eq!(mounts(), first);
         }
         // One that was killed leaves everything as it is, and detach takes it away all the same.
-        let running = stay(lab, guest.pid(), "web", &options);
+        let running = lab.stay(guest.pid(), "web", &options);
         running.signal(libc::SIGKILL);
         running.end().exits(-libc::SIGKILL);
         assert_eq!(lab.listed("web")["status"], "attached");
@@ -869,7 +856,7 @@ fn who_stays_takes_ports_of_loopback_addresses_along() {
     case(|lab| {
         let guest = guest(&["-n", "-m"]);
         let ports = ["-p", "8080:80", "-p", "127.0.0.1:8081:80"];
-        let running = stay(lab, guest.pid(), "web", &ports);
+        let running = lab.stay(guest.pid(), "web", &ports);
         let listed = || {
             let ports = lab.listed("web")["ports"].clone();
             let ports = ports.as_array().cloned().expect("ports");
@@ -958,7 +945,7 @@ fn rules_are_restored_from_what_is_kept() {
 fn resolvers_are_restored_that_the_container_has_now() {
     case(|lab| {
         let guest = guest(&["-n", "-m"]);
-        let running = stay(lab, guest.pid(), "web", &["--egress", "dns"]);
+        let running = lab.stay(guest.pid(), "web", &["--egress", "dns"]);
         let rules = || sh("nft list ruleset");
         let [old, new] = ["198.51.100.53", "198.51.100.54"];
         assert!(rules().contains(old), "{}", rules());
@@ -1362,7 +1349,7 @@ fn a_killed_attach_leaves_what_detach_takes() {
     case(|lab| {
         let before = lab.with_network();
         let guest = guest(&["-n", "-m"]);
-        let running = stay(lab, guest.pid(), "web", &[]);
+        let running = lab.stay(guest.pid(), "web", &[]);
         let supervisor = running.pid();
         sys::pidfd_signal(&sys::pidfd(supervisor).expect("pidfd"), libc::SIGKILL).expect("kill");
         running.end().exits(-libc::SIGKILL);

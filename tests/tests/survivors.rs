@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use lab::{Lab, Netns, Running, case, sh};
+use lab::{Lab, Netns, Running, case, mounts_of, sh};
 
 const HEADLESS: &str = env!("CARGO_BIN_EXE_headless");
 const FIXED: &[&str] = &["--ip", "172.19.0.9"];
@@ -45,22 +45,10 @@ fn joined(pid: i32, script: &str) -> Running {
 
 const IDLE: &str = "echo up; exec cat";
 
-fn mounts_of(process: &str) -> String {
-    fs::read_to_string(format!("/proc/{process}/mountinfo")).expect("its mounts")
-}
-
 fn attach(lab: &Lab, pid: i32, name: &str, options: &[&str]) {
     let pid = pid.to_string();
     lab.hawser(&[&["attach", &pid, "--name", name], options].concat())
         .ok();
-}
-
-fn stay(lab: &Lab, pid: i32, name: &str, options: &[&str]) -> Running {
-    let pid = pid.to_string();
-    let all = [&["attach", &pid, "--stay", "--name", name], options].concat();
-    let mut running = Running::spawn(lab.command(&all));
-    running.until(name);
-    running
 }
 
 fn index() -> String {
@@ -83,7 +71,7 @@ fn an_attached_process_without_its_first_thread_keeps_its_network() {
         let before = lab.with_network();
         let mut guest = headless(&["-n", "-m"]);
         let pid = guest.pid();
-        let first = mounts_of(&pid.to_string());
+        let first = mounts_of(pid);
         attach(lab, pid, "web", FIXED);
         let link = index();
         behead(&mut guest);
@@ -116,7 +104,7 @@ fn who_stays_for_a_process_without_its_first_thread_stays_until_its_end() {
     case(|lab| {
         let before = lab.with_network();
         let mut guest = headless(&["-n", "-m"]);
-        let supervisor = stay(lab, guest.pid(), "web", FIXED);
+        let supervisor = lab.stay(guest.pid(), "web", FIXED);
         let link = index();
         behead(&mut guest);
         lives(lab, "web", &link);
@@ -167,17 +155,17 @@ fn who_stays_goes_with_the_last_process_of_the_container() {
         let before = lab.with_network();
         let guest = Running::unshared(&["-n", "-m"], "exec cat");
         let named = joined(guest.pid(), IDLE);
-        let supervisor = stay(lab, named.pid(), "web", FIXED);
-        let (link, mounts) = (index(), mounts_of(&guest.pid().to_string()));
+        let supervisor = lab.stay(named.pid(), "web", FIXED);
+        let (link, mounts) = (index(), mounts_of(guest.pid()));
         named.end().exits(0);
         has_looked(lab, "web");
         lives(lab, "web", &link);
-        assert_eq!(mounts_of(&guest.pid().to_string()), mounts);
+        assert_eq!(mounts_of(guest.pid()), mounts);
         let last = joined(guest.pid(), IDLE);
         guest.end().exits(0);
         has_looked(lab, "web");
         lives(lab, "web", &link);
-        assert_eq!(mounts_of(&last.pid().to_string()), mounts);
+        assert_eq!(mounts_of(last.pid()), mounts);
         last.end().exits(0);
         supervisor.end().exits(0);
         before.assert_back();
@@ -190,15 +178,15 @@ fn who_stays_takes_the_files_back_of_a_container_whose_process_has_ended() {
     case(|lab| {
         lab.with_network();
         let guest = Running::unshared(&["-n", "-m"], "exec cat");
-        let first = mounts_of(&guest.pid().to_string());
+        let first = mounts_of(guest.pid());
         for command in ["stop", "detach"] {
             let named = joined(guest.pid(), IDLE);
-            let supervisor = stay(lab, named.pid(), "web", FIXED);
+            let supervisor = lab.stay(named.pid(), "web", FIXED);
             named.end().exits(0);
             has_looked(lab, "web");
             lab.hawser(&[command, "web"]).ok();
             supervisor.end().exits(0);
-            assert_eq!(mounts_of(&guest.pid().to_string()), first, "{command}");
+            assert_eq!(mounts_of(guest.pid()), first, "{command}");
             assert_eq!(Netns::of(guest.pid()).sh("ip -o link | wc -l"), "1\n");
         }
         guest.end().exits(0);
@@ -210,18 +198,18 @@ fn files_are_taken_back_where_the_process_has_ended_and_others_go_on() {
     case(|lab| {
         lab.with_network();
         let guest = Running::unshared(&["-n", "-m"], "exec cat");
-        let first = mounts_of(&guest.pid().to_string());
+        let first = mounts_of(guest.pid());
         // Another container of the same network namespace, with an attachment and files of its own; the names of the network are in both.
         let other = joined(guest.pid(), "exec unshare -m sh -c 'echo up; exec cat'");
         attach(lab, other.pid(), "other", &["--iface", "eth1"]);
-        let others = mounts_of(&other.pid().to_string());
+        let others = mounts_of(other.pid());
         let named = joined(guest.pid(), IDLE);
         attach(lab, named.pid(), "web", FIXED);
-        assert_ne!(mounts_of(&guest.pid().to_string()), first);
+        assert_ne!(mounts_of(guest.pid()), first);
         named.end().exits(0);
         lab.hawser(&["detach", "web"]).ok();
-        assert_eq!(mounts_of(&guest.pid().to_string()), first);
-        assert_eq!(mounts_of(&other.pid().to_string()), others);
+        assert_eq!(mounts_of(guest.pid()), first);
+        assert_eq!(mounts_of(other.pid()), others);
         lab.hawser(&["detach", "other"]).ok();
         other.end().exits(0);
         guest.end().exits(0);
@@ -237,13 +225,13 @@ fn files_are_taken_back_where_the_first_that_is_left_is_in_a_jail() {
         let mut jailed = Running::unshared(&["-n", "-m"], script);
         jailed.until("up");
         let rest = joined(jailed.pid(), IDLE);
-        let first = mounts_of(&rest.pid().to_string());
+        let first = mounts_of(rest.pid());
         let named = joined(jailed.pid(), IDLE);
         attach(lab, named.pid(), "web", FIXED);
-        assert_ne!(mounts_of(&rest.pid().to_string()), first);
+        assert_ne!(mounts_of(rest.pid()), first);
         named.end().exits(0);
         lab.hawser(&["detach", "web"]).ok();
-        assert_eq!(mounts_of(&rest.pid().to_string()), first);
+        assert_eq!(mounts_of(rest.pid()), first);
         rest.end().exits(0);
         jailed.end().exits(1);
     });

@@ -1,7 +1,6 @@
 //! The network namespace of a container: made for it, another container's, or one that is there.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
@@ -65,7 +64,7 @@ pub fn namespace(choice: &NetworkChoice) -> Result<Option<OwnedFd>> {
     let path = match choice {
         NetworkChoice::Host => return Ok(None),
         NetworkChoice::Container(name) => match control::join(name) {
-            Ok(pid) => PathBuf::from(place_of(pid)).join("ns/net"),
+            Ok(pid) => place_of(pid).join("ns/net"),
             // An attachment without a supervisor.
             Err(error) => {
                 let found = attached::namespace_of(name)?;

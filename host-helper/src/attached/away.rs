@@ -55,25 +55,18 @@ impl Ours {
     /// # Errors
     /// It cannot be told.
     pub fn another(&self) -> std::io::Result<Option<(i32, OwnedFd)>> {
-        let (mut found, mut refused) = (None, None);
         owner::find_in(self.netns, |name| {
             let Ok(pid) = name.parse() else {
-                return false;
+                return Ok(None);
             };
+            let is_its = || namespace(name, "net").is_ok_and(|now| now == self.netns);
             match sys::pidfd_open(pid) {
                 // Its number may have been another's before.
-                Ok(pidfd) if namespace(name, "net").is_ok_and(|now| now == self.netns) => {
-                    found = Some((pid, pidfd));
-                }
-                Err(errno) if errno != Errno::ESRCH => refused = Some(errno),
-                _ => {}
+                Ok(pidfd) => Ok(is_its().then_some((pid, pidfd))),
+                Err(Errno::ESRCH) => Ok(None),
+                Err(errno) => Err(errno.into()),
             }
-            found.is_some()
-        })?;
-        match (found, refused) {
-            (None, Some(errno)) => Err(errno.into()),
-            (found, _) => Ok(found),
-        }
+        })
     }
 
     /// Its ports are others now.

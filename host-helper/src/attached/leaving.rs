@@ -144,7 +144,7 @@ fn take_files_back_of_rest(kept: &Kept) -> Result<()> {
         return Ok(());
     }
     let (mut done, mut errors) = (BTreeSet::new(), Vec::new());
-    let looked = owner::find_in(kept.netns, |name| {
+    let looked: std::io::Result<Option<()>> = owner::find_in(kept.netns, |name| {
         let mounts = namespace(name, "mnt").ok();
         let process = name.parse().ok().and_then(|pid| Process::pin(pid).ok());
         // Its number may have been another's.
@@ -154,7 +154,7 @@ fn take_files_back_of_rest(kept: &Kept) -> Result<()> {
         if let Some(files) = seen.filter(|_| done.insert(mounts)) {
             errors.extend(join::unbind(&files, &kept.bound).err());
         }
-        false
+        Ok(None)
     });
     errors.extend(looked.doing(|| "look for its processes".into()).err());
     all_of(&errors)

@@ -71,8 +71,8 @@ impl Target {
     pub fn of_process(pid: i32) -> Result<Target> {
         let shown = format!("process {pid}");
         let process = Process::pin(pid)?;
-        let path = format!("{}/ns/net", place_of(pid));
-        Target::new(open_namespace(Path::new(&path))?, Some(process), shown)
+        let path = place_of(pid).join("ns/net");
+        Target::new(open_namespace(&path)?, Some(process), shown)
     }
 
     /// The network namespace at this path, of which nothing else is known.
@@ -407,14 +407,14 @@ fn files_of(pid: i32) -> Result<Option<Files>> {
     if [inode("self")?, namespace("1", "mnt").unwrap_or_default()].contains(&theirs) {
         return Ok(None);
     }
-    let open = |path: String, flags| {
-        let flags = flags | OFlag::O_CLOEXEC;
-        openat(AT_FDCWD, &*path, flags, Mode::empty()).doing(doing)
-    };
     let place = place_of(pid);
+    let open = |what: &str, flags| {
+        let flags = flags | OFlag::O_CLOEXEC;
+        openat(AT_FDCWD, &place.join(what), flags, Mode::empty()).doing(doing)
+    };
     Ok(Some(Files {
-        mounts: open(format!("{place}/ns/mnt"), OFlag::O_RDONLY)?,
-        root: open(format!("{place}/root"), OFlag::O_PATH | OFlag::O_DIRECTORY)?,
+        mounts: open("ns/mnt", OFlag::O_RDONLY)?,
+        root: open("root", OFlag::O_PATH | OFlag::O_DIRECTORY)?,
         // Without user namespaces there is no such file.
         may_be_made: namespace(&pid.to_string(), "user").ok() == namespace("self", "user").ok(),
     }))

@@ -311,7 +311,7 @@ fn lo_inside(owner: &Owner) -> Result<Option<Link>, Refusal> {
     if namespace(&pid, "net")? != owner.netns {
         return Ok(None);
     }
-    let netns: OwnedFd = File::open(format!("{}/ns/net", place_of(owner.pid)))?.into();
+    let netns: OwnedFd = File::open(place_of(owner.pid).join("ns/net"))?.into();
     let mut inside = look_inside(&netns, Netlink::route)??;
     inside.find_link(LO)
 }
