@@ -6,7 +6,8 @@
 //!
 //! What led to a container that has ended is deleted by the kernel itself, where it can (6.8 on): that takes 0.2 ms. To look
 //! for what leads elsewhere takes a dump, which locks every chain of the kernel's table in turn, 9 ms for 262,144 of them.
-//! So it is done once for both families when there are few connections, and not at all when there are none.
+//! So it is done once for both families when there are few connections, and not at all when there are none, or very few of which
+//! none is meant: `/proc` locks nothing, and tells all of an empty table in 0.15 ms.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -48,6 +49,8 @@ const AT_ONCE: usize = 64;
 const SINGLY: usize = 8;
 /// So few connections are told whole: a megabyte.
 const FEW: u32 = 4096;
+/// So few are looked at by way of `/proc` first, which takes 2 us for each.
+const VERY_FEW: u32 = 1024;
 
 /// Forgets the connections by these ports of the host's own addresses, but for those that lead to one of the addresses
 /// `kept`. Gives how many. By a socket that is there: one that is closed after elements were deleted waits until the kernel has let
@@ -80,7 +83,11 @@ fn forget_some(
     wanted: &Wanted,
     kept: &[IpAddr],
 ) -> Result<usize, Refusal> {
-    let families: &[i32] = match entries(conntrack)? {
+    let is_meant = |line: &str| {
+        let port = values(line, "dport=").next().map(str::parse);
+        port.is_some_and(|port| port.is_ok_and(|port: u16| wanted.contains_key(&port)))
+    };
+    let families: &[i32] = match may_be_there(conntrack, is_meant)? {
         0 => return Ok(0),
         1..=FEW => &[libc::AF_UNSPEC],
         _ => &[libc::AF_INET, libc::AF_INET6],
@@ -208,7 +215,12 @@ fn forget_by_look(
     addresses: BTreeSet<&IpAddr>,
     side: u16,
 ) -> Result<(), Refusal> {
-    if addresses.is_empty() {
+    let nth = usize::from(side == CTA_TUPLE_REPLY);
+    let is_meant = |line: &str| {
+        let source = values(line, "src=").nth(nth).map(str::parse);
+        source.is_some_and(|source| source.is_ok_and(|source: IpAddr| addresses.contains(&source)))
+    };
+    if addresses.is_empty() || may_be_there(conntrack, is_meant)? == 0 {
         return Ok(());
     }
     let mut found = Vec::new();
@@ -232,6 +244,35 @@ fn forget_by_look(
         delete(conntrack, some)?;
     }
     Ok(())
+}
+
+/// How many connections there are; none where none is meant, by its line in `/proc`.
+fn may_be_there(conntrack: &mut Netlink, is_meant: impl Fn(&str) -> bool) -> Result<u32, Refusal> {
+    let mut count = entries(conntrack)?;
+    // It is told in pages: one may be passed over when another before it ends meanwhile. What has run out is counted, but not told, and
+    // gone with that.
+    for _ in 0..2 {
+        if count == 0 || count > VERY_FEW {
+            break;
+        }
+        let Ok(all) = std::fs::read_to_string("/proc/net/nf_conntrack") else {
+            break;
+        };
+        if all.lines().any(&is_meant) {
+            break;
+        }
+        if all.lines().count() >= count as usize {
+            return Ok(0);
+        }
+        count = entries(conntrack)?;
+    }
+    Ok(count)
+}
+
+/// What is behind such a word in a line, once for the first packet's direction and once for the answer's.
+fn values<'a>(line: &'a str, word: &str) -> impl Iterator<Item = &'a str> {
+    let words = line.split_ascii_whitespace();
+    words.filter_map(move |found| found.strip_prefix(word))
 }
 
 /// How many connections there are; none where the kernel tracks none.

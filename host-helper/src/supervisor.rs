@@ -40,6 +40,9 @@ use wake::{
     CHILD, FOLLOWER, INPUT, LINKS, LISTENER, NEWS, OUTPUT, PORTS, SIGNALS, STATUS, TERMINAL,
 };
 
+/// A command that lives shorter than this is none that connections by its ports are looked through for.
+const SHORT: Duration = Duration::from_millis(20);
+
 /// A container and what is done for it until it ends.
 pub struct Supervisor {
     container: Container,
@@ -70,6 +73,8 @@ pub struct Supervisor {
     is_busy: bool,
     /// Ports that have been published: connections to who had them before are to be forgotten.
     published: Vec<Port>,
+    /// Not before: see [`SHORT`].
+    look_at: Option<Instant>,
     /// Ports that have been withdrawn: connections by them are to be forgotten.
     withdrawn: Vec<Port>,
     /// It has, or has had, published ports.
@@ -135,6 +140,7 @@ impl Supervisor {
             steps: None,
             is_busy: false,
             published,
+            look_at: None,
             withdrawn: Vec::new(),
             had_ports,
             forget_at: None,
@@ -229,6 +235,9 @@ impl Supervisor {
             self.container.slow.clear();
         } else {
             self.let_caller_go_first();
+            if self.had_ports {
+                self.look_at = Instant::now().checked_add(SHORT);
+            }
         }
         while !self.is_leaving {
             self.forget_connections();

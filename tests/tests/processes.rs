@@ -123,3 +123,24 @@ fn a_start_says_little_and_waits_for_events_alone() {
         }
     });
 }
+
+#[test]
+fn ports_take_no_walk_through_connections_of_others() {
+    case(|lab| {
+        lab.with_network();
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").expect("a client");
+        client.send_to(b"x", "127.0.0.1:9").expect("send");
+        let count = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count");
+        assert_ne!(count.expect("how many").trim(), "0");
+        let trace = lab.dir.join("trace");
+        let traced = strace::traced(
+            &lab.run_command(&["-p", "8080:80"], &["/bin/true"]),
+            &["-f", "-v", "-qq", "-e", "signal=none", "-e", "trace=sendto"],
+            &trace.to_string_lossy(),
+        );
+        collect(traced, DEADLINE).exits(0);
+        let text = std::fs::read_to_string(&trace).expect("the trace");
+        assert!(text.contains("IPCTNL_MSG_CT_GET_STATS"), "{text}");
+        assert!(!text.contains("IPCTNL_MSG_CT_GET,"), "{text}");
+    });
+}

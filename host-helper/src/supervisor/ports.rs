@@ -113,7 +113,12 @@ impl Supervisor {
             self.published
                 .extend(ports.filter(|port| port.protocol == Protocol::Udp));
         }
-        let published = std::mem::take(&mut self.published);
+        let is_later = self.look_at.is_some_and(|at| at > Instant::now());
+        let mut published = Vec::new();
+        if !is_later {
+            self.look_at = None;
+            published = std::mem::take(&mut self.published);
+        }
         let withdrawn = std::mem::take(&mut self.withdrawn);
         if published.is_empty() && withdrawn.is_empty() {
             return;
