@@ -121,6 +121,8 @@ impl Supervisor {
         }
         let published: Vec<Port> = container.splice.ports().collect();
         let had_ports = !published.is_empty();
+        let looks_later = had_ports && !description.is_detached;
+        let look_at = looks_later.then(|| Instant::now() + SHORT);
         Supervisor {
             container,
             news: None,
@@ -140,7 +142,7 @@ impl Supervisor {
             steps: None,
             is_busy: false,
             published,
-            look_at: None,
+            look_at,
             withdrawn: Vec::new(),
             had_ports,
             forget_at: None,
@@ -235,9 +237,6 @@ impl Supervisor {
             self.container.slow.clear();
         } else {
             self.let_caller_go_first();
-            if self.had_ports {
-                self.look_at = Instant::now().checked_add(SHORT);
-            }
         }
         while !self.is_leaving {
             self.forget_connections();
