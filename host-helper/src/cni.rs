@@ -20,6 +20,7 @@ use std::io::Read;
 use serde_json::{Value, json};
 
 use crate::error::{Refusal, Result};
+use crate::reclaim;
 use crate::show;
 use crate::steps::Steps;
 use call::{Call, Command};
@@ -143,7 +144,11 @@ fn act(
             Ok(answer)
         }
         Command::Del => delete::delete(&call).map(|()| Value::Null),
-        Command::Check => check::check(&call).map(|()| Value::Null),
+        Command::Check => {
+            let checked = check::check(&call);
+            reclaim::sweep();
+            checked.map(|()| Value::Null)
+        }
         Command::Gc => delete::collect_garbage(&call).map(|()| Value::Null),
         Command::Status => status::status(&call).map(|()| Value::Null),
         Command::Version => Ok(Value::Null),

@@ -382,8 +382,11 @@ impl Client {
 
     /// Answers. The connection is to be closed; who does not read gets no answer.
     pub fn answer(mut self, text: &str) -> Option<UnixStream> {
-        // All of it at once, however many ports there are.
+        // All of it at once, however many ports there are. In a user namespace that is refused: to who does not read the rest, for so long.
+        const PATIENCE: Duration = Duration::from_millis(100);
         let _ = setsockopt(&self.stream, SndBufForce, &(text.len() * 2 + 4096));
+        self.stream.set_nonblocking(false).ok()?;
+        self.stream.set_write_timeout(Some(PATIENCE)).ok()?;
         self.stream.write_all(text.as_bytes()).ok()?;
         Some(self.stream)
     }

@@ -30,6 +30,7 @@ use crate::config::{self, Privileges};
 use crate::control;
 use crate::error::{Doing, Error, Result};
 use crate::ls::Description;
+use crate::reclaim;
 use crate::rootfs::Rootfs;
 use crate::run;
 use crate::signals::Signals;
@@ -313,6 +314,7 @@ fn supervise(
         supervisor.take_terminal()?;
     }
     supervisor.tell(steps);
+    reclaim::sweep_apart();
     Ok(supervisor.wait(None))
 }
 

@@ -141,6 +141,9 @@ impl Splice {
         let epoll = self.epoll.insert(epoll);
         let all = self.held.iter().flatten().chain(&held);
         raise_limit(all.map(Held::descriptors).sum::<usize>() + DESCRIPTORS);
+        if held.iter().any(|one| one.port.protocol == Protocol::Tcp) {
+            self.connections.keep_spare().doing(doing)?;
+        }
         let mut free = (0..self.held.len()).filter(|at| self.held[*at].is_none());
         let places: Vec<usize> = free.by_ref().take(held.len()).collect();
         let end = self.held.len();

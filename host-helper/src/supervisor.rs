@@ -462,10 +462,7 @@ impl Supervisor {
         if let Some(beyond) = self.beyond.take() {
             beyond.leave();
         }
-        let clients = self.clients.drain(..).map(|client| client.stream);
-        for mut client in self.waiting.drain(..).chain(clients) {
-            let _ = client.write_all(format!("exit {code}\n").as_bytes());
-        }
+        self.tell_end(code);
         self.container.names.sweep();
         self.forget_container(lives_on);
         let entry = self.container.entry.as_mut().filter(|_| !lives_on);

@@ -78,13 +78,11 @@ fn names_step_and_cause(sentence: &str, fault: Fault) -> bool {
     }
 }
 
-/// No memory for what Rust's library cannot go on without: it says so, and aborts; what is left is as after a kill. Of a
-/// process that another one waits for, that one says it too.
-fn is_out_of_memory(outcome: &Outcome, fault: Fault) -> bool {
-    let is_said = outcome.code == 125 && outcome.err().contains("memory allocation of ");
-    // As it is, and as a shell tells it.
+/// No memory for what Rust's library does before `main` is called: it says so, and aborts. As a shell tells it, too.
+fn has_not_begun(outcome: &Outcome, fault: Fault) -> bool {
     let is_aborted = [-libc::SIGABRT, 128 + libc::SIGABRT].contains(&outcome.code);
-    (is_said || is_aborted) && fault == Fault::Instead(Errno::ENOMEM)
+    let is_said = outcome.err().contains("alternative stack");
+    is_aborted && is_said && fault == Fault::Instead(Errno::ENOMEM)
 }
 
 /// Whether an outcome of `run`, `attach` and the hook may be.
@@ -103,7 +101,7 @@ fn is_told(outcome: &Outcome, call: &Call, fault: Fault) -> bool {
             names_step_and_cause(sentence, fault) && errno(fault) != "EINTR"
         }
         126 | 127 => is_line && ["execve", "faccessat"].contains(&name.as_str()),
-        _ => is_out_of_memory(outcome, fault),
+        _ => has_not_begun(outcome, fault),
     }
 }
 
@@ -132,7 +130,7 @@ fn is_told_in_json(outcome: &Outcome, _: &Call, fault: Fault) -> bool {
             let is_told = sentence.is_some_and(|sentence| names_step_and_cause(sentence, fault));
             has_code && is_told && outcome.stderr.is_empty() && errno(fault) != "EINTR"
         }
-        _ => is_out_of_memory(outcome, fault),
+        _ => has_not_begun(outcome, fault),
     }
 }
 

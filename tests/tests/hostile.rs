@@ -24,7 +24,7 @@ use lab::{
 };
 
 /// Some seconds more than a grace of one second, on a busy machine.
-const SOON: Duration = Duration::from_secs(15);
+const SOON: Duration = Duration::from_secs(8);
 
 /// A dynamic program of the C library's needs the host's libraries; and a place to tell something: a file, and a FIFO that
 /// somebody waits at.

@@ -190,6 +190,46 @@ fn what_a_killed_isolated_run_has_left_the_next_takes_away() {
     });
 }
 
+/// Commands that are about somebody else.
+#[test]
+fn what_a_killed_run_has_left_goes_with_whatever_is_asked_next() {
+    case(|lab| {
+        let plugin = lab.plugin();
+        let config = json!({"cniVersion": "1.1.0", "name": "pods", "type": "hawser"});
+        let pod = Running::unshared(&["-n"], "exec cat");
+        let netns = format!("/proc/{}/ns/net", pod.pid());
+        let whose = Whose {
+            container: "pod",
+            interface: "eth0",
+            netns: &netns,
+        };
+        let mut checked = config.clone();
+        checked["prevResult"] = plugin.call("ADD", whose, &config).ok();
+        let stays = lab.start_idle(&["--name", "stays"]);
+        let count = || sh("ip -o link | wc -l");
+        let (before, links) = (Snapshot::take(), count());
+        let questions: [&dyn Fn(); 3] = [
+            &|| drop(lab.hawser(&["exec", "stays", "true"]).ok()),
+            &|| drop(plugin.call("CHECK", whose, &checked).ok()),
+            &|| drop(plugin.call("DEL", whose, &config).ok()),
+        ];
+        for (nth, ask) in questions.iter().enumerate() {
+            let options = ["-d", "--name", "web", "-p", "8080:80", "--isolate"];
+            lab.run(&options, &["sleep", "1000"]).ok();
+            kill_supervisor(lab, "web");
+            assert!(Watch::new().until(|| count() == links));
+            assert!(sh("nft list map inet hawser ports4").contains("8080"));
+            ask();
+            let ports = sh("nft list map inet hawser ports4");
+            assert!(!ports.contains("8080"), "{nth}: {ports}");
+            if nth < 2 {
+                before.assert_back();
+            }
+        }
+        stays.end().exits(0);
+    });
+}
+
 /// What keeps a socket of nf_tables open until nobody waits for its end is not kept by who stays for as long.
 #[test]
 fn who_takes_away_what_others_have_left_keeps_nothing_of_that() {

@@ -8,7 +8,9 @@ use lab::wire::{
     ALL_NODES, ARP, BROADCAST, Host, IPV4, IPV6, Mac, advertised_router, arp, ethernet, icmp6,
     ipv4, ipv4_with, ipv6, multicast, udp, udp6,
 };
-use lab::{DEADLINE, Lab, Netns, Running, Scene, Station, Watch, case, packets, sh, wait_untold};
+use lab::{
+    DEADLINE, Lab, Netns, Running, Scene, Snapshot, Station, Watch, case, packets, sh, wait_untold,
+};
 
 const ICMP6: u8 = libc::IPPROTO_ICMPV6 as u8;
 const UDP: u8 = libc::IPPROTO_UDP as u8;
@@ -1130,10 +1132,19 @@ const ADMIN: [&str; 6] = [
     "172.19.0.2",
 ];
 
+/// The host has asked by ping(8) who is there, which the kernel remembers.
+#[track_caller]
+fn assert_back_but_for_pings(before: &Snapshot) {
+    let mut changes = before.changes();
+    changes.retain(|change| !change.starts_with("connections: icmp "));
+    assert!(changes.is_empty(), "not as before: {changes:#?}");
+}
+
 /// Who deletes its own eth0 gives its address to whoever comes next, and its end takes nothing from them.
 #[test]
 fn who_deletes_its_eth0_harms_nobody() {
     packets(|lab| {
+        let before = lab.with_network();
         let script = "ip link del eth0; echo up; read x";
         let published = [&ADMIN[..], &["-p", "8080:80"]].concat();
         let mut mallory = lab.start(&published, &["sh", "-c", script]);
@@ -1159,7 +1170,8 @@ fn who_deletes_its_eth0_harms_nobody() {
             .refused(&["has deleted its link"]);
         let ports = sh("nft list map inet hawser ports4; nft list set inet hawser open4");
         assert!(!ports.contains("elements"), "{ports}");
-        mallory.end().exits(1);
+        lab.hawser(&["stop", "--grace", "1", "mallory"]).exits(0);
+        mallory.end().exits(143);
         host_reaches("172.19.0.2");
         let of_next = sh("nft list map inet hawser tenants; nft list set bridge hawser sources4");
         assert!(of_next.contains("172.19.0.2"), "{of_next}");
@@ -1168,6 +1180,7 @@ fn who_deletes_its_eth0_harms_nobody() {
         next.end().exits(0);
         let left = sh("nft list set bridge hawser sources4");
         assert!(!left.contains("elements"), "{left}");
+        assert_back_but_for_pings(&before);
     });
 }
 
@@ -1317,6 +1330,7 @@ fn leads_to_nobody(lab: &Lab, leave: impl Fn(Running) -> Option<Running>) {
 #[test]
 fn who_changes_its_eth0_has_no_network() {
     packets(|lab| {
+        let before = lab.with_network();
         let victim = lab.start_idle(&["--name", "victim", "--ip", "172.19.0.3"]);
         for change in [
             "ip link set eth0 name lan0 && ip link set lan0 up && dev=lan0",
@@ -1336,8 +1350,10 @@ fn who_changes_its_eth0_has_no_network() {
             // Its place is still its own.
             lab.run(&["--ip", "172.19.0.2"], &["true"])
                 .refused(&["172.19.0.2", "mallory"]);
-            mallory.end().exits(1);
+            lab.hawser(&["stop", "--grace", "1", "mallory"]).exits(0);
+            mallory.end().exits(143);
         }
         victim.end().exits(0);
+        assert_back_but_for_pings(&before);
     });
 }

@@ -1,9 +1,10 @@
 //! `stop NAME`, and what is kept of containers that have ended.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 
-use lab::{DEADLINE, Lab, Running, case, collect, sh, sys};
+use lab::{DEADLINE, Lab, Running, case, collect, sh, sys, turns, wait_for_end, wait_untold};
 
 /// A container that has said "up" by a FIFO, so that its handlers are in place.
 fn detach_ready(lab: &Lab, name: &str, options: &[&str], before: &str) {
@@ -171,6 +172,25 @@ fn a_supervisor_that_does_not_answer_is_said_with_its_cure() {
     });
 }
 
+fn inspected(lab: &Lab, name: &str) -> serde_json::Value {
+    serde_json::from_str(&lab.hawser(&["inspect", name]).ok()).expect("JSON")
+}
+
+fn descriptors(pid: &str) -> usize {
+    let found = std::fs::read_dir(format!("/proc/{pid}/fd"));
+    found.expect("its descriptors").count()
+}
+
+/// Who has asked for the end of `web`.
+fn wait_for_web() -> UnixStream {
+    let mut client = UnixStream::connect("/run/hawser/web.sock").expect("a place");
+    client
+        .set_read_timeout(Some(DEADLINE / 4))
+        .expect("a deadline");
+    client.write_all(b"hawser 1 wait\n").expect("ask");
+    client
+}
+
 /// Who waits takes a descriptor of the supervisor's, which may be as many as it may have: one place is left for who asks.
 #[test]
 fn a_supervisor_without_descriptors_is_stopped_all_the_same() {
@@ -182,26 +202,12 @@ fn a_supervisor_without_descriptors_is_stopped_all_the_same() {
             .arg(&lab.rootfs)
             .args(["--", "sleep", "1000"]);
         collect(run, DEADLINE).ok();
-        let text = lab.hawser(&["inspect", "web"]).ok();
-        let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        let supervisor = &found["supervisor"];
-        let descriptors = || {
-            let found = std::fs::read_dir(format!("/proc/{supervisor}/fd"));
-            found.expect("its descriptors").count()
-        };
-        let most = descriptors() + 4;
+        let supervisor = inspected(lab, "web")["supervisor"].to_string();
+        let most = descriptors(&supervisor) + 4;
         sh(&format!(
             "prlimit --pid {supervisor} --nofile={most}:{most}"
         ));
-        let wait = || {
-            let mut client = UnixStream::connect("/run/hawser/web.sock").expect("a place");
-            client
-                .set_read_timeout(Some(DEADLINE / 4))
-                .expect("a deadline");
-            client.write_all(b"hawser 1 wait\n").expect("ask");
-            client
-        };
-        let mut waiting: Vec<_> = (0..10).map(|_| wait()).collect();
+        let mut waiting: Vec<_> = (0..10).map(|_| wait_for_web()).collect();
         let mut answer = String::new();
         let last = waiting.last_mut().expect("it waits");
         last.read_to_string(&mut answer).expect("an answer");
@@ -215,6 +221,77 @@ fn a_supervisor_without_descriptors_is_stopped_all_the_same() {
         answer.clear();
         waiting[0].read_to_string(&mut answer).expect("an answer");
         assert!(answer.starts_with("exit "), "{answer}");
+    });
+}
+
+/// By a port of ours on 127.0.0.1 comes a client for whom there is no descriptor: it is reset, and the supervisor sleeps on.
+#[test]
+fn a_supervisor_without_descriptors_resets_who_comes_and_sleeps() {
+    case(|lab| {
+        let mut run = lab.command_of("setpriv");
+        run.args(["--bounding-set=-sys_resource", "--inh-caps=-sys_resource"])
+            .arg(lab::binary())
+            .args(["run", "-d", "--name", "web", "-p", "8080:80", "--rootfs"])
+            .arg(&lab.rootfs)
+            .args(["--", "sleep", "1000"]);
+        collect(run, DEADLINE).ok();
+        let supervisor = inspected(lab, "web")["supervisor"].to_string();
+        let most = descriptors(&supervisor) + 3;
+        sh(&format!(
+            "prlimit --pid {supervisor} --nofile={most}:{most}"
+        ));
+        let waiting: Vec<_> = (0..6).map(|_| wait_for_web()).collect();
+        let mut refused = waiting.last().expect("it waits");
+        refused
+            .read_to_string(&mut String::new())
+            .expect("an answer");
+        for _ in 0..3 {
+            let mut client = TcpStream::connect("127.0.0.1:8080").expect("the kernel's answer");
+            client
+                .set_read_timeout(Some(DEADLINE / 4))
+                .expect("a deadline");
+            let reset = client.read(&mut [0]).expect_err("nobody serves it");
+            assert_eq!(reset.kind(), ErrorKind::ConnectionReset);
+        }
+        let before = turns(&supervisor);
+        // It takes the next one as well, and nothing in between.
+        lab.hawser(&["inspect", "web"]).ok();
+        assert!(turns(&supervisor) < before + 20);
+        lab.hawser(&["stop", "web", "--grace", "0"]).ok();
+    });
+}
+
+/// Who asks for something at the moment of its end has got nothing, and hears that.
+#[test]
+fn who_asks_as_it_ends_hears_that_it_has_ended() {
+    case(|lab| {
+        for question in [
+            &["port", "add", "web", "8080:80"][..],
+            &["inspect", "web"],
+            &["port", "ls", "web"],
+            &["exec", "web", "true"],
+            &["run", "--network", "container:web", "--", "true"],
+        ] {
+            let run = lab.run_command(&["-d", "--name", "web"], &["sleep", "1000"]);
+            collect(run, DEADLINE).ok();
+            let found = inspected(lab, "web");
+            let number = |key: &str| found[key].to_string().parse::<i32>().expect("a number");
+            let (supervisor, first) = (number("supervisor"), number("pid"));
+            let signal = |pid, signal| {
+                sys::pidfd_signal(&sys::pidfd(pid).expect("pidfd"), signal).expect("signal");
+            };
+            signal(supervisor, libc::SIGSTOP);
+            let asking = Running::spawn(lab.command(question));
+            wait_untold("its question", || {
+                let queue = sh("ss -xl | grep web.sock");
+                queue.split_whitespace().nth(2) == Some("1")
+            });
+            signal(first, libc::SIGKILL);
+            wait_for_end(first);
+            signal(supervisor, libc::SIGCONT);
+            asking.end().refused(&["web", "it has ended"]);
+            lab.hawser(&["rm", "web"]);
+        }
     });
 }
 

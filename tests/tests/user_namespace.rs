@@ -22,6 +22,19 @@ fn run(lab: &Lab, words: &str) -> Outcome {
     collect(command, DEADLINE)
 }
 
+/// A script in such namespaces, for which `$HAWSER` and `$ROOTFS` are there.
+fn with_hawser(lab: &Lab, script: &str) -> Outcome {
+    let script =
+        format!("mkdir -p /run/hawser && mount -t tmpfs -o mode=0700 run /run/hawser\n{script}");
+    let mut command = Command::new("unshare");
+    command
+        .args(["-rnm", "sh", "-c", &script])
+        .env("HAWSER", binary())
+        .env("ROOTFS", &lab.rootfs)
+        .stdin(Stdio::null());
+    collect(command, DEADLINE)
+}
+
 #[test]
 fn a_container_with_a_network() {
     case(|lab| {
@@ -37,6 +50,19 @@ fn a_container_with_a_network() {
         );
         run(lab, "run --rootfs ROOTFS -- no-such-command").exits(127);
         run(lab, "run -t --rootfs ROOTFS -- tty").exits(0);
+    });
+}
+
+/// The kernel gives no socket there as much room as an answer may need.
+#[test]
+fn a_long_command_is_told_whole() {
+    case(|lab| {
+        let script = r#"
+            word=$(head -c 122880 /dev/zero | tr '\0' x)
+            set -- $word $word $word $word $word $word $word $word
+            "$HAWSER" run -d --network none --name big --rootfs "$ROOTFS" -- sh -c 'sleep 1000' "$@" >/dev/null || exit
+            "$HAWSER" inspect big | tail -c 2; "$HAWSER" exec big true && "$HAWSER" ls | grep -o '^big' && "$HAWSER" stop --grace 0 big"#;
+        assert_eq!(with_hawser(lab, script).ok(), "}\nbig");
     });
 }
 
@@ -74,16 +100,7 @@ fn the_last_namespace_of_a_container_goes() {
                 done
                 echo $name $first
             done"#;
-        let script = format!(
-            "mkdir -p /run/hawser && mount -t tmpfs -o mode=0700 run /run/hawser\n{script}"
-        );
-        let mut command = Command::new("unshare");
-        command
-            .args(["-rnm", "sh", "-c", &script])
-            .env("HAWSER", binary())
-            .env("ROOTFS", &lab.rootfs)
-            .stdin(Stdio::null());
-        let said = collect(command, DEADLINE).ok();
+        let said = with_hawser(lab, script).ok();
         assert_eq!(said.lines().count(), 6, "{said}");
     });
 }

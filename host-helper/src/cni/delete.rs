@@ -16,6 +16,7 @@ use crate::link::Link;
 use crate::netlink::Netlink;
 use crate::nft;
 use crate::owner::Mark;
+use crate::reclaim;
 use crate::signals::Signals;
 use crate::state;
 
@@ -48,7 +49,10 @@ fn delete_ours(call: &Call) -> Result<(), Fault> {
             .is_some_and(|mark| is_marked(mark, &name))
     };
     if let Some(end) = found.filter(is_it) {
-        return attached::take_over(&mut route, &end).judge();
+        let taken = attached::take_over(&mut route, &end).judge();
+        // What others have left.
+        reclaim::sweep();
+        return taken;
     }
     // Its network namespace has gone, with the link; or whoever added it was killed before it could say so.
     if let Some(target) = call.netns.as_ref().and_then(|_| add::target(call).ok()) {

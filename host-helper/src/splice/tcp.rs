@@ -65,12 +65,21 @@ struct Way {
 struct Reset;
 
 impl Connections {
+    /// Sees to it that connections can be reset when no descriptor is left.
+    ///
+    /// # Errors
+    /// None is left now.
+    pub fn keep_spare(&mut self) -> std::io::Result<()> {
+        if self.spare.is_none() {
+            self.spare = Some(File::open("/dev/null")?);
+        }
+        Ok(())
+    }
+
     /// Takes new connections to a port, and begins to join each to one to the container.
     pub fn accept(&mut self, epoll: &Epoll, held: &Held, target: &Target) -> Result<(), Gone> {
         target.check_link(&held.socket)?;
-        if self.spare.is_none() {
-            self.spare = File::open("/dev/null").ok();
-        }
+        let _ = self.keep_spare();
         for _ in 0..ACCEPTED {
             match accept_one(&held.socket) {
                 Ok(client) if self.all.len() - self.free.len() < MOST => {
@@ -83,6 +92,8 @@ impl Connections {
                     if let Ok(client) = accept_one(&held.socket) {
                         reset(&client);
                     }
+                    // Nobody else has taken the place meanwhile.
+                    let _ = self.keep_spare();
                     return Ok(());
                 }
                 Err(_) => return Ok(()),

@@ -1,5 +1,6 @@
 //! Answers to those who ask on the control socket.
 
+use std::io::Write;
 use std::time::Duration;
 
 use super::wake::CLIENTS;
@@ -80,6 +81,17 @@ impl Supervisor {
         }
         if self.spare.is_none() {
             self.answered.clear();
+        }
+    }
+
+    /// To who waits for that, also who has asked a moment ago; others hear of nothing, and that says it.
+    pub(super) fn tell_end(&mut self, code: u8) {
+        let late = self.clients.drain(..).filter_map(|mut client| {
+            let asked = client.read()?.ok()?;
+            matches!(asked, Request::Wait | Request::Stop(_)).then_some(client.stream)
+        });
+        for mut client in self.waiting.drain(..).chain(late) {
+            let _ = client.write_all(format!("exit {code}\n").as_bytes());
         }
     }
 

@@ -10,11 +10,18 @@ use dlmalloc::Dlmalloc;
 pub struct Heap {
     lasting: UnsafeCell<Dlmalloc>,
     scratch: UnsafeCell<Scratch>,
+    /// Where the kernel has no more: what is begun can be ended, or taken back and told, without it.
+    reserve: UnsafeCell<Scratch>,
 }
 
-/// Memory that is handed out in order, and given back as a whole.
+/// Bytes; what is not touched costs nothing.
+const RESERVE: usize = 256 * 1024;
+static mut PLACE: [u8; RESERVE] = [0; RESERVE];
+
+/// Memory that is handed out in order, and given back as a whole, or never.
 struct Scratch {
     start: usize,
+    size: usize,
     used: usize,
     is_open: bool,
 }
@@ -22,6 +29,15 @@ struct Scratch {
 impl Scratch {
     /// Bytes of address space; what is not touched costs nothing.
     const SIZE: usize = 1024 * 1024;
+
+    const fn closed() -> Self {
+        Scratch {
+            start: 0,
+            size: 0,
+            used: 0,
+            is_open: false,
+        }
+    }
 
     fn open(&mut self) {
         // SAFETY: a new private mapping, at a place of the kernel's choice.
@@ -38,6 +54,18 @@ impl Scratch {
         if start != libc::MAP_FAILED {
             *self = Scratch {
                 start: start as usize,
+                size: Self::SIZE,
+                used: 0,
+                is_open: true,
+            };
+        }
+    }
+
+    fn open_reserve(&mut self) {
+        if !self.is_open {
+            *self = Scratch {
+                start: (&raw mut PLACE) as usize,
+                size: RESERVE,
                 used: 0,
                 is_open: true,
             };
@@ -45,31 +73,27 @@ impl Scratch {
     }
 
     fn owns(&self, place: *mut u8) -> bool {
-        (self.start..self.start + Self::SIZE).contains(&(place as usize)) && self.start != 0
+        (self.start..self.start + self.size).contains(&(place as usize))
     }
 
     /// `None` when it is closed or full.
     fn alloc(&mut self, layout: Layout) -> Option<*mut u8> {
-        let offset = self.used.next_multiple_of(layout.align());
-        let end = offset.checked_add(layout.size())?;
-        if !self.is_open || end > Self::SIZE {
+        let place = (self.start + self.used).next_multiple_of(layout.align());
+        let used = (place - self.start).checked_add(layout.size())?;
+        if !self.is_open || used > self.size {
             return None;
         }
-        self.used = end;
-        Some((self.start + offset) as *mut u8)
+        self.used = used;
+        Some(place as *mut u8)
     }
 }
 
 impl Heap {
     const fn new() -> Self {
-        let scratch = Scratch {
-            start: 0,
-            used: 0,
-            is_open: false,
-        };
         Heap {
             lasting: UnsafeCell::new(Dlmalloc::new()),
-            scratch: UnsafeCell::new(scratch),
+            scratch: UnsafeCell::new(Scratch::closed()),
+            reserve: UnsafeCell::new(Scratch::closed()),
         }
     }
 }
@@ -83,16 +107,25 @@ unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as said at the impl.
         unsafe {
-            (*self.scratch.get())
-                .alloc(layout)
-                .unwrap_or_else(|| (*self.lasting.get()).malloc(layout.size(), layout.align()))
+            if let Some(place) = (*self.scratch.get()).alloc(layout) {
+                return place;
+            }
+            let place = (*self.lasting.get()).malloc(layout.size(), layout.align());
+            if !place.is_null() {
+                return place;
+            }
+            let reserve = &mut *self.reserve.get();
+            reserve.open_reserve();
+            reserve.alloc(layout).unwrap_or(std::ptr::null_mut())
         }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
         // SAFETY: the caller gives back what alloc gave, with the same layout.
         unsafe {
-            if !(*self.scratch.get()).owns(place) {
+            let is_lasting =
+                !(*self.scratch.get()).owns(place) && !(*self.reserve.get()).owns(place);
+            if is_lasting {
                 (*self.lasting.get()).free(place, layout.size(), layout.align());
             }
         }

@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use lab::Lab;
 
-use crate::Bench;
 use crate::contest::{self, Contender};
 use crate::table::{Cell, Table};
 use crate::times::Times;
 use crate::world::Measured;
+use crate::{Bench, track};
 
 const ROUNDS: usize = 100;
 
@@ -36,7 +36,13 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
     } else {
         "20000-29999:20000-29999"
     };
-    for (name, ports) in [("1", "10000:80"), (many, many)] {
+    let rows = [
+        ("1", "10000:80", 1),
+        (many, many, 1),
+        ("1, among 200 connections", "10000:80", 200),
+    ];
+    for (name, ports, connections) in rows {
+        let _tracked = track(lab, connections);
         let words = ["-d", "--name", "ports", "-p", ports];
         lab.run(&words, &["/bin/busybox", "sleep", "1000000"]).ok();
         let mut removed = Times::default();
@@ -70,7 +76,7 @@ pub fn measure(bench: &Bench) -> Vec<Table> {
         lab.hawser(&["rm", "ports"]).exits(0);
         lab.settle();
     }
-    table.note("`port add` and `port rm` by the control socket, from the request to the end of its answer: the port is held, and the rules lead to the container.");
+    table.note("The kernel tracks connections of others, as on any host: one, where a row names no more. `port add` and `port rm` by the control socket, from the request to the end of its answer: the port is held, and the rules lead to the container.");
     vec![table]
 }
 
