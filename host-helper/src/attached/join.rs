@@ -265,7 +265,7 @@ fn make_files(hosts: Option<&OwnedFd>) -> Result<Made> {
     let doing = || "make files for the container".to_string();
     unshare(CloneFlags::CLONE_NEWNS).doing(doing)?;
     make_private()?;
-    let options = [(c"mode", c"755"), (c"size", c"64k")];
+    let options = [(c"mode", c"755"), (c"size", c"1m")];
     let scratch = make_mount(c"tmpfs", &options, NOSUID | NODEV | NOEXEC).doing(doing)?;
     let place = open_path(Path::new(state::DIRECTORY)).doing(doing)?;
     attach_tree(&scratch, &place).doing(doing)?;
