@@ -58,7 +58,7 @@ impl Lease {
     /// What the directory refuses.
     pub fn take(name: &str, _lock: &state::Lock) -> Result<Option<Lease>> {
         let path = state::path(name, "sock");
-        let doing = || format!("take name {name}");
+        let doing = || format!("take name {name} by {}", path.display());
         let listener = match UnixListener::bind(&path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 if listens(&path) {

@@ -82,10 +82,15 @@ impl Error {
         let is_ours = sentence.contains(state::DIRECTORY);
         let error = Error::new(sentence).cause(errno);
         if is_ours {
-            error.cure(
-                Errno::ENOSPC,
-                "make room in /run (host-helper rm NAME removes the log of a container that has ended)",
-            )
+            error
+                .cure(
+                    Errno::ENOSPC,
+                    "make room in /run (host-helper rm NAME removes the log of a container that has ended)",
+                )
+                .cure(
+                    Errno::EROFS,
+                    "it is to be writable: mount -o remount,rw what it is on, or, where nothing is in /run, mount -t tmpfs none /run",
+                )
         } else {
             error
         }

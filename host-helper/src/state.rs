@@ -28,6 +28,7 @@ pub fn lock() -> Result<Lock> {
     loop {
         let directory = match File::open(DIRECTORY) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
+                deadline::check()?;
                 make_directory()?;
                 continue;
             }
@@ -57,6 +58,12 @@ pub fn lock() -> Result<Lock> {
 
 fn make_directory() -> Result<()> {
     match DirBuilder::new().mode(0o700).create(DIRECTORY) {
+        // Nobody makes what it leads to.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && leads_nowhere() => {
+            Err(Error::new(format!(
+                "use {DIRECTORY}: it is a link that leads nowhere; remove it"
+            )))
+        }
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
             let made = Err(error).doing(|| format!("create {DIRECTORY}"));
             made.map_err(|error| {
@@ -65,11 +72,16 @@ fn make_directory() -> Result<()> {
                         Errno::EACCES,
                         "run as root (sudo), or in namespaces of your own mount a tmpfs on /run first: mount -t tmpfs none /run",
                     )
-                    .cure(Errno::EROFS, "/run is to be writable: mount -t tmpfs none /run")
+                    .cure(Errno::ENOENT, "there is no directory /run, or a link there leads nowhere: make one (mkdir /run)")
             })
         }
         _ => Ok(()),
     }
+}
+
+fn leads_nowhere() -> bool {
+    let is_link = Path::new(DIRECTORY).is_symlink();
+    is_link && fs::metadata(DIRECTORY).is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
 /// Whether there has been anything to keep.

@@ -92,6 +92,61 @@ fn a_run_without_room() {
     });
 }
 
+/// tmpfs has a limit of files, too.
+#[test]
+fn a_run_without_room_for_another_file_or_for_any() {
+    case(|lab| {
+        sh("mkdir -p -m 700 /run/hawser
+            mount -t tmpfs -o nr_inodes=2,mode=700 none /run/hawser
+            touch /run/hawser/full");
+        let named = ["--name", "web"];
+        let words = ["web", "/run/hawser", "ENOSPC", "make room in /run"];
+        lab.run(&named, &["true"]).refused(&words);
+        fs::remove_file("/run/hawser/full").expect("unlink");
+        sh("mount -o remount,ro /run/hawser");
+        let words = ["web", "/run/hawser", "EROFS", "mount -o remount,rw"];
+        lab.run(&named, &["true"]).refused(&words);
+        sh("umount /run/hawser");
+        lab.run(&named, &["true"]).ok();
+    });
+}
+
+/// Nobody can make what it leads to, and nobody waits for that.
+#[test]
+fn a_link_in_the_place_of_our_directory() {
+    case(|lab| {
+        let place = lab.dir.join("elsewhere");
+        std::os::unix::fs::symlink(&place, "/run/hawser").expect("a link");
+        for command in [&["up"][..], &["run", "--", "true"], &["run", "-d", "true"]] {
+            lab.hawser(command)
+                .refused(&["use /run/hawser", "leads nowhere", "remove it"]);
+        }
+        assert!(!place.exists(), "nothing is made there");
+        // One that leads to a directory like ours is as good.
+        sh(&format!("mkdir -m 700 {}", place.display()));
+        lab.run(&[], &["true"]).ok();
+        lab.hawser(&["down"]).exits(0);
+        fs::remove_file("/run/hawser").expect("unlink");
+    });
+}
+
+#[test]
+fn a_host_without_run() {
+    case(|lab| {
+        let jail = lab.dir.join("jail");
+        fs::create_dir(&jail).expect("a directory");
+        fs::copy(lab::binary(), jail.join("host-helper")).expect("copy host-helper");
+        let start = || {
+            let mut command = Command::new("chroot");
+            command.arg(&jail).args(["/host-helper", "up"]);
+            collect(command, DEADLINE).refused(&["create /run/hawser", "ENOENT", "mkdir /run"]);
+        };
+        start();
+        std::os::unix::fs::symlink("var/run", jail.join("run")).expect("a link");
+        start();
+    });
+}
+
 #[test]
 fn no_such_root_filesystem() {
     case(|lab| {
