@@ -147,7 +147,8 @@ pub fn run(
     let known = attachment.as_ref().zip(nft);
     let entry = publish(&mut route, request, known, &splice, &mut undo)?;
     steps.done("publish");
-    names.look_up(request, attachment.as_ref());
+    let own = attachment.as_ref();
+    names.look_up(request, own, || config::room(request, &privileges, own));
     if let Some(attachment) = &attachment {
         let ours = attachment.clone();
         undo.push(move || mark::forget_neighbours_of(&ours));

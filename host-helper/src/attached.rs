@@ -24,7 +24,7 @@ use nix::unistd::Pid;
 use crate::attach::Container;
 use crate::attach::guest::{self, Guest, How};
 use crate::cli::{self, usage};
-use crate::config::Privileges;
+use crate::config::{self, Privileges};
 use crate::control;
 use crate::detach;
 use crate::error::{Doing, Error, Result};
@@ -162,6 +162,7 @@ pub fn request(
     } else if let Some(lack) = request.lacks_resolvers() {
         warn(&lack);
     }
+    config::check_own(&request, &Privileges::default())?;
     Ok(request)
 }
 

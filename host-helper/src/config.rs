@@ -11,6 +11,7 @@ use hawser::protocol::{self, Fact};
 use serde::{Deserialize, Serialize};
 
 use crate::attach::Attachment;
+use crate::dns;
 use crate::error::{Doing, Error, Result};
 use crate::hosts::{LOCALHOST, View};
 use crate::request::{NetworkChoice, Request};
@@ -18,6 +19,11 @@ use crate::seccomp::Seccomp;
 use crate::user::{self, User};
 use crate::users::UserMap;
 use crate::veth::Place;
+
+/// What a line of a hosts file begins with in the message.
+pub const HOST: &str = "host ";
+/// Bytes of the message that are left to the lines of the network, with the container's names there, and to those that every command has.
+const OTHERS: usize = 1024;
 
 /// What a command may do, and where it starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,12 +119,10 @@ pub fn write_attached(request: &Request, attachment: &Attachment, init: Of) -> S
 /// What resolv.conf and hosts begin with, as init would write them; hosts is empty where it is the network's.
 ///
 /// # Errors
-/// What init would refuse of it.
+/// What init would refuse of its own lines.
 pub fn files(request: &Request, attachment: &Attachment, names: &str) -> Result<[String; 2]> {
     let attachment = Some(attachment);
-    check(&message(|line| {
-        resolv_lines(request, attachment, names, line);
-    }))?;
+    check(&message(|line| resolv_lines(request, attachment, "", line)))?;
     let resolv = request.resolvers.to_file().unwrap_or_default();
     Ok([resolv, own_hosts(request, attachment) + names])
 }
@@ -236,7 +240,7 @@ fn resolv_lines(
         line(format_args!("{fact}"));
     }
     for own in own_hosts(request, attachment).lines().chain(names.lines()) {
-        line(format_args!("host {own}"));
+        line(format_args!("{HOST}{own}"));
     }
 }
 
@@ -258,6 +262,54 @@ pub fn own_hosts(request: &Request, attachment: Option<&Attachment>) -> String {
         lines += &format!("{address} {name}\n");
     }
     lines
+}
+
+/// Bytes that are left in a container's message for the names of its network. `None`: not even all of its own has room.
+fn left(
+    request: &Request,
+    privileges: &Privileges,
+    attachment: Option<&Attachment>,
+) -> Option<usize> {
+    let mut own = OTHERS;
+    if request.writes_resolv {
+        resolv_lines(request, attachment, "", &mut |fact| {
+            own += fact.to_string().len() + 1
+        });
+    }
+    let Privileges {
+        user,
+        workdir,
+        ambient,
+        ..
+    } = privileges;
+    own += workdir
+        .as_ref()
+        .map_or(0, |path| "workdir \n".len() + path.len());
+    own += user.groups.len() * "4294967294,".len();
+    own += ambient
+        .iter()
+        .map(|name| "ambient \n".len() + name.len())
+        .sum::<usize>();
+    protocol::LIMIT.checked_sub(own)
+}
+
+/// The same, where that has room, as [`check_own`] has seen.
+pub fn room(request: &Request, privileges: &Privileges, attachment: Option<&Attachment>) -> usize {
+    left(request, privileges, attachment).unwrap_or(0)
+}
+
+/// Refuses more than init's message holds, before anything is made.
+///
+/// # Errors
+/// What was asked for, and the host's resolv.conf, say too much.
+pub fn check_own(request: &Request, privileges: &Privileges) -> Result<()> {
+    left(request, privileges, None).map(drop).ok_or_else(|| {
+        Error::new(format!(
+            "write init's config: it holds {} KiB, and --add-host, --dns, --dns-search, --dns-option, or the host's {}, say more; give fewer of them",
+            protocol::LIMIT / 1024,
+            dns::HOST
+        ))
+    })
 }
 
 /// Refuses a message that init would refuse.

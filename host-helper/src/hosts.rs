@@ -19,6 +19,7 @@ use std::rc::Rc;
 use std::time::UNIX_EPOCH;
 
 use crate::bridge::Network;
+use crate::config;
 use crate::deadline::{self, Locked};
 use crate::error::{Doing, Error, Result, twice};
 use crate::request::Request;
@@ -40,8 +41,6 @@ pub const LOCALHOST: [&str; 2] = [
 const SPARE: usize = 16 * SLOT;
 /// In the comment of a line whose name was made up.
 const MADE_UP: &str = "made-up";
-/// Bytes of names in init's message, which holds 16 KiB; of a network that has more the rest follows.
-const MOST_IN_MESSAGE: usize = 8 * 1024;
 
 /// How a container comes by the names of its network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -289,25 +288,21 @@ impl Hosts {
         self.file.set_permissions(PermissionsExt::from_mode(0o644))
     }
 
-    /// The names that were given, as lines of a hosts file, up to so many bytes, but for lines of `own`.
+    /// The names that were given, as lines of a hosts file, but for lines of `own`: as many as `most` bytes of init's message hold.
     pub fn names(&self, own: &str, most: usize) -> String {
         let text = self.read().unwrap_or_default();
-        let mut names = String::new();
+        let (mut names, mut taken) = (String::new(), 0);
         for (at, line) in lines_of(&text) {
             let (address, name, comment) = words_of(line);
             let is_given = at >= LOCALHOST.len() * SLOT && line[0] != FREE;
             let line = format!("{address} {name}\n");
             let is_new = is_given && !comment.ends_with(MADE_UP) && !own.contains(&line);
-            if is_new && names.len() + line.len() <= most {
+            if is_new && taken + config::HOST.len() + line.len() <= most {
                 names += &line;
+                taken += config::HOST.len() + line.len();
             }
         }
         names
-    }
-
-    /// What init's message can hold of it.
-    pub fn first_names(&self, own: &str) -> String {
-        self.names(own, MOST_IN_MESSAGE)
     }
 }
 
@@ -444,7 +439,8 @@ mod tests {
         hosts.sweep().unwrap();
         assert_eq!(shown(&hosts), ["192 192.0.2.3 alive"]);
         assert_eq!(hosts.read().unwrap().len(), 256);
-        assert_eq!(hosts.names("", 1000), "192.0.2.3 alive\n");
+        assert_eq!(hosts.names("", 21), "192.0.2.3 alive\n");
+        assert_eq!(hosts.names("", 20), "");
         assert!(!is_left_over(&hosts.path));
         std::fs::remove_file(&hosts.path).unwrap();
     }

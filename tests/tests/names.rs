@@ -511,6 +511,41 @@ fn a_start_and_an_end_are_one_write_each_and_wake_nobody() {
     });
 }
 
+/// init's message holds 16 KiB: its own lines come first, and of the network's as many as there is room for; the rest follows.
+#[test]
+fn many_lines_of_its_own_on_a_network_with_many_names() {
+    case(|lab| {
+        let neighbours: Vec<String> = (0..40).map(|n| format!("{n:x<120}")).collect();
+        for name in &neighbours {
+            start(lab, name, &[]);
+        }
+        let own: Vec<String> = (0..170)
+            .map(|n| format!("--add-host={n:x<32}:192.0.2.77"))
+            .collect();
+        let own: Vec<&str> = own.iter().map(String::as_str).collect();
+        let has_own = |text: &str| text.matches("192.0.2.77 ").count() == own.len();
+        // A line for each of its addresses.
+        let has_all = |text: &str| {
+            let names = neighbours.iter().map(|name| format!(" {name}\n"));
+            has_own(text)
+                && names
+                    .into_iter()
+                    .all(|name| text.matches(&name).count() == 2)
+        };
+        let text = lab.run(&own, &["cat", "/etc/hosts"]);
+        assert!(has_own(&(text.ok() + "\n")));
+        let begin = Instant::now();
+        start(lab, "web", &own);
+        hosts_of(lab, "web").becomes(begin, has_all);
+        // Nobody stays to write the rest, and no message is in the way.
+        let guest = Running::unshared(&["-n", "-m"], "exec cat");
+        let pid = guest.pid().to_string();
+        lab.hawser(&[&["attach", &pid][..], &own].concat()).ok();
+        assert!(has_all(&Seen::inside(guest.pid(), "/etc/hosts").text()));
+        guest.end().exits(0);
+    });
+}
+
 #[test]
 fn a_thousand_that_nobody_has_named_leave_it_as_it_is() {
     case(|lab| {

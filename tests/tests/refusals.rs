@@ -148,6 +148,56 @@ fn a_host_without_run() {
 }
 
 #[test]
+fn working_directories_that_init_does_not_take() {
+    case(|lab| {
+        let before = Snapshot::take();
+        let long = format!("/{}", "a".repeat(4095));
+        for (path, words) in [
+            ("/tmp\r", &["--workdir", "control character"][..]),
+            ("/a\u{1b}[m", &["--workdir", "control character"]),
+            ("/a\nb", &["--workdir", "control character"]),
+            (&long, &["--workdir", "4095"]),
+        ] {
+            refused_with(lab.run(&["-w", path], &["true"]), words, &before);
+            let exec = lab.hawser(&["exec", "-w", path, "web", "true"]);
+            refused_with(exec, words, &before);
+        }
+        let path = "/tmp/a\tb";
+        fs::create_dir(lab.rootfs.join(&path[1..])).expect("a directory");
+        assert_eq!(lab.run(&["-w", path], &["pwd"]).ok(), path);
+        // Some that are there can be that long.
+        lab.run(&["-w", &long[..4095]], &["true"])
+            .refused(&["ENAMETOOLONG"]);
+    });
+}
+
+/// Its message holds 16 KiB; what was asked for is refused in words of that, before there is a network.
+#[test]
+fn more_lines_than_init_takes() {
+    case(|lab| {
+        let name = "n".repeat(60);
+        let hosts: Vec<String> = (0..220)
+            .map(|_| format!("--add-host={name}:192.0.2.1"))
+            .collect();
+        let searched: Vec<String> = (0..300).map(|_| format!("--dns-search={name}")).collect();
+        let guest = Running::unshared(&["-n", "-m"], "exec cat");
+        let pid = guest.pid().to_string();
+        for options in [hosts, searched] {
+            let before = Snapshot::take();
+            let options: Vec<&str> = options.iter().map(String::as_str).collect();
+            let words = ["16 KiB", "--add-host", "--dns-search", "give fewer"];
+            refused_with(lab.run(&options, &["true"]), &words, &before);
+            let attached = lab.hawser(&[&["attach", &pid][..], &options].concat());
+            refused_with(attached, &words, &before);
+            // Just under it.
+            lab.run(&options[..180], &["true"]).ok();
+            lab.hawser(&["down"]).exits(0);
+        }
+        guest.end().exits(0);
+    });
+}
+
+#[test]
 fn no_such_root_filesystem() {
     case(|lab| {
         let before = Snapshot::take();

@@ -252,7 +252,8 @@ fn enter_names(
     let mount = is_shared.then(|| hosts.mount()).transpose()?;
     names.hosts = Some(hosts);
     if how.to.is_none() {
-        names.look_up(request, Some(attachment));
+        // Its file is not init's to write.
+        names.look_up(request, Some(attachment), || usize::MAX);
     }
     names.enter(request, attachment)?;
     Ok(mount)

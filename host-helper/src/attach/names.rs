@@ -21,10 +21,16 @@ pub struct Names {
 }
 
 impl Names {
-    /// What init writes of the names, where the container has a hosts file of its own.
-    pub(super) fn look_up(&mut self, request: &Request, attachment: Option<&Attachment>) {
+    /// What its hosts file begins with, where that is its own: as many names as there is `room` for, in bytes of init's message.
+    /// The rest follows.
+    pub(super) fn look_up(
+        &mut self,
+        request: &Request,
+        attachment: Option<&Attachment>,
+        room: impl FnOnce() -> usize,
+    ) {
         if let (Some(hosts), Some(View::Private)) = (&self.hosts, request.view_of_hosts()) {
-            self.first = hosts.first_names(&config::own_hosts(request, attachment));
+            self.first = hosts.names(&config::own_hosts(request, attachment), room());
         }
     }
 

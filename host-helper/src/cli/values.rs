@@ -95,8 +95,18 @@ pub fn parse_inside(path: &str) -> Result<PathBuf, String> {
 }
 
 pub fn parse_workdir(path: &str) -> Result<String, String> {
-    if !path.starts_with('/') || path.contains('\n') {
+    const LONGEST: usize = 4095; // PATH_MAX - 1, linux/limits.h
+    if !path.starts_with('/') {
         return Err("a working directory is an absolute path".into());
+    }
+    if path.len() > LONGEST {
+        return Err(format!(
+            "it is longer than the {LONGEST} bytes that a path may have"
+        ));
+    }
+    // Init's message takes no others.
+    if path.bytes().any(|b| b.is_ascii_control() && b != b'\t') {
+        return Err("it holds a control character (a CR of a script with CRLF?), which cannot be passed to init: name it without, or rename the directory".into());
     }
     // In init's message a line ends with its last word.
     if path.ends_with([' ', '\t']) {

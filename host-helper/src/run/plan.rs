@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use hawser::capability::Capability;
 
 use crate::cli::{self, Resolv, Switch};
-use crate::config::Privileges;
+use crate::config::{self, Privileges};
 use crate::error::{Doing, Error, Result};
 use crate::hosts::View;
 use crate::request::{Command, Request, StdioChoice};
@@ -65,6 +65,7 @@ pub(super) fn plan(options: &cli::Run) -> Result<(Request, Command)> {
     if let Some(map) = &privileges.users {
         map.check(&privileges.user)?;
     }
+    config::check_own(&request, &privileges)?;
     let command = Command {
         rootfs,
         stdio: command_stdio(options),
