@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use hawser::protocol::GROUPS;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -116,18 +117,14 @@ fn parse(asked: &str, passwd: &str, group: &str) -> Result<User> {
     };
     // Digits are a number, whatever names an image has.
     let is_number = !who.is_empty() && who.bytes().all(|b| b.is_ascii_digit());
-    let column = if is_number { 2 } else { 0 };
-    let entry = entries(passwd).find(|entry| entry.get(column) == Some(&who) && !who.is_empty());
-    let number = |at: usize| {
-        entry
-            .as_ref()
-            .and_then(|entry| entry.get(at)?.parse::<u32>().ok())
+    let asked_number = if is_number { number(who) } else { None };
+    let is_asked_for = |entry: &Vec<&str>| match asked_number {
+        Some(uid) => entry.get(2).and_then(|word| number(word)) == Some(uid),
+        None => !is_number && !who.is_empty() && entry[0] == who,
     };
-    let uid = match number(2) {
-        Some(uid) => Some(uid),
-        None if is_number => who.parse().ok().filter(|uid| *uid != u32::MAX),
-        None => None,
-    };
+    let entry = entries(passwd).find(is_asked_for);
+    let number_at = |at: usize| entry.as_ref().and_then(|entry| number(entry.get(at)?));
+    let uid = number_at(2).or(asked_number);
     let Some(uid) = uid else {
         return Err(Error::new(format!(
             "run as user {who:?}: the container's /etc/passwd has no such name; give a number, or add it there"
@@ -135,8 +132,15 @@ fn parse(asked: &str, passwd: &str, group: &str) -> Result<User> {
     };
     let gid = match asked_group {
         Some(name) => Some(find_group(name, group)?),
-        None => number(3),
+        None => number_at(3),
     };
+    let group_word = entry.as_ref().and_then(|entry| entry.get(3));
+    if let (None, Some(word)) = (gid, group_word.filter(|word| !word.is_empty())) {
+        // 0, which who has no group gets, would be root's.
+        return Err(Error::new(format!(
+            "run as user {who:?}: {word:?} is no group's number in the container's /etc/passwd; name a group (-u {who}:GROUP)"
+        )));
+    }
     let name = entry.as_ref().map_or("", |entry| entry[0]);
     // Asked for one group: that one alone.
     let groups = if asked_group.is_some() {
@@ -144,6 +148,12 @@ fn parse(asked: &str, passwd: &str, group: &str) -> Result<User> {
     } else {
         memberships(name, group)
     };
+    if groups.len() > GROUPS {
+        return Err(Error::new(format!(
+            "run as user {who:?}: the container's /etc/group has it in {} groups, and a command gets {GROUPS}; name one (-u {who}:GROUP)",
+            groups.len()
+        )));
+    }
     let home = entry
         .as_ref()
         .and_then(|entry| entry.get(5))
@@ -159,13 +169,18 @@ fn parse(asked: &str, passwd: &str, group: &str) -> Result<User> {
     })
 }
 
+/// A user's or group's number. The last one is nobody's: in the kernel's calls it means "leave alone".
+fn number(word: &str) -> Option<u32> {
+    word.parse().ok().filter(|number| *number != u32::MAX)
+}
+
 fn find_group(asked: &str, group: &str) -> Result<u32> {
     let is_number = !asked.is_empty() && asked.bytes().all(|b| b.is_ascii_digit());
     let found = match is_number {
-        true => asked.parse().ok().filter(|gid| *gid != u32::MAX),
+        true => number(asked),
         false => entries(group)
             .find(|entry| entry[0] == asked)
-            .and_then(|entry| entry.get(2)?.parse().ok()),
+            .and_then(|entry| number(entry.get(2)?)),
     };
     found.ok_or_else(|| {
         Error::new(format!("run as group {asked:?}: the container's /etc/group has no such name; give a number, or add it there"))
@@ -181,7 +196,7 @@ fn memberships(user: &str, group: &str) -> Vec<u32> {
     };
     entries(group)
         .filter(is_member)
-        .filter_map(|entry| entry.get(2)?.parse().ok())
+        .filter_map(|entry| number(entry.get(2)?))
         .collect()
 }
 
@@ -195,8 +210,7 @@ fn entries(text: &str) -> impl Iterator<Item = Vec<&str>> {
 mod tests {
     use super::*;
 
-    const PASSWD: &str =
-        "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33::/srv:/bin/false\nodd:x:no:1::/:\n";
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33::/srv:/bin/false\nodd:x:no:1::/:\nlast:x:4294967295:1::/:\nlost:x:34:4294967295::/:\nbare:x:35\n";
     const GROUP: &str = "root:x:0:\nwww:x:33:\nnet:x:40:web,odd\nlog:x:41:other,web\n";
 
     #[test]
@@ -210,6 +224,7 @@ mod tests {
         };
         assert_eq!(user("web"), web);
         assert_eq!(user("33"), web);
+        assert_eq!(user("033"), web);
         assert_eq!(
             user("web:log"),
             User {
@@ -237,6 +252,7 @@ mod tests {
             }
         );
         assert_eq!(user("0").home, "/root");
+        assert_eq!((user("lost:40").gid, user("bare").gid), (40, 0));
     }
 
     #[test]
@@ -245,6 +261,9 @@ mod tests {
             "nobody",
             "",
             "odd",
+            "last",
+            "lost",
+            "34",
             "web:none",
             "4294967295",
             "-1",

@@ -75,6 +75,7 @@ fn users_by_number_and_by_name() {
         }
         for (user, wanted) in [
             ("1000", "uid=1000(worker) gid=1000(worker)"),
+            ("01000", "uid=1000(worker) gid=1000(worker)"),
             ("1000:1000", "uid=1000(worker) gid=1000(worker)"),
             ("worker", "uid=1000(worker) gid=1000(worker)"),
             ("1000:27", "uid=1000(worker) gid=27(wheel)"),
@@ -105,6 +106,11 @@ fn unknown_users_are_refused() {
         lab.run(&["-u", "1000:x:y"], &["true"]).refused(&["x:y"]);
         lab.run(&["-u", "99999999999"], &["true"])
             .refused(&["99999999999"]);
+        // The last number means "leave alone" in the kernel's calls.
+        let last = "last:x:4294967295:0::/:\n";
+        std::fs::write(lab.rootfs.join("etc/passwd"), last).expect("write passwd");
+        lab.run(&["-u", "last"], &["true"])
+            .refused(&["run as user", "last", "/etc/passwd"]);
         std::fs::remove_file(lab.rootfs.join("etc/passwd")).expect("unlink");
         lab.run(&["-u", "worker"], &["true"]).refused(&["worker"]);
         lab.run(&["-u", "0"], &["true"]).ok();
@@ -258,6 +264,33 @@ fn lists_of_users_are_read_whole_or_refused() {
         grown.expect("a longer group");
         lab.run(&["-u", "late"], &["true"])
             .refused(&["read", "etc/group", "64 MiB"]);
+    });
+}
+
+/// init's message takes 256, and the kernel 65,536.
+#[test]
+fn more_groups_than_a_command_gets() {
+    case(|lab| {
+        if !lab.real_root {
+            return lab::skip("another user id needs real root");
+        }
+        let groups = |count: u32| {
+            let lines = (0..count).map(|n| format!("g{n}:x:{}:worker\n", 2000 + n));
+            let text: String = lines.collect();
+            std::fs::write(lab.rootfs.join("etc/group"), text).expect("write group");
+        };
+        groups(256);
+        let seen = lab.run(&["-u", "worker"], &["id", "-G"]).ok();
+        assert_eq!(seen.split_whitespace().count(), 257, "{seen}");
+        groups(257);
+        lab.run(&["-u", "worker"], &["true"]).refused(&[
+            "run as user",
+            "worker",
+            "257 groups",
+            "-u worker:GROUP",
+        ]);
+        let seen = lab.run(&["-u", "worker:g7"], &["id", "-G"]).ok();
+        assert_eq!(seen, "2007");
     });
 }
 
