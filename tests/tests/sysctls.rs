@@ -52,6 +52,28 @@ fn a_bad_value_is_refused_by_name() {
         let before = lab.with_network();
         lab.run(&["--sysctl", "net.ipv4.ip_default_ttl=many"], &["true"])
             .refused(&["ip_default_ttl", "many", "does not take this value"]);
+        // The kernel takes its first words, and says that it has taken no more.
+        for (switch, value) in [
+            ("conf.eth0.rp_filter", "1 2"),
+            ("ip_local_port_range", "2000 3000 4000"),
+        ] {
+            lab.run(
+                &["--sysctl", &format!("net.ipv4.{switch}={value}")],
+                &["true"],
+            )
+            .refused(&[value, "does not take this value"]);
+        }
+        // Blanks at the end are no further words.
+        let range = "net.ipv4.ip_local_port_range=2000 3000 \n";
+        lab.run(&["--sysctl", range], &["true"]).ok();
+        // It takes nothing of nothing, and IPv6 would be on there and off here.
+        for switch in [
+            "net.ipv4.ip_default_ttl=",
+            "net.ipv6.conf.all.disable_ipv6=",
+        ] {
+            lab.run(&["--sysctl", switch], &["true"])
+                .refused(&["--sysctl", switch, "no value"]);
+        }
         lab.run(&["--sysctl", "net.ipv4.no_such=1"], &["true"])
             .refused(&["net/ipv4/no_such", "ENOENT", "no such switch"]);
         lab.run(&["--sysctl", "kernel.domainname=x"], &["true"])

@@ -175,6 +175,9 @@ pub fn parse_sysctl(text: &str) -> Result<(String, String), String> {
     {
         return Err("only switches of the container's own network can be set: net.*".into());
     }
+    if value.is_empty() {
+        return Err("it has no value: the kernel would take that, and change nothing".into());
+    }
     Ok((path, value.into()))
 }
 

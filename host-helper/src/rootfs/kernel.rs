@@ -97,8 +97,11 @@ fn write_at(directory: &OwnedFd, path: &str, value: &str) -> std::result::Result
         OFlag::O_WRONLY | OFlag::O_CLOEXEC,
         Mode::empty(),
     )?;
-    again(|| nix::unistd::write(&file, value.as_bytes()))?;
-    Ok(())
+    match again(|| nix::unistd::write(&file, value.as_bytes()))? {
+        // What is behind its last word is left over: it takes fewer.
+        taken if taken < value.len() => Err(Errno::EINVAL.into()),
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn mask_proc(
