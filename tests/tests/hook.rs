@@ -350,6 +350,16 @@ fn annotations_that_are_none_are_refused() {
             lab.hook(&["--egress", "none"], &state).refused(words);
             guest.end().exits(0);
         }
+        // Nor do they unsay a switch of the arguments: what both give is refused.
+        for switch in ["isolate", "internal", "no-ipv6"] {
+            let key = format!("hawser.{switch}");
+            let bundle = lab.bundle("web", "").annotated(&key, "false");
+            let guest = bundle.created();
+            let state = bundle.state("web", "creating", guest.pid());
+            lab.hook(&[&format!("--{switch}")], &state)
+                .refused(&[&key, "the hook's arguments say the contrary"]);
+            guest.end().exits(0);
+        }
         // A limit of the arguments means the resolvers of the arguments.
         let bundle = lab.bundle("web", "").annotated("hawser.dns", "192.0.2.66");
         let guest = bundle.created();

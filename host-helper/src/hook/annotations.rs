@@ -80,6 +80,12 @@ pub fn add(options: cli::Hook, told: &Told, bundle: &Bundle) -> Result<cli::Hook
             "which resolvers --egress dns of the hook's arguments means is theirs to say; give --dns there",
         ));
     }
+    if let Some((key, _)) = ours.iter().find(|one| unsays(one, &options.net)) {
+        return Err(refused(
+            key,
+            "the hook's arguments say the contrary; leave it out of one of them",
+        ));
+    }
     let more = ours.iter().flat_map(|(_, words)| words).map(OsString::from);
     read(std::env::args_os().chain(more)).map_err(|why| {
         // By themselves, so that what is wrong is said of the one.
@@ -90,6 +96,13 @@ pub fn add(options: cli::Hook, told: &Told, bundle: &Bundle) -> Result<cli::Hook
         });
         wrong.unwrap_or_else(|| together(told, &why))
     })
+}
+
+/// Whether an annotation says no to a switch that is on. It becomes no word, which would be refused as the second of its kind.
+fn unsays((key, words): &(String, Vec<String>), net: &cli::Network) -> bool {
+    let switches = [net.internal, net.isolate, net.no_ipv6];
+    let mut on = SWITCHES.iter().zip(switches).filter(|(_, is_on)| *is_on);
+    words.is_empty() && on.any(|(name, _)| key.strip_prefix(PREFIX) == Some(name))
 }
 
 /// Both, of which neither is wrong by itself.
