@@ -350,8 +350,12 @@ const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWPID.union(CloneFlags::CLONE_
 
 /// Says what is lacking where a namespace is refused.
 pub fn explain_namespace(error: Error) -> Error {
+    explain_lack(error).cure(Errno::EPERM, "run as root (sudo), or inside `unshare -rnm`")
+}
+
+/// The same, but for who may not have one.
+pub fn explain_lack(error: Error) -> Error {
     error
-        .cure(Errno::EPERM, "run as root (sudo), or inside `unshare -rnm`")
         .cure(Errno::EINVAL, "the kernel lacks a namespace: enable CONFIG_NET_NS, PID_NS, IPC_NS, UTS_NS and CGROUPS (and USER_NS for --userns)")
         .cure(Errno::ENOSPC, "the limits in /proc/sys/user/max_*_namespaces are reached; raise them")
         .cure(Errno::EAGAIN, "no more processes are allowed; raise pids.max of the cgroup (TasksMax= of a systemd unit), kernel.pid_max or ulimit -u")

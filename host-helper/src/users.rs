@@ -23,7 +23,7 @@ use crate::control;
 use crate::error::{Doing, Error, Result};
 use crate::ls::Description;
 use crate::owner::place_of;
-use crate::spawn::explain_namespace;
+use crate::spawn::explain_lack;
 use crate::sys::{self, Clone};
 use crate::user::User;
 
@@ -32,6 +32,9 @@ const COUNT: u32 = 0x1_0000;
 /// Where no range is given away: no program gives out users from 0x70000000 on (systemd's UIDS-GIDS.md), and we use the
 /// lower ones ourselves (`sys::as_nobody_else`).
 const HIGH: u32 = 0x7800_0000;
+
+/// user_namespaces(7), and where the system keeps them to root (`kernel.unprivileged_userns_clone`).
+const MAY_NOT: &str = "host-helper was started in a chroot (start it outside), or has not got the capability sys_admin (start it where it has), or a filter of system calls forbids it";
 
 /// Who root of a container is outside; its other users and groups follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,7 +202,7 @@ impl Users {
         let (read, write) = pipe2(OFlag::O_CLOEXEC).doing(|| "make a pipe".into())?;
         let cloned = sys::clone_process(flags.bits())
             .doing(|| "make a user namespace".into())
-            .map_err(explain_namespace)?;
+            .map_err(|error| explain_lack(error).cure(Errno::EPERM, MAY_NOT))?;
         let (pid, pidfd) = match cloned {
             Clone::Parent(pid, pidfd) => (pid, pidfd),
             Clone::Child => {

@@ -17,6 +17,17 @@ fn the_one_that_is_named() {
             .refused(&["/etc"]);
         lab.run(&["--init-path", "/etc/passwd"], &["true"])
             .refused(&["/etc/passwd", "EACCES", "chmod +x"]);
+        // It has the x bit.
+        let mount = lab.dir.join("mount");
+        fs::create_dir(&mount).expect("a directory");
+        lab::sh(&format!(
+            "mount -t tmpfs -o noexec none {}",
+            mount.display()
+        ));
+        let there = mount.join("init");
+        fs::copy(&init, &there).expect("copy init");
+        lab.run(&["--init-path", &there.to_string_lossy()], &["true"])
+            .refused(&["mount/init", "EACCES", "noexec"]);
         let text = lab.dir.join("text");
         fs::write(&text, "no program\n").expect("a file");
         fs::set_permissions(&text, fs::Permissions::from_mode(0o755)).expect("make it executable");

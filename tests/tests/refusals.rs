@@ -507,6 +507,13 @@ fn who_starts_it_in_a_chroot() {
             "mount --rbind / {jail} && mount --make-rprivate /"
         ));
         start().refused(&["chroot", "outside"]);
+        if lab.real_root {
+            // The kernel makes no user namespace for who is in one.
+            let run = lab.run_command(&["--network", "none", "--userns"], &["true"]);
+            let mut command = within(&["chroot", jail], &run);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            collect(command, DEADLINE).refused(&["user namespace", "EPERM", "chroot", "outside"]);
+        }
         sh("mount --make-rshared /");
         start().refused(&["chroot", "outside"]);
         // Of a directory that is no mount.

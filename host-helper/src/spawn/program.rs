@@ -29,7 +29,7 @@ pub fn open_init(path: Option<&Path>) -> Result<Option<OwnedFd>> {
     if let Some(path) = path {
         let doing = || format!("open init {}", path.display());
         let allowed = access(path, AccessFlags::X_OK).doing(doing);
-        allowed.map_err(|error| error.cure(Errno::EACCES, "it is not executable (chmod +x)"))?;
+        allowed.map_err(|error| error.cure(Errno::EACCES, "it lacks the x bit (chmod +x), or a mount has noexec, or a directory above it is closed"))?;
         let found = read_only(path).doing(doing)?;
         let mode = SFlag::from_bits_truncate(fstat(&found).doing(doing)?.st_mode);
         return match mode & SFlag::S_IFMT {
