@@ -52,8 +52,10 @@ fn a_bad_value_is_refused_by_name() {
         let before = lab.with_network();
         lab.run(&["--sysctl", "net.ipv4.ip_default_ttl=many"], &["true"])
             .refused(&["ip_default_ttl", "many", "does not take this value"]);
-        // The kernel takes its first words, and says that it has taken no more.
+        // The kernel takes its first words, and says that it has taken no more, or not even that.
         for (switch, value) in [
+            ("ip_default_ttl", "64 3"),
+            ("tcp_fin_timeout", "30 x"),
             ("conf.eth0.rp_filter", "1 2"),
             ("ip_local_port_range", "2000 3000 4000"),
         ] {

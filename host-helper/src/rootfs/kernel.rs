@@ -10,7 +10,7 @@ use nix::sys::stat::{Mode, SFlag, fstatat};
 
 use super::{NODEV, NOEXEC, NOSUID, RDONLY, Rootfs, mount_new};
 use crate::error::{Doing, Refusal, Result};
-use crate::inside::{Permission, open_in_root};
+use crate::inside::{Permission, open_in_root, read_below};
 use crate::sys::{again, attach_tree, attach_tree_at, clone_tree, set_mount_attributes};
 use crate::users::UserMap;
 
@@ -49,7 +49,7 @@ pub(super) fn set_switches(proc: &OwnedFd, rootfs: &Rootfs, permission: &Permiss
     let map = rootfs.users.as_ref().map(|users| users.map);
     for (path, value) in &rootfs.sysctls {
         let outside = map.and_then(|map| groups_outside(path, value, map));
-        write_at(proc, &format!("sys/{path}"), outside.as_ref().unwrap_or(value))
+        set_switch(proc, &format!("sys/{path}"), outside.as_ref().unwrap_or(value))
             .doing(|| format!("write {value} to /proc/sys/{path}"))
             .map_err(|error| {
                 error
@@ -58,6 +58,20 @@ pub(super) fn set_switches(proc: &OwnedFd, rootfs: &Rootfs, permission: &Permiss
             })?;
     }
     Ok(())
+}
+
+/// Writes all of a value. Some switches (`__do_proc_douintvec()`: those that are small numbers) take the first word, and say that they have
+/// taken all: those are looked at.
+fn set_switch(proc: &OwnedFd, path: &str, value: &str) -> std::result::Result<(), Refusal> {
+    write_at(proc, path, value)?;
+    let words = |text: &str| text.split_whitespace().count();
+    let asked = words(value);
+    // What cannot be read has told what it takes.
+    let is_part = asked > 1 && read_below(proc, path).is_ok_and(|now| words(&now) < asked);
+    match is_part {
+        true => Err(Errno::EINVAL.into()),
+        false => Ok(()),
+    }
 }
 
 /// A range of groups, as the host numbers them: who writes it is not inside yet. `None`: it is no such range, or no group of the
