@@ -4,47 +4,35 @@
 //! whoever had the port before. So is one that connects by TCP from a port that it had used before, until the old
 //! connection is forgotten: a minute when it was closed by one side, five days when it was by none.
 //!
-//! What led to a container that has ended is deleted by the kernel itself, where it can (6.8 on): that takes 0.2 ms. To look
-//! for what leads elsewhere takes a dump, which locks every chain of the kernel's table in turn, 9 ms for 262,144 of them.
+//! What is left of the last one at an address is deleted, for who has it now, by the kernel itself, where it can (6.8 on): that takes 0.2 ms. To
+//! look for what leads elsewhere, or for what is not to be the next one's (`holder.rs`), takes a dump, which locks every chain of the kernel's table in turn, 9 ms for 262,144 of them.
 //! So it is done once for both families when there are few connections, and not at all when there are none, or very few of which
 //! none is meant: `/proc` locks nothing, and tells all of an empty table in 0.15 ms.
+
+mod entry;
+mod holder;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use hawser::netlink::{Attributes, Message, Writer, read_u32};
+use hawser::netlink::{Writer, read_u32};
 use nix::errno::Errno;
 
-use crate::error::{Refusal, twice};
+use crate::error::Refusal;
 use crate::netlink::{self, ACK, DUMP, Netlink};
 use crate::publish::{Port, Protocol};
 use crate::sysctl;
+pub use entry::Entry;
+use entry::{
+    CTA_PROTO_DST_PORT, CTA_PROTO_NUM, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY, DELETE,
+    GET, delete, dump, is_absent, nested, read, write_flags, write_source,
+};
+pub use holder::{Holder, forget_ended, forget_opened_if};
 
-const GET: u16 = (libc::NFNL_SUBSYS_CTNETLINK << 8 | 1) as u16; // IPCTNL_MSG_CT_GET
-const DELETE: u16 = (libc::NFNL_SUBSYS_CTNETLINK << 8 | 2) as u16; // IPCTNL_MSG_CT_DELETE
-
-const CTA_TUPLE_ORIG: u16 = 1;
-const CTA_TUPLE_REPLY: u16 = 2;
-const CTA_ID: u16 = 12;
-const CTA_ZONE: u16 = 18;
-const CTA_FILTER: u16 = 25;
-const CTA_TUPLE_IP: u16 = 1;
-const CTA_TUPLE_PROTO: u16 = 2;
-const CTA_IP_V4_SRC: u16 = 1;
-const CTA_IP_V6_SRC: u16 = 3;
-const CTA_IP_V4_DST: u16 = 2;
-const CTA_IP_V6_DST: u16 = 4;
-const CTA_PROTO_NUM: u16 = 1;
-const CTA_PROTO_DST_PORT: u16 = 3;
-const CTA_FILTER_ORIG_FLAGS: u16 = 1;
-const CTA_FILTER_REPLY_FLAGS: u16 = 2;
 /// Bits of the filter's flags, `net/netfilter/nf_internals.h`.
-const BY_SOURCE: u32 = 1;
 const BY_PROTOCOL: u32 = 1 << 3;
 const BY_DESTINATION_PORT: u32 = 1 << 5;
 
-/// What is deleted in one exchange.
-const AT_ONCE: usize = 64;
 /// The connections of so few addresses are looked for by the kernel, one address after the other.
 const SINGLY: usize = 8;
 /// So few connections are told whole: a megabyte.
@@ -113,13 +101,12 @@ fn forget_some(
             }
         }
     }
-    for some in ours.chunks(AT_ONCE) {
-        delete(conntrack, some)?;
-    }
+    delete(conntrack, &ours)?;
     Ok(ours.len())
 }
 
-/// Forgets all connections that were opened to one of these addresses, or were led there. Nobody has them any more.
+/// Forgets all connections that were opened to one of these addresses, or were led there. By whoever has them, and has had nobody
+/// by them yet.
 ///
 /// # Errors
 /// As [`forget`].
@@ -127,23 +114,12 @@ pub fn forget_container(conntrack: &mut Netlink, addresses: &[IpAddr]) -> Result
     forget_of(conntrack, addresses, CTA_TUPLE_REPLY)
 }
 
-/// Forgets all connections that one of these addresses has opened: what it may open is judged anew.
+/// The same of those that one of these addresses has opened.
 ///
 /// # Errors
 /// As [`forget`].
 pub fn forget_opened_by(conntrack: &mut Netlink, addresses: &[IpAddr]) -> Result<(), Refusal> {
     forget_of(conntrack, addresses, CTA_TUPLE_ORIG)
-}
-
-/// Forgets the connections of containers that have ended, with these addresses: those that were led there (`had_ports`), and those that they
-/// have opened (`opened`: where there [`are_many`], as a rule). Where nothing is tracked nothing is left, and there is nobody to tell.
-pub fn forget_ended(conntrack: &mut Netlink, addresses: &[IpAddr], had_ports: bool, opened: bool) {
-    if had_ports {
-        let _ = twice(|| forget_container(conntrack, addresses));
-    }
-    if opened {
-        let _ = twice(|| forget_opened_by(conntrack, addresses));
-    }
 }
 
 /// Whether the host tracks many connections: one that has ended may have filled the table with those that it had opened, which the
@@ -182,22 +158,12 @@ fn forget_of(conntrack: &mut Netlink, addresses: &[IpAddr], side: u16) -> Result
 
 /// Those of one IPv4 address, which the kernel looks for.
 fn forget_one(conntrack: &mut Netlink, address: Ipv4Addr, side: u16) -> Result<(), Refusal> {
-    let (original, reply) = if side == CTA_TUPLE_ORIG {
-        (BY_SOURCE, 0)
-    } else {
-        (0, BY_SOURCE)
-    };
-    let write = |batch: &mut Writer, command, flags, sequence| {
-        batch.begin(command, flags, sequence, &[libc::AF_INET as u8, 0, 0, 0]);
-        let tuple = batch.open(nested(side));
-        let ip = batch.open(nested(CTA_TUPLE_IP));
-        batch.attribute(CTA_IP_V4_SRC, &address.octets());
-        batch.close(ip);
-        batch.close(tuple);
-        write_flags(batch, original, reply);
+    let done = conntrack.request(|batch, sequence| {
+        batch.begin(DELETE, ACK, sequence, &[libc::AF_INET as u8, 0, 0, 0]);
+        write_source(batch, address, side);
         batch.end();
-    };
-    match conntrack.request(|batch, sequence| write(batch, DELETE, ACK, sequence)) {
+    });
+    match done {
         // An older kernel, which takes it for one connection, whose other half is missing.
         Err(refusal) if is_absent(refusal.errno) => {
             let address = IpAddr::V4(address);
@@ -215,35 +181,23 @@ fn forget_by_look(
     addresses: BTreeSet<&IpAddr>,
     side: u16,
 ) -> Result<(), Refusal> {
-    let nth = usize::from(side == CTA_TUPLE_REPLY);
-    let is_meant = |line: &str| {
-        let source = values(line, "src=").nth(nth).map(str::parse);
-        source.is_some_and(|source| source.is_ok_and(|source: IpAddr| addresses.contains(&source)))
-    };
+    let is_meant = |line: &str| is_from(line, side, |source| addresses.contains(source));
     if addresses.is_empty() || may_be_there(conntrack, is_meant)? == 0 {
         return Ok(());
     }
     let mut found = Vec::new();
-    let dumped = conntrack.exchange(
-        |batch, sequence| {
-            batch.begin(GET, DUMP, sequence, &[family as u8, 0, 0, 0]);
-            batch.end();
-            sequence
-        },
-        |message| {
-            let entry = read(message).map(|(_, _, entry)| entry);
-            found.extend(entry.filter(|entry| addresses.contains(&entry.source(side))));
-        },
-    );
-    match dumped {
-        // No connection tracking of this family.
-        Err(refusal) if is_absent(refusal.errno) => return Ok(()),
-        dumped => dumped?,
-    }
-    for some in found.chunks(AT_ONCE) {
-        delete(conntrack, some)?;
-    }
-    Ok(())
+    let is_meant = |entry: &Entry| addresses.contains(&entry.source(side));
+    dump(conntrack, family, None, |entry| {
+        found.extend(Some(entry).filter(is_meant));
+    })?;
+    delete(conntrack, &found)
+}
+
+/// Who has sent the first packet of this line of `/proc`, or the first answer.
+fn is_from(line: &str, side: u16, is_meant: impl Fn(&IpAddr) -> bool) -> bool {
+    let nth = usize::from(side == CTA_TUPLE_REPLY);
+    let source = values(line, "src=").nth(nth).map(str::parse);
+    source.is_some_and(|source| source.is_ok_and(|source| is_meant(&source)))
 }
 
 /// How many connections there are; none where none is meant, by its line in `/proc`.
@@ -305,37 +259,6 @@ fn is_local(route: &mut Netlink, address: IpAddr) -> Result<bool, Refusal> {
     Ok(found.into_iter().flatten().any(|route| route.is_local))
 }
 
-fn is_absent(errno: Errno) -> bool {
-    matches!(
-        errno,
-        Errno::EINVAL | Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT
-    )
-}
-
-/// A connection, as it is named in a deletion.
-struct Entry {
-    /// Who has opened it.
-    from: IpAddr,
-    /// Whom it was opened to.
-    to: IpAddr,
-    /// Who answers.
-    by: IpAddr,
-    tuple: Vec<u8>,
-    zone: Option<Vec<u8>>,
-    id: Option<Vec<u8>>,
-}
-
-impl Entry {
-    /// Who has sent the first packet, or the first answer.
-    fn source(&self, side: u16) -> IpAddr {
-        if side == CTA_TUPLE_ORIG {
-            self.from
-        } else {
-            self.by
-        }
-    }
-}
-
 /// All connections to one of these ports, of whichever host.
 fn find(
     conntrack: &mut Netlink,
@@ -360,14 +283,12 @@ fn find(
                 Some(address) => address == to,
                 None => port.has_family_of(to),
             };
-            let entry = read(message).filter(|(number, port, entry)| {
-                if *number != protocol.number() {
-                    return false;
-                }
-                let ports = wanted.get(port);
-                ports.is_some_and(|ports| ports.iter().any(|port| of(port, entry.to)))
-            });
-            found.extend(entry.map(|(_, _, entry)| entry));
+            let is_meant = |entry: &Entry| {
+                let ports = wanted.get(&entry.port);
+                entry.protocol == protocol.number()
+                    && ports.is_some_and(|ports| ports.iter().any(|port| of(port, entry.to)))
+            };
+            found.extend(read(message).filter(is_meant));
         },
     )?;
     Ok(found)
@@ -384,98 +305,4 @@ fn write_filter(batch: &mut Writer, protocol: Protocol, port: Option<u16>) {
     batch.close(tuple);
     let by_port = port.map_or(0, |_| BY_DESTINATION_PORT);
     write_flags(batch, BY_PROTOCOL | by_port, 0);
-}
-
-/// What of the tuples in a message counts.
-fn write_flags(batch: &mut Writer, original: u32, reply: u32) {
-    let filter = batch.open(nested(CTA_FILTER));
-    batch.number(CTA_FILTER_ORIG_FLAGS, original);
-    batch.number(CTA_FILTER_REPLY_FLAGS, reply);
-    batch.close(filter);
-}
-
-fn nested(kind: u16) -> u16 {
-    kind | libc::NLA_F_NESTED as u16
-}
-
-/// The protocol, the destination port and the rest of a connection that the kernel tells of.
-fn read(message: &Message) -> Option<(u8, u16, Entry)> {
-    let attributes = || Attributes::new(message.payload.get(4..).unwrap_or(&[]));
-    let find = |wanted: u16| {
-        attributes()
-            .find(|(kind, _)| *kind == wanted)
-            .map(|(_, value)| value.to_vec())
-    };
-    let tuple = find(CTA_TUPLE_ORIG)?;
-    let reply = find(CTA_TUPLE_REPLY)?;
-    let inner = |tuple: &[u8], wanted: u16| {
-        let mut attributes = Attributes::new(tuple);
-        let found = attributes.find(|(kind, _)| *kind == wanted);
-        found.map(|(_, value)| value.to_vec())
-    };
-    let proto = inner(&tuple, CTA_TUPLE_PROTO)?;
-    let number = *inner(&proto, CTA_PROTO_NUM)?.first()?;
-    let port = inner(&proto, CTA_PROTO_DST_PORT).unwrap_or(vec![0; 2]);
-    let to = address(
-        &inner(&tuple, CTA_TUPLE_IP)?,
-        [CTA_IP_V4_DST, CTA_IP_V6_DST],
-    )?;
-    let from = address(
-        &inner(&tuple, CTA_TUPLE_IP)?,
-        [CTA_IP_V4_SRC, CTA_IP_V6_SRC],
-    )?;
-    let by = address(
-        &inner(&reply, CTA_TUPLE_IP)?,
-        [CTA_IP_V4_SRC, CTA_IP_V6_SRC],
-    )?;
-    let entry = Entry {
-        from,
-        to,
-        by,
-        zone: find(CTA_ZONE),
-        id: find(CTA_ID),
-        tuple,
-    };
-    let port = u16::from_be_bytes(port.try_into().ok()?);
-    Some((number, port, entry))
-}
-
-fn address(ip: &[u8], kinds: [u16; 2]) -> Option<IpAddr> {
-    let (_, value) = Attributes::new(ip).find(|(kind, _)| kinds.contains(kind))?;
-    match value.len() {
-        4 => Some(IpAddr::from(<[u8; 4]>::try_from(value).ok()?)),
-        _ => Some(IpAddr::from(<[u8; 16]>::try_from(value).ok()?)),
-    }
-}
-
-fn delete(conntrack: &mut Netlink, entries: &[Entry]) -> Result<(), Refusal> {
-    let deleted = conntrack.exchange(
-        |batch, first| {
-            let mut sequence = first;
-            for entry in entries {
-                let family = if entry.to.is_ipv4() {
-                    libc::AF_INET
-                } else {
-                    libc::AF_INET6
-                };
-                batch.begin(DELETE, ACK, sequence, &[family as u8, 0, 0, 0]);
-                batch.attribute(nested(CTA_TUPLE_ORIG), &entry.tuple);
-                if let Some(zone) = &entry.zone {
-                    batch.attribute(CTA_ZONE, zone);
-                }
-                if let Some(id) = &entry.id {
-                    batch.attribute(CTA_ID, id);
-                }
-                batch.end();
-                sequence += 1;
-            }
-            sequence - 1
-        },
-        |_| {},
-    );
-    match deleted {
-        // Gone meanwhile; the others have been worked off all the same.
-        Err(refusal) if refusal.errno == Errno::ENOENT => Ok(()),
-        deleted => deleted,
-    }
 }

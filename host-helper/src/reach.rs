@@ -23,6 +23,11 @@ pub struct Reach {
 }
 
 impl Reach {
+    /// It may not open every connection.
+    pub fn is_limited(&self) -> bool {
+        self.internal || self.is_routed()
+    }
+
     /// Packets to its neighbours go by the host, which knows what it may.
     pub fn is_routed(&self) -> bool {
         self.isolated || self.egress != Egress::All

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 
 use crate::address::{candidates, host_mac_of, link_local_of, mac_of, partner_of, usable};
 use crate::bridge::{self, LOCAL, Network, UNICAST};
+use crate::conntrack::Holder;
 use crate::error::{Doing, Error, Result};
 use crate::link::Mac;
 use crate::mark::write_altname;
@@ -97,6 +98,15 @@ impl Veth {
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
         let both = [Some(self.address.into()), self.address6.map(IpAddr::V6)];
         both.into_iter().flatten()
+    }
+
+    /// Whose the connections of its addresses are.
+    pub fn holder(&self) -> Holder {
+        Holder {
+            link: self.name.clone(),
+            index: self.index,
+            addresses: self.addresses().collect(),
+        }
     }
 
     /// Its place in each family that it has.

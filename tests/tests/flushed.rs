@@ -281,6 +281,158 @@ fn the_attached_are_judged_anew() {
     });
 }
 
+/// A connection whose server speaks first, and whose client says nothing: it goes on as long as the kernel knows of it.
+struct Lasting {
+    server: TcpStream,
+    client: TcpStream,
+}
+
+impl Lasting {
+    fn open(server: &dyn Fn(&str) -> TcpListener, client: &Netns, address: &str) -> Self {
+        let listener = server(address);
+        let client = client.enter(|| TcpStream::connect(address));
+        let client = client.expect("connect");
+        client.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        let (server, _) = listener.accept().expect("a connection");
+        let mut all = Self { server, client };
+        all.goes_on("at first");
+        all
+    }
+
+    #[track_caller]
+    fn goes_on(&mut self, when: &str) {
+        self.server.write_all(b"more").expect(when);
+        self.client.read_exact(&mut [0; 4]).expect(when);
+    }
+}
+
+/// What somebody asks of another, from a port by which it is found in the table.
+fn asked(from: &Netns, port: u16, to: &str) -> UdpSocket {
+    from.enter(|| {
+        let any = if to.starts_with('[') {
+            "[::]"
+        } else {
+            "0.0.0.0"
+        };
+        let client = UdpSocket::bind(format!("{any}:{port}")).expect("a client");
+        client.connect(to).expect("an address");
+        client.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        client.send(b"x").expect("send");
+        client
+    })
+}
+
+/// The same with an answer of that service.
+fn answered(from: &Netns, port: u16, to: &str, service: &UdpSocket) -> UdpSocket {
+    let client = asked(from, port, to);
+    let (_, from) = service.recv_from(&mut [0; 8]).expect("it arrives");
+    service.send_to(b"open", from).expect("answer");
+    client.recv(&mut [0; 8]).expect("an answer");
+    client
+}
+
+/// What the client sends does not arrive.
+fn is_refused(client: &UdpSocket, service: &UdpSocket) {
+    client.send(b"after").expect("send");
+    let own = client.peer_addr().expect("an address");
+    service.send_to(b"last", own).expect("send");
+    let mut data = [0; 8];
+    let length = service.recv(&mut data).expect("the last one arrives");
+    assert_eq!(&data[..length], b"last", "{own}");
+}
+
+/// Waits until the kernel has forgotten what was asked from these ports. It tells of that a moment before it is so.
+fn are_judged(ports: &[u16]) {
+    wait_untold("connections are judged anew", || {
+        let all = std::fs::read_to_string("/proc/net/nf_conntrack").expect("the connections");
+        let is_left = |port: &u16| all.contains(&format!(" sport={port} "));
+        !ports.iter().any(is_left)
+    });
+}
+
+/// What a limited container has opened, and may, is left alone.
+#[test]
+fn what_the_limited_may_open_goes_on() {
+    packets(|lab| {
+        // With it, connections are tracked also while our rules are gone.
+        sh(
+            "nft 'table inet other { chain c { type filter hook input priority 0; ct state established accept; }; }'",
+        );
+        let list = "192.0.2.1/32,2001:db8:1::1/128:9000,192.0.2.1/32:9001/udp";
+        let limits: [&[&str]; 3] = [
+            &["--name", "lim", "--egress", list],
+            &["--name", "shut", "--internal"],
+            &["--name", "apart", "--isolate"],
+        ];
+        let all = Containers::start(lab, &limits);
+        let guest = Running::unshared(&["-n"], "exec cat");
+        let pid = guest.pid().to_string();
+        lab.hawser(&["attach", &pid, "--name", "guest", "--egress", list])
+            .ok();
+        let [lim, shut, apart] = ["lim", "shut", "apart"].map(|name| Netns::of(lab.pid_of(name)));
+        let guest_inside = Netns::of(guest.pid());
+        let outside = |address: &str| {
+            let bound = lab.internet.enter(|| TcpListener::bind(address));
+            bound.expect("a server")
+        };
+        let here = |address: &str| TcpListener::bind(address).expect("a server");
+        let neighbour = |address: &str| {
+            let bound = lim.enter(|| TcpListener::bind(address));
+            bound.expect("a server")
+        };
+        let lim_address = lab.listed("lim")["address"].clone();
+        let lim_address = lim_address.as_str().expect("an address").to_owned();
+        let mut lasting = [
+            Lasting::open(&outside, &lim, "192.0.2.1:9000"),
+            Lasting::open(&outside, &lim, "[2001:db8:1::1]:9000"),
+            Lasting::open(&here, &shut, "172.19.0.1:9000"),
+            Lasting::open(&neighbour, &shut, &format!("{lim_address}:9002")),
+            Lasting::open(&outside, &apart, "192.0.2.1:9003"),
+            Lasting::open(&here, &apart, "172.19.0.1:9004"),
+            Lasting::open(&outside, &guest_inside, "192.0.2.1:9005"),
+        ];
+        // Nobody answers: that is judged anew, in any case.
+        let _asked = [
+            asked(&lim, 4001, "192.0.2.1:7001"),
+            asked(&shut, 4002, "172.19.0.1:7001"),
+            asked(&apart, 4003, "192.0.2.1:7001"),
+        ];
+        lab.hawser(&["restore"]).ok();
+        are_judged(&[4001, 4002, 4003]);
+        for (number, one) in lasting.iter_mut().enumerate() {
+            one.goes_on(&format!("{number} when nothing was missing"));
+        }
+        // While there are no rules, it is answered what each may not ask.
+        let [host, elsewhere] = ["172.19.0.1:7000", "192.0.2.2:7000"]
+            .map(|address| UdpSocket::bind(address).expect("a service"));
+        let other = lim.enter(|| UdpSocket::bind("0.0.0.0:7000"));
+        let other = other.expect("a service");
+        for service in [&host, &elsewhere, &other] {
+            service
+                .set_read_timeout(Some(DEADLINE))
+                .expect("a deadline");
+        }
+        all.flush("nft delete table inet hawser; nft delete table bridge hawser");
+        let opened = [
+            answered(&lim, 4011, "172.19.0.1:7000", &host),
+            answered(&shut, 4012, "192.0.2.2:7000", &elsewhere),
+            answered(&apart, 4013, &format!("{lim_address}:7000"), &other),
+            answered(&guest_inside, 4014, "172.19.0.1:7000", &host),
+        ];
+        for one in &all.running {
+            one.signal(libc::SIGCONT);
+        }
+        are_judged(&[4011, 4012, 4013, 4014]);
+        for (client, service) in opened.iter().zip([&host, &elsewhere, &other, &host]) {
+            is_refused(client, service);
+        }
+        for (number, one) in lasting.iter_mut().enumerate() {
+            one.goes_on(&format!("{number} when the rules were gone"));
+        }
+        lab.hawser(&["detach", "guest"]).ok();
+    });
+}
+
 /// Whoever makes the tables again puts into both what either has lost of those that nobody stays for.
 #[test]
 fn the_attached_are_in_tables_that_others_have_made_again() {

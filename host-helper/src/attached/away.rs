@@ -329,7 +329,7 @@ fn release_link(route: &mut Netlink, link: &str, kept: Option<Kept>) -> Result<(
         // Others may live in that network, whose link does not go.
         let shut = shut(route, &end, kept.as_ref());
         // The kernel takes the link back in a moment, sooner than we could.
-        let known = nft::forget_link(link, || !is_anothers(route, &end));
+        let known = nft::forget_link(link, end.index, || !is_anothers(route, &end));
         if reclaim::is_gone(end.index)? {
             let mut errors = Vec::from_iter(shut.err());
             let known = known
@@ -350,7 +350,7 @@ fn tidy(route: &mut Netlink, link: &str, kept: Option<Kept>, known: Vec<IpAddr>)
     let mut addresses = known;
     addresses.extend(kept.iter().flat_map(Kept::addresses));
     if let Some(kept) = &kept {
-        forget_connections(kept, &addresses);
+        forget_connections(kept, link, 0, addresses.clone());
         uncover(kept);
     }
     hosts::sweep_links(&BTreeSet::from([link]))?;

@@ -9,7 +9,7 @@ use super::join;
 use super::kept::{self, Kept};
 use super::labels;
 use super::target::Process;
-use crate::conntrack;
+use crate::conntrack::{self, Holder};
 use crate::control;
 use crate::error::{Doing, Error, Result, all_of, twice};
 use crate::hosts;
@@ -37,7 +37,7 @@ impl<'a> Leaving<'a> {
         let kept = Kept::of(end);
         errors.extend(shut(route, end, kept.as_ref()).err());
         // Who was killed may have kept nothing yet.
-        let known = nft::forget_link(&end.name, || !is_anothers(route, end));
+        let known = nft::forget_link(&end.name, end.index, || !is_anothers(route, end));
         let known = known.unwrap_or_else(|error| {
             errors.push(error);
             Some(Vec::new())
@@ -70,7 +70,7 @@ impl<'a> Leaving<'a> {
         }
         errors.extend(delete(route, end.index).err());
         if let Some(kept) = &kept {
-            forget_connections(kept, &addresses);
+            forget_connections(kept, &end.name, end.index, addresses);
         }
         errors.extend(hosts::sweep_links(&BTreeSet::from([&*end.name])).err());
         // Until then it says what is left to be done.
@@ -187,14 +187,19 @@ pub(super) fn uncover(kept: &Kept) {
 
 /// Connections by its ports that are left would be led to whoever has the address next; those that it has opened may fill
 /// the kernel's table.
-pub(super) fn forget_connections(kept: &Kept, addresses: &[IpAddr]) {
+pub(super) fn forget_connections(kept: &Kept, link: &str, index: u32, addresses: Vec<IpAddr>) {
     let (has_ports, are_many) = (!kept.container.ports.is_empty(), conntrack::are_many());
     if !has_ports && !are_many {
         return;
     }
     // Without a socket there is nobody to tell either.
     if let Ok(mut netfilter) = twice(Netlink::netfilter) {
-        conntrack::forget_ended(&mut netfilter, addresses, has_ports, are_many);
+        let holder = Holder {
+            link: link.to_string(),
+            index,
+            addresses,
+        };
+        conntrack::forget_ended(&mut netfilter, &[holder], has_ports, are_many);
         nft::close_later(&netfilter);
     }
 }

@@ -149,9 +149,11 @@ pub fn of_reach(attachment: &Attachment, reach: &Reach, resolvers: &[IpAddr]) ->
     elements
 }
 
+/// RFC 1035, section 4.2
+pub(super) const DNS: u16 = 53;
+
 /// The ranges must not overlap: of nested ones the outer one is kept.
 fn of_egress(source: IpAddr, allowed: &[Allowed], resolvers: &[IpAddr]) -> Vec<Element> {
-    const DNS: u16 = 53; // RFC 1035, section 4.2
     let ip = names_of(source);
     let mut everywhere = Vec::new();
     let mut by_port: Vec<((Protocol, u16), Vec<IpNet>)> = Vec::new();

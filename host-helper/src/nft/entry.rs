@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 
+use super::limits::Limits;
 use super::object::Element;
 use super::sets::{add, ask, is_missing, known, take, take_if_its};
 use super::sweep::{sweep_tenant, warn_of_rest};
@@ -54,7 +55,7 @@ impl Entry {
         resolvers: &[IpAddr],
     ) -> Result<Entry> {
         if let Some(tenant) = known(&mut nft, &attachment.veth.name)? {
-            sweep_tenant(&mut nft, &tenant, true)?;
+            sweep_tenant(&mut nft, &tenant, attachment.veth.index, true)?;
         }
         let mut entry = Entry::of(moment(), nft, attachment, reach, ports, resolvers);
         entry.has_made_tables = entry.put(None)?;
@@ -129,11 +130,22 @@ impl Entry {
         let addresses: Vec<IpAddr> = self.attachment.veth.addresses().collect();
         let mut udp = self.ports.clone();
         udp.retain(|port| port.protocol == Protocol::Udp);
+        self.forget_barred();
         // Where nothing is tracked nothing is left.
-        if self.reach != Reach::default() {
-            let _ = conntrack::forget_opened_by(&mut self.nft, &addresses);
-        }
         let _ = conntrack::forget(&mut self.nft, &udp, &addresses);
+    }
+
+    /// Forgets what a limited container has opened, unless its rules would let it: it is judged anew. What nobody has answered is, too: it may go
+    /// on with an address that is not the host's.
+    pub fn forget_barred(&mut self) {
+        let mut limits = Limits::new(&self.attachment, &self.reach, &self.resolvers);
+        if self.reach.is_limited() {
+            let holder = self.attachment.veth.holder();
+            // Where nothing is tracked nothing is left, and there is nobody to tell.
+            let _ = conntrack::forget_opened_if(&mut self.nft, holder, &mut |entry| {
+                !entry.is_answered || !limits.allow(entry)
+            });
+        }
     }
 
     fn elements(&self) -> Vec<Element> {

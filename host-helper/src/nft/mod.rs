@@ -14,6 +14,7 @@ mod frames;
 mod group;
 mod inet;
 mod installed;
+mod limits;
 mod lookups;
 mod matches;
 mod members;

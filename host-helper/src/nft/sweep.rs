@@ -12,7 +12,7 @@ use super::object::{Element, Family};
 use super::sets::{all_elements, elements_of, is_missing, known, take_if_its};
 use super::{TABLE, elements, generation, open, tables};
 use crate::attach::Attachment;
-use crate::conntrack;
+use crate::conntrack::{self, Holder};
 use crate::control;
 use crate::error::{Doing, Refusal, Result, all_of, twice};
 use crate::hosts;
@@ -24,11 +24,10 @@ use crate::sys;
 
 /// Takes back whatever the tables know of a container.
 pub fn forget(attachment: &Attachment) {
-    let addresses: Vec<IpAddr> = attachment.veth.addresses().collect();
-    let link = &attachment.veth.name;
+    let holder = attachment.veth.holder();
     let once = || {
         let mut nft = open()?;
-        let swept = sweep(&mut nft, None, link, &addresses, conntrack::are_many());
+        let swept = sweep(&mut nft, None, &holder, conntrack::are_many());
         close_later(&nft);
         swept
     };
@@ -48,12 +47,16 @@ pub fn close_later(nft: &Netlink) {
     let _ = sys::keep_open_beyond_our_end(&[nft.as_fd()], &[]);
 }
 
-/// The same by the name of its host end alone, as long as that name is its own. Gives the addresses that it had; `None`: another has the
-/// name by now.
+/// The same by the name and the number of its host end alone, as long as that name is its own. Gives the addresses that it had; `None`: another
+/// has the name by now.
 ///
 /// # Errors
 /// What the kernel refused, twice.
-pub fn forget_link(link: &str, mut is_its: impl FnMut() -> bool) -> Result<Option<Vec<IpAddr>>> {
+pub fn forget_link(
+    link: &str,
+    index: u32,
+    mut is_its: impl FnMut() -> bool,
+) -> Result<Option<Vec<IpAddr>>> {
     let once = || {
         let mut nft = open()?;
         let known = known(&mut nft, link)?;
@@ -64,46 +67,58 @@ pub fn forget_link(link: &str, mut is_its: impl FnMut() -> bool) -> Result<Optio
         let Some(tenant) = known else {
             return Ok(Some(Vec::new()));
         };
-        let swept = sweep_tenant(&mut nft, &tenant, conntrack::are_many());
+        let swept = sweep_tenant(&mut nft, &tenant, index, conntrack::are_many());
         close_later(&nft);
         swept.map(Some)
     };
     twice(once)
 }
 
-/// Sweeps what the tables know of a container, unless another has its place by now. Gives the addresses that it had. `opened`: the connections
-/// are forgotten, too, that it has opened; it may live on, without the link that it has deleted.
+/// Sweeps what the tables know of a container, unless another has its place by now. Gives the addresses that it had. `index`: the number
+/// of the link that has its name now, and is ours. `opened`: the connections are forgotten, too, that it has opened; it may live on, without the
+/// link that it has deleted.
 ///
 /// # Errors
 /// What the kernel refused.
-pub fn sweep_tenant(nft: &mut Netlink, tenant: &Element, opened: bool) -> Result<Vec<IpAddr>> {
+pub fn sweep_tenant(
+    nft: &mut Netlink,
+    tenant: &Element,
+    index: u32,
+    opened: bool,
+) -> Result<Vec<IpAddr>> {
     let Some((link, addresses)) = elements::known(tenant) else {
         return Ok(Vec::new());
     };
-    sweep(nft, Some(tenant), &link, &addresses, opened)?;
-    Ok(addresses)
+    let holder = holder((link, addresses), index);
+    sweep(nft, Some(tenant), &holder, opened)?;
+    Ok(holder.addresses)
 }
 
-fn sweep(
-    nft: &mut Netlink,
-    tenant: Option<&Element>,
-    link: &str,
-    addresses: &[IpAddr],
-    opened: bool,
-) -> Result<()> {
+fn sweep(nft: &mut Netlink, tenant: Option<&Element>, holder: &Holder, opened: bool) -> Result<()> {
+    let Holder {
+        link, addresses, ..
+    } = holder;
     let doing = || format!("sweep what is left over of {link}");
     let mut found = all_elements(nft).doing(doing)?;
     found.retain(|element| elements::is_of(element, addresses, link));
     let is_taken = take_if_its(nft, tenant, &found).doing(doing)?;
     if is_taken && !found.is_empty() {
         // Those that are left would reach whoever gets an address next.
-        conntrack::forget_ended(nft, addresses, true, opened);
+        conntrack::forget_ended(nft, std::slice::from_ref(holder), true, opened);
     }
     Ok(())
 }
 
 /// The link that a container had, and its addresses.
 type Dead = (String, Vec<IpAddr>);
+
+fn holder((link, addresses): Dead, index: u32) -> Holder {
+    Holder {
+        link,
+        index,
+        addresses,
+    }
+}
 
 /// Sweeps what killed supervisors have left: of every container whose link is not there any more. Something that
 /// changes meanwhile leaves it to the next call.
@@ -218,9 +233,9 @@ fn forget_dead(nft: &mut Netlink, route: &mut Netlink, mut dead: Vec<Dead>) -> R
     let swept = hosts::sweep_links(&dead.iter().map(|(name, _)| name.as_str()).collect());
     // Else what follows is the next one's.
     dead.retain(|(name, _)| is_gone(route, name));
-    let addresses: Vec<IpAddr> = dead.iter().flat_map(|(_, all)| all).copied().collect();
+    let holders: Vec<Holder> = dead.iter().map(|one| holder(one.clone(), 0)).collect();
     // And those that they have opened: by an answer to that anybody could speak to whoever gets an address next.
-    conntrack::forget_ended(nft, &addresses, true, true);
+    conntrack::forget_ended(nft, &holders, true, true);
     let neighbours = mark::sweep_neighbours(route, &dead, 0);
     all_of(
         &[swept, neighbours]
@@ -251,7 +266,7 @@ fn close_ports(
             continue;
         }
         let link = route.find_link(&name)?;
-        let Some(Mark::Run(owner)) = link.and_then(|link| link.mark) else {
+        let Some((index, Mark::Run(owner))) = link.and_then(|it| Some((it.index, it.mark?))) else {
             continue;
         };
         if owner.is_running() || control::is_supervised(&owner.name) {
@@ -261,7 +276,7 @@ fn close_ports(
         gone.retain(|element| elements::is_of_ports_of(element, &addresses, &name));
         take_if_its(nft, Some(tenant), &gone)?;
         // Others live on there, and what they have opened.
-        conntrack::forget_ended(nft, &addresses, true, false);
+        conntrack::forget_ended(nft, &[holder((name, addresses), index)], true, false);
         has_closed = true;
     }
     Ok(has_closed)

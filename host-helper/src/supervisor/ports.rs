@@ -102,12 +102,8 @@ impl Supervisor {
     pub(super) fn forget_connections(&mut self) {
         if self.forget_at.is_some_and(|at| at <= Instant::now()) {
             self.forget_at = None;
-            let is_limited = self.is_limited();
-            let addresses = self.addresses();
-            let entry = self.container.entry.as_mut();
-            if let Some(entry) = entry.filter(|_| is_limited) {
-                // What it has opened while nothing forbade it is judged anew.
-                let _ = conntrack::forget_opened_by(entry.socket(), &addresses);
+            if let Some(entry) = &mut self.container.entry {
+                entry.forget_barred();
             }
             let ports = self.container.splice.ports();
             self.published
@@ -136,13 +132,13 @@ impl Supervisor {
     ///
     /// `lives_on`: others are in its network still, whose own go on.
     pub(super) fn forget_container(&mut self, lives_on: bool) {
-        if self.is_address_anothers() {
-            return;
-        }
-        let addresses = self.addresses();
-        if let Some(entry) = &mut self.container.entry {
+        let Container {
+            entry, attachment, ..
+        } = &mut self.container;
+        if let (Some(entry), Some(attachment)) = (entry, attachment) {
             let are_many = !lives_on && conntrack::are_many();
-            conntrack::forget_ended(entry.socket(), &addresses, self.had_ports, are_many);
+            let holder = attachment.veth.holder();
+            conntrack::forget_ended(entry.socket(), &[holder], self.had_ports, are_many);
         }
     }
 
