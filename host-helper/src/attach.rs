@@ -224,6 +224,7 @@ fn hand_off(
         talk.wait_for(&Said::Up)?;
         settle(route)?;
         steps.done("link");
+        namespace::check_again(&talk.child, &request.network)?;
         talk.let_go()?;
     }
     // At once, and a signal from here on is the command's.

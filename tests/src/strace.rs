@@ -54,8 +54,15 @@ impl Stopped {
     /// Starts `command`, of whose processes that one is stopped which has just become init.
     #[track_caller]
     pub fn at_init(command: &Command, trace: &Path) -> Self {
-        let stop = "inject=execveat:signal=SIGSTOP";
-        let options = ["-D", "-f", "-e", "trace=execveat", "-e", stop];
+        Self::at_call("execveat", command, trace)
+    }
+
+    /// Starts `command`, of whose processes that one is stopped which has just made its first call of this name.
+    #[track_caller]
+    pub fn at_call(name: &str, command: &Command, trace: &Path) -> Self {
+        let trace_it = format!("trace={name}");
+        let stop = format!("inject={name}:signal=SIGSTOP:when=1");
+        let options = ["-D", "-f", "-e", &trace_it, "-e", &stop];
         let _ = fs::remove_file(trace);
         let running = Running::piped(traced(command, &options, &trace.to_string_lossy()));
         let mut made = Self::wait(running, None, trace);

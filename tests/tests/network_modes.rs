@@ -2,7 +2,8 @@
 
 use std::net::{TcpListener, TcpStream};
 
-use lab::{Answer, DEADLINE, Netns, Whose, case, packets, paste, sh, wait_for_end};
+use lab::strace::Stopped;
+use lab::{Answer, DEADLINE, Netns, Whose, case, packets, paste, sh, wait_for_end, wait_untold};
 use serde_json::{Value, json};
 
 #[test]
@@ -216,6 +217,36 @@ fn a_network_outlives_its_first_container_while_another_shares_it() {
             .refused(&["172.19.0.9"]);
         second.say("\n");
         second.end().exits(0);
+    });
+}
+
+/// Who comes to share a network is not to be seen in there yet when it ends: its limits go then, and nobody is to run without them.
+#[test]
+fn who_joins_a_container_that_ends_meanwhile_is_refused() {
+    case(|lab| {
+        let own = "--name own --network ptp --egress none -d";
+        let own: Vec<&str> = own.split(' ').collect();
+        let join = ["--name", "guest", "--network", "container:own"];
+        let join = lab.run_command(&join, &["echo", "it has run"]);
+        for is_again_there in [false, true] {
+            lab.run(&own, &["sleep", "1000"]).exits(0);
+            let netns = std::fs::read_link(format!("/proc/{}/ns/net", lab.pid_of("own")));
+            let netns = netns.expect("its network namespace");
+            // The child, before it has joined anything.
+            let guest = Stopped::at_call("mount", &join, &lab.dir.join("trace"));
+            let fds = format!("/proc/{}/fd", guest.pid());
+            wait_untold("it has the network", || {
+                let open = std::fs::read_dir(&fds).expect("its descriptors").flatten();
+                let mut leads = open.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+                leads.any(|to| to == netns)
+            });
+            lab.hawser(&["stop", "--grace", "0", "own"]).ok();
+            if is_again_there {
+                lab.run(&own, &["sleep", "1000"]).exits(0);
+            }
+            guest.go_on().end().refused(&["own", "ended"]);
+        }
+        lab.hawser(&["stop", "--grace", "0", "own"]).ok();
     });
 }
 

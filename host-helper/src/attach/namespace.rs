@@ -4,14 +4,14 @@ use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
 
 use crate::attached::{self, socket_inside};
 use crate::config::Privileges;
 use crate::control;
 use crate::error::{Doing, Error, Result};
 use crate::netlink::Netlink;
-use crate::owner::place_of;
+use crate::owner::{self, place_of};
 use crate::request::{NetworkChoice, Request};
 use crate::spawn::{self, Child, Spawn};
 use crate::sys;
@@ -59,6 +59,32 @@ pub(super) fn join(
     Ok(Some((joined, None)))
 }
 
+/// What is said of a container that ends while somebody comes to share its network.
+const ENDED: &str = "the container has ended meanwhile; host-helper ls shows those that run";
+
+/// Whether the network that the child has joined is still that of the container. Until it was in there nobody was to be seen there, and
+/// with the container's end its limits went. From here on it is seen.
+///
+/// Before: the child has joined it, and its command waits.
+///
+/// # Errors
+/// The container has ended, whoever has its name now.
+pub(super) fn check_again(child: &Child, choice: &NetworkChoice) -> Result<()> {
+    let NetworkChoice::Container(name) = choice else {
+        return Ok(());
+    };
+    let doing = || format!("join the network of {name}");
+    let joined = owner::namespace(&child.pid.to_string(), "net").doing(doing)?;
+    let now = match namespace(choice)? {
+        Some(now) => Some(fstat(now).doing(doing)?.st_ino),
+        None => None,
+    };
+    match now == Some(joined) {
+        true => Ok(()),
+        false => Err(Error::new(format!("{}: {ENDED}", doing()))),
+    }
+}
+
 /// The network namespace of the container; `None`: the host's.
 pub fn namespace(choice: &NetworkChoice) -> Result<Option<OwnedFd>> {
     let path = match choice {
@@ -82,9 +108,13 @@ pub fn namespace(choice: &NetworkChoice) -> Result<Option<OwnedFd>> {
         Mode::empty(),
     );
     const CURE: &str = "give one of /run/netns, or /proc/PID/ns/net";
+    let cure = match choice {
+        NetworkChoice::Container(_) => ENDED,
+        _ => CURE,
+    };
     let file = file
         .doing(doing)
-        .map_err(|error| error.cure(Errno::ENOENT, CURE))?;
+        .map_err(|error| error.cure(Errno::ENOENT, cure))?;
     // Any other file would be refused by setns(2), but after everything else was made.
     let is_not = match sys::kind_of_namespace(&file) {
         Ok(libc::CLONE_NEWNET) => return Ok(Some(file)),
