@@ -5,7 +5,8 @@ use std::cell::Cell;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 
-use lab::{DEADLINE, Lab, Netns, Running, Watch, listeners, packets, sh, wait_untold};
+use lab::strace::Stopped;
+use lab::{DEADLINE, Lab, Netns, Running, Watch, case, listeners, packets, sh, wait_untold};
 
 const LIST: &str = "nft list table inet hawser 2>&1; nft list table bridge hawser 2>&1; true";
 const NOBODY: &str = "";
@@ -535,6 +536,82 @@ fn the_attached_are_judged_anew_when_rules_alone_were_gone() {
         }
         for name in ["shut", "too"] {
             lab.hawser(&["detach", name]).ok();
+        }
+    });
+}
+
+fn has_lock(pid: i32) -> bool {
+    let pid = pid.to_string();
+    let all = std::fs::read_to_string("/proc/locks").expect("the locks");
+    let mut locks = all.lines().filter(|line| !line.contains("->"));
+    locks.any(|line| line.split_whitespace().nth(4) == Some(&pid))
+}
+
+/// Who puts back has read of all of them before. Another may have the address by now: it has neither the ports nor the limits of the last.
+#[test]
+fn what_is_put_back_beside_a_detach_is_not_the_next_ones() {
+    case(|lab| {
+        let address = ["--ip", "172.19.0.9"];
+        let trace = lab.dir.join("trace");
+        let rules = || sh(&format!("({LIST}) | grep -e elements -e hw"));
+        let guest = Running::unshared(&["-n"], "exec cat");
+        let pid = guest.pid().to_string();
+        let attach = ["attach", &pid, "--name", "last", "-p", "8080:80"];
+        let attach = [&attach[..], &["--egress", "none"], &address].concat();
+        for how in ["true", "nft flush ruleset"] {
+            for nth in 1.. {
+                lab.hawser(&attach).ok();
+                sh(how);
+                let restore = Stopped::at_message(nth, &lab.command(&["restore"]), &trace);
+                if has_lock(restore.pid()) {
+                    // Nobody comes in between.
+                    restore.go_on().end().exits(0);
+                    lab.hawser(&["detach", "last"]).ok();
+                    continue;
+                }
+                lab.hawser(&["detach", "last"]).ok();
+                let next = lab.start_idle(&[&["--name", "next"], &address[..]].concat());
+                let whole = rules();
+                let is_stopped = restore.is_stopped;
+                restore.go_on().end().exits(0);
+                assert_eq!(rules(), whole, "{how}, message {nth}");
+                next.end().exits(0);
+                if !is_stopped {
+                    assert!(nth > 5, "it sends more than {nth} messages");
+                    break;
+                }
+            }
+        }
+    });
+}
+
+/// Who makes the tables again puts into them whom it finds in the files, and one may not be there yet that is on its way.
+#[test]
+fn who_is_being_attached_while_others_make_the_tables_again_is_in_them() {
+    case(|lab| {
+        // Or the first directory that is made would be another.
+        let _first = lab.start_idle(&["--network", "none"]);
+        let guest = Running::unshared(&["-n"], "exec cat");
+        let pid = guest.pid().to_string();
+        let attach = "attach --name web --ip 172.19.0.9 -p 8080:80 --egress none";
+        let attach: Vec<&str> = attach.split(' ').chain([&*pid]).collect();
+        let directory = "?mkdir,?mkdirat";
+        for makes in [true, false] {
+            let attaching =
+                Stopped::at_call(directory, &lab.command(&attach), &lab.dir.join("trace"));
+            assert!(attaching.is_stopped);
+            let rules = sh(LIST);
+            assert!(rules.contains("8080"), "it is published: {rules}");
+            sh("nft flush ruleset");
+            if makes {
+                lab.run(&["--network", "ptp"], &["true"]).ok();
+            }
+            attaching.go_on().end().ok();
+            let rules = sh(LIST);
+            for what in ["hwac130009", "8080", "counter packets 0 bytes 0"] {
+                assert!(rules.contains(what), "{what}: {rules}");
+            }
+            lab.hawser(&["detach", "web"]).ok();
         }
     });
 }

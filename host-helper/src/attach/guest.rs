@@ -4,6 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use super::ensure::restore_others;
 use super::{
     Attachment, Names, Start, choose_mtu, ensure_network, find_ways_out, hold, know_network,
     lease_name, mark_as, publish, splice_to,
@@ -130,6 +131,7 @@ pub fn attach(
     steps.done("mark");
     undo.push(|| names.leave());
     let mut kept = keep(request, target, how, &attachment, &splice, &mut undo)?;
+    know_again(how, &mut entry)?;
     let up = attachment.clone();
     undo.push(move || attached::set_down(&up));
     veth::set_up(&mut route, &attachment.veth, &attachment.network)?;
@@ -221,6 +223,17 @@ fn keep(
         undo.push(move || labels::withdraw_ip_file(&path, address));
     }
     Ok(kept)
+}
+
+/// Where the tables were flushed behind publish, and made again before it was kept, nobody has put it back: whoever makes them asks the
+/// files. A supervisor would see it.
+///
+/// Before: it is kept, and its link is not up.
+fn know_again(how: &How, entry: &mut nft::Entry) -> Result<()> {
+    if !how.stays && !entry.is_known() && entry.restore()? {
+        restore_others();
+    }
+    Ok(())
 }
 
 /// The name is nobody's: as long as we stay by its socket, and else by the link.

@@ -18,6 +18,8 @@ use crate::netlink::Netlink;
 use crate::owner::Mark;
 use crate::publish::{Port, Protocol};
 use crate::reach::Reach;
+use crate::sys;
+use crate::veth::Veth;
 
 /// Whether our rules were all there until now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +65,8 @@ impl Entry {
     }
 
     /// The same of a container that the tables may know already: then what is missing is added, and its connections go on by what is there.
-    /// Where something was, of the rules too, it is forgotten what that has let through.
+    /// Where something was, of the rules too, it is forgotten what that has let through. Of one whose link is gone by now nothing is added:
+    /// another may have its address.
     ///
     /// # Errors
     /// As [`Entry::add`].
@@ -77,18 +80,24 @@ impl Entry {
     ) -> Result<()> {
         let once = |mut nft: Netlink| -> Result<()> {
             let tenant = known(&mut nft, &attachment.veth.name)?;
+            // In this order: who comes later has another number.
+            if !is_link_of(&nft, &attachment.veth)? {
+                return Ok(());
+            }
             let number = tenant.as_ref().and_then(elements::number_of);
             let is_its = |number: &u32| Some(elements::tenant_of(attachment, *number)) == tenant;
-            let Some(number) = number.filter(is_its) else {
-                let mut entry = Entry::add(nft, attachment, reach, ports, resolvers)?;
-                entry.judge_anew();
-                return Ok(());
-            };
+            let number = number.filter(is_its);
+            if let (None, Some(last)) = (number, &tenant) {
+                sweep_tenant(&mut nft, last, true)?;
+            }
+            let is_known = number.is_some();
+            let number = number.unwrap_or_else(moment);
             let mut entry = Entry::of(number, nft, attachment, reach, ports, resolvers);
             let elements = entry.elements();
             // What cannot be told may be missing.
-            let is_there = matches!(is_missing(&mut entry.nft, &elements), Ok(false));
-            let has_made_tables = entry.put(tenant.as_ref())?;
+            let is_there = is_known && matches!(is_missing(&mut entry.nft, &elements), Ok(false));
+            let ours = entry.tenant();
+            let has_made_tables = entry.put(Some(&ours))?;
             if !is_there || has_made_tables || rules == Rules::Back {
                 entry.judge_anew();
             }
@@ -345,6 +354,17 @@ impl Entry {
 impl AsFd for Entry {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.nft.as_fd()
+    }
+}
+
+/// Whether a link is there still, and its name not another's.
+fn is_link_of(nft: &Netlink, veth: &Veth) -> Result<bool> {
+    match sys::link_index(nft.as_fd(), &veth.name) {
+        Err(Errno::ENODEV) => Ok(false),
+        found => {
+            let index = found.doing(|| format!("look for link {}", veth.name))?;
+            Ok(index == veth.index)
+        }
     }
 }
 
