@@ -440,10 +440,17 @@ fn hold_again(nft: &mut Netlink, kept: &Kept, errors: &mut Vec<Error>) -> (Vec<P
 pub fn describe(name: &str) -> Result<Option<Description>> {
     let mut route = Netlink::route().doing(|| "open a netlink socket".into())?;
     let all = unsupervised(&mut route)?;
-    let mut named = all
+    let named = all
         .into_iter()
-        .filter(|(_, kept)| kept.container.name == name);
-    Ok(named.next().map(|(_, kept)| kept.container))
+        .find(|(_, kept)| kept.container.name == name);
+    let counted = named.map(|(_, mut kept)| {
+        if kept.container.egress.is_some() {
+            let nft = nft::open().ok();
+            kept.container.refused = nft.map(|mut nft| nft::refused(&mut nft, kept.addresses()));
+        }
+        kept.container
+    });
+    Ok(counted)
 }
 
 /// The first process of a container of `run` whose link says that it is there.

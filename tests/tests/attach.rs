@@ -871,6 +871,7 @@ fn who_stays_takes_ports_of_loopback_addresses_along() {
         assert_eq!(listed(), [8080]);
         let inspected = lab.hawser(&["inspect", "web"]).ok();
         assert!(!inspected.contains("8081"), "{inspected}");
+        assert!(inspected.contains("\"supervisor\": null"), "{inspected}");
         // Another may have it, also when nobody can ask the rules any more.
         sh("nft flush ruleset");
         let other = lab.start_idle(&["-p", "127.0.0.1:8081:80"]);

@@ -235,6 +235,39 @@ fn the_limited_are_reached_by_their_neighbours() {
     });
 }
 
+/// Also where nobody stays who could be asked.
+#[test]
+fn what_the_attached_are_refused_is_counted() {
+    packets(|lab| {
+        let refused = || -> serde_json::Value {
+            let text = lab.hawser(&["inspect", "web"]).ok();
+            let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+            found["refused"].clone()
+        };
+        for options in [&["--stay"][..], &[]] {
+            let guest = Running::unshared(&["-n"], "exec cat");
+            let pid = guest.pid().to_string();
+            let limited = ["--name", "web", "--egress", "none"];
+            let attach = [&["attach", &pid], options, &limited].concat();
+            let mut attached = Running::piped(lab.command(&attach));
+            attached.until("web");
+            assert_eq!(refused(), 0, "{options:?}");
+            let client = Limited::client(&Netns::of(guest.pid()));
+            for _ in 0..2 {
+                // The last refusal is an error of the next.
+                let _ = client.send_to(b"out", "198.51.100.10:9");
+            }
+            assert_eq!(refused(), 2, "{options:?}");
+            lab.hawser(&["detach", "web"]).ok();
+            attached.end().exits(0);
+        }
+        let guest = Running::unshared(&["-n"], "exec cat");
+        let pid = guest.pid().to_string();
+        lab.hawser(&["attach", &pid, "--name", "web"]).ok();
+        assert_eq!(refused(), serde_json::Value::Null, "it has no limit");
+    });
+}
+
 #[test]
 fn what_was_refused_is_counted() {
     packets(|lab| {

@@ -190,10 +190,11 @@ impl Kept {
         self.is_of_here() && self.index == link.index && is_marked
     }
 
-    /// What of it is there without a supervisor. A port of a loopback address is that one's alone.
+    /// What of it is there without a supervisor, who may have been killed. A port of a loopback address is that one's alone.
     pub fn unsupervised(mut self) -> Kept {
         let is_there = |range: &Range| !range.host.is_some_and(|host| host.is_loopback());
         self.container.ports.retain(is_there);
+        self.container.supervisor = None;
         self
     }
 

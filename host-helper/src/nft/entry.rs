@@ -287,16 +287,7 @@ impl Entry {
 
     /// How many packets were refused because of `--egress`.
     pub fn refused(&mut self) -> u64 {
-        let asked: Vec<Element> = self
-            .attachment
-            .veth
-            .addresses()
-            .map(elements::refused)
-            .collect();
-        let mut packets = 0;
-        // Not limited: no such element, and nothing was refused.
-        let _ = ask(&mut self.nft, &asked, |_, count| packets += count);
-        packets
+        refused(&mut self.nft, self.attachment.veth.addresses())
     }
 
     /// Something was deleted from the ruleset: what is ours is there again afterwards. True: the tables were not, until now.
@@ -355,6 +346,15 @@ impl AsFd for Entry {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.nft.as_fd()
     }
+}
+
+/// How many packets were refused because of `--egress` of who has these addresses.
+pub fn refused(nft: &mut Netlink, addresses: impl Iterator<Item = IpAddr>) -> u64 {
+    let asked: Vec<Element> = addresses.map(elements::refused).collect();
+    let mut packets = 0;
+    // Not limited: no such element, and nothing was refused.
+    let _ = ask(nft, &asked, |_, count| packets += count);
+    packets
 }
 
 /// Whether a link is there still, and its name not another's.

@@ -28,7 +28,7 @@ mod tables;
 pub mod translations;
 mod words;
 
-pub use entry::{Entry, Rules};
+pub use entry::{Entry, Rules, refused};
 pub use group::{Policy, group, group_of, group_of_hash, group_of_name, is_ours, policy_of};
 pub use installed::{State, check_version, ensure, is_whole, look, remove, state};
 pub use news::News;
