@@ -256,7 +256,9 @@ pub fn own_hosts(request: &Request, attachment: Option<&Attachment>) -> String {
         None => vec![Ipv4Addr::LOCALHOST.into()],
     };
     let mut lines = LOCALHOST.map(|line| format!("{line}\n")).concat();
-    let named = own.into_iter().map(|address| (address, &request.hostname));
+    let names = [Some(&request.hostname), request.short_id.as_ref()];
+    let names = names.into_iter().flatten();
+    let named = names.flat_map(|name| own.iter().map(move |address| (*address, name)));
     for (address, name) in named.chain(request.hosts.iter().map(|(address, name)| (*address, name)))
     {
         lines += &format!("{address} {name}\n");

@@ -118,6 +118,8 @@ fn attach(told: &Told, options: cli::Hook, begin: Instant, mut steps: Steps) -> 
         target.take_root(&bundle.root()?)?;
     }
     let mut request = attached::request(&options.net, Some(&name), &target, None, &steps)?;
+    let short_id = bundle.short_id(told).filter(|short| *short != name);
+    request.short_id = short_id.map(str::to_string);
     steps.done("plan");
     let how = How {
         hook: Some(&told.id),

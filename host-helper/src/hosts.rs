@@ -159,12 +159,13 @@ impl Hosts {
     ///
     /// # Errors
     /// What the file system refuses; somebody has removed the last network since the file was opened, and the file with it.
-    pub fn enter(&self, name: &str, veth: &Veth, is_made_up: bool) -> Result<Lines> {
+    pub fn enter(&self, request: &Request, veth: &Veth) -> Result<Lines> {
         let doing = || format!("write {}", self.path.display());
         if self.file.metadata().doing(doing)?.nlink() == 0 {
             let gone = format!("{}: it has just been removed; run it again", doing());
             return Err(Error::new(gone));
         }
+        let is_made_up = request.is_name_made_up;
         let note = if is_made_up { MADE_UP } else { "" };
         let comment = format!(
             "{} {} {} {note}",
@@ -172,13 +173,13 @@ impl Hosts {
             veth.index,
             Here::find().inode()
         );
-        let lines: Vec<Vec<u8>> = veth
-            .addresses()
-            // One whose name is the machine's own is in no file.
-            .filter(|_| !is_taken(name))
-            .map(|address| slot(&format!("{address} {name} # {comment}")))
-            .collect();
-        let entered = self.write_lines(lines, name);
+        // One whose name is the machine's own is in no file.
+        let names = [Some(&request.name), request.short_id.as_ref()];
+        let names = names.into_iter().flatten().filter(|name| !is_taken(name));
+        let line = |address, name| slot(&format!("{address} {name} # {comment}"));
+        let lines = names.flat_map(|name| veth.addresses().map(move |address| (address, name)));
+        let lines = lines.map(|(address, name)| line(address, name)).collect();
+        let entered = self.write_lines(lines, &request.name);
         let entered = entered
             .inspect_err(|_| self.take_out(&veth.name))
             .doing(doing)?;

@@ -105,6 +105,8 @@ pub struct Request {
     pub follows: bool,
     /// Nobody has asked for its name.
     pub is_name_made_up: bool,
+    /// A host name that its runtime has made of its id, and that it is known by, too.
+    pub short_id: Option<String>,
     /// Further lines of hosts.
     pub hosts: Vec<(IpAddr, String)>,
     /// Host name inside.

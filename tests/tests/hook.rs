@@ -76,6 +76,43 @@ fn a_container_has_a_network_from_createruntime_to_poststop() {
     });
 }
 
+/// Runtimes make it of the id.
+#[test]
+fn a_container_finds_its_own_host_name() {
+    const SHORT: &str = "3f2a90c5d7e1";
+    case(|lab| {
+        let id = format!("{SHORT}{}", "0".repeat(52));
+        for (name, options, is_found) in [
+            (SHORT, &["--name", "web"][..], true),
+            (SHORT, &[], true),
+            (SHORT, &["--name", SHORT], true),
+            (
+                SHORT,
+                &["--name", "web", "--add-host", "db:192.0.2.77"],
+                true,
+            ),
+            // It would be a name for all of its network.
+            ("db.example.com", &["--name", "web"], false),
+        ] {
+            let before = lab.with_network();
+            let bundle = lab.bundle(name, "");
+            let guest = attached(lab, &bundle, &id, options);
+            let root = bundle.config["root"]["path"].as_str().expect("a root");
+            let hosts = format!("/proc/{}/root{root}/etc/hosts", guest.pid());
+            let hosts = fs::read_to_string(hosts).expect("its hosts");
+            let row = &lab.list()[0];
+            for address in [&row["address"], &row["address6"]] {
+                let address = address.as_str().expect("an address");
+                let line = |name: &str| hosts.contains(&format!("{address} {name}"));
+                assert_eq!(line(name), is_found, "{hosts}");
+                assert!(line(row["name"].as_str().expect("a name")), "{hosts}");
+            }
+            release(lab, &bundle, &id, guest);
+            before.assert_host_back();
+        }
+    });
+}
+
 /// Nobody is inside yet: what is missing is made, whosever users it has, and stays.
 #[test]
 fn what_is_missing_among_other_users_is_made() {

@@ -39,8 +39,7 @@ impl Names {
     /// Before: its link is there. Undone by [`Names::leave`].
     pub(super) fn enter(&mut self, request: &Request, attachment: &Attachment) -> Result<()> {
         if let Some(hosts) = &self.hosts {
-            let lines = hosts.enter(&request.name, &attachment.veth, request.is_name_made_up)?;
-            self.lines = Some(lines);
+            self.lines = Some(hosts.enter(request, &attachment.veth)?);
         }
         Ok(())
     }

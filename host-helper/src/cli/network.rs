@@ -247,6 +247,7 @@ impl Network {
             asked: (needs_files && asked.needs_host()).then_some(asked),
             follows: self.dns_follow == Answer::Yes,
             is_name_made_up,
+            short_id: None,
             hosts: self.add_host.clone(),
             hostname,
             details: Details::default(),

@@ -229,6 +229,7 @@ fn request(
         asked: None,
         follows: false,
         is_name_made_up: false,
+        short_id: None,
         hosts: Vec::new(),
         hostname: String::new(),
         details,

@@ -27,6 +27,7 @@ pub struct Bundle {
     directory: PathBuf,
     root: Option<Root>,
     linux: Option<Linux>,
+    hostname: Option<String>,
     hooks: Option<BTreeMap<String, Option<Vec<Hook>>>>,
     annotations: Option<Map<String, Value>>,
 }
@@ -103,6 +104,17 @@ impl Bundle {
             ))
         })?;
         Ok(self.directory.join(&root.path))
+    }
+
+    /// Its host name, where that is the beginning of its id, as podman makes it. Another one is whoever's who has chosen it,
+    /// and would be that for all its neighbours: they know it by its name.
+    pub fn short_id(&self, told: &Told) -> Option<&str> {
+        const DIGITS: usize = 12;
+        let is_short =
+            |name: &&str| name.len() == DIGITS && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let name = self.hostname.as_deref().filter(is_short)?;
+        let is_longer = told.id.len() > DIGITS;
+        (is_longer && told.id.starts_with(name)).then_some(name)
     }
 
     /// Whose network the container has.
