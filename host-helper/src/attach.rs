@@ -167,8 +167,8 @@ pub fn run(
         )
     };
     // Both before the link is up; switches are set by the child, and init comes after that.
-    if let Some((inside, attachment)) = inside.as_mut().zip(attachment.as_ref()) {
-        attached::no_link_local(inside, request, attachment);
+    if let Some(inside) = inside.as_mut().filter(|_| attachment.is_some()) {
+        attached::no_link_local(inside, request);
     }
     let inside = inside.filter(|_| spawn.rootfs.sysctls.is_empty());
     let attached = attachment.as_ref();

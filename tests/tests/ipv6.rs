@@ -1,10 +1,11 @@
 //! IPv6: there by default beside IPv4, usable from the first instruction on, and nowhere where it is not wanted or not there.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use lab::wire::{
-    ALL_NODES, ARP, BROADCAST, Host, IPV6, advertised_router, arp, ethernet, icmp6, ipv6, multicast,
+    ALL_NODES, ARP, BROADCAST, Host, IPV6, Mac, Wire, advertised_router, arp, ethernet, icmp6,
+    ipv6, multicast,
 };
 use lab::{
     Lab, Netns, Outcome, Scene, Snapshot, Station, Watch, Whose, case, packets, sh, wait_for_end,
@@ -651,6 +652,11 @@ fn a_bridge_that_is_not_ours_gives_what_it_has() {
         let script = "ip -6 route show default; ip -o -6 addr show scope global";
         // A gateway that forwards nothing is none.
         assert_eq!(lab.run_sh(&options, script).ok(), "");
+        // Nor has its container a resolver that it could not reach, or an address by itself.
+        lab.set_resolv_conf("nameserver 2001:db8:2::53\nnameserver 198.51.100.53\n");
+        let look = "grep -v '^#' /etc/resolv.conf; ip -6 addr show dev eth0";
+        let seen = lab.run_sh(&options, look).ok();
+        assert_eq!(seen, "nameserver 198.51.100.53");
         sh("echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
         let seen = lab.run_sh(&options, script).ok();
         assert!(
@@ -714,25 +720,97 @@ fn the_hosts_own_addresses_on_a_bridge_that_is_not_ours_are_no_containers() {
     });
 }
 
-/// What the host believes of a router that advertises itself from there.
-fn advertise(from: &Netns) -> String {
-    let station = Station::new(from.again());
-    let Host { mac, ip, .. } = station.host;
+/// A router advertises itself there, to all of the link and to one by its hardware address; whoever has this IPv4 address has seen that.
+fn advertise_to(wire: &Wire, from: Host, (to_mac, to): (Mac, Ipv4Addr)) {
+    let Host { mac, ip, .. } = from;
     let own = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x66);
     let advertisement = icmp6(own, ALL_NODES, 134, &advertised_router());
     let packet = ipv6(own, ALL_NODES, libc::IPPROTO_ICMPV6 as u8, &advertisement);
-    let frame = ethernet(multicast(ALL_NODES), mac, IPV6, &packet);
-    station.wire.send(&frame);
-    // An answer to what was sent behind it: the host has seen both.
+    for all_or_one in [multicast(ALL_NODES), to_mac] {
+        wire.send(&ethernet(all_or_one, mac, IPV6, &packet));
+    }
+    // An answer to what was sent behind it.
+    let question = arp(1, (mac, ip), ([0; 6], to));
+    wire.send(&ethernet(BROADCAST, mac, ARP, &question));
+    let is_answer = |frame: &[u8]| {
+        frame.starts_with(&mac)
+            && frame[12..14] == ARP.to_be_bytes()
+            && frame[28..32] == to.octets()
+    };
+    wire.until(is_answer);
+}
+
+/// What the host believes of a router that advertises itself from there.
+fn advertise(from: &Netns) -> String {
+    let station = Station::new(from.again());
     let gateway = from.sh("ip route show default");
     let gateway = gateway.split(' ').nth(2).expect("a gateway");
     let gateway = gateway.parse().expect("an address");
-    let question = arp(1, (mac, ip), ([0; 6], gateway));
-    let question = ethernet(BROADCAST, mac, ARP, &question);
-    station.wire.send(&question);
-    let is_answer = |frame: &[u8]| frame.starts_with(&mac) && frame[12..14] == ARP.to_be_bytes();
-    station.wire.until(is_answer);
+    let to_all = multicast(ALL_NODES);
+    advertise_to(&station.wire, station.host, (to_all, gateway));
     advertised_route()
+}
+
+/// What it takes of a router would not be its own to send from: its packets would be lost, and with the default route all IPv6.
+#[test]
+fn a_container_hears_no_router_on_a_bridge_that_is_not_ours() {
+    packets(|lab| {
+        // One that has IPv6, and one that has not.
+        for forwards in [false, true] {
+            sh(&format!(
+                "echo {} >/proc/sys/net/ipv6/conf/all/forwarding",
+                u8::from(forwards)
+            ));
+            let plain = Scene::plain();
+            let router = &plain.attacker;
+            let bridge = Wire::here(plain.bridge);
+            let believed = |netns: &Netns| {
+                netns.sh("ip -6 route show default proto ra; ip -6 addr show dynamic")
+            };
+            let check = |netns: Netns| {
+                let it = Host::read(&netns.sh("ip -j addr show dev eth0"));
+                // From a port, and from the host itself.
+                advertise_to(&router.wire, router.host, (it.mac, it.ip));
+                advertise_to(&bridge, plain.gateway, (it.mac, it.ip));
+                assert_eq!(believed(&netns), "", "{it:?}, forwards: {forwards}");
+            };
+            let options = [
+                "--bridge",
+                plain.bridge,
+                "--name",
+                "web",
+                "--ip",
+                "172.31.0.9",
+            ];
+            for family in [&[][..], &["--no-ipv6"]] {
+                let web = lab.start_idle(&[&options, family].concat());
+                check(Netns::of(lab.pid_of("web")));
+                web.end().exits(0);
+                lab.settle();
+                let guest = Netns::new("guest");
+                let words = ["attach", "--netns", "/run/netns/guest"];
+                lab.hawser(&[&words, &options[..], family].concat()).ok();
+                check(guest.again());
+                lab.hawser(&["detach", "web"]).ok();
+                sh("umount /run/netns/guest; rm /run/netns/guest");
+            }
+            // The witness, whom nobody keeps from hearing it.
+            let victim = &plain.victim;
+            let it = (victim.host.mac, victim.host.ip);
+            for (wire, from) in [(&router.wire, router.host), (&bridge, plain.gateway)] {
+                victim.netns.sh("ip -6 route flush proto ra");
+                advertise_to(wire, from, it);
+                let heard = believed(&victim.netns);
+                assert!(heard.contains("via fe80::66"), "{heard}");
+                assert!(heard.contains("2001:db8:66:"), "{heard}");
+            }
+            // Not with their namespaces, a while later.
+            sh(
+                "for link in plain0 plain2 plain3; do ip link del $link; done
+                umount /run/netns/*; rm /run/netns/*",
+            );
+        }
+    });
 }
 
 #[test]

@@ -381,11 +381,11 @@ pub(super) fn choose_mtu(
     Ok((mtu, network.map(Network::without_ipv6)))
 }
 
-/// What the network has not, its container has not either: of a network of ours without IPv6 it gets no resolvers of IPv6.
+/// What the network has not, its container has not either, whoever's bridge it is: of one without IPv6 it gets no resolvers of IPv6.
 ///
 /// Before: nobody has read the request's resolvers.
 pub(super) fn know_network(request: &mut Request, network: Option<&Network>) {
-    let is_alone = network.is_some_and(|network| network.is_ours && !network.has_ipv6());
+    let is_alone = network.is_some_and(|network| !network.has_ipv6());
     if request.no_ipv6 || !is_alone {
         return;
     }

@@ -97,7 +97,7 @@ pub fn configure(
     // Before anything of ours is in there.
     sys::set_not_dumpable().doing(|| "hide from the container".into())?;
     let child = spawn::clone(CloneFlags::empty(), |ends| {
-        enter(request, target, attachment, files, hosts, ends)?;
+        enter(request, target, files, hosts, ends)?;
         redirect(&nothing)?;
         spawn::exec_init(&spawn, None, ends, || Ok(()))
     })?;
@@ -189,7 +189,6 @@ fn redirect(nothing: &OwnedFd) -> Result<()> {
 fn enter(
     request: &Request,
     target: &Target,
-    attachment: &Attachment,
     files: &Files,
     hosts: Option<&OwnedFd>,
     ends: &ChildEnds,
@@ -202,9 +201,9 @@ fn enter(
     // Named by the host's /proc, whatever the container has there.
     let ourselves = open_path(Path::new("/proc/self")).doing(|| "open /proc/self".into())?;
     setns(&target.netns, CloneFlags::CLONE_NEWNET).doing(|| "join the network namespace".into())?;
-    if links::is_ipv4_alone(request, attachment) {
+    if request.no_ipv6 {
         let mut inside = Netlink::route().doing(|| "open a netlink socket".into())?;
-        links::no_link_local(&mut inside, request, attachment);
+        links::no_link_local(&mut inside, request);
     }
     let hosts_root = open_path(Path::new("/")).doing(|| "open /".into())?;
     let hosts_root = identity(&hosts_root).ok();

@@ -30,7 +30,7 @@ const LONGEST: usize = 256 * 1024;
 /// What the kernel refuses, of which line.
 pub fn set_up(request: &Request, target: &Target, attachment: &Attachment) -> Result<()> {
     let mut inside = target.look()?;
-    no_link_local(&mut inside, request, attachment);
+    no_link_local(&mut inside, request);
     set_up_by(&mut inside, request, attachment)
 }
 
@@ -90,16 +90,12 @@ fn explain(message: &Message, line: usize, interface: &str, refusal: Refusal) ->
         .cure(Errno::EACCES, ipv6)
 }
 
-/// Nobody gives the container IPv6: it wanted none, or its network has none. On a bridge that is not ours there may be a router.
-pub fn is_ipv4_alone(request: &Request, attachment: &Attachment) -> bool {
-    let network = &attachment.network;
-    request.no_ipv6 || network.is_ours && !network.has_ipv6()
-}
-
 /// With IPv4 alone the kernel is not to make IPv6 addresses by itself either. Without IPv6 there is no such switch, and a link
 /// that is not there is found out later.
-pub fn no_link_local(inside: &mut Netlink, request: &Request, attachment: &Attachment) {
-    if !is_ipv4_alone(request, attachment) {
+///
+/// Before: it is known whether the network has IPv6.
+pub fn no_link_local(inside: &mut Netlink, request: &Request) {
+    if !request.no_ipv6 {
         return;
     }
     let refused = inside.request(|batch, sequence| {

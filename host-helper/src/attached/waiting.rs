@@ -74,7 +74,7 @@ pub fn serve(
     let mut news = Netlink::route().doing(doing)?;
     // Joined before the message, so that the change cannot be missed.
     news.join(libc::RTNLGRP_LINK).doing(doing)?;
-    no_link_local(&mut target.look()?, request, attachment);
+    no_link_local(&mut target.look()?, request);
     let message = config::write_attached(request, attachment, config::Of::Theirs);
     let mut pipe = fifo.open().doing(doing).map_err(|error| {
         let cure = "nobody waits there; start init --config in the container first";

@@ -88,7 +88,7 @@ impl Entry {
             let is_its = |number: &u32| Some(elements::tenant_of(attachment, *number)) == tenant;
             let number = number.filter(is_its);
             if let (None, Some(last)) = (number, &tenant) {
-                sweep_tenant(&mut nft, last, true)?;
+                sweep_tenant(&mut nft, last, attachment.veth.index, true)?;
             }
             let is_known = number.is_some();
             let number = number.unwrap_or_else(moment);

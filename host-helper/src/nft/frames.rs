@@ -13,6 +13,7 @@ pub fn table() -> Table {
     let mut rules = frame_rules();
     rules.extend(server_rules());
     rules.extend(neighbour_rules());
+    rules.extend(advertised_rules());
     rules.extend(bridge_rules());
     Table {
         family: Family::Bridge,
@@ -184,6 +185,16 @@ fn neighbour_rules() -> Vec<Rule> {
         ]);
     }
     rules
+}
+
+/// Whose frames are looked at is told of no router, be it one on a bridge of somebody else's, or that bridge itself: it would take the
+/// addresses that are advertised, and may send nothing from them.
+fn advertised_rules() -> Vec<Rule> {
+    let is_to_port = is(OUT_GROUP, &PORT.to_ne_bytes());
+    let advertised = icmp6(ROUTER_ADVERTISEMENT);
+    ["forward", "output"]
+        .map(|chain| rule(chain, &[advertised.clone(), is_to_port.clone(), then(Drop)]))
+        .into()
 }
 
 /// From and to isolated and limited containers: by the host, whatever the frame says.
