@@ -328,6 +328,30 @@ pub fn ignore_routers(link: &str, policy: Policy) -> Result<()> {
     }
 }
 
+/// What comes in by a bridge of ours is forwarded, as soon as the host forwards at all. One that has gone is found out by others.
+///
+/// # Errors
+/// What the kernel says.
+pub fn ensure_forwarding4(route: &mut Netlink, network: &Network) -> Result<()> {
+    let Some(bridge) = network.bridge.filter(|bridge| !bridge.forwards4) else {
+        return Ok(());
+    };
+    let done = route.request(|batch, sequence| {
+        batch.begin(
+            libc::RTM_NEWLINK,
+            ACK,
+            sequence,
+            &ifinfomsg(bridge.index, 0, 0),
+        );
+        link::write_forwarding(batch);
+        batch.end();
+    });
+    match done {
+        Err(refusal) if refusal.errno == Errno::ENODEV => Ok(()),
+        done => done.doing(|| format!("forward IPv4 from {}", network.name)),
+    }
+}
+
 /// A bridge takes the least MTU of its ports, and with one under 1,280 bytes it would lose its IPv6 addresses: it gets that one by
 /// itself before such a port comes.
 ///

@@ -369,6 +369,19 @@ pub fn write_no_own_addresses(batch: &mut Writer) {
     batch.close(families);
 }
 
+/// IPv4 packets that come in by the link are forwarded, whatever links are born with (`default.forwarding`). `/proc/sys` may be read-only.
+pub fn write_forwarding(batch: &mut Writer) {
+    const IFLA_INET_CONF: u16 = 1; // linux/if_link.h
+    const IPV4_DEVCONF_FORWARDING: u16 = 1; // linux/ip.h
+    let families = batch.open(libc::IFLA_AF_SPEC);
+    let family = batch.open(libc::AF_INET as u16);
+    let switches = batch.open(IFLA_INET_CONF);
+    batch.number(IPV4_DEVCONF_FORWARDING, 1);
+    batch.close(switches);
+    batch.close(family);
+    batch.close(families);
+}
+
 /// fe80::/10 (RFC 4291, section 2.4).
 pub fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())

@@ -10,7 +10,7 @@ use crate::address::mac_of;
 use crate::attach::Attachment;
 use crate::bridge::Network;
 use crate::error::{Doing, Refusal, Result, twice};
-use crate::link::{Mac, Neighbour, family, octets};
+use crate::link::{Mac, Neighbour, family, octets, write_forwarding};
 use crate::netlink::{ACK, CREATE, Netlink};
 use crate::owner::Mark;
 use crate::reclaim::reclaim;
@@ -70,26 +70,13 @@ fn write_marks(
     batch.string(libc::IFLA_IFNAME, &veth.name);
     batch.string(libc::IFLA_IFALIAS, &mark.to_string());
     if network.bridge.is_none() {
+        // One of its own for each container: to look at its switch below /proc/sys would cost each start.
         write_forwarding(batch);
     }
     batch.end();
     let (name, _) = mark.container().unwrap_or_default();
     write_altname(batch, sequence + 1, veth, name);
     sequence + 1
-}
-
-/// IPv4 packets that come in by the link are forwarded, whatever links are born with: a host end without a bridge is one of its own for each
-/// container, and to look at its switch below `/proc/sys` would cost each start.
-fn write_forwarding(batch: &mut Writer) {
-    const IFLA_INET_CONF: u16 = 1; // linux/if_link.h
-    const IPV4_DEVCONF_FORWARDING: u16 = 1; // linux/ip.h
-    let families = batch.open(libc::IFLA_AF_SPEC);
-    let family = batch.open(libc::AF_INET as u16);
-    let switches = batch.open(IFLA_INET_CONF);
-    batch.number(IPV4_DEVCONF_FORWARDING, 1);
-    batch.close(switches);
-    batch.close(family);
-    batch.close(families);
 }
 
 /// Writes the request that gives a veth a further name.

@@ -23,6 +23,10 @@ const REDIRECTS: &str = "ipv4/conf/all/accept_redirects";
 /// Where the old values are kept, in the order of their changes: a line of name, value and [`place`] for each.
 const SAVED: &str = "switches";
 
+/// Kept among them, though the kernel has no such switch: what [`ensure_forwarding6`] does once for all point-to-point networks was done. A
+/// bridge says so by its own switch.
+const LINKS6: &str = "ipv6/links";
+
 fn path(switch: &str) -> PathBuf {
     Path::new(ROOT).join(switch)
 }
@@ -79,13 +83,19 @@ fn words_of<'a>(line: &'a str, place: &str) -> Option<(&'a str, &'a str)> {
     line.strip_suffix(place)?.trim_end().split_once(' ')
 }
 
-/// Keeps what a switch is at for `down`, unless something older is kept.
-fn save(switch: &str, value: &str, _lock: &Lock) -> Result<()> {
+/// Whether something is kept of a switch.
+fn is_saved(switch: &str) -> Result<bool> {
     let (kept, place) = (fs::read_to_string(saved()).unwrap_or_default(), place()?);
     let mut lines = kept.lines().filter_map(|line| words_of(line, &place));
-    if lines.any(|(name, _)| name == switch) {
+    Ok(lines.any(|(name, _)| name == switch))
+}
+
+/// Keeps what a switch is at for `down`, unless something older is kept.
+fn save(switch: &str, value: &str, _lock: &Lock) -> Result<()> {
+    if is_saved(switch)? {
         return Ok(());
     }
+    let place = place()?;
     File::options()
         .append(true)
         .create(true)
@@ -140,19 +150,6 @@ pub fn not_forwarding4(link: &str) -> Result<Option<String>> {
     )))
 }
 
-/// IPv4 packets that come in by a link of ours are forwarded, whatever new links are born with (`default.forwarding`). One that has gone is
-/// found out by others.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn forward4_from(link: &str) -> Result<()> {
-    let switch = forwarding4(link);
-    match value(&switch)?.as_deref() {
-        Some("0") => write(&switch, "1"),
-        _ => Ok(()),
-    }
-}
-
 /// The host must pass IPv4 packets between its links. Gives the sentence about what was changed for it.
 ///
 /// # Errors
@@ -198,7 +195,7 @@ fn leader(switch: &str) -> Option<&'static str> {
 
 /// The host must pass IPv6 packets between its link `ours` and those of `uplinks`; `usual` is the one that most leave by,
 /// and all that is looked at when `ours` is as it should be. Gives a sentence about each switch of the host that was changed.
-/// `ours` may come later: see [`forward_from`].
+/// `ours` may come later, without a bridge: see [`forward_from`].
 ///
 /// The kernel asks the link that a packet has come in by (ip6_forward()), so that the links of the answers count as well.
 ///
@@ -209,15 +206,27 @@ pub fn ensure_forwarding6(
     usual: Option<&str>,
     uplinks: impl FnOnce() -> Result<Vec<Uplink>>,
 ) -> Result<Vec<String>> {
-    let switches: Vec<String> = [ours, usual].into_iter().flatten().map(by_link).collect();
-    let mut is_done = !switches.is_empty() || path(&by_link("all")).exists();
-    for switch in &switches {
-        is_done = is_done && is_on(switch)?;
-    }
-    if is_done || is_on(FORWARDING)? {
+    // A link that is yet to come might be told nothing.
+    let may_be_refused = ours.is_none() && is_read_only();
+    if !may_be_refused && is_forwarding6(ours, usual)? {
         return Ok(Vec::new());
     }
     forward_all6(ours, &uplinks()?)
+}
+
+/// Whether that is so, as far as `ours` and `usual` tell.
+///
+/// # Errors
+/// When that cannot be read.
+pub fn is_forwarding6(ours: Option<&str>, usual: Option<&str>) -> Result<bool> {
+    let mut is_done = match ours {
+        Some(ours) => is_on(&by_link(ours))?,
+        None => is_saved(LINKS6)?,
+    };
+    if let Some(usual) = usual.filter(|_| is_done) {
+        is_done = is_on(&by_link(usual))?;
+    }
+    Ok(is_done || is_on(FORWARDING)?)
 }
 
 /// The same whatever `ours` and the usual way are at: the other links may have come since.
@@ -245,11 +254,7 @@ pub fn forward_all6(ours: Option<&str>, uplinks: &[Uplink]) -> Result<Vec<String
         match ours {
             Some(ours) if is_on(&by_link(ours))? => {}
             Some(ours) => write(&by_link(ours), "1")?,
-            None => drop(
-                value(&by_link("all"))?
-                    .ok_or(Errno::ENOENT)
-                    .doing(String::new)?,
-            ),
+            None => expect_link(&lock)?,
         }
         Ok(said)
     })();
@@ -263,6 +268,17 @@ pub fn forward_all6(ours: Option<&str>, uplinks: &[Uplink]) -> Result<Vec<String
     })
 }
 
+/// The links are done, but for that of a container, which is yet to come. It is born as `default` says.
+fn expect_link(lock: &Lock) -> Result<()> {
+    // What else is refused is said of the host as a whole.
+    let refused = match value(&by_link("default"))?.as_deref() {
+        None => Errno::ENOENT,
+        Some("0") if is_read_only() => Errno::EROFS,
+        Some(_) => return save(LINKS6, "1", lock),
+    };
+    Err(refused).doing(|| "forward IPv6 from a link".into())
+}
+
 /// The switch that makes a link forward IPv6, from Linux 6.17 on.
 pub fn by_link(link: &str) -> String {
     of_link(link, "force_forwarding")
@@ -274,7 +290,7 @@ pub fn by_link(link: &str) -> String {
 /// When that cannot be.
 pub fn forward_from(link: &str) -> Result<()> {
     match write(&by_link(link), "1") {
-        Err(error) if !is_on(FORWARDING)? => Err(error),
+        Err(error) if !forwards6(link)? => Err(error),
         _ => Ok(()),
     }
 }

@@ -986,6 +986,45 @@ fn forwarding_is_switched_on_for_the_links_that_need_it_and_back() {
     });
 }
 
+/// A host without a default route of IPv6 has other routes: its LAN has unique local addresses, say.
+#[test]
+fn links_without_a_default_route_forward_for_all_networks() {
+    case(|lab| {
+        let far = Netns::new("far");
+        sh("ip -6 route del default
+            ip link add lan0 type veth peer name eth0 netns far
+            ip link set lan0 up; ip addr add 2001:db8:5::1/64 dev lan0 nodad");
+        far.sh(
+            "ip link set eth0 up; ip addr add 2001:db8:5::9/64 dev eth0 nodad
+            ip -6 route add default via 2001:db8:5::1",
+        );
+        // A look at a link makes the kernel finish what its coming up has begun.
+        sh("ip link show dev lan0");
+        far.sh("ip link show dev eth0");
+        let ping = ["ping", "-c", "1", "-W", "5", "2001:db8:5::9"];
+        for network in ["bridge", "ptp"] {
+            let options = ["--network", network];
+            // The first wants none of it.
+            lab.run(&[&options[..], &["--no-ipv6"]].concat(), &["true"])
+                .ok();
+            for _ in 0..2 {
+                lab.run(&options, &ping).exits(0);
+                lab.settle();
+            }
+            let said = verbose(lab, &options, &["true"]).err();
+            assert!(!said.contains(" was 0"), "once: {said}");
+            lab.settle();
+            lab.hawser(&["down"]).exits(0);
+            assert_ne!(switch("lan0/force_forwarding"), "1");
+            assert_eq!(switch("all/forwarding"), "0");
+            // And again after that.
+            lab.run(&options, &ping).exits(0);
+            lab.settle();
+            lab.hawser(&["down"]).exits(0);
+        }
+    });
+}
+
 #[test]
 fn forwarding_that_somebody_has_switched_off_comes_back() {
     case(|lab| {
@@ -1036,6 +1075,47 @@ fn without_forwarding_there_is_ipv4_alone() {
         )
         .refused(&["all/forwarding", "EROFS"]);
         assert!(!sh("ip -o link").contains("red"));
+    });
+}
+
+/// The link of a container comes later than the look at the others.
+#[test]
+fn without_a_bridge_there_is_ipv4_alone_where_nothing_can_be_written() {
+    case(|lab| {
+        if !lab.real_root {
+            return lab::skip("only the real root may mount over /proc/sys");
+        }
+        sh("sysctl -q -w net.ipv4.ip_forward=1; ip -6 route del default");
+        let options = ["--network", "ptp"];
+        let script = "ip -6 route show default; ping -c 1 -W 2 192.0.2.1 >/dev/null";
+        let alone = || {
+            let said = verbose(lab, &options, &["sh", "-c", script]);
+            let err = said.err();
+            assert!(said.stdout.is_empty(), "{said}");
+            let words = "IPv4 alone: write 1 to /proc/sys/net/ipv6/conf/all/forwarding: ";
+            assert!(
+                err.contains(words) && err.contains("set net.ipv6.conf.all.forwarding=1 outside"),
+                "{said}"
+            );
+        };
+        seal("/proc/sys");
+        alone();
+        lab.run(&[&options, SUBNET6].concat(), &["true"])
+            .refused(&["all/forwarding", "EROFS"]);
+        // No route leads anywhere.
+        sh("ip -6 addr flush dev uplink");
+        alone();
+        if forwards_by_link() {
+            sh("umount /proc/sys; echo 1 >/proc/sys/net/ipv6/conf/default/force_forwarding");
+            seal("/proc/sys");
+            let seen = lab.run_sh(&options, script).ok();
+            assert!(seen.contains("via fd"), "{seen}");
+        }
+        // With the cure.
+        sh("umount /proc/sys; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding");
+        seal("/proc/sys");
+        let seen = lab.run_sh(&options, script).ok();
+        assert!(seen.contains("via fd"), "{seen}");
     });
 }
 

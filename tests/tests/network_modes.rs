@@ -3,7 +3,9 @@
 use std::net::{TcpListener, TcpStream};
 
 use lab::strace::Stopped;
-use lab::{Answer, DEADLINE, Netns, Whose, case, packets, paste, sh, wait_for_end, wait_untold};
+use lab::{
+    Answer, DEADLINE, Netns, Whose, case, packets, paste, sh, skip, wait_for_end, wait_untold,
+};
 use serde_json::{Value, json};
 
 #[test]
@@ -533,5 +535,49 @@ fn links_that_are_born_without_forwarding() {
         lab.hawser(&["down"]).exits(0);
         let left = sh("sysctl -n net.ipv4.ip_forward net.ipv4.conf.default.forwarding");
         assert_eq!(left, "1\n0\n");
+    });
+}
+
+/// And nothing below `/proc/sys` can be written: the kernel is told by netlink.
+#[test]
+fn links_that_are_born_without_forwarding_are_told_otherwise() {
+    case(|lab| {
+        if !lab.real_root {
+            return skip("only the real root may mount over /proc/sys");
+        }
+        lab.serve();
+        let seal = || sh("mount --bind /proc/sys /proc/sys; mount -o remount,ro,bind /proc/sys");
+        sh(
+            "sysctl -q -w net.ipv4.ip_forward=1 net.ipv4.conf.default.forwarding=0
+            echo 0 >/proc/sys/net/ipv6/conf/default/accept_ra",
+        );
+        seal();
+        let ping = ["ping", "-c", "1", "-W", "2", "198.51.100.10"];
+        for network in ["bridge", "ptp"] {
+            lab.run(&["--network", network], &ping).exits(0);
+        }
+        let plugin = lab.plugin();
+        let _inside = Netns::new("a");
+        let whose = Whose {
+            container: "c",
+            interface: "eth0",
+            netns: "/run/netns/a",
+        };
+        let config = json!({
+            "cniVersion": "1.1.0", "name": "n", "type": "hawser", "bridge": "cni0",
+            "ipam": { "ranges": [[{ "subnet": "10.88.0.0/24" }]] },
+        });
+        plugin.call("ADD", whose, &config).ok();
+        // Somebody has switched it off since.
+        sh("umount /proc/sys
+            for link in hawser0 cni0; do echo 0 >/proc/sys/net/ipv4/conf/$link/forwarding; done");
+        seal();
+        lab.run(&[], &ping).exits(0);
+        // The next ADD switches it on again.
+        let said = plugin.of_network("STATUS", &config).0.exits(0).err();
+        assert!(said.contains("cni0.forwarding is 0"), "{said}");
+        plugin.call("DEL", whose, &config).ok();
+        plugin.call("ADD", whose, &config).ok();
+        plugin.of_network("STATUS", &config).ok();
     });
 }

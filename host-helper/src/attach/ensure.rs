@@ -321,9 +321,7 @@ fn ensure_forwarding(
     steps: &Steps,
 ) -> Result<()> {
     let mut changes: Vec<String> = sysctl::ensure_forwarding()?.into_iter().collect();
-    if network.bridge.is_some_and(|bridge| !bridge.forwards4) {
-        sysctl::forward4_from(&network.name)?;
-    }
+    bridge::ensure_forwarding4(route, network)?;
     if network.has_ipv6() {
         let bridge = network.bridge.map(|_| network.name.as_str());
         let uplinks = || uplink::all6(route);

@@ -169,7 +169,8 @@ fn has_way_out(route: &mut Netlink, network: &Network) -> Result<bool> {
     if !network.has_ipv6() {
         return Ok(true);
     }
-    // What comes in by the container's own link is as that one says; the answers come in by this one.
+    // What comes in by the container's own link is as that one says; the answers come in by the others.
     let ways = uplink::find(route)?;
-    ways.link6().map_or(Ok(true), sysctl::forwards6)
+    let bridge = network.bridge.map(|_| network.name.as_str());
+    sysctl::is_forwarding6(bridge, ways.link6())
 }

@@ -145,11 +145,14 @@ fn say_down(name: &str) -> String {
 fn find_lack(route: &mut Netlink, bridge: &Link) -> Result<Option<String>, Fault> {
     let name = &bridge.name;
     let mut not_forwarding = sysctl::not_forwarding4(name).judge()?;
+    // The bridge's own switch of IPv4 an ADD sets without /proc/sys.
+    let is_mended = not_forwarding.is_some() && sysctl::is_forwarding().judge()?;
     if not_forwarding.is_none() && has_ipv6(bridge) && !sysctl::forwards6(name).judge()? {
         not_forwarding = Some(sysctl::not_forwarding6(route, name, true).judge()?);
     }
     let not_forwarding = not_forwarding.map(|why| format!("look at {name}: {why}"));
-    if let Some(why) = not_forwarding.as_ref().filter(|_| sysctl::is_read_only()) {
+    let is_limited = |_: &&String| !is_mended && sysctl::is_read_only();
+    if let Some(why) = not_forwarding.as_ref().filter(is_limited) {
         return Err(Fault::new(code::LIMITED, why));
     }
     if !bridge.is_up {
