@@ -1119,6 +1119,30 @@ fn without_a_bridge_there_is_ipv4_alone_where_nothing_can_be_written() {
     });
 }
 
+/// Not once the network is there, which nobody would take back.
+#[test]
+fn a_port_of_ipv6_for_a_container_without_changes_nothing() {
+    case(|lab| {
+        let port = ["-p", "[2001:db8:1::2]:8080:80"];
+        let words = ["2001:db8:1::2", "8080", "no IPv6 address"];
+        let before = Snapshot::take();
+        for network in ["bridge", "ptp"] {
+            let options = [&["--network", network, "--mtu", "1000"][..], &port].concat();
+            lab.run(&options, &["true"]).refused(&words);
+            before.assert_back();
+        }
+        let guest = Netns::new("guest");
+        guest.sh("echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6");
+        let before = Snapshot::take();
+        let attach = ["attach", "--netns", "/run/netns/guest"];
+        lab.hawser(&[&attach[..], &port].concat()).refused(&words);
+        before.assert_back();
+        // By loopback it is connected anew.
+        lab.run(&["--mtu", "1000", "-p", "[::1]:8080:80"], &["true"])
+            .ok();
+    });
+}
+
 fn advertised_route() -> String {
     sh("ip -6 route show default proto ra")
 }

@@ -14,6 +14,7 @@ use crate::link::Link;
 use crate::netlink::Netlink;
 use crate::nft::{self, Policy, Rules};
 use crate::ptp;
+use crate::publish;
 use crate::reach::Reach;
 use crate::request::{NetworkChoice, Request};
 use crate::state;
@@ -44,7 +45,7 @@ pub(super) fn ensure_network(
     steps: &Steps,
 ) -> Result<Option<(Network, Netlink)>> {
     check_connect(route, request)?;
-    check_mtu(request, ways)?;
+    check_ipv6(request, ways)?;
     let wanted = Wanted::of(request);
     let network = match &request.network {
         NetworkChoice::Bridge => bridge::ensure(route, &request.bridge, &wanted)?,
@@ -79,7 +80,7 @@ pub(super) fn ensure_network(
 /// As of a container that asks for it.
 pub fn look_at_network(route: &mut Netlink, request: &Request) -> Result<Network> {
     let ways = find_ways_out(route, request)?;
-    check_mtu(request, &ways)?;
+    check_ipv6(request, &ways)?;
     let wanted = Wanted::of(request);
     let network = match &request.network {
         NetworkChoice::Bridge => bridge::look(route, &request.bridge, &wanted)?,
@@ -91,15 +92,24 @@ pub fn look_at_network(route: &mut Netlink, request: &Request) -> Result<Network
     Ok(network)
 }
 
-/// IPv6 that is asked for is not left out for want of room.
-fn check_mtu(request: &Request, ways: &WaysOut) -> Result<()> {
+/// IPv6 that is asked for is not left out for want of room; nor has a container without it, whatever the network has, a port that only
+/// IPv6 leads to.
+fn check_ipv6(request: &Request, ways: &WaysOut) -> Result<()> {
+    let mtu = request.mtu.unwrap_or_else(|| ways.mtu(true));
+    let has_room = mtu >= uplink::LEAST_MTU6;
+    let ports = request
+        .ports
+        .iter()
+        .filter(|_| !has_room || request.no_ipv6);
+    for port in ports {
+        publish::check_family(port, None)?;
+    }
     let (what, asked) = match (request.subnet6, request.address6) {
         (Some(subnet), _) => ("subnet", subnet.to_string()),
         (None, Some(address)) => ("address", address.to_string()),
         (None, None) => return Ok(()),
     };
-    let mtu = request.mtu.unwrap_or_else(|| ways.mtu(true));
-    if mtu >= uplink::LEAST_MTU6 {
+    if has_room {
         return Ok(());
     }
     Err(Error::new(format!(
