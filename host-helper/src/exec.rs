@@ -314,8 +314,10 @@ fn supervise(
         supervisor.take_terminal()?;
     }
     supervisor.tell(steps);
-    reclaim::sweep_apart();
-    Ok(supervisor.wait(None))
+    let sweeper = reclaim::begin_to_sweep();
+    let code = supervisor.wait(None);
+    drop(sweeper);
+    Ok(code)
 }
 
 /// The hand-off. Whoever is root inside may stop or kill the child, and open its ends of the pipes, as soon as it has no more

@@ -41,6 +41,8 @@ pub const LOCALHOST: [&str; 2] = [
 const SPARE: usize = 16 * SLOT;
 /// In the comment of a line whose name was made up.
 const MADE_UP: &str = "made-up";
+/// In that of one whose name nobody has taken: another may have it for his own.
+const SHORT: &str = "short ";
 
 /// How a container comes by the names of its network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,16 +169,14 @@ impl Hosts {
         }
         let is_made_up = request.is_name_made_up;
         let note = if is_made_up { MADE_UP } else { "" };
-        let comment = format!(
-            "{} {} {} {note}",
-            veth.name,
-            veth.index,
-            Here::find().inode()
-        );
+        let comment = format!("{} {} {} ", veth.name, veth.index, Here::find().inode());
         // One whose name is the machine's own is in no file.
         let names = [Some(&request.name), request.short_id.as_ref()];
         let names = names.into_iter().flatten().filter(|name| !is_taken(name));
-        let line = |address, name| slot(&format!("{address} {name} # {comment}"));
+        let line = |address, name: &String| {
+            let kind = if *name == request.name { "" } else { SHORT };
+            slot(&format!("{address} {name} # {comment}{kind}{note}"))
+        };
         let lines = names.flat_map(|name| veth.addresses().map(move |address| (address, name)));
         let lines = lines.map(|(address, name)| line(address, name)).collect();
         let entered = self.write_lines(lines, &request.name);
@@ -203,15 +203,18 @@ impl Hosts {
     fn write_lines(&self, lines: Vec<Vec<u8>>, name: &str) -> io::Result<Vec<(u64, Vec<u8>)>> {
         let _locked = lock(&self.lock)?;
         let text = self.read()?;
-        let addresses: Vec<&[u8]> = lines.iter().map(|line| first_words(line).0).collect();
+        let (addresses, names): (Vec<_>, Vec<_>) = lines.iter().map(|it| first_words(it)).unzip();
         let here = LazyCell::new(Here::find);
         let mut free: Vec<(usize, usize)> = Vec::new();
         for (at, line) in lines_of(&text) {
             let (address, other) = first_words(line);
             // An address may be another's in another network namespace; a name may not.
-            let is_left = || {
-                other == name.as_bytes() || (addresses.contains(&address) && !here.is_not_of(line))
+            let is_of_name = || {
+                let is_taken = other == name.as_bytes() && !words_of(line).2.contains(SHORT.trim());
+                is_taken || names.contains(&other) && !here.is_alive(line)
             };
+            let is_left =
+                || is_of_name() || (addresses.contains(&address) && !here.is_not_of(line));
             if line[0] == FREE {
                 free.push((at, line.len()));
             } else if at >= LOCALHOST.len() * SLOT && is_left() {

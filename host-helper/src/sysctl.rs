@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -13,6 +14,7 @@ use crate::netlink::Netlink;
 use crate::owner::namespace;
 use crate::state::{self, Lock};
 use crate::steps::Steps;
+use crate::sys;
 use crate::uplink::{self, Uplink};
 
 const ROOT: &str = "/proc/sys/net";
@@ -221,7 +223,7 @@ pub fn ensure_forwarding6(
 pub fn is_forwarding6(ours: Option<&str>, usual: Option<&str>) -> Result<bool> {
     let mut is_done = match ours {
         Some(ours) => is_on(&by_link(ours))?,
-        None => is_saved(LINKS6)?,
+        None => is_saved(&links6()?)?,
     };
     if let Some(usual) = usual.filter(|_| is_done) {
         is_done = is_on(&by_link(usual))?;
@@ -268,13 +270,24 @@ pub fn forward_all6(ours: Option<&str>, uplinks: &[Uplink]) -> Result<Vec<String
     })
 }
 
+/// The line that says so: of this network namespace alone, whose inode number another may get.
+fn links6() -> Result<String> {
+    const SO_NETNS_COOKIE: i32 = 71; // asm-generic/socket.h; Linux 5.14
+    let doing = || "look at our network namespace".to_string();
+    let socket = Netlink::route().doing(doing)?;
+    let mut cookie = [0; 8];
+    let level = libc::SOL_SOCKET;
+    sys::socket_option(socket.as_fd(), level, SO_NETNS_COOKIE, &mut cookie).doing(doing)?;
+    Ok(format!("{LINKS6}/{}", u64::from_ne_bytes(cookie)))
+}
+
 /// The links are done, but for that of a container, which is yet to come. It is born as `default` says.
 fn expect_link(lock: &Lock) -> Result<()> {
     // What else is refused is said of the host as a whole.
     let refused = match value(&by_link("default"))?.as_deref() {
         None => Errno::ENOENT,
         Some("0") if is_read_only() => Errno::EROFS,
-        Some(_) => return save(LINKS6, "1", lock),
+        Some(_) => return save(&links6()?, "1", lock),
     };
     Err(refused).doing(|| "forward IPv6 from a link".into())
 }

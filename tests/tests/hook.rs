@@ -13,7 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 
 use lab::strace::Stopped;
-use lab::{Bundle, Lab, Netns, Running, Snapshot, case, hook, sh, wait_for_end};
+use lab::{Bundle, Lab, Netns, Running, Snapshot, Watch, case, hook, sh, wait_for_end};
 
 fn attached(lab: &Lab, bundle: &Bundle, id: &str, options: &[&str]) -> Running {
     let guest = bundle.created();
@@ -110,6 +110,44 @@ fn a_container_finds_its_own_host_name() {
             release(lab, &bundle, &id, guest);
             before.assert_host_back();
         }
+    });
+}
+
+/// Who takes that for his own name does not take it from the container, and what was killed leaves no address of its under it.
+#[test]
+fn a_short_id_is_its_containers_as_long_as_that_lives() {
+    const SHORT: &str = "3f2a90c5d7e1";
+    case(|lab| {
+        lab.with_network();
+        let id = format!("{SHORT}{}", "0".repeat(52));
+        let bundle = lab.bundle(SHORT, "");
+        let addresses = || {
+            let names = fs::read_to_string("/run/hawser/hawser0.hosts").expect("the names");
+            let mut lines = names.lines().filter(|line| !line.starts_with('#'));
+            let is_its = |line: &&str| line.split_whitespace().nth(1) == Some(SHORT);
+            let found = lines.by_ref().filter(is_its);
+            let words = found.filter_map(|line| line.split_whitespace().next());
+            words.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let guest = attached(lab, &bundle, &id, &["--name", "web"]);
+        let its = addresses();
+        assert_eq!(its.len(), 2, "{its:?}");
+        let other = lab.start_idle(&["--name", SHORT, "--ip", "172.19.0.77"]);
+        assert_eq!(addresses().len(), 4, "{:?}", addresses());
+        other.end().exits(0);
+        assert_eq!(addresses(), its);
+        guest.end().exits(0);
+        assert!(
+            Watch::new()
+                .until(|| sh("ip -br link show type veth | grep -c hw || true").trim() == "0")
+        );
+        let again = attached(lab, &bundle, &id, &["--name", "web", "--ip", "172.19.0.78"]);
+        let its = addresses();
+        assert!(
+            its.len() == 2 && its.contains(&"172.19.0.78".into()),
+            "{its:?}"
+        );
+        release(lab, &bundle, &id, again);
     });
 }
 

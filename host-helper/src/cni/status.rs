@@ -146,8 +146,10 @@ fn find_lack(route: &mut Netlink, bridge: &Link) -> Result<Option<String>, Fault
     let name = &bridge.name;
     let mut not_forwarding = sysctl::not_forwarding4(name).judge()?;
     // The bridge's own switch of IPv4 an ADD sets without /proc/sys.
-    let is_mended = not_forwarding.is_some() && sysctl::is_forwarding().judge()?;
-    if not_forwarding.is_none() && has_ipv6(bridge) && !sysctl::forwards6(name).judge()? {
+    let mut is_mended = not_forwarding.is_some() && sysctl::is_forwarding().judge()?;
+    let is_next = not_forwarding.is_none() || is_mended;
+    if is_next && has_ipv6(bridge) && !sysctl::forwards6(name).judge()? {
+        is_mended = false;
         not_forwarding = Some(sysctl::not_forwarding6(route, name, true).judge()?);
     }
     let not_forwarding = not_forwarding.map(|why| format!("look at {name}: {why}"));
