@@ -314,10 +314,8 @@ fn supervise(
         supervisor.take_terminal()?;
     }
     supervisor.tell(steps);
-    let sweeper = reclaim::begin_to_sweep();
-    let code = supervisor.wait(None);
-    drop(sweeper);
-    Ok(code)
+    reclaim::sweep_apart();
+    Ok(supervisor.wait(None))
 }
 
 /// The hand-off. Whoever is root inside may stop or kill the child, and open its ends of the pipes, as soon as it has no more

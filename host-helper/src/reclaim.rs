@@ -1,7 +1,7 @@
 //! What others have left that were killed; and a link that is in the way of one that is to come: its owner lives, and is named, or is dead, and
 //! the link goes.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -30,30 +30,14 @@ pub fn sweep() {
 /// The same for a process that stays: sockets of nf_tables, and those that keep them open, are to end (see [`nft::close_later`]). So another does it,
 /// which is waited for.
 pub fn sweep_apart() {
-    drop(begin_to_sweep());
-}
-
-/// The same, beside what is done until this is dropped.
-pub fn begin_to_sweep() -> Sweeper {
     match sys::clone_process(0) {
         Ok(Clone::Child) => {
             sweep();
             sys::exit_now(0)
         }
-        Ok(Clone::Parent(_, pidfd)) => Sweeper(Some(pidfd)),
+        Ok(Clone::Parent(_, pidfd)) => drop(sys::wait_for_end(&pidfd)),
         // There is no room for it: another time.
-        Err(_) => Sweeper(None),
-    }
-}
-
-/// The process that sweeps: waited for.
-pub struct Sweeper(Option<OwnedFd>);
-
-impl Drop for Sweeper {
-    fn drop(&mut self) {
-        if let Some(process) = &self.0 {
-            let _ = sys::wait_for_end(process);
-        }
+        Err(_) => {}
     }
 }
 

@@ -176,9 +176,23 @@ fn inspected(lab: &Lab, name: &str) -> serde_json::Value {
     serde_json::from_str(&lab.hawser(&["inspect", name]).ok()).expect("JSON")
 }
 
-fn descriptors(pid: &str) -> usize {
-    let found = std::fs::read_dir(format!("/proc/{pid}/fd"));
-    found.expect("its descriptors").count()
+/// `web`, whose supervisor gets so many descriptors more and cannot help itself. Gives its number.
+fn start_web_with(lab: &Lab, options: &[&str], more: usize) -> String {
+    let mut run = lab.command_of("setpriv");
+    run.args(["--bounding-set=-sys_resource", "--inh-caps=-sys_resource"])
+        .arg(lab::binary())
+        .args(["run", "-d", "--name", "web", "--rootfs"])
+        .arg(&lab.rootfs)
+        .args(options)
+        .args(["--", "sleep", "1000"]);
+    collect(run, DEADLINE).ok();
+    let supervisor = inspected(lab, "web")["supervisor"].to_string();
+    let open = std::fs::read_dir(format!("/proc/{supervisor}/fd"));
+    let most = open.expect("its descriptors").count() + more;
+    sh(&format!(
+        "prlimit --pid {supervisor} --nofile={most}:{most}"
+    ));
+    supervisor
 }
 
 /// Who has asked for the end of `web`.
@@ -195,18 +209,7 @@ fn wait_for_web() -> UnixStream {
 #[test]
 fn a_supervisor_without_descriptors_is_stopped_all_the_same() {
     case(|lab| {
-        let mut run = lab.command_of("setpriv");
-        run.args(["--bounding-set=-sys_resource", "--inh-caps=-sys_resource"])
-            .arg(lab::binary())
-            .args(["run", "-d", "--name", "web", "--rootfs"])
-            .arg(&lab.rootfs)
-            .args(["--", "sleep", "1000"]);
-        collect(run, DEADLINE).ok();
-        let supervisor = inspected(lab, "web")["supervisor"].to_string();
-        let most = descriptors(&supervisor) + 4;
-        sh(&format!(
-            "prlimit --pid {supervisor} --nofile={most}:{most}"
-        ));
+        start_web_with(lab, &[], 4);
         let mut waiting: Vec<_> = (0..10).map(|_| wait_for_web()).collect();
         let mut answer = String::new();
         let last = waiting.last_mut().expect("it waits");
@@ -228,18 +231,7 @@ fn a_supervisor_without_descriptors_is_stopped_all_the_same() {
 #[test]
 fn a_supervisor_without_descriptors_resets_who_comes_and_sleeps() {
     case(|lab| {
-        let mut run = lab.command_of("setpriv");
-        run.args(["--bounding-set=-sys_resource", "--inh-caps=-sys_resource"])
-            .arg(lab::binary())
-            .args(["run", "-d", "--name", "web", "-p", "8080:80", "--rootfs"])
-            .arg(&lab.rootfs)
-            .args(["--", "sleep", "1000"]);
-        collect(run, DEADLINE).ok();
-        let supervisor = inspected(lab, "web")["supervisor"].to_string();
-        let most = descriptors(&supervisor) + 3;
-        sh(&format!(
-            "prlimit --pid {supervisor} --nofile={most}:{most}"
-        ));
+        let supervisor = start_web_with(lab, &["-p", "8080:80"], 3);
         let waiting: Vec<_> = (0..6).map(|_| wait_for_web()).collect();
         let mut refused = waiting.last().expect("it waits");
         refused
