@@ -74,7 +74,7 @@ pub struct Supervisor {
     /// Ports that have been published: connections to who had them before are to be forgotten.
     published: Vec<Port>,
     /// Not before: see [`SHORT`].
-    look_at: Option<Instant>,
+    first_look: Option<Instant>,
     /// Ports that have been withdrawn: connections by them are to be forgotten.
     withdrawn: Vec<Port>,
     /// It has, or has had, published ports.
@@ -122,7 +122,7 @@ impl Supervisor {
         let published: Vec<Port> = container.splice.ports().collect();
         let had_ports = !published.is_empty();
         let looks_later = had_ports && !description.is_detached;
-        let look_at = looks_later.then(|| Instant::now() + SHORT);
+        let first_look = looks_later.then(|| Instant::now() + SHORT);
         Supervisor {
             container,
             news: None,
@@ -142,7 +142,7 @@ impl Supervisor {
             steps: None,
             is_busy: false,
             published,
-            look_at,
+            first_look,
             withdrawn: Vec::new(),
             had_ports,
             forget_at: None,

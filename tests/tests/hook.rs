@@ -15,6 +15,9 @@ use serde_json::{Value, json};
 use lab::strace::Stopped;
 use lab::{Bundle, Lab, Netns, Running, Snapshot, Watch, case, hook, sh, wait_for_end};
 
+/// What podman would make of an id that begins so.
+const SHORT: &str = "3f2a90c5d7e1";
+
 fn attached(lab: &Lab, bundle: &Bundle, id: &str, options: &[&str]) -> Running {
     let guest = bundle.created();
     let done = lab.hook(options, &bundle.state(id, "creating", guest.pid()));
@@ -79,7 +82,6 @@ fn a_container_has_a_network_from_createruntime_to_poststop() {
 /// Runtimes make it of the id.
 #[test]
 fn a_container_finds_its_own_host_name() {
-    const SHORT: &str = "3f2a90c5d7e1";
     case(|lab| {
         let id = format!("{SHORT}{}", "0".repeat(52));
         for (name, options, is_found) in [
@@ -116,7 +118,6 @@ fn a_container_finds_its_own_host_name() {
 /// Who takes that for his own name does not take it from the container, and what was killed leaves no address of its under it.
 #[test]
 fn a_short_id_is_its_containers_as_long_as_that_lives() {
-    const SHORT: &str = "3f2a90c5d7e1";
     case(|lab| {
         lab.with_network();
         let id = format!("{SHORT}{}", "0".repeat(52));

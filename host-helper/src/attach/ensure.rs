@@ -97,12 +97,10 @@ pub fn look_at_network(route: &mut Netlink, request: &Request) -> Result<Network
 fn check_ipv6(request: &Request, ways: &WaysOut) -> Result<()> {
     let mtu = request.mtu.unwrap_or_else(|| ways.mtu(true));
     let has_room = mtu >= uplink::LEAST_MTU6;
-    let ports = request
-        .ports
-        .iter()
-        .filter(|_| !has_room || request.no_ipv6);
-    for port in ports {
-        publish::check_family(port, None)?;
+    if !has_room || request.no_ipv6 {
+        for port in &request.ports {
+            publish::check_family(port, None)?;
+        }
     }
     let (what, asked) = match (request.subnet6, request.address6) {
         (Some(subnet), _) => ("subnet", subnet.to_string()),

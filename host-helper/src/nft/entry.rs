@@ -144,11 +144,16 @@ impl Entry {
         let _ = conntrack::forget(&mut self.nft, &udp, &addresses);
     }
 
+    /// It may not open every connection.
+    pub fn is_limited(&self) -> bool {
+        self.reach.is_limited()
+    }
+
     /// Forgets what a limited container has opened, unless its rules would let it: it is judged anew. What nobody has answered is, too: it may go
     /// on with an address that is not the host's.
     pub fn forget_barred(&mut self) {
         let mut limits = Limits::new(&self.attachment, &self.reach, &self.resolvers);
-        if self.reach.is_limited() {
+        if self.is_limited() {
             let holder = self.attachment.veth.holder();
             // Where nothing is tracked nothing is left, and there is nobody to tell.
             let _ = conntrack::forget_opened_if(&mut self.nft, holder, &mut |entry| {

@@ -10,6 +10,7 @@ use crate::attach;
 use crate::conntrack;
 use crate::error::{Doing, Error, Result};
 use crate::netlink::Netlink;
+use crate::nft::Entry;
 use crate::port::not_published;
 use crate::publish::{self, Port, Protocol, Range};
 use crate::sys;
@@ -109,10 +110,10 @@ impl Supervisor {
             self.published
                 .extend(ports.filter(|port| port.protocol == Protocol::Udp));
         }
-        let is_later = self.look_at.is_some_and(|at| at > Instant::now());
+        let is_later = self.first_look.is_some_and(|at| at > Instant::now());
         let mut published = Vec::new();
         if !is_later {
-            self.look_at = None;
+            self.first_look = None;
             published = std::mem::take(&mut self.published);
         }
         let withdrawn = std::mem::take(&mut self.withdrawn);
@@ -156,8 +157,8 @@ impl Supervisor {
 
     /// It may not open every connection.
     pub(super) fn is_limited(&self) -> bool {
-        let one = &self.description;
-        one.egress.is_some() || one.isolated || one.internal
+        let entry = self.container.entry.as_ref();
+        entry.is_some_and(Entry::is_limited)
     }
 
     fn addresses(&self) -> Vec<IpAddr> {

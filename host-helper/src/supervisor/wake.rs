@@ -43,7 +43,7 @@ impl Supervisor {
         let next = [
             self.kill_at,
             self.forget_at,
-            self.look_at,
+            self.first_look,
             self.listen_at,
             look_at,
             behind_until,
